@@ -97,6 +97,7 @@ func TestSamplesCallThePublishedNames(t *testing.T) {
 		"listCustomProviders":  {"client.Providers().ListCustom(ctx, ", "client.providers.list_custom(", "client.providers.listCustom(", "tare api providers list --custom\n"},
 		"addCustomProvider":    {"client.Providers().AddCustom(ctx, ", "client.providers.add_custom(", "client.providers.addCustom(", "tare api providers add x-vllm "},
 		"removeCustomProvider": {"client.Providers().RemoveCustom(ctx, ", "client.providers.remove_custom(", "client.providers.removeCustom(", "tare api providers remove x-vllm\n"},
+		"getSignInOptions":     {"client.SignInOptions(ctx)", "client.sign_in_options()", "client.signInOptions()", "tare api sign-in\n"},
 		"whoAmI":               {"client.WhoAmI(ctx)", "client.whoami()", "client.whoAmI()", "tare api whoami\n"},
 	}
 	for i, label := range []string{"Go", "Python", "TypeScript", "CLI"} {
@@ -127,7 +128,9 @@ func TestSamplesKeepSecretsOffCommandLines(t *testing.T) {
 	})
 	t.Run("curl", func(t *testing.T) {
 		eachSample(t, "curl", func(t *testing.T, op operation, source string) {
-			require.Contains(t, source, `--oauth2-bearer "$AGENTROUTER_API_KEY"`)
+			if op.Security == nil {
+				require.Contains(t, source, `--oauth2-bearer "$AGENTROUTER_API_KEY"`)
+			}
 			require.NotContains(t, source, "Authorization")
 			if op.RequestBody == nil {
 				return

@@ -370,7 +370,18 @@ func (c *checker) issuer(ctx context.Context) (string, error) {
 	if err := issuer.Probe(ctx); err != nil {
 		return "", err
 	}
-	return c.cfg.OIDCIssuer + " answers", nil
+	if issuer.SignIn() == nil {
+		return c.cfg.OIDCIssuer + " answers", nil
+	}
+	hasDeviceFlow, err := issuer.ProbeSignIn(ctx)
+	if err != nil {
+		return "", err
+	}
+	flows := "in a browser and by device code"
+	if !hasDeviceFlow {
+		flows = "in a browser only: there is no device flow"
+	}
+	return c.cfg.OIDCIssuer + " answers; sign-in works " + flows, nil
 }
 
 // print prints the checks, and then how the keys are sealed if that is known.

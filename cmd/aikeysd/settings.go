@@ -45,6 +45,8 @@ type config struct {
 	OIDCClaims        string
 	OIDCParties       []string
 	OIDCMaxLifetime   time.Duration
+	OIDCClientID      string
+	OIDCScopes        []string
 	TrustedProxies    []netip.Prefix
 	CORSOrigins       []string
 	RateLimit         float64
@@ -196,9 +198,13 @@ func oidcSettings(s *config) []*settings.Setting {
 		{Name: "oidc-claims", Arg: "names", Parse: settings.Text(&s.OIDCClaims),
 			Usage: "claims that hold a session's ids; empty means customer=customer_id,user=sub,project=project_id"},
 		{Name: "oidc-authorized-parties", Arg: "names", Parse: settings.List(&s.OIDCParties),
-			Usage: "clients that a session token with the claim azp may be for, with commas between; empty means the audience alone"},
+			Usage: "clients that a session token with the claim azp may be for, with commas between; empty means the audience and the client below"},
 		{Name: "oidc-max-lifetime", Arg: "duration", Default: "24h", Parse: settings.Duration(&s.OIDCMaxLifetime),
 			Usage: "longest life of a session token, from its iat or, without one, from now; longer ones are refused"},
+		{Name: "oidc-client-id", Arg: "name", Parse: settings.Text(&s.OIDCClientID),
+			Usage: "public client at the issuer with which people sign in; if it is the audience, their ID tokens are session tokens, otherwise their access tokens; empty offers no sign-in"},
+		{Name: "oidc-scopes", Arg: "names", Default: "openid,offline_access", Parse: settings.List(&s.OIDCScopes),
+			Usage: "scopes that people ask for when they sign in, with commas between; offline_access asks for a refresh token"},
 	}
 }
 
@@ -329,8 +335,8 @@ func (s *config) checkCertificates() (complaints []string) {
 func (s *config) checkOIDC() []string {
 	issuer := s.Of("oidc-issuer")
 	if s.OIDCIssuer == "" {
-		if s.OIDCAudience != "" || s.OIDCClaims != "" || len(s.OIDCParties) > 0 {
-			return []string{issuer.Given() + ": is required when an audience or claims are given"}
+		if s.OIDCAudience != "" || s.OIDCClaims != "" || len(s.OIDCParties) > 0 || s.OIDCClientID != "" {
+			return []string{issuer.Given() + ": is required when an audience, claims or a client are given"}
 		}
 		return nil
 	}
@@ -349,7 +355,10 @@ func (s *config) oidc() (*auth.OIDC, error) {
 	if err != nil {
 		return nil, err
 	}
-	return auth.NewOIDC(auth.OIDCConfig{Issuer: s.OIDCIssuer, Audience: s.OIDCAudience, Claims: claims, AuthorizedParties: s.OIDCParties, MaxLifetime: s.OIDCMaxLifetime})
+	return auth.NewOIDC(auth.OIDCConfig{
+		Issuer: s.OIDCIssuer, Audience: s.OIDCAudience, Claims: claims, AuthorizedParties: s.OIDCParties, MaxLifetime: s.OIDCMaxLifetime,
+		ClientID: s.OIDCClientID, Scopes: s.OIDCScopes,
+	})
 }
 
 // lifetime parses --expires, the lifetime of a credential: a duration, or whole days. 0 does not expire.

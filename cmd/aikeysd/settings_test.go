@@ -136,6 +136,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"the sealer as an old one":      {args: []string{"--sealer-old", "local:data/keyset.json"}, says: []string{"--sealer-old: names AIKEYS_SEALER itself"}},
 		"an issuer without an audience": {args: []string{"--oidc-issuer", "https://issuer.example"}, says: []string{"audience"}},
 		"an issuer over plain HTTP":     {args: []string{"--oidc-issuer", "http://issuer.example", "--oidc-audience", "a"}, says: []string{"https"}},
+		"a client without an issuer":    {args: []string{"--oidc-client-id", "tare"}, says: []string{"AIKEYS_OIDC_ISSUER: is required"}},
 		"claims without an issuer":      {args: []string{"--oidc-claims", "user=sub"}, says: []string{"AIKEYS_OIDC_ISSUER: is required"}},
 		"origins with a wildcard":       {args: []string{"--cors-origins", "https://app.example.com,https://*.example.com"}, says: []string{"--cors-origins", "must be an origin"}},
 		"proxies that are no networks":  {args: []string{"--trusted-proxies", "10.0.0.0/8,proxy"}, says: []string{"--trusted-proxies"}},

@@ -190,7 +190,8 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	}
 	return aikeys.NewHandler(aikeys.Config{
 		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, Tests: w.tests,
-		Opener:          opener,
+		Opener: opener,
+		SignIn: w.issuer.SignIn(), SessionTokens: w.issuer != nil,
 		API:             api,
 		CustomProviders: w.cfg.CustomProviders != customOff, OwnersAddProviders: w.cfg.CustomProviders == customByOwner,
 	})

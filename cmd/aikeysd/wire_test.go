@@ -126,8 +126,24 @@ func TestOIDCIssuer(t *testing.T) {
 	token := issuer.Sign(map[string]any{"customer_id": "acme", "project_id": "chat", "sub": "alice"})
 	require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", token).status)
 	require.Regexp(t, `issuer +ok +`+issuer.URL+` answers\n`, mustAikeysd(t, environ, "check"))
+	require.JSONEq(t, `{"methods":["api_key","oidc"]}`, s.get(s.api+"/v1/sign-in", "").body)
 	require.Equal(t, exitOK, s.wait())
 	require.NotContains(t, s.stderr.String(), warning)
+
+	withClient := with(environ, "AIKEYS_OIDC_CLIENT_ID=tare")
+	for mode, says := range map[authtest.Mode]string{
+		authtest.Healthy:   `answers; sign-in works in a browser and by device code`,
+		authtest.NoDevices: `answers; sign-in works in a browser only: there is no device flow`,
+	} {
+		issuer.Break(mode)
+		require.Contains(t, mustAikeysd(t, withClient, "check"), says)
+	}
+	for mode, says := range map[authtest.Mode]string{authtest.KeysOnly: "authorization_endpoint", authtest.PlainPKCE: "S256"} {
+		issuer.Break(mode)
+		got := aikeysd(t, withClient, "check")
+		require.Equal(t, exitFailure, got.code)
+		require.Regexp(t, `issuer +FAILED +people can't sign in at the OIDC issuer: .*`+says, got.stdout)
+	}
 
 	issuer.Break(authtest.Fail)
 	s = startReady(t, environ)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,6 +30,29 @@ func (p *program) whoAmICommand() *cobra.Command {
 			return s.WhoAmI(ctx)
 		}, p.printSession),
 	}
+}
+
+func (p *program) signInOptionsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "sign-in",
+		Short:   "Show how people sign in to the service",
+		Long:    "Shows which credentials the service accepts, and at which OpenID Connect issuer people sign in, with which client.",
+		Example: "  tare api sign-in",
+		Args:    cli.NoArguments(),
+		RunE: runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.SignInOptionsResponse, error) {
+			return s.SignInOptions(ctx)
+		}, p.printSignInOptions),
+	}
+}
+
+func (p *program) printSignInOptions(reply *aikeysv1.SignInOptionsResponse) error {
+	return p.printDetails([]detail{
+		{"Credentials", cell{strings.Join(texts(reply.Methods), ", "), bold}},
+		{"Issuer", cell{reply.OIDC.Issuer, plain}},
+		{"Client", cell{reply.OIDC.ClientID, plain}},
+		{"Scopes", cell{strings.Join(reply.OIDC.Scopes, " "), plain}},
+		{"Token", cell{string(reply.OIDC.SessionToken), plain}},
+	})
 }
 
 func (p *program) printSession(me *aikeysv1.WhoAmIResponse) error {

@@ -45,6 +45,7 @@ func TestJSONAndYAMLAreTheServicesAnswers(t *testing.T) {
 		"api providers":                                 "/v1/providers",
 		"api providers list":                            "/v1/providers",
 		"api providers list --custom":                   "/providers",
+		"api sign-in":                                   "/v1/sign-in",
 		"whoami":                                        "/v1/whoami",
 		"api whoami":                                    "/v1/whoami",
 		"--customer acme --project chat api byok list":  "/aikeys",

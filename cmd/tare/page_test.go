@@ -111,7 +111,7 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 	t.Cleanup(func() { u.runOK("api members set bob --role member"); u.runOK("api policy set --reset") })
 	for _, operation := range []string{
 		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listUsage", "listFetches", "listMembers",
-		"getMemberImpact", "removeMember", "restoreMember", "setMember", "listProviders", "whoAmI", "updateKey", "rotateKey", "listKeyVersions",
+		"getMemberImpact", "removeMember", "restoreMember", "setMember", "listProviders", "getSignInOptions", "whoAmI", "updateKey", "rotateKey", "listKeyVersions",
 		"rollbackKey", "activateKeyVersion", "destroyKeyVersion", "findLeaks", "revokeKey",
 		"addCustomProvider", "listCustomProviders", "removeCustomProvider",
 		"listProjects", "createToken", "listTokens", "listProjectTokens", "revokeProjectToken", "revokeToken",

@@ -48,7 +48,7 @@ Results go to standard output, everything else to standard error. -o json and -o
 		Example: `  tare api byok list
   tare api members list
   tare api providers`,
-	}, p.keysCommand("byok"), p.membersCommand(), p.projectsCommand(), p.tokensCommand(), p.policyCommand(), p.providersCommand(), hiddenCommand(p.whoAmICommand()))
+	}, p.keysCommand("byok"), p.membersCommand(), p.projectsCommand(), p.tokensCommand(), p.policyCommand(), p.providersCommand(), p.signInOptionsCommand(), hiddenCommand(p.whoAmICommand()))
 	p.group(root, p.keysCommand("keys"), api, p.leaksCommand(), p.runCommand(), p.whoAmICommand(), p.loginCommand(), p.logoutCommand(), p.profilesCommand(),
 		p.completionCommand(), p.versionCommand(),
 		exitCodesTopic(), environmentTopic())

@@ -623,6 +623,18 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/providers (the `ListProviders` operationId).
 	ListProviders(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetSignInOptions Show how to sign in
+	//
+	// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
+	// Connect issuer. It needs no credential, and is the same for every caller.
+	//
+	// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
+	// (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
+	// `session_token` names, a JWT, is then the credential of requests.
+	//
+	// Corresponds with GET /v1/sign-in (the `GetSignInOptions` operationId).
+	GetSignInOptions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListTokens List my API keys
 	//
 	// Lists the caller's API keys of this service, newest first, in pages of at most 1,000; without what they are used with,
@@ -1587,6 +1599,28 @@ func (c *Client) ListProjects(ctx context.Context, params *ListProjectsParams, r
 // Corresponds with GET /v1/providers (the `ListProviders` operationId).
 func (c *Client) ListProviders(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListProvidersRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSignInOptions Show how to sign in
+//
+// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
+// Connect issuer. It needs no credential, and is the same for every caller.
+//
+// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
+// (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
+// `session_token` names, a JWT, is then the credential of requests.
+//
+// Corresponds with GET /v1/sign-in (the `GetSignInOptions` operationId).
+func (c *Client) GetSignInOptions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSignInOptionsRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -4120,6 +4154,33 @@ func NewListProvidersRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewGetSignInOptionsRequest constructs an http.Request for the GetSignInOptions method
+func NewGetSignInOptionsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/sign-in")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListTokensRequest constructs an http.Request for the ListTokens method
 func NewListTokensRequest(server string, params *ListTokensParams) (*http.Request, error) {
 	var err error
@@ -4960,6 +5021,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/providers (the `ListProviders` operationId).
 	ListProvidersWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListProvidersResult, error)
+
+	// GetSignInOptionsWithResponse Show how to sign in
+	//
+	// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
+	// Connect issuer. It needs no credential, and is the same for every caller.
+	//
+	// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
+	// (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
+	// `session_token` names, a JWT, is then the credential of requests.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/sign-in (the `GetSignInOptions` operationId).
+	GetSignInOptionsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetSignInOptionsResult, error)
 
 	// ListTokensWithResponse List my API keys
 	//
@@ -8530,6 +8605,82 @@ func (r ListProvidersResult) ContentType() string {
 	return ""
 }
 
+// GetSignInOptionsResult200Headers the declared response headers of an HTTP 200 response for GetSignInOptions
+type GetSignInOptionsResult200Headers struct {
+	CacheControl *string
+}
+
+// GetSignInOptionsResult503Headers the declared response headers of an HTTP 503 response for GetSignInOptions
+type GetSignInOptionsResult503Headers struct {
+	RetryAfter *int
+}
+
+type GetSignInOptionsResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SignInOptionsResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetSignInOptionsResult200Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetSignInOptionsResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetSignInOptionsResult) GetJSON200() *SignInOptionsResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetSignInOptionsResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetSignInOptionsResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetSignInOptionsResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSignInOptionsResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSignInOptionsResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSignInOptionsResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSignInOptionsResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListTokensResult401Headers the declared response headers of an HTTP 401 response for ListTokens
 type ListTokensResult401Headers struct {
 	WWWAuthenticate *string
@@ -9752,6 +9903,26 @@ func (c *ClientWithResponses) ListProvidersWithResponse(ctx context.Context, req
 		return nil, err
 	}
 	return ParseListProvidersResult(rsp)
+}
+
+// GetSignInOptionsWithResponse Show how to sign in
+//
+// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
+// Connect issuer. It needs no credential, and is the same for every caller.
+//
+// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
+// (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
+// `session_token` names, a JWT, is then the credential of requests.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/sign-in (the `GetSignInOptions` operationId).
+func (c *ClientWithResponses) GetSignInOptionsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetSignInOptionsResult, error) {
+	rsp, err := c.GetSignInOptions(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSignInOptionsResult(rsp)
 }
 
 // ListTokensWithResponse List my API keys
@@ -13279,6 +13450,76 @@ func ParseListProvidersResult(rsp *http.Response) (*ListProvidersResult, error) 
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers ListProvidersResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetSignInOptionsResult parses an HTTP response from a GetSignInOptionsWithResponse call
+func ParseGetSignInOptionsResult(rsp *http.Response) (*GetSignInOptionsResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSignInOptionsResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SignInOptionsResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers GetSignInOptionsResult200Headers
+		if values := rsp.Header.Values("Cache-Control"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Cache-Control", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CacheControl = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetSignInOptionsResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -1348,6 +1348,22 @@ type MemberResponse struct {
 // NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 type NextPageToken = string
 
+// OIDCClient How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
+// to sign in with.
+type OIDCClient struct {
+	// Issuer The issuer's URL. Its discovery document is at `/.well-known/openid-configuration` below it.
+	Issuer string `json:"issuer"`
+
+	// ClientID The id of the public client.
+	ClientID string `json:"client_id"`
+
+	// Scopes The scopes to ask for.
+	Scopes []string `json:"scopes"`
+
+	// SessionToken Which of the tokens that the issuer returns is the session token.
+	SessionToken string `json:"session_token"`
+}
+
 // OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 // the next key in order. There is no silent fallback.
 type OnBadKey string
@@ -1875,6 +1891,16 @@ type Secret = secret.Text
 type SetMemberRequest struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role"`
+}
+
+// SignInOptionsResponse Which credentials the service accepts.
+type SignInOptionsResponse struct {
+	// Methods The kinds of credentials that open sessions.
+	Methods []AuthMethod `json:"methods"`
+
+	// OIDC How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
+	// to sign in with.
+	OIDC *OIDCClient `json:"oidc,omitempty"`
 }
 
 // Token What is known of an API key of this service.

@@ -31,6 +31,31 @@ func (s *server) WhoAmI(ctx context.Context, _ gen.WhoAmIRequestObject) (gen.Who
 	return reply, nil
 }
 
+// signInCaching lets clients keep how to sign in, which only a restart of the service changes.
+const signInCaching = "public, max-age=60"
+
+// GetSignInOptions returns how to sign in. It is the only method that takes no credential, and asks neither the database nor the
+// issuer.
+func (s *server) GetSignInOptions(context.Context, gen.GetSignInOptionsRequestObject) (gen.GetSignInOptionsResponseObject, error) {
+	return gen.GetSignInOptions200JSONResponse{
+		Body: s.signIn, Headers: gen.GetSignInOptions200ResponseHeaders{CacheControl: new(signInCaching)},
+	}, nil
+}
+
+func wireSignIn(cfg Config) gen.SignInOptionsResponse {
+	reply := gen.SignInOptionsResponse{Methods: []gen.AuthMethod{string(auth.MethodAPIKey)}}
+	if cfg.SessionTokens {
+		reply.Methods = append(reply.Methods, string(auth.MethodOIDC))
+	}
+	if way := cfg.SignIn; way != nil {
+		reply.OIDC = &gen.OIDCClient{Issuer: way.Issuer, ClientID: way.ClientID, Scopes: way.Scopes, SessionToken: "access_token"}
+		if way.ByIDToken {
+			reply.OIDC.SessionToken = "id_token"
+		}
+	}
+	return reply
+}
+
 // ownRole returns the caller's role in the default project of their session, or an empty role if they are not a member.
 func (s *server) ownRole(ctx context.Context) (models.Role, error) {
 	caller, err := s.caller(ctx, httpapi.SessionDefault, httpapi.SessionDefault)

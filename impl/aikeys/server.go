@@ -11,6 +11,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
@@ -39,6 +40,9 @@ type Config struct {
 	Tests *verification.Keys
 	// CustomProviders is whether the customers' own servers take keys, and OwnersAddProviders whether owners may add them.
 	CustomProviders, OwnersAddProviders bool
+	// SessionTokens is whether session tokens are accepted, and SignIn how people get one; nil if they can't.
+	SessionTokens bool
+	SignIn        *auth.SignIn
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// API is the shared part; its Document is set here.
@@ -79,6 +83,7 @@ type server struct {
 	tests     *verification.Keys
 	waits     waits
 	leaks     *ratelimit.Limiter[string]
+	signIn    gen.SignInOptionsResponse
 	// customProviders is whether the customers' own servers take keys, and ownersAddProviders whether owners may add them.
 	customProviders, ownersAddProviders bool
 }
@@ -101,7 +106,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	}
 	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas,
 		denials: cfg.Denials, verifier: cfg.Verifier, opener: cfg.Opener, tests: cfg.Tests, customProviders: cfg.CustomProviders,
-		ownersAddProviders: cfg.CustomProviders && cfg.OwnersAddProviders, leaks: ratelimit.New[string](leakRate)}
+		ownersAddProviders: cfg.CustomProviders && cfg.OwnersAddProviders, leaks: ratelimit.New[string](leakRate), signIn: wireSignIn(cfg)}
 	if s.denials == nil {
 		s.denials = &Denials{store: cfg.Store}
 	}

@@ -1308,6 +1308,54 @@ func TestDocumentListsStatuses(t *testing.T) {
 	}
 }
 
+// One method needs no credential: it says which credentials there are.
+func TestSignInOptionsNeedNoCredential(t *testing.T) {
+	var open []string
+	for _, item := range document(t).Paths.Map() {
+		for _, op := range item.Operations() {
+			if op.Security != nil {
+				require.Empty(t, *op.Security, op.OperationID)
+				open = append(open, op.OperationID)
+			}
+		}
+	}
+	require.Equal(t, []string{"getSignInOptions"}, open, "what strangers may call changes under a reviewer's eyes only")
+	issuer := authtest.NewIssuer(t)
+	const clientID, keys = "tare", `{"methods":["api_key"]}`
+	for name, tc := range map[string]struct {
+		cfg  *auth.OIDCConfig
+		want string
+	}{
+		"no issuer":       {nil, keys},
+		"no client":       {&auth.OIDCConfig{Audience: authtest.Audience}, `{"methods":["api_key","oidc"]}`},
+		"an access token": {&auth.OIDCConfig{Audience: authtest.Audience, ClientID: clientID}, `"scopes":["openid"],"session_token":"access_token"}`},
+		"an ID token":     {&auth.OIDCConfig{Audience: clientID, ClientID: clientID}, `"client_id":"tare","scopes":["openid"],"session_token":"id_token"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := aikeystest.Options{FailureRate: ratelimit.Rate{PerSecond: 0.001, Burst: 1}}
+			if tc.cfg != nil {
+				tc.cfg.Issuer, tc.cfg.Scopes = issuer.URL, []string{"openid"}
+				var err error
+				opts.OIDC, err = auth.NewOIDC(*tc.cfg)
+				require.NoError(t, err)
+			}
+			s := aikeystest.Start(t, opts)
+			for _, header := range []string{"", "Bearer ak_wrong", "nonsense"} { // no credential is looked at
+				request := aikeystest.Request{Method: http.MethodGet, Path: "/v1/sign-in"}
+				if header != "" {
+					request.Header = http.Header{"Authorization": {header}}
+				}
+				reply := s.Send(t, request)
+				require.Equal(t, http.StatusOK, reply.Status)
+				require.Contains(t, string(reply.Body), tc.want)
+				require.Equal(t, "public, max-age=60", reply.Header.Get("Cache-Control"))
+			}
+			require.Equal(t, http.StatusBadRequest, s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: "/v1/sign-in?a=1"}).Status)
+		})
+	}
+	require.Zero(t, issuer.Fetches(), "the issuer is not asked")
+}
+
 // The catalogue and the document name the same providers: a new provider must be added to both.
 func TestDocumentListsProviders(t *testing.T) {
 	catalogue, err := providers.Load()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -46,6 +45,7 @@ type keySource struct {
 type keyState struct {
 	keys     []jose.JSONWebKey
 	fetched  time.Time // when keys were read
+	document discovery // that named the keys
 	tried    time.Time // when the last fetch ended, whether or not it succeeded
 	searched time.Time // when the last fetch for an unknown key ended
 	err      error     // of the last fetch
@@ -81,11 +81,11 @@ func (s *keySource) verify(ctx context.Context, jwt string) ([]byte, error) {
 		return nil, unauthenticated(errAlgorithm)
 	}
 	for _, search := range []bool{false, true} {
-		keys, err := s.current(ctx, search)
+		state, err := s.current(ctx, search)
 		if err != nil {
 			return nil, err
 		}
-		if payload, ok := verifyWith(keys, jws); ok {
+		if payload, ok := verifyWith(state.keys, jws); ok {
 			return payload, nil
 		}
 	}
@@ -109,7 +109,7 @@ func verifyWith(keys []jose.JSONWebKey, jws *jose.JSONWebSignature) ([]byte, boo
 
 // current returns the keys, fetching them first if that is due. A caller that did not find its key among the cached ones sets
 // search. Callers share one fetch.
-func (s *keySource) current(ctx context.Context, search bool) ([]jose.JSONWebKey, error) {
+func (s *keySource) current(ctx context.Context, search bool) (*keyState, error) {
 	state := s.state.Load()
 	if state.isDue(s.now(), search) {
 		var err error
@@ -123,7 +123,7 @@ func (s *keySource) current(ctx context.Context, search bool) ([]jose.JSONWebKey
 	if state.err != nil && (search || !state.isUsable(s.now())) {
 		return nil, fmt.Errorf("%w: %w", ErrIssuerUnavailable, state.err)
 	}
-	return state.keys, nil
+	return state, nil
 }
 
 // isDue reports whether the next fetch may be made.
@@ -150,11 +150,11 @@ func (s *keySource) refresh(ctx context.Context, search bool) *keyState {
 	if !state.isDue(s.now(), search) {
 		return state
 	}
-	keys, err := s.fetch(ctx)
+	document, keys, err := s.fetch(ctx)
 	now := s.now()
-	next := &keyState{keys: keys, fetched: now, tried: now, searched: state.searched, err: err}
+	next := &keyState{keys: keys, document: document, fetched: now, tried: now, searched: state.searched, err: err}
 	if err != nil {
-		next.keys, next.fetched = state.keys, state.fetched
+		next.keys, next.document, next.fetched = state.keys, state.document, state.fetched
 	}
 	if search {
 		next.searched = now
@@ -165,32 +165,28 @@ func (s *keySource) refresh(ctx context.Context, search bool) *keyState {
 
 // fetch reads the discovery document (https://openid.net/specs/openid-connect-discovery-1_0.html) and the key set that it
 // names. It reads both each time, so that a key set that has moved is found.
-func (s *keySource) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
-	var discovery struct {
-		Issuer  string `json:"issuer"`
-		KeysURL string `json:"jwks_uri"`
-	}
-	err := s.get(ctx, strings.TrimSuffix(s.issuer, "/")+"/.well-known/openid-configuration", &discovery)
+func (s *keySource) fetch(ctx context.Context) (document discovery, _ []jose.JSONWebKey, err error) {
+	err = s.get(ctx, strings.TrimSuffix(s.issuer, "/")+"/.well-known/openid-configuration", &document)
 	if err != nil {
-		return nil, fmt.Errorf("discovery document: %w", err)
+		return discovery{}, nil, fmt.Errorf("discovery document: %w", err)
 	}
-	if discovery.Issuer != s.issuer {
-		return nil, errors.New("discovery document: names another issuer than the one configured")
+	if document.Issuer != s.issuer {
+		return discovery{}, nil, errors.New("discovery document: names another issuer than the one configured")
 	}
-	if u, err := url.Parse(discovery.KeysURL); err != nil || !isSecureURL(u) {
-		return nil, errors.New("discovery document: jwks_uri is not an https URL")
+	if !isSecureText(document.KeysURL) {
+		return discovery{}, nil, errors.New("discovery document: jwks_uri is not an https URL")
 	}
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := s.get(ctx, discovery.KeysURL, &set); err != nil {
-		return nil, fmt.Errorf("key set: %w", err)
+	if err := s.get(ctx, document.KeysURL, &set); err != nil {
+		return discovery{}, nil, fmt.Errorf("key set: %w", err)
 	}
 	keys := publicKeys(set.Keys)
 	if len(keys) == 0 {
-		return nil, errors.New("key set: has no key that can verify a signature")
+		return discovery{}, nil, errors.New("key set: has no key that can verify a signature")
 	}
-	return keys, nil
+	return document, keys, nil
 }
 
 // publicKeys returns the keys of a set that can verify a signature. Unknown kinds are skipped, as RFC 7517, section 5 says.

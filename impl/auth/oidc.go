@@ -37,9 +37,13 @@ type OIDCConfig struct {
 	Issuer string
 	// Audience must be among a token's "aud".
 	Audience string
-	// AuthorizedParties are the clients that a token may be for by its "azp". Empty allows Audience alone. A token without an
-	// "azp" is for every client.
+	// AuthorizedParties are the clients that a token may be for by its "azp". Empty allows Audience and ClientID. A token without
+	// an "azp" is for every client.
 	AuthorizedParties []string
+	// ClientID is the public client with which people sign in; empty if there is none.
+	ClientID string
+	// Scopes are what they ask for.
+	Scopes []string
 	// MaxLifetime bounds the time from a token's "iat" to its "exp" or, without an "iat", from now; 0 means 24 hours.
 	MaxLifetime time.Duration
 	// Claims names the claims to read; an empty name means its default.
@@ -59,6 +63,7 @@ type OIDC struct {
 	parties     []string
 	maxLifetime time.Duration
 	keys        *keySource
+	signIn      *SignIn // nil without a client
 	config      *oidc.Config
 }
 
@@ -78,7 +83,7 @@ func NewOIDC(cfg OIDCConfig) (*OIDC, error) {
 	}
 	parties := cfg.AuthorizedParties
 	if len(parties) == 0 {
-		parties = []string{cfg.Audience}
+		parties = []string{cfg.Audience, cmp.Or(cfg.ClientID, cfg.Audience)}
 	}
 	var names []string
 	for _, a := range algorithms() {
@@ -90,6 +95,7 @@ func NewOIDC(cfg OIDCConfig) (*OIDC, error) {
 		parties:     parties,
 		maxLifetime: cmp.Or(cfg.MaxLifetime, defaultMaxLifetime),
 		keys:        newKeySource(cfg.Issuer, cfg.HTTPClient, cfg.Now),
+		signIn:      newSignIn(cfg),
 		config:      &oidc.Config{ClientID: cfg.Audience, SupportedSigningAlgs: names, Now: cfg.Now},
 	}, nil
 }

@@ -41,7 +41,7 @@ type Config struct {
 	// Problems is the API's table of problems, made by the function Problems; nil is Problems().
 	Problems problem.Table
 	Observer *Observer
-	// Authenticate stands before the validation of every operation. It authenticates the request, sets the Actor of its Call
+	// Authenticate stands before the validation of every operation, but for those whose own "security" is empty. It authenticates the request, sets the Actor of its Call
 	// and decides whether it may go on. It is required unless no operation of the document asks for credentials.
 	Authenticate echo.MiddlewareFunc
 	// Ready reports whether requests may be served yet; until then every operation answers 503. Nil is always.
@@ -104,7 +104,8 @@ func (a *API) chain(cfg Config, item *openapi3.PathItem, op *openapi3.Operation)
 	if security == nil {
 		security = &cfg.Document.Security
 	}
-	switch {
+	switch isOpen := op.Security != nil && len(*op.Security) == 0; {
+	case isOpen: // the document says that this operation needs no credential
 	case cfg.Authenticate != nil:
 		chain = append(chain, cfg.Authenticate)
 	case len(*security) > 0:

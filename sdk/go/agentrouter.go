@@ -107,6 +107,12 @@ func (c *Client) WhoAmI(ctx context.Context) (*aikeysv1.WhoAmIResponse, error) {
 	return send(ctx, request, func(r *aikeysv1.WhoAmIResponse) bool { return r.UserID != "" })
 }
 
+// SignInOptions returns which credentials the service accepts, and how people get a session token from its OpenID Connect issuer.
+func (c *Client) SignInOptions(ctx context.Context) (*aikeysv1.SignInOptionsResponse, error) {
+	request := c.service().request(operations.GetSignInOptions())
+	return send(ctx, request, func(r *aikeysv1.SignInOptionsResponse) bool { return len(r.Methods) > 0 })
+}
+
 // Version is the SDK's version.
 const Version = "0.1.1"
 

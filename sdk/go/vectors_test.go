@@ -373,6 +373,8 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = c.Providers().AddCustom(ctx, customer, project, aikeysv1.Provider(text("slug")), text("base_url"), providerOptions(text)...)
 	case "providers.remove_custom":
 		result, err = c.Providers().RemoveCustom(ctx, customer, project, aikeysv1.Provider(text("slug")))
+	case "sign_in_options":
+		result, err = c.SignInOptions(ctx)
 	case "whoami":
 		result, err = c.WhoAmI(ctx)
 	default:

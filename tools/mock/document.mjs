@@ -34,6 +34,7 @@ export function operationsOf(document) {
         pattern: patternOf(path),
         parameters,
         body: body?.schema,
+        open: described.security?.length === 0,
         answers: answersOf(document, described),
       });
     }

@@ -24,7 +24,7 @@ export function createMock({ document, operations }, log = () => {}) {
     if (!operation) {
       return methodNotAllowed(failure, there);
     }
-    if (!/^bearer +[!-~]+$/i.test(incoming.headers.authorization ?? '')) {
+    if (!operation.open && !/^bearer +[!-~]+$/i.test(incoming.headers.authorization ?? '')) {
       return { operation, ...operation.answers.find(({ status }) => status === 401) };
     }
     const request = { path, query, headers: incoming.headersDistinct };

@@ -23,6 +23,7 @@ KEY_ID = r"byok_[0-9A-Z]{26}"
 # revoked, and the policy is read before it is written.
 WANT = {
     "whoAmI": ["alice", "acme", "chat"],
+    "getSignInOptions": ["api_key"],
     "listProviders": ["openai", "vertexanthropic"],
     "addCustomProvider": ["x-vllm", "bearer"],
     "listCustomProviders": ["x-vllm", "https://llm.acme.example/v1"],

@@ -133,7 +133,7 @@ type Operation struct {
 
 var loadDocument = sync.OnceValues(gen.GetSpec)
 
-// Operations returns all of the document's operations. Tests share them, so they must not be changed.
+// Operations returns the document's operations that need a credential. Tests share them, so they must not be changed.
 func Operations(t testing.TB) []Operation {
 	t.Helper()
 	doc, err := loadDocument()
@@ -142,6 +142,9 @@ func Operations(t testing.TB) []Operation {
 	for _, path := range doc.Paths.InMatchingOrder() {
 		item := doc.Paths.Value(path)
 		for method, op := range item.Operations() {
+			if op.Security != nil && len(*op.Security) == 0 {
+				continue
+			}
 			o := Operation{Operation: op, Request: Request{Method: method, Path: path}}
 			for _, ref := range append(item.Parameters[:len(item.Parameters):len(item.Parameters)], op.Parameters...) {
 				o.addExample(ref.Value)

@@ -163,6 +163,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	handler, err := aikeys.NewHandler(aikeys.Config{
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Opener: opts.Sealer, Receipts: receipts,
 		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier, Tests: s.Tests, CustomProviders: true, OwnersAddProviders: !opts.OperatorsAddProviders,
+		SignIn: opts.OIDC.SignIn(), SessionTokens: opts.OIDC != nil,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{

@@ -38,6 +38,9 @@ const (
 	Oversized      // a valid key set of 2 MiB
 	Empty          // a key set without keys
 	Impostor       // a discovery document that names another issuer
+	KeysOnly       // a discovery document for verifying tokens alone
+	NoDevices      // a discovery document without the device flow
+	PlainPKCE      // a discovery document that names the challenge method "plain" alone
 )
 
 // Issuer is a running issuer. It is safe for concurrent use.
@@ -169,9 +172,20 @@ func (i *Issuer) arrive(w http.ResponseWriter, r *http.Request) Mode {
 
 func (i *Issuer) serveDiscovery(w http.ResponseWriter, r *http.Request) {
 	mode := i.arrive(w, r)
-	document := map[string]any{"issuer": i.URL, "jwks_uri": i.URL + "/keys"}
-	if mode == Impostor {
+	document := map[string]any{
+		"issuer": i.URL, "jwks_uri": i.URL + "/keys", "authorization_endpoint": i.URL + "/auth", "token_endpoint": i.URL + "/token",
+		"device_authorization_endpoint": i.URL + "/device", "code_challenge_methods_supported": []string{"S256"},
+	}
+	switch mode {
+	case Impostor:
 		document["issuer"] = "https://impostor.example"
+	case KeysOnly:
+		delete(document, "authorization_endpoint")
+	case NoDevices:
+		delete(document, "device_authorization_endpoint")
+	case PlainPKCE:
+		document["code_challenge_methods_supported"] = []string{"plain"}
+	default: // the document is sound
 	}
 	writeJSON(w, document)
 }

@@ -1,7 +1,7 @@
 import { type ClientOptions, readConfig } from './config.js';
 import { AIKeys, Events, Fetches, Leaks, Members, PolicyMethods, Projects, Providers, Tokens, Usage } from './resources.js';
 import { Transport } from './transport.js';
-import type { CallOptions, WhoAmIResponse } from './types.js';
+import type { CallOptions, SignInOptionsResponse, WhoAmIResponse } from './types.js';
 
 /**
  * A client of AgentRouter AI Keys. It can be shared, has nothing to close, and shows its API key to nobody: neither
@@ -50,5 +50,10 @@ export class Client {
   /** Shows the session: whom the API key stands for, and which customer and project `''` means. */
   async whoAmI(options?: CallOptions): Promise<WhoAmIResponse> {
     return this.#transport.send({ method: 'GET', path: '/v1/whoami', expect: ['user_id', 'string'] }, options);
+  }
+
+  /** Shows which credentials the service accepts, and how people get a session token from its OpenID Connect issuer. */
+  async signInOptions(options?: CallOptions): Promise<SignInOptionsResponse> {
+    return this.#transport.send({ method: 'GET', path: '/v1/sign-in', expect: ['methods', 'array'] }, options);
   }
 }

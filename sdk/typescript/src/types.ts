@@ -69,6 +69,9 @@ export type ListProvidersResponse = Schemas['ListProvidersResponse'];
 export type ListCustomProvidersResponse = Schemas['ListCustomProvidersResponse'];
 export type CustomProviderResponse = Schemas['CustomProviderResponse'];
 export type WhoAmIResponse = Schemas['WhoAmIResponse'];
+/** How people sign in at the issuer. */
+export type OIDCClient = Schemas['OIDCClient'];
+export type SignInOptionsResponse = Schemas['SignInOptionsResponse'];
 
 /** A problem's stable code. */
 export type ErrorCode = Schemas['Problem']['code'];

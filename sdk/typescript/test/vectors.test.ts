@@ -160,6 +160,7 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
         displayName: take('display_name'), dialect: take('dialect'), authStyle: take('auth_style'), header: take('header'),
       }),
     'providers.remove_custom': () => client.providers.removeCustom(...at(), take('slug')),
+    sign_in_options: () => client.signInOptions(),
     whoami: () => client.whoAmI(),
   };
   const made = calls[call]?.();

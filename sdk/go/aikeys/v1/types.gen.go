@@ -505,6 +505,24 @@ func (e LeakMatchState) Valid() bool {
 	}
 }
 
+// Defines values for TokenKind.
+const (
+	TokenKindAccessToken TokenKind = "access_token"
+	TokenKindIDToken     TokenKind = "id_token"
+)
+
+// Valid indicates whether the value is a known member of the TokenKind enum.
+func (e TokenKind) Valid() bool {
+	switch e {
+	case TokenKindAccessToken:
+		return true
+	case TokenKindIDToken:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for OnBadKey.
 const (
 	OnBadKeyFail    OnBadKey = "fail"
@@ -1839,6 +1857,25 @@ type MemberResponse struct {
 // NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 type NextPageToken = string
 
+// OIDCClient How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
+// to sign in with.
+type OIDCClient struct {
+	// ClientID The id of the public client.
+	ClientID string `json:"client_id"`
+
+	// Issuer The issuer's URL. Its discovery document is at `/.well-known/openid-configuration` below it.
+	Issuer string `json:"issuer"`
+
+	// Scopes The scopes to ask for.
+	Scopes []string `json:"scopes"`
+
+	// SessionToken Which of the tokens that the issuer returns is the session token.
+	SessionToken TokenKind `json:"session_token"`
+}
+
+// TokenKind Which of the tokens that the issuer returns is the session token.
+type TokenKind string
+
 // OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 // the next key in order. There is no silent fallback.
 type OnBadKey string
@@ -2288,6 +2325,16 @@ type RotationReceipt struct {
 
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope string
+
+// SignInOptionsResponse Which credentials the service accepts.
+type SignInOptionsResponse struct {
+	// Methods The kinds of credentials that open sessions.
+	Methods []AuthMethod `json:"methods"`
+
+	// OIDC How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
+	// to sign in with.
+	OIDC OIDCClient `json:"oidc,omitempty,omitzero"`
+}
 
 // Token What is known of an API key of this service.
 type Token struct {

@@ -332,6 +332,17 @@ func ListProviders() Operation {
 	}
 }
 
+// GetSignInOptions is the operation "Show how to sign in".
+func GetSignInOptions() Operation {
+	return Operation{
+		ID:     "getSignInOptions",
+		Method: "GET",
+		Path:   "/v1/sign-in",
+		Query:  []string{},
+		Header: []string{},
+	}
+}
+
 // ListTokens is the operation "List my API keys".
 func ListTokens() Operation {
 	return Operation{
@@ -378,5 +389,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), FindLeaks(), ListMembers(), RemoveMember(), SetMember(), GetMemberImpact(), RestoreMember(), GetPolicy(), SetPolicy(), ListCustomProviders(), AddCustomProvider(), RemoveCustomProvider(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), FindLeaks(), ListMembers(), RemoveMember(), SetMember(), GetMemberImpact(), RestoreMember(), GetPolicy(), SetPolicy(), ListCustomProviders(), AddCustomProvider(), RemoveCustomProvider(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), GetSignInOptions(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
 }

@@ -269,4 +269,5 @@ REVOKE_TOKEN = Operation(
     "revokeToken", "DELETE", "/v1/tokens/{token_id}", models.RevokeTokenResponse, query=("cascade", "wait")
 )
 LIST_PROVIDERS = Operation("listProviders", "GET", "/v1/providers", models.ListProvidersResponse)
+GET_SIGN_IN_OPTIONS = Operation("getSignInOptions", "GET", "/v1/sign-in", models.SignInOptionsResponse)
 WHO_AM_I = Operation("whoAmI", "GET", "/v1/whoami", models.WhoAmIResponse)

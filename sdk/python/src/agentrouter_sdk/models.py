@@ -1359,6 +1359,34 @@ class MemberResponse(Model):
     member: Member
 
 
+class OIDCClient(Model):
+    """
+    How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
+    to sign in with.
+
+    """
+
+    issuer: str
+    """
+    The issuer's URL. Its discovery document is at `/.well-known/openid-configuration` below it.
+    """
+
+    client_id: str
+    """
+    The id of the public client.
+    """
+
+    scopes: list[str]
+    """
+    The scopes to ask for.
+    """
+
+    session_token: Union[Literal["id_token", "access_token"], str]
+    """
+    Which of the tokens that the issuer returns is the session token.
+    """
+
+
 class Policy(Model):
     """
     The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
@@ -2032,6 +2060,19 @@ class RotationReceipt(Model):
     than 100, the rest is left out. Absent if there is none.
 
     """
+
+
+class SignInOptionsResponse(Model):
+    """
+    Which credentials the service accepts.
+    """
+
+    methods: list[Union[Literal["api_key", "oidc", "admin", "data_plane", "service"], str]]
+    """
+    The kinds of credentials that open sessions.
+    """
+
+    oidc: Optional[OIDCClient] = None
 
 
 class Token(Model):

@@ -1066,6 +1066,31 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/sign-in": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show how to sign in
+         * @description Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
+         *     Connect issuer. It needs no credential, and is the same for every caller.
+         *
+         *     Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
+         *     (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
+         *     `session_token` names, a JWT, is then the credential of requests.
+         */
+        get: operations["getSignInOptions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/whoami": {
         parameters: {
             query?: never;
@@ -2309,6 +2334,26 @@ export interface components {
             auth_style?: "bearer" | "header" | "none";
             /** @description The header of `auth_style` `header`, such as `X-Api-Key`. Headers that frame or route requests can't be one. */
             header?: string;
+        };
+        /** @description Which credentials the service accepts. */
+        SignInOptionsResponse: {
+            /** @description The kinds of credentials that open sessions. */
+            methods: components["schemas"]["AuthMethod"][];
+            oidc?: components["schemas"]["OIDCClient"];
+        };
+        /**
+         * @description How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
+         *     to sign in with.
+         */
+        OIDCClient: {
+            /** @description The issuer's URL. Its discovery document is at `/.well-known/openid-configuration` below it. */
+            issuer: string;
+            /** @description The id of the public client. */
+            client_id: string;
+            /** @description The scopes to ask for. */
+            scopes: string[];
+            /** @description Which of the tokens that the issuer returns is the session token. */
+            session_token: "id_token" | "access_token" | (string & {});
         };
         /**
          * @description The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
@@ -4696,6 +4741,34 @@ export interface operations {
             400: components["responses"]["InvalidArgument"];
             401: components["responses"]["Unauthenticated"];
             429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    getSignInOptions: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What the service accepts. */
+            200: {
+                headers: {
+                    /**
+                     * @description The answer may be cached for a minute.
+                     * @example public, max-age=60
+                     */
+                    "Cache-Control"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SignInOptionsResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };

@@ -10,7 +10,7 @@ import httpx
 
 from .. import _operations as operations
 from .._config import RawResponse, checked_headers, checked_retries, checked_timeout, configure
-from ..models import WhoAmIResponse
+from ..models import SignInOptionsResponse, WhoAmIResponse
 from .resources import (
     AsyncAIKeys,
     AsyncEvents,
@@ -116,6 +116,10 @@ class AsyncClient:
     async def whoami(self, *, timeout: Optional[float] = None) -> WhoAmIResponse:
         """Show whom the API key stands for, and the customer and project that "" means."""
         return await self._transport.send(operations.WHO_AM_I.call({}, timeout=timeout))
+
+    async def sign_in_options(self, *, timeout: Optional[float] = None) -> SignInOptionsResponse:
+        """Show which credentials the service accepts, and how people get a session token from its issuer."""
+        return await self._transport.send(operations.GET_SIGN_IN_OPTIONS.call({}, timeout=timeout))
 
     async def close(self) -> None:
         """Close the client's connections."""
