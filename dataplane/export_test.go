@@ -67,6 +67,12 @@ func StreamTimeout(r *Resolver) (time.Duration, bool) {
 // MaxLimited bounds how many keys' requests are counted.
 const MaxLimited = maxLimited
 
+// BeginAt is Begin at a time, when the Clock says passed.
+func BeginAt(r *Resolver, key *Key, now time.Time, passed time.Duration) bool {
+	_, limited := r.limiter.begin(key, now, passed)
+	return limited == nil
+}
+
 // Limited returns the number of keys whose requests are counted.
 func Limited(r *Resolver) int {
 	r.limiter.mu.Lock()

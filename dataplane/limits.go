@@ -68,6 +68,8 @@ type secretID struct {
 type counts struct {
 	minute, day                 int64
 	inMinute, inDay, concurrent int
+	// minuteSeen and daySeen are when the minute and the day were first seen, by the Clock, which is never set back.
+	minuteSeen, daySeen time.Duration
 }
 
 // serving is how many data planes share the limits of a customer's keys, as the last heartbeat that said so has it.
@@ -107,7 +109,7 @@ func (r *Resolver) Begin(key *Key) (end func(), err error) {
 	if key.Limits == nil {
 		return func() {}, nil
 	}
-	end, limited := r.limiter.begin(key, time.Now()) //nolint:forbidigo // limits are those of UTC's minutes and days
+	end, limited := r.limiter.begin(key, time.Now(), r.clock.Now()) //nolint:forbidigo // limits are those of UTC's minutes and days
 	if limited != nil {
 		r.metrics.limited.WithLabelValues(limited.Limit).Inc()
 		return nil, limited
@@ -115,10 +117,10 @@ func (r *Resolver) Begin(key *Key) (end func(), err error) {
 	return end, nil
 }
 
-func (l *limiter) begin(key *Key, now time.Time) (end func(), limited *LimitError) {
+func (l *limiter) begin(key *Key, now time.Time, passed time.Duration) (end func(), limited *LimitError) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := l.countsOf(key.ID, now)
+	c := l.countsOf(key.ID, now, passed)
 	if limited := l.reached(key, c, now); limited != nil {
 		return nil, limited
 	}
@@ -151,8 +153,9 @@ func (l *limiter) reached(key *Key, c *counts, now time.Time) *LimitError {
 	return nil
 }
 
-// countsOf returns the counts of a key for the minute and the day of a time. The caller holds mu.
-func (l *limiter) countsOf(keyID string, now time.Time) *counts {
+// countsOf returns the counts of a key for the minute and the day of a time, at which the Clock says passed. If the time was set back, the
+// counts go on for as long as a minute and a day last, so that nobody has them anew. The caller holds mu.
+func (l *limiter) countsOf(keyID string, now time.Time, passed time.Duration) *counts {
 	seconds := now.Unix() //nolint:forbidigo // of the clock's minutes and days
 	minute, day := seconds/60, seconds/(24*60*60)
 	c := l.counted[keyID]
@@ -163,11 +166,11 @@ func (l *limiter) countsOf(keyID string, now time.Time) *counts {
 		c = &counts{minute: math.MinInt64, day: math.MinInt64}
 		l.counted[keyID] = c
 	}
-	if c.minute != minute {
-		c.minute, c.inMinute = minute, 0
+	if minute > c.minute || minute < c.minute && passed-c.minuteSeen >= time.Minute {
+		c.minute, c.minuteSeen, c.inMinute = minute, passed, 0
 	}
-	if c.day != day {
-		c.day, c.inDay = day, 0
+	if day > c.day || day < c.day && passed-c.daySeen >= 24*time.Hour {
+		c.day, c.daySeen, c.inDay = day, passed, 0
 	}
 	return c
 }
@@ -177,7 +180,7 @@ func (l *limiter) countsOf(keyID string, now time.Time) *counts {
 func (l *limiter) makeRoom(day int64) {
 	maps.DeleteFunc(l.counted, func(_ string, c *counts) bool { return c.concurrent == 0 && c.day != day })
 	for id, c := range l.counted {
-		if len(l.counted) < maxLimited {
+		if len(l.counted) <= maxLimited/8*7 { // not one by one: each time looks through all
 			return
 		}
 		if c.concurrent == 0 {
@@ -231,7 +234,7 @@ func (r *Resolver) isAside(key *Key) bool {
 	if until, ok := l.aside[secretID{key.ID, key.Version}]; ok && now < until {
 		return true
 	}
-	return key.Limits != nil && l.reached(key, l.countsOf(key.ID, wall), wall) != nil
+	return key.Limits != nil && l.reached(key, l.countsOf(key.ID, wall, now), wall) != nil
 }
 
 // resolveNext returns the key that serves a request while a key is left aside: the first in order that is not. Each answer is cached beside

@@ -275,3 +275,26 @@ func TestWithoutAnAnswerAboutTheNextKeyTheFirstServes(t *testing.T) {
 	hold.Release()
 	require.ErrorIs(t, (<-result).Err, dataplane.ErrKeyRevoked)
 }
+
+func TestAClockThatIsSetBackGivesNoFreshMinute(t *testing.T) {
+	r, key := unconnected(t), &dataplane.Key{ID: "k", Limits: &dataplane.Limits{RequestsPerMinute: 1, RequestsPerDay: 3}}
+	noon := time.Date(2026, 11, 30, 12, 0, 30, 0, time.UTC)
+	for _, step := range []struct {
+		wall, passed time.Duration
+		served       bool
+	}{
+		{0, 0, true},
+		{0, 0, false},
+		{-time.Minute, time.Second, false},                     // set back
+		{0, 2 * time.Second, false},                            // and forth
+		{-24 * time.Hour, 3 * time.Second, false},              // to another day
+		{-24*time.Hour + time.Minute, 59 * time.Second, false}, // a minute has not passed
+		{-24*time.Hour + time.Minute, time.Minute, true},
+		{-24*time.Hour + 2*time.Minute, 2 * time.Minute, true},
+		{-24*time.Hour + 3*time.Minute, 3 * time.Minute, false}, // the day's
+		{-time.Hour, 24*time.Hour - time.Second, false},
+		{-23 * time.Hour, 24 * time.Hour, true}, // the other day has begun long ago
+	} {
+		require.Equal(t, step.served, dataplane.BeginAt(r, key, noon.Add(step.wall), step.passed), "%v", step)
+	}
+}

@@ -146,7 +146,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g.proxy = httputil.ReverseProxy{
 		Rewrite:        g.rewrite,
-		Transport:      outbound{g.transport, g.custom},
+		Transport:      outbound{g.resolver, g.transport, g.custom},
 		BufferPool:     new(bufferPool),
 		ModifyResponse: g.modifyResponse,
 		ErrorHandler:   g.handleError,
@@ -180,6 +180,7 @@ type proxiedRequest struct {
 	sentTo      *url.URL
 	redactor    *redactor
 	ending      ending
+	end         func() // of what the limits of the key count; nil until the request is sent
 
 	operation       string    // its class, once it is known
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -239,11 +240,11 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 	stopWatching := g.resolver.Watch(p.key, p.ending.request)
 	defer stopWatching()
 	lifecycle.MarkAuthenticated(r.Context())
-	end, err := g.resolver.Begin(p.key)
-	if err != nil {
-		return err
-	}
-	defer end()
+	defer func() {
+		if p.end != nil {
+			p.end()
+		}
+	}()
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
@@ -251,13 +252,19 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 	return nil
 }
 
-// outbound sends requests to providers.
-type outbound struct{ transport, custom http.RoundTripper }
+// outbound sends requests to providers, which counts them against the limits of their keys.
+type outbound struct {
+	resolver          Resolver
+	transport, custom http.RoundTripper
+}
 
 // RoundTrip implements http.RoundTripper.
 func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 	p := proxiedRequestOf(r.Context())
-	if p.err != nil { // rewrite can't return an error
+	if p.err == nil { // rewrite, which can't return an error, has refused nothing
+		p.end, p.err = o.resolver.Begin(p.key)
+	}
+	if p.err != nil {
 		if r.Body != nil {
 			_ = r.Body.Close() // nothing has been read from it
 		}
@@ -342,7 +349,7 @@ func (b *judgedBody) end() {
 func (g *Gateway) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	p := proxiedRequestOf(r.Context())
 	switch {
-	case p.err != nil: // rewrite has failed
+	case p.err != nil: // it was not sent
 	case errors.Is(err, errModelUnreadable): // of the rest of the body
 	case r.Context().Err() != nil:
 		err = context.Canceled

@@ -144,6 +144,24 @@ func TestProxiesThatAskShareTheLimits(t *testing.T) {
 	require.Empty(t, last.Header.Get("Authorization"))
 }
 
+func TestWhatTheGatewayRefusesCountsForNoLimit(t *testing.T) {
+	resolver, enforced := limitedKey(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 1}, func(http.ResponseWriter, *http.Request) {})
+	key, err := resolver.Resolve(t.Context(), dataplane.ForCaller(callersKey, "openai"))
+	require.NoError(t, err)
+	key.Restrictions = &dataplane.Restrictions{Operations: []string{"/models"}}
+	g := start(t, resolver, enforced)
+	for _, step := range []struct {
+		path   string
+		status int
+	}{
+		{"/files", http.StatusForbidden}, {"/files", http.StatusForbidden},
+		{"/models", http.StatusOK}, {"/models", http.StatusTooManyRequests},
+	} {
+		head, body := do(t, request(t, http.MethodGet, g.URL+"/openai"+step.path, http.NoBody))
+		require.Equal(t, step.status, head.StatusCode, body)
+	}
+}
+
 func TestALimitedKeyIsAsideAsLongAsItsProviderSays(t *testing.T) {
 	for _, want := range []struct {
 		status     int
