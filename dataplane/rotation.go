@@ -39,7 +39,9 @@ func (e *entry) servingUntil(end time.Duration) *entry {
 // withKey returns a copy of an entry that serves the version in another entry of the same key.
 func (e *entry) withKey(other *entry) *entry {
 	next, key := e.servingUntil(other.validUntil), *other.key
-	key.Caller, key.Reason, key.NextIfLimited, key.ended = e.key.Caller, e.key.Reason, e.key.NextIfLimited, new(atomic.Bool)
+	// What the policy says goes with the caller: the other entry may be of a fetch by id, which has no policy.
+	key.Caller, key.Reason, key.ended = e.key.Caller, e.key.Reason, new(atomic.Bool)
+	key.AllOperations, key.NextIfLimited = e.key.AllOperations, e.key.NextIfLimited
 	next.key = &key
 	return next
 }

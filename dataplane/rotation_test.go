@@ -95,7 +95,7 @@ func versionServed(t *testing.T, r *dataplane.Resolver, request dataplane.Reques
 
 func TestAnOldVersionServesUntilTheNewOneIsHere(t *testing.T) {
 	s := dataplanetest.NewEnv(t)
-	other, id := s.Register(dataplanetest.Key{Provider: "anthropic"}), s.Register(dataplanetest.Key{})
+	other, id := s.Register(dataplanetest.Key{Provider: "anthropic"}), s.Register(dataplanetest.Key{AllOperations: true, NextIfLimited: true})
 	s.AwaitTx(s.SetMember("chat", "mia"))
 	requests := []dataplane.Request{forNobody, dataplane.ForUser("acme", "chat", "mia", "openai")}
 	for _, request := range requests {
@@ -121,6 +121,7 @@ func TestAnOldVersionServesUntilTheNewOneIsHere(t *testing.T) {
 		require.Equal(t, 2, key.Version)
 		require.Equal(t, "sk-EXAMPLE-second", key.Secret().Reveal())
 		require.Equal(t, request.UserID != "", key.Caller != nil, "it is for the same caller")
+		require.True(t, key.AllOperations && key.NextIfLimited, "the policy is the same")
 	}
 }
 

@@ -53,6 +53,8 @@ type Key struct {
 	Limit *gen.KeyLimit
 	// NextIfLimited is whether the policy has the next key serve while this one is at a limit.
 	NextIfLimited bool
+	// AllOperations is whether the policy lets the key serve the provider's administration.
+	AllOperations bool
 	// Ends is after how long the key expires; 0 is never.
 	Ends time.Duration
 }
@@ -428,6 +430,9 @@ func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen
 	}
 	if k.NextIfLimited && reason != "by_id" {
 		response.OnLimited = new("next_key")
+	}
+	if k.AllOperations && reason != "by_id" {
+		response.Operations = new("all")
 	}
 	if k.Life > 0 {
 		response.ExpiresInMs, response.RefreshInMs = new(k.Life.Milliseconds()), new(k.Life.Milliseconds()*8/10)
