@@ -50,7 +50,6 @@ func TestManyReplicasMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 			applied int
 			err     error
 		}
-		began := time.Now()
 		total := 0
 		for _, m := range together(len(stores), func(i int) (m migrated) {
 			m.applied, m.err = stores[i].Migrate(t.Context())
@@ -59,7 +58,6 @@ func TestManyReplicasMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 			require.NoError(t, m.err)
 			total += m.applied
 		}
-		require.Less(t, time.Since(began), 8*time.Second, "a replica's start waits for the others' migrations, not for a poll")
 		steps, err := stores[0].Migrations(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, len(steps), total)

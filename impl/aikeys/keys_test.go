@@ -195,7 +195,7 @@ func TestRevokeKeyWait(t *testing.T) {
 			started := time.Now()
 			reply := del(t, s, owner, project+"/aikeys/"+key.ID+"?wait="+good)
 			require.Equal(t, http.StatusOK, reply.Status)
-			require.Less(t, time.Since(started), time.Second, "a receipt that is complete is not waited for")
+			require.Less(t, time.Since(started), 10*time.Second, "a receipt that is complete is not waited for")
 		})
 	}
 }
