@@ -72,29 +72,94 @@ func formatRole(me *aikeysv1.WhoAmIResponse) string {
 }
 
 func (p *program) loginCommand() *cobra.Command {
-	keyFile, gateway := "", ""
+	var (
+		from    loginSource
+		gateway string
+	)
 	cmd := &cobra.Command{
 		Use:   "login",
 		Short: "Log in to a service and remember it",
-		Long: `Logs in with an API key or a session token: checks that the service accepts it, and stores it in a profile, in a
-file that only you can read. An operator creates API keys with "aikeysd admin token create".
+		Long: `Logs in and stores in a profile what the service accepts from then on, in a file that only you can read: an API key, or a
+session token of your organization's OpenID Connect issuer, where the service has one ("tare api sign-in" shows it).
 
-On a terminal tare asks for what is missing and does not show the key. Otherwise it reads the key from standard input.
+--web signs in on the issuer's page in the browser, and --device on any other device, with a code. tare renews the session
+token by itself. Otherwise tare asks for an API key on a terminal, without showing it, and reads it from standard input
+elsewhere. Members make API keys with "tare api tokens create", and operators with "aikeysd admin token create".
+
 The profile is named "default" unless --profile names it, and becomes the current one. It also stores --customer,
 --project and --gateway, if given.`,
 		Example: `  tare login
-  tare login --base-url https://aikeys.example.com --profile prod
+  tare login --web --base-url https://aikeys.example.com --profile prod
+  tare login --device
   tare login --base-url https://aikeys.example.com --api-key-file /run/secrets/aikeys < /dev/null`,
 		Args: cli.NoArguments("--base-url", "--api-key-file"),
-		RunE: func(cmd *cobra.Command, _ []string) error { return p.login(cmd.Context(), keyFile, gateway) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.login(cmd.Context(), from, gateway) },
 	}
-	cmd.Flags().StringVar(&keyFile, "api-key-file", "", "the `file` with the API key; - is standard input")
+	cmd.Flags().StringVar(&from.keyFile, "api-key-file", "", "the `file` with the API key; - is standard input")
+	cmd.Flags().BoolVar(&from.web, signInWeb, false, "sign in on the issuer's page in the browser")
+	cmd.Flags().BoolVar(&from.device, signInDevice, false, "sign in on another device, with a code")
 	cmd.Flags().StringVar(&gateway, "gateway", "", "the `URL` of the gateway, for \"tare run\"")
 	completeNothingFor(cmd, "gateway")
 	return cmd
 }
 
-func (p *program) login(ctx context.Context, keyFile, gateway string) error {
+// loginSource is where a log-in gets the credential from: the prompt or standard input if it says nothing.
+type loginSource struct {
+	keyFile     string
+	web, device bool
+}
+
+// way returns the flag that says how to sign in, or "".
+func (l loginSource) way() (string, error) {
+	switch {
+	case l.web && l.device, (l.web || l.device) && l.keyFile != "":
+		return "", cli.Usagef("give one of --web, --device and --api-key-file")
+	case l.web:
+		return signInWeb, nil
+	case l.device:
+		return signInDevice, nil
+	}
+	return "", nil
+}
+
+// credential gets the API key or session token of a log-in, and for the latter the session at the issuer.
+func (p *program) credential(ctx context.Context, a access, from loginSource) (secret.Text, *signIn, error) {
+	way, err := from.way()
+	if err != nil {
+		return secret.Text{}, nil, err
+	}
+	if way == "" {
+		return p.keyOrSignIn(ctx, a, from)
+	}
+	s, err := readSignInOptions(ctx, a)
+	switch {
+	case err != nil:
+		return secret.Text{}, nil, err
+	case s == nil:
+		return secret.Text{}, nil, cli.Usagef("%s names no issuer to sign in at: log in with an API key", a.baseURL)
+	}
+	token, err := p.signInAt(ctx, s, way, a.insecure)
+	return token, s, err
+}
+
+// keyOrSignIn reads the API key. At the prompt, an empty answer signs in where that is possible.
+func (p *program) keyOrSignIn(ctx context.Context, a access, from loginSource) (secret.Text, *signIn, error) {
+	source := secretSource{file: from.keyFile, flag: "--api-key-file", what: "API key", question: "API key (not shown):"}
+	var s *signIn
+	if from.keyFile == "" && p.newPrompter() != nil {
+		if s, _ = readSignInOptions(ctx, a); s != nil { // the log-in with the key says what is wrong with the service
+			source.question, source.optional = "API key (not shown), or Enter to sign in at "+s.Issuer+":", true
+		}
+	}
+	key, err := p.readSecret(ctx, source)
+	if err != nil || key.Reveal() != "" {
+		return key, nil, err
+	}
+	token, err := p.signInAt(ctx, s, signInWeb, a.insecure)
+	return token, s, err
+}
+
+func (p *program) login(ctx context.Context, from loginSource, gateway string) error {
 	known, err := p.loadProfiles()
 	if err != nil {
 		return err
@@ -116,10 +181,8 @@ func (p *program) login(ctx context.Context, keyFile, gateway string) error {
 	if err != nil {
 		return err
 	}
-	a.apiKey, err = p.readSecret(ctx, secretSource{
-		file: keyFile, flag: "--api-key-file", what: "API key", question: "API key (not shown):",
-	})
-	if err != nil {
+	var signedIn *signIn
+	if a.apiKey, signedIn, err = p.credential(ctx, a, from); err != nil {
 		return err
 	}
 	a.profile, a.keyFrom = name, keyFromInput
@@ -137,7 +200,7 @@ func (p *program) login(ctx context.Context, keyFile, gateway string) error {
 		all.Current = name
 		all.Profiles[name] = profile{
 			BaseURL: a.baseURL, APIKey: a.apiKey, Insecure: a.insecure, Customer: p.flags.customer, Project: p.flags.project,
-			Gateway:    gateway,
+			Gateway: gateway, SignIn: signedIn,
 			CustomerID: me.CustomerID, ProjectID: me.ProjectID, UserID: me.UserID, TokenID: me.TokenID,
 		}
 		return nil
@@ -198,7 +261,8 @@ func (p *program) logoutCommand() *cobra.Command {
 		Use:   "logout",
 		Short: "Forget the API key of a profile",
 		Long: `Removes the API key from the current profile, or from the one that --profile names. The profile keeps its address
-for the next "tare login". Logging out does not revoke the API key: "tare api tokens revoke" does.`,
+for the next "tare login". Logging out does not revoke the API key: "tare api tokens revoke" does. A session at an issuer
+is ended there, if the issuer has a way to.`,
 		Example: `  tare logout
   tare logout --profile staging`,
 		Args: cli.NoArguments("--profile"),
@@ -207,15 +271,18 @@ for the next "tare login". Logging out does not revoke the API key: "tare api to
 }
 
 func (p *program) logout(ctx context.Context) error {
-	var name, tokenID string
+	var (
+		name, tokenID string
+		was           profile
+	)
 	err := p.changeProfiles(ctx, func(all *profiles) error {
 		name = cmp.Or(p.flags.profile, all.Current)
 		known, err := all.find(name)
 		if err != nil {
 			return err
 		}
-		tokenID = known.TokenID
-		known.APIKey, known.TokenID = secret.Text{}, ""
+		tokenID, was = known.TokenID, known
+		known.APIKey, known.TokenID, known.SignIn = secret.Text{}, "", nil
 		all.Profiles[name] = known
 		return nil
 	})
@@ -224,6 +291,11 @@ func (p *program) logout(ctx context.Context) error {
 	}
 	if tokenID != "" {
 		p.printNote("The API key is still valid. Revoke it with: tare api tokens revoke " + tokenID)
+	}
+	if was.SignIn != nil {
+		if err := was.SignIn.revoke(ctx, was.Insecure); err != nil {
+			p.printNote("tare: warning: the session at the issuer could not be ended: " + cli.OneLine(err.Error()))
+		}
 	}
 	return p.printDone(fmt.Sprintf("Logged out of the profile %s.", name), map[string]any{"profile": name, "logged_in": false})
 }

@@ -156,6 +156,8 @@ func (p *program) diagnose(ctx context.Context, err error) diagnosis {
 		return diagnosis{exitNotFound, err.Error(), nil}
 	case errors.Is(err, errDeclined):
 		return diagnosis{exitDeclined, err.Error(), nil}
+	case errors.Is(err, errSignInEnded):
+		return diagnosis{exitUnauthenticated, errSignInEnded.Error(), p.hintAtLogin()}
 	case errors.Is(err, errNotLoggedIn):
 		login := "tare login"
 		if p.flags.profile != "" {

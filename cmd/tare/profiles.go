@@ -31,6 +31,7 @@ type profile struct {
 	APIKey   secret.Text `json:"api_key,omitzero"`
 	Insecure bool        `json:"insecure,omitempty"` // http:// to another machine is allowed
 	Gateway  string      `json:"gateway,omitempty"`  // where "tare run" sends requests
+	SignIn   *signIn     `json:"sign_in,omitempty"`  // which session APIKey is from; nil for one that was given
 
 	// The defaults of --customer and --project. Empty means the session's own.
 	Customer string `json:"customer,omitempty"`
@@ -106,6 +107,9 @@ func (p *program) loadProfiles() (profiles, error) {
 	}
 	for _, each := range read.Profiles {
 		p.registerSecret(each.APIKey)
+		if each.SignIn != nil {
+			p.registerSecret(each.SignIn.RefreshToken)
+		}
 	}
 	return read, nil
 }

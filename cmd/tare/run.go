@@ -62,7 +62,7 @@ Google, Groq, Cohere, Together, Fireworks, Perplexity, Azure OpenAI and Amazon B
 		if len(args) == 0 {
 			return cli.Usagef("%s takes a program to run, such as: tare run -- python app.py", cmd.CommandPath())
 		}
-		a, err := p.resolveAccess()
+		a, err := p.connectable(cmd.Context())
 		if err != nil {
 			return err
 		}

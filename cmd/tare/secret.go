@@ -22,6 +22,7 @@ type secretSource struct {
 	flag     string // the flag that names the file, for messages
 	question string // what the prompt asks
 	what     string // what the secret is, for messages
+	optional bool   // an empty answer at the prompt is one
 }
 
 // readSecret reads a secret, and has later output redact it.
@@ -30,6 +31,8 @@ func (p *program) readSecret(ctx context.Context, from secretSource) (secret.Tex
 	switch {
 	case err != nil:
 		return secret.Text{}, err
+	case text == "" && from.optional:
+		return secret.Text{}, nil
 	case text == "":
 		return secret.Text{}, cli.Usagef("no %s was given: type it at the prompt, pipe it in, or name a file with %s", from.what, from.flag)
 	case len(text) > maxSecret:

@@ -133,23 +133,38 @@ func normalizeURL(what, address string, insecure bool) (string, error) {
 
 // connect opens the session of this run. No connection is made before the first call.
 func (p *program) connect(ctx context.Context) (*session, error) {
-	a, err := p.resolveAccess()
+	a, err := p.connectable(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return p.openSession(ctx, a)
+	if a.profile == "" {
+		return p.openSession(ctx, a)
+	}
+	return p.openSession(ctx, a, agentrouter.WithAPIKeySource(func(ctx context.Context) (string, error) { // for commands that run for long
+		if expiresSoon(a.apiKey, time.Now()) {
+			var err error
+			if a.apiKey, err = p.renew(ctx, a.profile); err != nil {
+				return "", err
+			}
+		}
+		return a.apiKey.Reveal(), nil
+	}))
 }
 
-func (p *program) openSession(ctx context.Context, a access, options ...agentrouter.Option) (*session, error) {
-	// The transport is for a few requests to one host.
-	responses := &responseRecorder{next: &http.Transport{
+// newTransport returns a transport for a few requests to one host.
+func newTransport() *http.Transport {
+	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 10 * time.Second,
 		MaxIdleConnsPerHost: 2,
 		IdleConnTimeout:     time.Minute,
-	}}
+	}
+}
+
+func (p *program) openSession(ctx context.Context, a access, options ...agentrouter.Option) (*session, error) {
+	responses := &responseRecorder{next: newTransport()}
 	options = append([]agentrouter.Option{
 		agentrouter.WithBaseURL(a.baseURL),
 		agentrouter.WithAPIKey(a.apiKey.Reveal()),

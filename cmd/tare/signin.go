@@ -1,0 +1,364 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cli/browser"
+	"github.com/coreos/go-oidc/v3/oidc"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+	"golang.org/x/oauth2"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/internal/secret"
+)
+
+const (
+	// issuerTimeout bounds a request to an issuer.
+	issuerTimeout = 10 * time.Second
+	// signInTimeout is how long tare waits for somebody to sign in.
+	signInTimeout = 10 * time.Minute
+	// renewBefore is how long before its end a session token is renewed, so that no request meets the end.
+	renewBefore = 30 * time.Second
+	// signInWeb and signInDevice are the flags of login that choose how to sign in.
+	signInWeb, signInDevice = "web", "device"
+)
+
+// errSignInEnded means that the issuer gives no further session token for a profile.
+var errSignInEnded = errors.New("your session has ended")
+
+// signIn is a session at an OpenID Connect issuer, from which a profile's session token is. It is stored with the profile.
+type signIn struct {
+	Issuer   string   `json:"issuer"`
+	ClientID string   `json:"client_id"`
+	Scopes   []string `json:"scopes"`
+	// SessionToken is which of the issuer's tokens the service accepts: id_token or access_token.
+	SessionToken string      `json:"session_token"`
+	RefreshToken secret.Text `json:"refresh_token,omitzero"`
+}
+
+// issuer is an OpenID Connect issuer as it describes itself.
+type issuer struct {
+	oauth2.Config
+	provider   *oidc.Provider
+	revocation string // the URL of its revocation endpoint; empty if it has none
+}
+
+// readSignInOptions asks a service at which issuer people sign in. It returns nil if they can't.
+func readSignInOptions(ctx context.Context, a access) (*signIn, error) {
+	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.baseURL+"/v1/sign-in", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := (&http.Client{Transport: newTransport()}).Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("ask the service how to sign in: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask the service how to sign in: it answers %s", response.Status)
+	}
+	var options aikeysv1.SignInOptionsResponse
+	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&options); err != nil {
+		return nil, fmt.Errorf("ask the service how to sign in: %w", err)
+	}
+	if options.OIDC.ClientID == "" {
+		return nil, nil //nolint:nilnil // nobody can sign in there
+	}
+	scopes := options.OIDC.Scopes
+	if !slices.Contains(scopes, oidc.ScopeOpenID) {
+		scopes = append([]string{oidc.ScopeOpenID}, scopes...)
+	}
+	return &signIn{Issuer: options.OIDC.Issuer, ClientID: options.OIDC.ClientID, Scopes: scopes, SessionToken: string(options.OIDC.SessionToken)}, nil
+}
+
+// discover reads what the issuer says of itself. ctx is also for the requests that are sent with the answer.
+func (s *signIn) discover(ctx context.Context, insecure bool) (*issuer, error) {
+	if u, err := url.Parse(s.Issuer); err != nil || u.Scheme != "https" && !insecure && !netaddr.IsLoopback(u.Hostname()) {
+		return nil, cli.Usagef("the issuer is not at an https:// address, so what you sign in with could be read on the way; use --insecure on a network that nobody else can reach")
+	}
+	provider, err := oidc.NewProvider(ctx, s.Issuer)
+	if err != nil {
+		return nil, fmt.Errorf("the issuer does not answer as one: %w", err)
+	}
+	var further struct {
+		Revocation string `json:"revocation_endpoint"`
+	}
+	if err := provider.Claims(&further); err != nil {
+		return nil, fmt.Errorf("the issuer does not answer as one: %w", err)
+	}
+	endpoint := provider.Endpoint()
+	endpoint.AuthStyle = oauth2.AuthStyleInParams // a public client has no secret to put into a header
+	return &issuer{oauth2.Config{ClientID: s.ClientID, Endpoint: endpoint, Scopes: s.Scopes}, provider, further.Revocation}, nil
+}
+
+func issuerContext(ctx context.Context) context.Context {
+	return oidc.ClientContext(ctx, &http.Client{Transport: newTransport(), Timeout: issuerTimeout})
+}
+
+// signInAt has somebody sign in at the issuer, in the browser of this machine or on any device, and returns the session token. It sets the
+// refresh token of s.
+func (p *program) signInAt(ctx context.Context, s *signIn, way string, insecure bool) (secret.Text, error) {
+	ctx, cancel := context.WithTimeout(issuerContext(ctx), signInTimeout)
+	defer cancel()
+	at, err := s.discover(ctx, insecure)
+	if err != nil {
+		return secret.Text{}, err
+	}
+	var got *oauth2.Token
+	nonce := ""
+	if way == signInDevice {
+		got, err = p.signInOnDevice(ctx, at)
+	} else {
+		nonce = rand.Text()
+		got, err = p.signInInBrowser(ctx, at, s.Issuer, nonce)
+	}
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return secret.Text{}, fmt.Errorf("nobody signed in within %s", signInTimeout)
+	case err != nil:
+		return secret.Text{}, describeIssuerError(err)
+	}
+	return p.sessionToken(ctx, s, at, got, nonce)
+}
+
+// sessionToken returns which of the issuer's tokens is the session token, and keeps the refresh token.
+func (p *program) sessionToken(ctx context.Context, s *signIn, at *issuer, got *oauth2.Token, nonce string) (secret.Text, error) {
+	refresh := secret.New(got.RefreshToken)
+	p.registerSecret(refresh)
+	if got.RefreshToken != "" {
+		s.RefreshToken = refresh
+	}
+	idToken, _ := got.Extra("id_token").(string)
+	if idToken != "" {
+		verified, err := at.provider.VerifierContext(ctx, &oidc.Config{ClientID: s.ClientID}).Verify(ctx, idToken)
+		if err != nil {
+			return secret.Text{}, errors.New("the issuer returned an ID token that is not valid")
+		}
+		if nonce != "" && verified.Nonce != nonce {
+			return secret.Text{}, errors.New("the issuer returned an ID token of another sign-in")
+		}
+	}
+	token := secret.New(got.AccessToken)
+	if s.SessionToken == string(aikeysv1.TokenKindIDToken) {
+		token = secret.New(idToken)
+	}
+	if token.Reveal() == "" {
+		return secret.Text{}, errors.New("the issuer returned no " + s.SessionToken)
+	}
+	p.registerSecret(token)
+	return token, nil
+}
+
+// signInInBrowser opens the issuer's page, which leads back to a port of this machine with a code (RFC 8252), and exchanges that.
+func (p *program) signInInBrowser(ctx context.Context, at *issuer, issuerURL, nonce string) (*oauth2.Token, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	at.RedirectURL = "http://" + listener.Addr().String() + "/callback"
+	state, verifier := rand.Text(), oauth2.GenerateVerifier()
+	returned := make(chan url.Values, 1)
+	server := &http.Server{ReadHeaderTimeout: issuerTimeout, Handler: redirectHandler(state, returned)}
+	go func() { _ = server.Serve(listener) }() // ends with Close
+	defer func() { _ = server.Close() }()
+	options := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce)}
+	if slices.Contains(at.Scopes, oidc.ScopeOfflineAccess) { // OpenID Connect Core 11: a refresh token takes consent
+		options = append(options, oauth2.SetAuthURLParam("prompt", "consent"))
+	}
+	page := at.AuthCodeURL(state, options...)
+	p.printNote("Sign in on this page: " + page)
+	if at.Endpoint.DeviceAuthURL != "" {
+		p.printNote("Without a browser on this machine, use: tare login --device")
+	}
+	go p.openPage(ctx, page)
+	select {
+	case answer := <-returned:
+		code, by := answer.Get("code"), answer.Get("iss")
+		if by != "" && by != issuerURL { // RFC 9207
+			return nil, errors.New("the answer to the sign-in is from another issuer")
+		}
+		if code != "" {
+			return at.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+		}
+		return nil, &oauth2.RetrieveError{ErrorCode: cmp.Or(answer.Get("error"), "no code"), ErrorDescription: answer.Get("error_description")}
+	case <-ctx.Done():
+		return nil, cmp.Or(context.Cause(ctx), errStopped)
+	}
+}
+
+// openPage opens a page in the browser, or with the program that BROWSER names. If that fails, the note says how to open it.
+func (p *program) openPage(ctx context.Context, page string) {
+	if opener := p.Getenv("BROWSER"); opener != "" {
+		_ = exec.CommandContext(ctx, opener, page).Run() //nolint:gosec // G204: the user's own choice
+		return
+	}
+	browser.Stdout, browser.Stderr = io.Discard, io.Discard
+	_ = browser.OpenURL(page)
+}
+
+// redirectHandler passes on the first redirect that has the state. Others, which any page can make the browser send, change nothing.
+func redirectHandler(state string, returned chan<- url.Values) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := r.URL.Query()
+		status, text := http.StatusOK, "You are signed in. You can close this page."
+		switch {
+		case r.Method != http.MethodGet || r.URL.Path != "/callback":
+			status, text = http.StatusNotFound, "There is no such page."
+		case answer.Get("state") != state:
+			status, text = http.StatusBadRequest, "This is the answer to another sign-in. Start again with: tare login"
+		default:
+			if answer.Get("code") == "" {
+				text = "You are not signed in: the terminal says why. You can close this page."
+			}
+			select {
+			case returned <- answer:
+			default: // it was sent twice
+			}
+		}
+		h := w.Header()
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", "default-src 'none'")
+		h.Set("Referrer-Policy", "no-referrer")
+		w.WriteHeader(status)
+		_, _ = fmt.Fprintf(w, "<!doctype html><html lang=en><title>AI Keys</title><p>%s</p>\n", html.EscapeString(text))
+	})
+}
+
+// signInOnDevice shows a code that is entered on any device (RFC 8628), and waits for that.
+func (p *program) signInOnDevice(ctx context.Context, at *issuer) (*oauth2.Token, error) {
+	if at.Endpoint.DeviceAuthURL == "" {
+		return nil, cli.Usagef("the issuer knows no sign-in by device code: use --web, or an API key")
+	}
+	code, err := at.DeviceAuth(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.printNote(fmt.Sprintf("Open %s on any device, and enter the code %s", code.VerificationURI, code.UserCode))
+	if code.VerificationURIComplete != "" {
+		p.printNote("Or open " + code.VerificationURIComplete)
+	}
+	return at.DeviceAccessToken(ctx, code)
+}
+
+// describeIssuerError returns what an issuer's error says, without the answer that oauth2 would quote.
+func describeIssuerError(err error) error {
+	var refused *oauth2.RetrieveError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	switch {
+	case refused.ErrorCode == "access_denied":
+		return fmt.Errorf("the sign-in was refused at the issuer: %w", errDeclined)
+	case refused.ErrorCode == "expired_token":
+		return errors.New("the code has expired before anybody entered it")
+	case refused.ErrorCode == "" && refused.Response != nil:
+		return fmt.Errorf("the issuer answers %s", refused.Response.Status)
+	}
+	return errors.New(strings.TrimSuffix("the issuer refuses: "+refused.ErrorCode+": "+refused.ErrorDescription, ": "))
+}
+
+// expiresSoon reports whether a credential is a session token (a JWT) that has expired or is about to. Whether it is valid is for the
+// service to say.
+func expiresSoon(credential secret.Text, now time.Time) bool {
+	parts := strings.Split(credential.Reveal(), ".")
+	if len(parts) != 3 {
+		return false
+	}
+	var claims struct {
+		Expires float64 `json:"exp"` // in seconds since 1970; RFC 7519 allows fractions
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(text, &claims) != nil || claims.Expires == 0 {
+		return false
+	}
+	return float64(now.Add(renewBefore).Unix()) >= claims.Expires
+}
+
+// connectable returns what resolveAccess does, with a new session token in place of one that is about to expire.
+func (p *program) connectable(ctx context.Context) (access, error) {
+	a, err := p.resolveAccess()
+	if err != nil || a.profile == "" || !expiresSoon(a.apiKey, time.Now()) {
+		return a, err
+	}
+	a.apiKey, err = p.renew(ctx, a.profile)
+	return a, err
+}
+
+// renew returns the session token of a profile, from the issuer if the stored one is about to expire. The lock of profiles.json has one tare
+// do so at a time: issuers take each refresh token once.
+func (p *program) renew(ctx context.Context, name string) (token secret.Text, err error) {
+	err = p.changeProfiles(ctx, func(all *profiles) error {
+		used := all.Profiles[name]
+		token = used.APIKey
+		if used.SignIn == nil || !expiresSoon(token, time.Now()) {
+			return nil
+		}
+		if used.SignIn.RefreshToken.Reveal() == "" {
+			return errSignInEnded
+		}
+		ctx := issuerContext(ctx)
+		s := *used.SignIn
+		at, err := s.discover(ctx, used.Insecure)
+		if err != nil {
+			return err
+		}
+		got, err := at.TokenSource(ctx, &oauth2.Token{RefreshToken: s.RefreshToken.Reveal()}).Token()
+		if refused := (*oauth2.RetrieveError)(nil); errors.As(err, &refused) && refused.ErrorCode == "invalid_grant" {
+			return errSignInEnded
+		}
+		if err != nil {
+			return describeIssuerError(err)
+		}
+		if token, err = p.sessionToken(ctx, &s, at, got, ""); err != nil {
+			return err
+		}
+		used.APIKey, used.SignIn = token, &s
+		all.Profiles[name] = used
+		return nil
+	})
+	return token, err
+}
+
+// revoke ends the session at the issuer, if that has a way to (RFC 7009).
+func (s *signIn) revoke(ctx context.Context, insecure bool) error {
+	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
+	defer cancel()
+	at, err := s.discover(issuerContext(ctx), insecure)
+	if err != nil || at.revocation == "" || s.RefreshToken.Reveal() == "" {
+		return err
+	}
+	form := url.Values{"token": {s.RefreshToken.Reveal()}, "token_type_hint": {"refresh_token"}, "client_id": {s.ClientID}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, at.revocation, strings.NewReader(form.Encode()))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	response, err := (&http.Client{Transport: newTransport()}).Do(request)
+	if err != nil {
+		return err
+	}
+	_ = response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the issuer answers %s", response.Status)
+	}
+	return nil
+}
