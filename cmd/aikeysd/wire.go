@@ -170,8 +170,13 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	signIn := w.issuer.SignIn()
+	issuer := ""
+	if signIn != nil {
+		issuer = signIn.Issuer
+	}
 	api.Site, err = docsite.New(docsite.Config{
-		Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies,
+		Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies, Issuer: issuer,
 		Problems: []problem.Table{aikeys.Problems(), dataplane.Problems(), secrets.Problems()},
 	})
 	if errors.Is(err, docsite.ErrDownloads) {
@@ -191,7 +196,7 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	return aikeys.NewHandler(aikeys.Config{
 		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, Tests: w.tests,
 		Opener: opener,
-		SignIn: w.issuer.SignIn(), SessionTokens: w.issuer != nil,
+		SignIn: signIn, SessionTokens: w.issuer != nil,
 		API:             api,
 		CustomProviders: w.cfg.CustomProviders != customOff, OwnersAddProviders: w.cfg.CustomProviders == customByOwner,
 	})

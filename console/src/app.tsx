@@ -1,6 +1,7 @@
 // The frame of all pages: the session, the navigation, the keyboard, and what is wrong with the connection.
 import { Suspense, useEffect, useRef, useState, type ComponentType } from 'react';
 import { signOut, type WhoAmI } from './api/client.ts';
+import type { Answer } from './api/issuer.ts';
 import { queries, useConnection } from './api/queries.ts';
 import { Dialog, Loading, Page, useNow } from './ui/basics.tsx';
 import { Palette } from './ui/palette.tsx';
@@ -29,10 +30,10 @@ export const places: Section[] = [
   { path: '/access', label: 'My access', letter: 'i', page: later<object>((all) => all.AccessPage, NotLoaded) },
 ];
 
-export function App() {
+export function App({ answer }: { answer?: Answer }) {
   const { who, ended } = useConnection();
   useEffect(() => { void more().catch(() => undefined); }, []); // so that they are here when they are opened
-  if (!who) return <main className="sign-in"><SignIn /></main>;
+  if (!who) return <main className="sign-in"><SignIn answer={answer} /></main>;
   return <Frame who={who} ended={ended} />;
 }
 

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { chromium } from 'playwright-core';
 
-const { BASE_URL: base, GATEWAY_URL: gateway, OWNER_KEY: owner, MEMBER_KEY: member, MOCK_URL: mock, SHOTS: shots } = process.env;
+const { BASE_URL: base, GATEWAY_URL: gateway, OWNER_KEY: owner, MEMBER_KEY: member, MOCK_URL: mock, ISSUER_URL: issuer, SIGN_IN_URL: home, SHOTS: shots } = process.env;
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const patience = 20_000;
 
@@ -43,7 +43,7 @@ async function infer(as = owner) {
 }
 
 /** A browser of its own. `faults` gathers what no page may have: messages, errors, broken policies, requests to others. */
-async function visitor({ scheme = 'light', width = 1280, height = 800, expected = [] } = {}) {
+async function visitor({ scheme = 'light', width = 1280, height = 800, expected = [], others = [base] } = {}) {
   const context = await browser.newContext({ colorScheme: scheme, viewport: { width, height }, acceptDownloads: true });
   context.setDefaultTimeout(patience);
   const faults = [];
@@ -52,7 +52,7 @@ async function visitor({ scheme = 'light', width = 1280, height = 800, expected 
   const watch = (page) => {
     page.on('console', (m) => { heard.push(m.text()); if (!/status of (4|5)\d\d|ERR_INTERNET_DISCONNECTED/.test(m.text())) faults.push(`console: ${m.text()}`); });
     page.on('pageerror', (e) => faults.push(`error: ${e.message}`));
-    page.on('request', (r) => { sent.push(r); if (!r.url().startsWith(`${base}/`) && !r.url().startsWith('blob:')) faults.push(`asks ${r.url()}`); });
+    page.on('request', (r) => { sent.push(r); if (!others.some((o) => r.url().startsWith(`${o}/`)) && !r.url().startsWith('blob:')) faults.push(`asks ${r.url()}`); });
     page.on('response', (r) => r.status() >= 400 && !expected.includes(r.status()) && faults.push(`${r.status()} for ${r.url()}`));
   };
   context.on('page', watch);
@@ -116,7 +116,7 @@ test('a key of a provider is not sent as a credential, and a wrong API key says 
   await v.page.getByLabel('API key or session token').fill(`${owner.slice(0, -1)}${owner.endsWith('a') ? 'b' : 'a'}`);
   await v.page.getByRole('button', { name: 'Sign in' }).click();
   await v.page.getByText('its checksum does not match').waitFor();
-  assert.equal(v.sent.filter((r) => r.url().includes('/v1/')).length, 0);
+  assert.deepEqual(v.sent.map((r) => new URL(r.url()).pathname).filter((path) => path.startsWith('/v1/') && path !== '/v1/sign-in'), []);
   await v.page.getByLabel('API key or session token').fill('eyJhbGciOiJub25lIn0.eyJzdWIiOiJib2IifQ.c2ln');
   await v.page.getByRole('button', { name: 'Sign in' }).click();
   await v.page.getByText('The service does not take it').waitFor();
@@ -124,6 +124,36 @@ test('a key of a provider is not sent as a credential, and a wrong API key says 
   await v.page.keyboard.press('Enter');
   await v.page.getByRole('heading', { name: 'Audit' }).waitFor();
   assert.equal(new URL(v.page.url()).search, '?outcome=denied', 'the page that was asked for');
+  await v.close();
+});
+
+test('a user signs in at the issuer, is where they were, and no token stays in the tab', async () => {
+  const v = await visitor({ others: [home, issuer] });
+  await v.page.goto(`${home}/console/audit?outcome=denied`);
+  await v.page.getByRole('button', { name: /^Continue with/ }).waitFor();
+  await accessible(v.page, 'the sign-in with an issuer');
+  if (shots) await v.page.screenshot({ path: join(shots, 'issuer.png') });
+  await v.page.getByRole('button', { name: `Continue with ${new URL(issuer).host}` }).click();
+  await v.page.getByRole('heading', { name: 'Audit' }).waitFor();
+  await v.page.getByRole('link', { name: 'alice (owner)' }).waitFor();
+  assert.equal(v.page.url(), `${home}/console/audit?outcome=denied`);
+  const kept = await v.page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, history.state, document.documentElement.outerHTML]));
+  assert.doesNotMatch(kept, /eyJ|verifier/);
+  const asked = v.sent.filter((r) => r.url().startsWith(`${issuer}/`) && r.method() === 'POST');
+  assert.equal(asked.length, 1, 'one exchange');
+  assert.ok(!v.sent.some((r) => r.url().includes('eyJ')), 'no token in a URL');
+  await v.close();
+});
+
+test('an answer that nobody asked for signs nobody in, and a refusal is said', async () => {
+  const v = await visitor({ others: [home, issuer] });
+  await v.page.goto(`${home}/console?code=stolen&state=guessed`);
+  await v.page.getByRole('button', { name: /^Continue with/ }).waitFor();
+  assert.equal(v.page.url(), `${home}/console`);
+  await v.page.route(`${issuer}/auth?*`, (route) => route.continue({ url: `${route.request().url()}&login_hint=deny` }));
+  await v.page.getByRole('button', { name: /^Continue with/ }).click();
+  await v.page.getByText('The sign-in was refused.').waitFor();
+  assert.equal(v.sent.filter((r) => r.method() === 'POST').length, 0);
   await v.close();
 });
 
@@ -369,6 +399,7 @@ test('a key gets another secret, which stays nowhere in the page', async () => {
   await v.page.getByRole('heading', { name: `rotated …${secret.slice(-4)}` }).waitFor();
   await v.page.getByText('No data plane uses version 1 any more.').waitFor();
   await accessible(v.page, 'the versions of a key');
+  if (shots) await v.page.screenshot({ path: join(shots, 'versions.png'), fullPage: true });
   await v.page.getByRole('button', { name: 'Roll back to version 1' }).click();
   await v.page.getByRole('heading', { name: `rotated …${key.display_suffix}` }).waitFor();
   await v.page.getByRole('button', { name: 'Destroy version 2' }).click();
@@ -384,6 +415,7 @@ test('a key is restricted to models, and to nothing again', async () => {
   const dialog = v.page.getByRole('dialog', { name: /^What restricted may/ });
   await dialog.getByLabel('Models').fill('gpt 4o');
   await accessible(v.page, 'the dialog of restrictions');
+  if (shots) await v.page.screenshot({ path: join(shots, 'restrict.png') });
   await dialog.getByRole('button', { name: 'Save' }).click();
   await dialog.getByText(/^An entry must be a model/).waitFor();
   await dialog.getByLabel('Models').fill('gpt-4o\no4-*');

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	_ "embed"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 )
@@ -23,14 +24,21 @@ var (
 	consoleLicences []byte
 )
 
-// consolePolicy has no exception: only the console's own script runs, no text becomes HTML, and only our own server is asked.
-const consolePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+// consolePolicy returns the console's Content-Security-Policy: only the console's own script runs, no text becomes HTML, and only our own
+// server is asked. Where people sign in at an issuer, the script asks that too, for the session token.
+func consolePolicy(issuer string) string {
+	servers := "'self'"
+	if u, err := url.Parse(issuer); err == nil && u.Host != "" {
+		servers += " " + u.Scheme + "://" + u.Host
+	}
+	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src " + servers + "; " +
+		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+}
 
 const consolePath = "/console"
 
 // addConsole adds the console's files. Its page is at every path below consolePath that names no file: the script reads the path.
-func (s *Site) addConsole() {
+func (s *Site) addConsole(issuer string) {
 	for _, file := range []struct {
 		name, contentType string
 		body              []byte
@@ -43,7 +51,7 @@ func (s *Site) addConsole() {
 		s.handlers[consolePath+"/"+file.name] = compressedOnDemand(resource{contentType: file.contentType, body: newContent(file.body)})
 	}
 	s.handlers[consolePath+"/licences.txt"] = resource{contentType: "text/plain; charset=utf-8", body: newContent(consoleLicences)}
-	s.console = resource{contentType: "text/html; charset=utf-8", body: newContent(consoleHTML), policy: consolePolicy}
+	s.console = resource{contentType: "text/html; charset=utf-8", body: newContent(consoleHTML), policy: consolePolicy(issuer)}
 }
 
 // isConsole reports whether a path is one of the console's pages. The last part of a page's path has no dot.

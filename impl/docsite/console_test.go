@@ -21,6 +21,15 @@ func TestConsolePolicyHasNoException(t *testing.T) {
 	require.NotRegexp(t, `<style| style=|<script>| on\w+=|https?://`, page.body, "nothing inline, nothing from elsewhere")
 }
 
+func TestConsoleMayAskTheIssuer(t *testing.T) {
+	for issuer, servers := range map[string]string{
+		"": "'self'", "https://login.example.com/realms/acme": "'self' https://login.example.com", "http://127.0.0.1:9000": "'self' http://127.0.0.1:9000",
+	} {
+		policy := start(t, docsite.Config{Issuer: issuer}).get(t, "/console").Header.Get("Content-Security-Policy")
+		require.Contains(t, policy, "; connect-src "+servers+"; ")
+	}
+}
+
 func TestBrowsersAskWhetherTheConsoleHasChanged(t *testing.T) {
 	s := start(t, docsite.Config{})
 	page := s.get(t, "/console").body

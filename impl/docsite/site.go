@@ -55,6 +55,8 @@ type Config struct {
 	Problems []problem.Table
 	// TrustedProxies are the networks whose X-Forwarded-Proto and X-Forwarded-Host are trusted.
 	TrustedProxies []netip.Prefix
+	// Issuer is the URL of the OpenID Connect issuer at which people sign in; empty if they can't.
+	Issuer string
 }
 
 // Site finds the handlers of its pages and files. It does not change after New.
@@ -102,7 +104,7 @@ func New(cfg Config) (*Site, error) {
 	for _, a := range assets {
 		s.handlers[a.path] = a.resource
 	}
-	s.addConsole()
+	s.addConsole(cfg.Issuer)
 	pages, err := renderPages(&api, sdks, programs, assets, problem.Types(cfg.Problems...))
 	if err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ const configuration = {
       client_id: "tare",
       application_type: "native",
       token_endpoint_auth_method: "none",
-      redirect_uris: ["http://127.0.0.1/callback"], // on any port (RFC 8252, section 7.3)
+      redirect_uris: ["http://127.0.0.1/callback", "http://127.0.0.1/console"], // on any port (RFC 8252, section 7.3)
       grant_types: ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"],
     },
   ],
@@ -27,6 +27,7 @@ const configuration = {
     revocation: { enabled: true },
   },
   pkce: { required: () => true },
+  clientBasedCORS: () => true, // the console is a page at another origin
   rotateRefreshToken: true,
   ttl: { IdToken: idTokenLife },
   conformIdTokenClaims: false, // the ID token has the claims, though there is an access token to ask for them with

@@ -76,7 +76,7 @@ function change(changes: Partial<Connection>) {
 /** Sends a request and notes whether the service answers. */
 async function send(request: Request): Promise<Response> {
   const sentWith = credential;
-  request.headers.set('Authorization', `Bearer ${credential}`);
+  if (credential) request.headers.set('Authorization', `Bearer ${credential}`);
   const sent = Date.now();
   try {
     const response = await fetch(request);

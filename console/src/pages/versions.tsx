@@ -57,7 +57,7 @@ export function VersionsPanel({ item, display, mayWrite }: { item: Key; display:
         )}
       </Await>
       {acting.error !== undefined && <Fault error={acting.error} />}
-      <CopyAs commands={[curl(location.origin, 'GET', projectPath(project(), `/aikeys/${item.id}/versions`)), tare(['byok', 'versions', item.id])]} />
+      <div className="panel-body"><CopyAs commands={[curl(location.origin, 'GET', projectPath(project(), `/aikeys/${item.id}/versions`)), tare(['byok', 'versions', item.id])]} /></div>
     </Panel>
   );
 }
