@@ -9,6 +9,7 @@ export type Provider = Schemas['Provider'];
 export type Policy = Schemas['Policy'];
 export type Receipt = Schemas['Receipt'];
 export type DisableReceipt = Schemas['DisableReceipt'];
+export type RotationReceipt = Schemas['RotationReceipt'];
 export type Event = Schemas['Event'];
 export type Member = Schemas['Member'];
 export type Usage = Schemas['Usage'];

@@ -8,7 +8,7 @@ import { cell, toCSV } from './csv.ts';
 import { endingOf, looksSecret, ownerOf, ownersOf, refuseSecret } from './detect.ts';
 import { effectOf } from './policy.ts';
 import { impactOf, ladder, roleOf, servingKey } from './ladder.ts';
-import { changesOf, confirmedPlanes, deed, healthOf, namesOf, receiptSentence } from './sentences.ts';
+import { changesOf, confirmedPlanes, deed, healthOf, namesOf, receiptSentence, rotationSentence } from './sentences.ts';
 import { relative, span } from './time.ts';
 
 const now = Date.parse('2026-11-29T12:00:00Z');
@@ -170,6 +170,10 @@ test('a receipt says who is missing, and until when', () => {
   assert.match(receiptSentence(r({ state: 'complete', acknowledged: 3 }), now), /^All 3 data planes/);
   const planes = ['a', 'b', 'c', 'd'].map((name) => ({ name, state: 'waiting' })).concat([{ name: 'e', state: 'acknowledged', ms: 9 }, { name: 'f', state: 'acknowledged', ms: 2 }] as never);
   assert.equal(namesOf(r({ planes } as never), 'waiting'), 'a, b, c and 1 more');
+  const rotated = { version: 2, replaced_version: 1, data_planes: 3, acknowledged: 2, planes: [{ name: 'eu-1', state: 'waiting' }] };
+  assert.equal(rotationSentence(rotated as never, 'OpenAI', true), '2 of 3 data planes have confirmed version 2, and eu-1 not yet. Keep version 1 at OpenAI until all have.');
+  assert.match(rotationSentence({ ...rotated, old_version_safe_to_delete: true } as never, 'OpenAI', true), /any more. Once you need no way back/);
+  assert.match(rotationSentence({ ...rotated, old_version_safe_to_delete: true } as never, 'OpenAI', false), /any more. Delete it at OpenAI.$/);
   assert.deepEqual(confirmedPlanes(r({ planes, acknowledgements: [{ data_plane: 'e', acknowledged: 2 }] } as never)).map((p) => [p.name, p.ms, p.confirmation?.acknowledged]), [['f', 2, undefined], ['e', 9, 2]]);
   assert.match(receiptSentence(r({ state: 'complete', data_planes: 0, acknowledged: 0 }), now), /none had to confirm/);
 });

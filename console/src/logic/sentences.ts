@@ -1,5 +1,5 @@
 // What events, failures and receipts say, as sentences.
-import type { DisableReceipt, Event, Key, Receipt } from '../api/client.ts';
+import type { DisableReceipt, Event, Key, Receipt, RotationReceipt } from '../api/client.ts';
 
 /** A key's name and the end of its secret. */
 export const titleOf = (key: Key) => (key.display_suffix ? `${key.name} …${key.display_suffix}` : key.name);
@@ -113,9 +113,16 @@ export const confirmedPlanes = (r: AnyReceipt) => (r.planes ?? [])
   .map((p) => ({ ...p, confirmation: r.acknowledgements?.find((a) => a.data_plane === p.name) }));
 
 /** The names of up to three data planes in a state, and how many more there are. */
-export function namesOf(r: AnyReceipt, state: string): string {
+export function namesOf(r: Pick<AnyReceipt, 'planes'>, state: string): string {
   const names = (r.planes ?? []).filter((p) => p.state === state).map((p) => p.name);
   return names.length > 3 ? `${names.slice(0, 3).join(', ')} and ${names.length - 3} more` : names.join(', ');
+}
+
+/** How far a rotation is, and what to do at the provider. `canReturn` says whether the version before can still be brought back. */
+export function rotationSentence(r: RotationReceipt, provider: string, canReturn: boolean): string {
+  if (r.old_version_safe_to_delete) return `No data plane uses version ${r.replaced_version} any more. ${canReturn ? `Once you need no way back to it, destroy it here and delete it at ${provider}.` : `Delete it at ${provider}.`}`;
+  const waiting = namesOf(r, 'waiting');
+  return `${r.acknowledged} of ${planes(r.data_planes)} ${r.acknowledged === 1 ? 'has' : 'have'} confirmed version ${r.version}${waiting && `, and ${waiting} not yet`}. Keep version ${r.replaced_version} at ${provider} until all have.`;
 }
 
 /** What a receipt proves, in one or two sentences. */

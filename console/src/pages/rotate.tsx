@@ -3,7 +3,7 @@ import { api, project, Refusal, unwrap, type Key, type Provider, type Schemas } 
 import { forgetKeys, queries } from '../api/queries.ts';
 import { tare } from '../logic/commands.ts';
 import { endingOf, refuseSecret } from '../logic/detect.ts';
-import { titleOf } from '../logic/sentences.ts';
+import { rotationSentence, titleOf } from '../logic/sentences.ts';
 import { CopyAs, Dialog, Duplicates, Fault, Field, Tone, useAction } from '../ui/basics.tsx';
 
 /** Gives a key another secret. No request fails because of it. */
@@ -47,7 +47,7 @@ export function RotateDialog({ item, provider, onClose }: { item: Key; provider:
     return (
       <Dialog title={waits ? 'The new secret waits' : 'The new secret serves'} onClose={onClose}>
         {waits ? <p><Tone tone="warn">It is stored as version {done.version.version}, and the old one still serves: the new one could not be tested at {display}. If you are sure of it, activate it on the key’s page.</Tone></p>
-          : <p><Tone tone="ok">Version {done.version.version} of {item.name} is active.</Tone> {overlap === '0s' ? 'The old secret is destroyed here.' : `The old secret stays for ${overlap}, in case ${display} refuses the new one.`} {done.receipt?.old_version_safe_to_delete ? `Every data plane has the new one: delete the old one at ${display} now.` : `Delete the old one at ${display} when every data plane has the new one.`}</p>}
+          : <p><Tone tone="ok">Version {done.version.version} of {item.name} is active.</Tone> {overlap === '0s' ? 'The old secret is destroyed here.' : `The old secret stays for ${overlap}, in case ${display} refuses the new one.`} {done.receipt && rotationSentence(done.receipt, display, overlap !== '0s')}</p>}
         <Duplicates warnings={done.warnings ?? []} />
         <div className="bar end"><button type="button" className="primary" onClick={onClose}>Done</button></div>
         <CopyAs commands={[waits ? tare(['byok', 'activate', item.id, String(done.version.version)]) : tare(['byok', 'versions', item.id])]} />

@@ -1,7 +1,8 @@
 import { useQuery } from '@tanstack/react-query';
 import { api, project, unwrap, type Key, type Schemas } from '../api/client.ts';
 import { forgetKeys, queries } from '../api/queries.ts';
-import { projectPath, curl, tare } from '../logic/commands.ts';
+import { curl, projectPath, tare } from '../logic/commands.ts';
+import { rotationSentence } from '../logic/sentences.ts';
 import { Await, CopyAs, Fault, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
 
 type Version = Schemas['KeyVersion'];
@@ -30,7 +31,7 @@ export function VersionsPanel({ item, display, mayWrite }: { item: Key; display:
       <Await query={versions} rows={2}>
         {({ versions: all, receipt }) => (
           <>
-            {receipt && <p className="panel-body">{progressOf(receipt, display)}</p>}
+            {receipt && <p className="panel-body">{rotationSentence(receipt, display, all.some((v) => v.version === receipt.replaced_version && v.state === 'retiring'))}</p>}
             <table className="stack">
               <thead><tr><th scope="col">Version</th><th scope="col">State</th><th scope="col">Added</th>{mayWrite && <th scope="col"><span className="unseen">Actions</span></th>}</tr></thead>
               <tbody>
@@ -69,11 +70,4 @@ function stateOf({ state }: Version) {
     case 'retiring': return 'can be brought back';
     default: return <span className="quiet">{state}</span>;
   }
-}
-
-function progressOf(receipt: Schemas['RotationReceipt'], display: string): string {
-  if (!receipt.old_version_safe_to_delete) {
-    return `${receipt.acknowledged} of ${receipt.data_planes} data planes have confirmed version ${receipt.version}. Keep version ${receipt.replaced_version} at ${display} until all have.`;
-  }
-  return `No data plane uses version ${receipt.replaced_version} any more. Once you need no way back to it, destroy it here and delete it at ${display}.`;
 }
