@@ -15,14 +15,17 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// keyFromInput is where the API key comes from during a log-in.
-const keyFromInput = "key that you gave"
+// Where the API key or session token comes from during a log-in.
+const (
+	keyFromInput  = "key that you gave"
+	keyFromIssuer = "issuer"
+)
 
 func (p *program) whoAmICommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "whoami",
 		Short: "Show who you are to the service",
-		Long:  "Shows the user, project and role of your API key, and where tare found the key.",
+		Long:  "Shows the user, project and role of your API key or session token, and where tare found it.",
 		Example: `  tare whoami
   tare whoami --profile staging -o json`,
 		Args: cli.NoArguments(),
@@ -186,6 +189,9 @@ func (p *program) login(ctx context.Context, from loginSource, gateway string) e
 		return err
 	}
 	a.profile, a.keyFrom = name, keyFromInput
+	if signedIn != nil {
+		a.keyFrom = keyFromIssuer
+	}
 	s, err := p.openSession(ctx, a, agentrouter.WithMaxRetries(1))
 	if err != nil {
 		return err
@@ -194,6 +200,7 @@ func (p *program) login(ctx context.Context, from loginSource, gateway string) e
 	defer cancel()
 	me, err := s.WhoAmI(callCtx)
 	if err != nil {
+		p.endSignIn(ctx, signedIn, a.insecure) // nothing of it is stored
 		return err
 	}
 	err = p.changeProfiles(ctx, func(all *profiles) error {
@@ -259,10 +266,10 @@ func (p *program) printWelcome(s *session, me *aikeysv1.WhoAmIResponse) error {
 func (p *program) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "logout",
-		Short: "Forget the API key of a profile",
+		Short: "Forget the API key or session of a profile",
 		Long: `Removes the API key from the current profile, or from the one that --profile names. The profile keeps its address
 for the next "tare login". Logging out does not revoke the API key: "tare api tokens revoke" does. A session at an issuer
-is ended there, if the issuer has a way to.`,
+is ended there, if the issuer has a way to; its last session token is valid until it expires.`,
 		Example: `  tare logout
   tare logout --profile staging`,
 		Args: cli.NoArguments("--profile"),
@@ -292,10 +299,6 @@ func (p *program) logout(ctx context.Context) error {
 	if tokenID != "" {
 		p.printNote("The API key is still valid. Revoke it with: tare api tokens revoke " + tokenID)
 	}
-	if was.SignIn != nil {
-		if err := was.SignIn.revoke(ctx, was.Insecure); err != nil {
-			p.printNote("tare: warning: the session at the issuer could not be ended: " + cli.OneLine(err.Error()))
-		}
-	}
+	p.endSignIn(ctx, was.SignIn, was.Insecure)
 	return p.printDone(fmt.Sprintf("Logged out of the profile %s.", name), map[string]any{"profile": name, "logged_in": false})
 }

@@ -157,16 +157,11 @@ func (p *program) diagnose(ctx context.Context, err error) diagnosis {
 	case errors.Is(err, errDeclined):
 		return diagnosis{exitDeclined, err.Error(), nil}
 	case errors.Is(err, errSignInEnded):
-		return diagnosis{exitUnauthenticated, errSignInEnded.Error(), p.hintAtLogin()}
+		return diagnosis{exitUnauthenticated, errSignInEnded.Error(), nil}
+	case errors.Is(err, errIssuerUnavailable):
+		return diagnosis{exitUnavailable, cli.OneLine(err.Error()), []string{"Try again when the issuer is up."}}
 	case errors.Is(err, errNotLoggedIn):
-		login := "tare login"
-		if p.flags.profile != "" {
-			login += " --profile " + p.flags.profile
-		}
-		return diagnosis{exitUnauthenticated, err.Error(), []string{
-			"Log in with: " + login,
-			"Or set " + baseURLVariable + " and " + apiKeyVariable + ".",
-		}}
+		return diagnosis{exitUnauthenticated, errNotLoggedIn.Error(), p.hintAtFirstLogin()}
 	case errors.As(err, &problem):
 		return p.diagnoseProblem(ctx, problem)
 	case errors.As(err, &argument):
@@ -184,7 +179,7 @@ func (p *program) diagnoseProblem(ctx context.Context, e *agentrouter.Error) dia
 	numbered := fmt.Sprintf("%d from %s: %s", e.Status, p.address(), detail)
 	switch {
 	case errors.Is(e, agentrouter.ErrUnauthenticated):
-		message := p.address() + " does not accept the API key"
+		message := p.address() + " does not accept the " + p.session.credential()
 		if !strings.Contains(detail, "Authorization:") { // a text about headers is for people who write requests
 			message += ": " + detail
 		}
@@ -243,7 +238,15 @@ func (p *program) hintAtLogin() []string {
 	if p.session.keyFrom == keyFromInput {
 		return []string{"Is the key complete, and does it belong to this installation? " + again}
 	}
-	return []string{fmt.Sprintf("The API key comes from the %s. %s", p.session.keyFrom, again)}
+	return []string{fmt.Sprintf("The %s comes from the %s. %s", p.session.credential(), p.session.keyFrom, again)}
+}
+
+func (p *program) hintAtFirstLogin() []string {
+	login := "tare login"
+	if p.flags.profile != "" {
+		login += " --profile " + p.flags.profile
+	}
+	return []string{"Log in with: " + login, "Or set " + baseURLVariable + " and " + apiKeyVariable + "."}
 }
 
 // hintAtRole says who you are and which owners can help.

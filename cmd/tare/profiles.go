@@ -25,7 +25,7 @@ import (
 // defaultProfile is the profile that login creates unless --profile names another.
 const defaultProfile = "default"
 
-// profile is an installation and the API key to use there.
+// profile is an installation and the API key or session token to use there.
 type profile struct {
 	BaseURL  string      `json:"base_url"`
 	APIKey   secret.Text `json:"api_key,omitzero"`
@@ -115,7 +115,7 @@ func (p *program) loadProfiles() (profiles, error) {
 }
 
 // lockTimeout is how long to wait for another tare that is changing the file.
-const lockTimeout = 10 * time.Second
+const lockTimeout = 2*issuerTimeout + 5*time.Second // that other one may ask the issuer twice
 
 // changeProfiles reads, changes and replaces profiles.json as one step. A lock file keeps other processes out.
 func (p *program) changeProfiles(ctx context.Context, change func(*profiles) error) (err error) {
@@ -133,7 +133,7 @@ func (p *program) changeProfiles(ctx context.Context, change func(*profiles) err
 	waiting, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	if _, err := lock.TryLockContext(waiting, 10*time.Millisecond); err != nil {
-		return fmt.Errorf("another tare is using %s: %w", lock.Path(), err)
+		return fmt.Errorf("another tare has been using %s for %s, and may be waiting for an issuer; try again: %w", lock.Path(), lockTimeout, err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	read, err := p.loadProfiles()
@@ -206,7 +206,7 @@ func (p *program) profilesListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "List the profiles",
-		Long:    "Lists the profiles, without their API keys. User and project are those of the last log-in; no server is asked.",
+		Long:    "Lists the profiles, without what they are logged in with. User and project are those of the last log-in; no server is asked.",
 		Example: "  tare profiles list",
 		Args:    cli.NoArguments(),
 	}
@@ -263,17 +263,29 @@ func (p *program) profilesUseCommand() *cobra.Command {
 }
 
 func (p *program) profilesRemoveCommand() *cobra.Command {
-	return p.profileChange(&cobra.Command{
-		Use:     "remove <name>",
-		Short:   "Remove a profile and its API key from this machine",
-		Long:    "Removes a profile and its API key from this machine. Nothing changes on the server; the API key stays valid.",
+	var was profile
+	cmd := p.profileChange(&cobra.Command{
+		Use:   "remove <name>",
+		Short: "Remove a profile and its API key from this machine",
+		Long: `Removes a profile and its API key from this machine. Nothing changes on the server; the API key stays valid. A session at
+an issuer is ended there, if the issuer has a way to.`,
 		Example: "  tare profiles remove staging",
 	}, "Removed the profile %s.", "removed", func(all *profiles, name string) {
+		was = all.Profiles[name]
 		delete(all.Profiles, name)
 		if all.Current == name {
 			all.Current = defaultProfile
 		}
 	})
+	remove := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := remove(cmd, args); err != nil {
+			return err
+		}
+		p.endSignIn(cmd.Context(), was.SignIn, was.Insecure)
+		return nil
+	}
+	return cmd
 }
 
 // profileChange makes cmd change the profile that its argument names. It prints done, which repeats the name, or JSON in which

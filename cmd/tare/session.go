@@ -42,6 +42,14 @@ type access struct {
 	gateway           string // where the profile says that the gateway is
 }
 
+// credential returns what apiKey is, for messages.
+func (a *access) credential() string {
+	if isSessionToken(a.apiKey) {
+		return "session token"
+	}
+	return "API key"
+}
+
 // session is a client of the service that remembers the last response.
 type session struct {
 	*agentrouter.Client
@@ -97,7 +105,7 @@ func (p *program) fillFromProfile(a *access) error {
 		return nil
 	}
 	if !isOwnAddress {
-		return cli.Usagef("the API key of the profile %q is only for %s; set %s, or log in there: tare login --base-url URL --profile NAME",
+		return cli.Usagef("what the profile %q is logged in with is only for %s; set %s, or log in there: tare login --base-url URL --profile NAME",
 			name, used.BaseURL, apiKeyVariable)
 	}
 	a.apiKey, a.profile, a.keyFrom = used.APIKey, name, fmt.Sprintf("profile %q", name)
@@ -141,13 +149,12 @@ func (p *program) connect(ctx context.Context) (*session, error) {
 		return p.openSession(ctx, a)
 	}
 	return p.openSession(ctx, a, agentrouter.WithAPIKeySource(func(ctx context.Context) (string, error) { // for commands that run for long
-		if expiresSoon(a.apiKey, time.Now()) {
-			var err error
-			if a.apiKey, err = p.renew(ctx, a.profile); err != nil {
-				return "", err
-			}
+		key, err := p.validKey(ctx, a)
+		if err != nil {
+			return "", err
 		}
-		return a.apiKey.Reveal(), nil
+		a.apiKey = key
+		return key.Reveal(), nil
 	}))
 }
 

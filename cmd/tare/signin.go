@@ -29,8 +29,13 @@ import (
 )
 
 const (
-	// issuerTimeout bounds a request to an issuer.
-	issuerTimeout = 10 * time.Second
+	// issuerTimeout bounds a request to an issuer, and maxIssuerAnswer its answer, in bytes.
+	issuerTimeout   = 10 * time.Second
+	maxIssuerAnswer = 1 << 20
+	// maxIssuerText is how much of what an issuer says of an error is shown, in bytes.
+	maxIssuerText = 300
+	// maxPollInterval is the longest that an issuer may have tare wait between two questions whether somebody has entered a code, in seconds.
+	maxPollInterval = 60
 	// signInTimeout is how long tare waits for somebody to sign in.
 	signInTimeout = 10 * time.Minute
 	// renewBefore is how long before its end a session token is renewed, so that no request meets the end.
@@ -39,8 +44,12 @@ const (
 	signInWeb, signInDevice = "web", "device"
 )
 
-// errSignInEnded means that the issuer gives no further session token for a profile.
-var errSignInEnded = errors.New("your session has ended")
+var (
+	// errSignInEnded means that the issuer gives no further session token for a profile.
+	errSignInEnded = errors.New("your session has ended")
+	// errIssuerUnavailable means that a request got no answer from the issuer.
+	errIssuerUnavailable = errors.New("no answer from the issuer")
+)
 
 // signIn is a session at an OpenID Connect issuer, from which a profile's session token is. It is stored with the profile.
 type signIn struct {
@@ -55,8 +64,9 @@ type signIn struct {
 // issuer is an OpenID Connect issuer as it describes itself.
 type issuer struct {
 	oauth2.Config
-	provider   *oidc.Provider
-	revocation string // the URL of its revocation endpoint; empty if it has none
+	provider    *oidc.Provider
+	revocation  string // the URL of its revocation endpoint; empty if it has none
+	namesItself bool   // its answers to sign-ins have the parameter iss (RFC 9207)
 }
 
 // readSignInOptions asks a service at which issuer people sign in. It returns nil if they can't.
@@ -67,7 +77,8 @@ func readSignInOptions(ctx context.Context, a access) (*signIn, error) {
 	if err != nil {
 		return nil, err
 	}
-	response, err := (&http.Client{Transport: newTransport()}).Do(request)
+	client := &http.Client{Transport: newTransport(), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	response, err := client.Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("ask the service how to sign in: %w", err)
 	}
@@ -91,32 +102,78 @@ func readSignInOptions(ctx context.Context, a access) (*signIn, error) {
 
 // discover reads what the issuer says of itself. ctx is also for the requests that are sent with the answer.
 func (s *signIn) discover(ctx context.Context, insecure bool) (*issuer, error) {
-	if u, err := url.Parse(s.Issuer); err != nil || u.Scheme != "https" && !insecure && !netaddr.IsLoopback(u.Hostname()) {
+	if !isPrivate(s.Issuer, insecure) {
 		return nil, cli.Usagef("the issuer is not at an https:// address, so what you sign in with could be read on the way; use --insecure on a network that nobody else can reach")
 	}
-	provider, err := oidc.NewProvider(ctx, s.Issuer)
-	if err != nil {
-		return nil, fmt.Errorf("the issuer does not answer as one: %w", err)
-	}
 	var further struct {
-		Revocation string `json:"revocation_endpoint"`
+		Revocation  string `json:"revocation_endpoint"`
+		Keys        string `json:"jwks_uri"`
+		NamesItself bool   `json:"authorization_response_iss_parameter_supported"`
 	}
-	if err := provider.Claims(&further); err != nil {
-		return nil, fmt.Errorf("the issuer does not answer as one: %w", err)
+	provider, err := oidc.NewProvider(ctx, s.Issuer)
+	if err == nil {
+		err = provider.Claims(&further)
+	}
+	switch err = describeIssuerError(err); {
+	case errors.Is(err, errIssuerUnavailable):
+		return nil, err
+	case err != nil:
+		return nil, errors.New("the issuer does not answer as one: " + shortened(err.Error()))
 	}
 	endpoint := provider.Endpoint()
+	for _, address := range []string{endpoint.AuthURL, endpoint.TokenURL, endpoint.DeviceAuthURL, further.Revocation, further.Keys} {
+		if address != "" && !isPrivate(address, insecure) {
+			return nil, errors.New("the issuer names an address that is not https://, so what you sign in with could be read on the way")
+		}
+	}
 	endpoint.AuthStyle = oauth2.AuthStyleInParams // a public client has no secret to put into a header
-	return &issuer{oauth2.Config{ClientID: s.ClientID, Endpoint: endpoint, Scopes: s.Scopes}, provider, further.Revocation}, nil
+	return &issuer{oauth2.Config{ClientID: s.ClientID, Endpoint: endpoint, Scopes: s.Scopes}, provider, further.Revocation, further.NamesItself}, nil
 }
 
-func issuerContext(ctx context.Context) context.Context {
-	return oidc.ClientContext(ctx, &http.Client{Transport: newTransport(), Timeout: issuerTimeout})
+// isPrivate reports whether nobody can read on the way what is sent to an address, or insecure allows that.
+func isPrivate(address string, insecure bool) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && (insecure || netaddr.IsLoopback(u.Hostname())))
+}
+
+// newIssuerClient returns a client for requests to an issuer. It follows no redirect of a POST: the body has the code or the refresh token.
+func newIssuerClient(insecure bool) *http.Client {
+	return &http.Client{
+		Transport: boundedTransport{newTransport()},
+		Timeout:   issuerTimeout,
+		CheckRedirect: func(to *http.Request, via []*http.Request) error {
+			if via[0].Method != http.MethodGet || len(via) > 3 || !isPrivate(to.URL.String(), insecure) {
+				return http.ErrUseLastResponse
+			}
+			return nil
+		},
+	}
+}
+
+// boundedTransport cuts off answers at maxIssuerAnswer.
+type boundedTransport struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t boundedTransport) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := t.next.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	response.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(response.Body, maxIssuerAnswer), response.Body}
+	return response, nil
+}
+
+func issuerContext(ctx context.Context, insecure bool) context.Context {
+	return oidc.ClientContext(ctx, newIssuerClient(insecure))
 }
 
 // signInAt has somebody sign in at the issuer, in the browser of this machine or on any device, and returns the session token. It sets the
 // refresh token of s.
 func (p *program) signInAt(ctx context.Context, s *signIn, way string, insecure bool) (secret.Text, error) {
-	ctx, cancel := context.WithTimeout(issuerContext(ctx), signInTimeout)
+	ctx, cancel := context.WithTimeout(issuerContext(ctx, insecure), signInTimeout)
 	defer cancel()
 	at, err := s.discover(ctx, insecure)
 	if err != nil {
@@ -178,7 +235,7 @@ func (p *program) signInInBrowser(ctx context.Context, at *issuer, issuerURL, no
 	returned := make(chan url.Values, 1)
 	server := &http.Server{ReadHeaderTimeout: issuerTimeout, Handler: redirectHandler(state, returned)}
 	go func() { _ = server.Serve(listener) }() // ends with Close
-	defer func() { _ = server.Close() }()
+	defer stopAfterAnswers(ctx, server)
 	options := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce)}
 	if slices.Contains(at.Scopes, oidc.ScopeOfflineAccess) { // OpenID Connect Core 11: a refresh token takes consent
 		options = append(options, oauth2.SetAuthURLParam("prompt", "consent"))
@@ -192,7 +249,7 @@ func (p *program) signInInBrowser(ctx context.Context, at *issuer, issuerURL, no
 	select {
 	case answer := <-returned:
 		code, by := answer.Get("code"), answer.Get("iss")
-		if by != "" && by != issuerURL { // RFC 9207
+		if by != issuerURL && (by != "" || at.namesItself) { // RFC 9207
 			return nil, errors.New("the answer to the sign-in is from another issuer")
 		}
 		if code != "" {
@@ -204,10 +261,20 @@ func (p *program) signInInBrowser(ctx context.Context, at *issuer, issuerURL, no
 	}
 }
 
+// stopAfterAnswers stops a server once the browser has the page that it asked for.
+func stopAfterAnswers(ctx context.Context, server *http.Server) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // browsers also open connections and ask for nothing
+	defer cancel()
+	if server.Shutdown(ctx) != nil {
+		_ = server.Close()
+	}
+}
+
 // openPage opens a page in the browser, or with the program that BROWSER names. If that fails, the note says how to open it.
 func (p *program) openPage(ctx context.Context, page string) {
 	if opener := p.Getenv("BROWSER"); opener != "" {
-		_ = exec.CommandContext(ctx, opener, page).Run() //nolint:gosec // G204: the user's own choice
+		// The program may be the browser itself, which is to live longer than tare.
+		_ = exec.CommandContext(context.WithoutCancel(ctx), opener, page).Run() //nolint:gosec // G204: the user's own choice
 		return
 	}
 	browser.Stdout, browser.Stderr = io.Discard, io.Discard
@@ -256,16 +323,25 @@ func (p *program) signInOnDevice(ctx context.Context, at *issuer) (*oauth2.Token
 	if code.VerificationURIComplete != "" {
 		p.printNote("Or open " + code.VerificationURIComplete)
 	}
-	return at.DeviceAccessToken(ctx, code)
+	code.Interval = min(max(code.Interval, 0), maxPollInterval) // a ticker can't take what is below
+	got, err := at.DeviceAccessToken(ctx, code)
+	if err != nil && !code.Expiry.IsZero() && time.Now().After(code.Expiry) {
+		return nil, &oauth2.RetrieveError{ErrorCode: "expired_token"} // the issuer has no time left to say so
+	}
+	return got, err
 }
 
 // describeIssuerError returns what an issuer's error says, without the answer that oauth2 would quote.
 func describeIssuerError(err error) error {
-	var refused *oauth2.RetrieveError
-	if !errors.As(err, &refused) {
-		return err
-	}
+	var (
+		refused  *oauth2.RetrieveError
+		noAnswer *url.Error
+	)
 	switch {
+	case errors.As(err, &noAnswer):
+		return fmt.Errorf("%w: %w", errIssuerUnavailable, noAnswer.Err)
+	case !errors.As(err, &refused):
+		return err
 	case refused.ErrorCode == "access_denied":
 		return fmt.Errorf("the sign-in was refused at the issuer: %w", errDeclined)
 	case refused.ErrorCode == "expired_token":
@@ -273,20 +349,30 @@ func describeIssuerError(err error) error {
 	case refused.ErrorCode == "" && refused.Response != nil:
 		return fmt.Errorf("the issuer answers %s", refused.Response.Status)
 	}
-	return errors.New(strings.TrimSuffix("the issuer refuses: "+refused.ErrorCode+": "+refused.ErrorDescription, ": "))
+	return errors.New(strings.TrimSuffix("the issuer refuses: "+shortened(refused.ErrorCode)+": "+shortened(refused.ErrorDescription), ": "))
 }
+
+// shortened returns the beginning of what an issuer says, which may be a page.
+func shortened(text string) string {
+	if len(text) > maxIssuerText {
+		text = strings.ToValidUTF8(text[:maxIssuerText], "") + "…"
+	}
+	return text
+}
+
+// isSessionToken reports whether a credential is a session token (a JWT) rather than an API key.
+func isSessionToken(credential secret.Text) bool { return strings.Count(credential.Reveal(), ".") == 2 }
 
 // expiresSoon reports whether a credential is a session token (a JWT) that has expired or is about to. Whether it is valid is for the
 // service to say.
 func expiresSoon(credential secret.Text, now time.Time) bool {
-	parts := strings.Split(credential.Reveal(), ".")
-	if len(parts) != 3 {
+	if !isSessionToken(credential) {
 		return false
 	}
 	var claims struct {
 		Expires float64 `json:"exp"` // in seconds since 1970; RFC 7519 allows fractions
 	}
-	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	text, err := base64.RawURLEncoding.DecodeString(strings.Split(credential.Reveal(), ".")[1])
 	if err != nil || json.Unmarshal(text, &claims) != nil || claims.Expires == 0 {
 		return false
 	}
@@ -296,55 +382,88 @@ func expiresSoon(credential secret.Text, now time.Time) bool {
 // connectable returns what resolveAccess does, with a new session token in place of one that is about to expire.
 func (p *program) connectable(ctx context.Context) (access, error) {
 	a, err := p.resolveAccess()
-	if err != nil || a.profile == "" || !expiresSoon(a.apiKey, time.Now()) {
+	if err != nil {
 		return a, err
 	}
-	a.apiKey, err = p.renew(ctx, a.profile)
+	a.apiKey, err = p.validKey(ctx, a)
 	return a, err
 }
 
-// renew returns the session token of a profile, from the issuer if the stored one is about to expire. The lock of profiles.json has one tare
-// do so at a time: issuers take each refresh token once.
-func (p *program) renew(ctx context.Context, name string) (token secret.Text, err error) {
-	err = p.changeProfiles(ctx, func(all *profiles) error {
-		used := all.Profiles[name]
-		token = used.APIKey
-		if used.SignIn == nil || !expiresSoon(token, time.Now()) {
-			return nil
+// validKey returns the API key of a, or a new session token in place of one that is about to expire.
+func (p *program) validKey(ctx context.Context, a access) (secret.Text, error) {
+	if a.profile == "" || !expiresSoon(a.apiKey, time.Now()) {
+		return a.apiKey, nil
+	}
+	var err error
+	changed := p.changeProfiles(ctx, func(all *profiles) error {
+		used := all.Profiles[a.profile]
+		if used.APIKey.Reveal() == "" || !isSameAddress(used.BaseURL, a.baseURL) { // another tare has logged out, or in elsewhere
+			return errNotLoggedIn
 		}
-		if used.SignIn.RefreshToken.Reveal() == "" {
-			return errSignInEnded
-		}
-		ctx := issuerContext(ctx)
-		s := *used.SignIn
-		at, err := s.discover(ctx, used.Insecure)
-		if err != nil {
-			return err
-		}
-		got, err := at.TokenSource(ctx, &oauth2.Token{RefreshToken: s.RefreshToken.Reveal()}).Token()
-		if refused := (*oauth2.RetrieveError)(nil); errors.As(err, &refused) && refused.ErrorCode == "invalid_grant" {
-			return errSignInEnded
-		}
-		if err != nil {
-			return describeIssuerError(err)
-		}
-		if token, err = p.sessionToken(ctx, &s, at, got, ""); err != nil {
-			return err
-		}
-		used.APIKey, used.SignIn = token, &s
-		all.Profiles[name] = used
-		return nil
+		err = p.renew(ctx, &used, a.profile)
+		all.Profiles[a.profile] = used
+		a.apiKey = used.APIKey
+		return nil // what the issuer gave is stored, whatever failed afterwards
 	})
-	return token, err
+	return a.apiKey, cmp.Or(changed, err)
 }
 
-// revoke ends the session at the issuer, if that has a way to (RFC 7009).
-func (s *signIn) revoke(ctx context.Context, insecure bool) error {
-	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
-	defer cancel()
-	at, err := s.discover(issuerContext(ctx), insecure)
-	if err != nil || at.revocation == "" || s.RefreshToken.Reveal() == "" {
+// renew replaces the session token of a profile if it is about to expire. The lock of profiles.json has one tare do so at a time: issuers take
+// each refresh token once.
+func (p *program) renew(ctx context.Context, used *profile, name string) error {
+	if used.SignIn == nil || !expiresSoon(used.APIKey, time.Now()) {
+		return nil
+	}
+	ended := hintedError{errSignInEnded, "Log in again with: tare login --web --profile " + name}
+	if used.SignIn.RefreshToken.Reveal() == "" {
+		return ended
+	}
+	ctx = issuerContext(ctx, used.Insecure)
+	at, err := used.SignIn.discover(ctx, used.Insecure)
+	if err != nil {
 		return err
+	}
+	// Once the issuer has the refresh token, its answer has the only one that it takes from then on. Nothing stops tare before that.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), issuerTimeout)
+	defer cancel()
+	got, err := at.TokenSource(ctx, &oauth2.Token{RefreshToken: used.SignIn.RefreshToken.Reveal()}).Token()
+	if refused := (*oauth2.RetrieveError)(nil); errors.As(err, &refused) && refused.ErrorCode == "invalid_grant" {
+		return ended
+	}
+	if err != nil {
+		return describeIssuerError(err)
+	}
+	token, err := p.sessionToken(ctx, used.SignIn, at, got, "")
+	if err != nil {
+		return err
+	}
+	used.APIKey = token
+	return nil
+}
+
+// endSignIn ends the session of a profile at the issuer, if it has one, and warns if that fails.
+func (p *program) endSignIn(ctx context.Context, s *signIn, insecure bool) {
+	if s == nil {
+		return
+	}
+	if err := s.revoke(ctx, insecure); err != nil {
+		p.printNote("tare: warning: the session at the issuer could not be ended: " + cli.OneLine(err.Error()))
+	}
+}
+
+// revoke ends the session at the issuer (RFC 7009).
+func (s *signIn) revoke(ctx context.Context, insecure bool) error {
+	if s.RefreshToken.Reveal() == "" { // the session token is all that there is, and it expires
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(issuerContext(ctx, insecure), issuerTimeout)
+	defer cancel()
+	at, err := s.discover(ctx, insecure)
+	if err != nil {
+		return err
+	}
+	if at.revocation == "" {
+		return errors.New("it has no way to")
 	}
 	form := url.Values{"token": {s.RefreshToken.Reveal()}, "token_type_hint": {"refresh_token"}, "client_id": {s.ClientID}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, at.revocation, strings.NewReader(form.Encode()))
@@ -352,9 +471,9 @@ func (s *signIn) revoke(ctx context.Context, insecure bool) error {
 		return err
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	response, err := (&http.Client{Transport: newTransport()}).Do(request)
+	response, err := newIssuerClient(insecure).Do(request)
 	if err != nil {
-		return err
+		return describeIssuerError(err)
 	}
 	_ = response.Body.Close()
 	if response.StatusCode != http.StatusOK {

@@ -6,12 +6,16 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,11 +25,13 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
+// jwt returns a session token with these claims that nobody has signed.
+func jwt(claims string) string {
+	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+}
+
 func TestExpiresSoon(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	jwt := func(claims string) string {
-		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
-	}
 	for credential, want := range map[string]bool{
 		"": false, "ak_01M7W0BTX000000000000000AK_secret": false, "a.b.c": false, "e30.bm90IEpTT04.c2ln": false,
 		jwt(`{}`): false, jwt(`{"exp":"1"}`): false,
@@ -85,6 +91,13 @@ func (u *user) changeStored(change func(*profile)) {
 	u.t.Helper()
 	one := u.stored()
 	change(&one)
+	u.store(one)
+}
+
+// store has a user have this profile only.
+func (u *user) store(one profile) {
+	u.t.Helper()
+	require.NoError(u.t, os.MkdirAll(u.config, 0o700))
 	text, err := json.Marshal(profiles{Current: defaultProfile, Profiles: map[string]profile{defaultProfile: one}})
 	require.NoError(u.t, err)
 	require.NoError(u.t, os.WriteFile(filepath.Join(u.config, "profiles.json"), text, 0o600))
@@ -131,6 +144,7 @@ func TestLoginAtAnIssuerInTheBrowser(t *testing.T) {
 	got = u.run("whoami")
 	require.Equal(t, exitUnauthenticated, got.code, "logging out ended the session at the issuer")
 	require.Contains(t, got.stderr, "your session has ended")
+	require.Contains(t, got.stderr, "tare login --web --profile default")
 }
 
 func TestLoginAtAnIssuerOnADevice(t *testing.T) {
@@ -195,12 +209,12 @@ func TestAnIssuerThatIsDownEndsNoSession(t *testing.T) {
 	require.Equal(t, exitOK, got.code, got.all())
 	before := u.stored()
 	u.changeStored(func(p *profile) {
-		p.APIKey = secret.New("e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":1}`)) + ".c2ln")
+		p.APIKey = secret.New(jwt(`{"exp":1}`))
 		p.SignIn.Issuer = "http://127.0.0.1:9"
 	})
 	got = u.run("whoami")
-	require.Equal(t, exitFailure, got.code, got.all())
-	require.Contains(t, got.stderr, "the issuer does not answer")
+	require.Equal(t, exitUnavailable, got.code, got.all())
+	require.Contains(t, got.stderr, "no answer from the issuer")
 	u.changeStored(func(p *profile) { p.SignIn.Issuer = before.SignIn.Issuer })
 	require.Contains(t, u.runOK("whoami"), "alice", "it goes on when the issuer is back")
 }
@@ -215,4 +229,206 @@ func TestEnterAtThePromptForAKeySignsIn(t *testing.T) {
 	code, shown := s.wait()
 	require.Equal(t, exitOK, code, shown)
 	require.Contains(t, shown, "as alice")
+}
+
+// newFakeIssuer starts a service that is its own issuer. change is made to what the issuer says of itself; answer is for requests other than
+// those for that and for how to sign in.
+func newFakeIssuer(t *testing.T, change map[string]any, answer func(request string, w http.ResponseWriter, r *http.Request)) *fakeService {
+	t.Helper()
+	return newFakeService(t, func(request string, w http.ResponseWriter, r *http.Request) {
+		self := "http://" + r.Host
+		switch request {
+		case "GET sign-in":
+			writeJSON(w, http.StatusOK, map[string]any{"methods": []string{"api_key", "oidc"}, "oidc": map[string]any{
+				"issuer": self, "client_id": "tare", "scopes": []string{"openid"}, "session_token": "access_token"}})
+		case "GET openid-configuration":
+			document := map[string]any{"issuer": self}
+			for _, name := range []string{"authorization", "token", "device_authorization", "revocation"} {
+				document[name+"_endpoint"] = self + "/" + name
+			}
+			maps.Copy(document, change)
+			writeJSON(w, http.StatusOK, document)
+		case "GET whoami":
+			writeJSON(w, http.StatusOK, sessionDocument())
+		default:
+			answer(request, w, r)
+		}
+	})
+}
+
+const testRefreshToken = "refresh-token-hunter2"
+
+// signedIn returns a user whose session token has expired.
+func (s *fakeService) signedIn(t *testing.T) *user {
+	t.Helper()
+	u := newUser(t)
+	u.store(profile{BaseURL: s.URL, APIKey: secret.New(jwt(`{"exp":1}`)), SignIn: &signIn{
+		Issuer: s.URL, ClientID: "tare", Scopes: []string{"openid"}, SessionToken: "access_token", RefreshToken: secret.New(testRefreshToken)}})
+	return u
+}
+
+func TestRefreshTokensFollowNoRedirect(t *testing.T) {
+	t.Parallel()
+	other := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, map[string]any{}) })
+	issuer := newFakeIssuer(t, nil, func(_ string, w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+	})
+	u := issuer.signedIn(t)
+	got := u.run("whoami")
+	require.Equal(t, exitFailure, got.code, got.all())
+	require.Contains(t, got.stderr, "the issuer answers 307")
+	require.Contains(t, u.run("logout").stderr, "could not be ended: the issuer answers 307")
+	require.Contains(t, issuer.requestsSoFar(), "POST token")
+	require.Contains(t, issuer.lastBody(), testRefreshToken)
+	require.Empty(t, other.requestsSoFar())
+}
+
+func TestIssuersThatSayWhatNoneShould(t *testing.T) {
+	t.Parallel()
+	endless := strings.Repeat("x", maxIssuerAnswer)
+	for name, c := range map[string]struct {
+		change map[string]any
+		want   string
+	}{
+		"in clear text":      {map[string]any{"token_endpoint": "http://192.0.2.1/token"}, "is not https://"},
+		"file":               {map[string]any{"authorization_endpoint": "file:///bin/sh"}, "is not https://"},
+		"flag":               {map[string]any{"authorization_endpoint": "--version"}, "is not https://"},
+		"keys in clear text": {map[string]any{"jwks_uri": "http://192.0.2.1/keys"}, "is not https://"},
+		"another issuer":     {map[string]any{"issuer": "https://issuer.example" + hostileName + endless[:9999]}, "does not answer as one"},
+		"endless":            {map[string]any{"padding": endless}, "does not answer as one"},
+	} {
+		u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+newFakeIssuer(t, c.change, nil).URL)
+		got := u.run("login", "--web")
+		require.Equal(t, exitFailure, got.code, name)
+		require.Contains(t, got.stderr, c.want, name)
+		require.Less(t, len(got.all()), 1000, name)
+		requireSafe(t, got.stderr)
+	}
+}
+
+func TestDeviceCodesOfAHostileIssuer(t *testing.T) {
+	t.Parallel()
+	for interval, refusal := range map[int]string{-1: "authorization_pending", 1: hostileName} {
+		issuer := newFakeIssuer(t, nil, func(request string, w http.ResponseWriter, _ *http.Request) {
+			if request == "POST device_authorization" {
+				writeJSON(w, http.StatusOK, map[string]any{
+					"device_code": "d", "user_code": hostileName, "verification_uri": hostileName, "verification_uri_complete": hostileName,
+					"expires_in": 2, "interval": interval,
+				})
+				return
+			}
+			writeJSON(w, http.StatusBadRequest, map[string]any{"error": refusal, "error_description": strings.Repeat(hostileName, 100)})
+		})
+		got := newUser(t, "AGENTROUTER_BASE_URL="+issuer.URL).run("login", "--device")
+		require.Equal(t, exitFailure, got.code, got.all())
+		require.Regexp(t, "the code has expired before anybody entered it|the issuer refuses: evil", got.stderr)
+		requireSafe(t, got.stderr)
+		require.Less(t, len(got.stderr), 2000)
+	}
+}
+
+func TestRedirectsFromAnotherIssuer(t *testing.T) {
+	t.Parallel()
+	for iss, promised := range map[string]bool{"": true, "&iss=https://issuer.example": false} {
+		issuer := newFakeIssuer(t, map[string]any{"authorization_response_iss_parameter_supported": promised}, nil)
+		u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+issuer.URL)
+		got := u.signInAs(func(_, page string) bool {
+			authorization, err := url.Parse(page)
+			require.NoError(t, err)
+			query := authorization.Query()
+			status, _ := browse(t, query.Get("redirect_uri")+"?code=x&state="+query.Get("state")+iss)
+			require.Equal(t, http.StatusOK, status)
+			return true
+		}, "login", "--web")
+		require.Equal(t, exitFailure, got.code, got.all())
+		require.Contains(t, got.stderr, "from another issuer")
+		require.NotContains(t, issuer.requestsSoFar(), "POST token")
+	}
+}
+
+func TestOneRenewalForTaresAtOnce(t *testing.T) {
+	t.Parallel()
+	issuer := newFakeIssuer(t, nil, func(request string, w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]any{"access_token": jwt(`{"exp":9999999999}`), "refresh_token": "second-" + testRefreshToken})
+	})
+	u := issuer.signedIn(t)
+	var wg sync.WaitGroup
+	outcomes := make([]outcome, 4)
+	for i := range outcomes {
+		wg.Go(func() { outcomes[i] = u.run("whoami") })
+	}
+	wg.Wait()
+	for _, got := range outcomes {
+		require.Equal(t, exitOK, got.code, got.all())
+	}
+	renewals := slices.DeleteFunc(issuer.requestsSoFar(), func(request string) bool { return request != "POST token" })
+	require.Len(t, renewals, 1, "issuers take each refresh token once")
+	require.Equal(t, "second-"+testRefreshToken, u.stored().SignIn.RefreshToken.Reveal())
+}
+
+func TestFailedRenewalKeepsTheRefreshToken(t *testing.T) {
+	t.Parallel()
+	issuer := newFakeIssuer(t, nil, func(_ string, w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]any{"access_token": "a", "id_token": "no.JWT", "refresh_token": "second-" + testRefreshToken})
+	})
+	u := issuer.signedIn(t)
+	got := u.run("whoami")
+	require.Equal(t, exitFailure, got.code, got.all())
+	require.Contains(t, got.stderr, "an ID token that is not valid")
+	require.Equal(t, "second-"+testRefreshToken, u.stored().SignIn.RefreshToken.Reveal(), "the issuer takes the first no more")
+}
+
+func TestSessionTokenOfAnotherService(t *testing.T) {
+	t.Parallel()
+	u := newUser(t)
+	valid := secret.New(jwt(`{"exp":9999999999}`))
+	u.store(profile{BaseURL: "https://b.example", APIKey: valid})
+	p := newProgram([]string{configDirVariable + "=" + u.config}, nil, io.Discard, io.Discard)
+	expired := access{baseURL: "https://a.example", apiKey: secret.New(jwt(`{"exp":1}`)), profile: defaultProfile}
+	_, err := p.validKey(t.Context(), expired)
+	require.ErrorIs(t, err, errNotLoggedIn, "the profile has been logged in elsewhere since tare read it")
+	expired.baseURL = "https://b.example"
+	got, err := p.validKey(t.Context(), expired)
+	require.NoError(t, err)
+	require.Equal(t, valid.Reveal(), got.Reveal())
+}
+
+func TestRemovedProfileEndsItsSession(t *testing.T) {
+	t.Parallel()
+	issuer := newFakeIssuer(t, nil, func(_ string, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	u := issuer.signedIn(t)
+	u.runOK("profiles remove default")
+	require.Contains(t, issuer.requestsSoFar(), "POST revocation")
+	require.Contains(t, issuer.lastBody(), "token="+testRefreshToken)
+
+	u = newFakeIssuer(t, map[string]any{"revocation_endpoint": ""}, nil).signedIn(t)
+	require.Contains(t, u.run("logout").stderr, "could not be ended: it has no way to")
+}
+
+func TestRefusedSessionIsEndedAtTheIssuer(t *testing.T) {
+	t.Parallel()
+	issuer := newFakeIssuer(t, nil, func(request string, w http.ResponseWriter, _ *http.Request) {
+		switch request {
+		case "POST device_authorization":
+			writeJSON(w, http.StatusOK, map[string]any{"device_code": "d", "user_code": "u", "verification_uri": "https://issuer.example", "interval": 1})
+		case "POST token":
+			writeJSON(w, http.StatusOK, map[string]any{"access_token": jwt(`{"exp":9999999999}`), "refresh_token": testRefreshToken})
+		}
+	})
+	service := newFakeService(t, func(request string, w http.ResponseWriter, r *http.Request) {
+		if request == "GET sign-in" {
+			writeJSON(w, http.StatusOK, map[string]any{"methods": []string{"oidc"}, "oidc": map[string]any{
+				"issuer": issuer.URL, "client_id": "tare", "scopes": []string{"openid"}, "session_token": "access_token"}})
+			return
+		}
+		writeProblem(w, http.StatusUnauthorized, "unauthenticated", "The token is for another audience.")
+	})
+	u := newUser(t, "AGENTROUTER_BASE_URL="+service.URL)
+	got := u.run("login", "--device")
+	require.Equal(t, exitUnauthenticated, got.code, got.all())
+	require.Contains(t, got.stderr, "does not accept the session token: The token is for another audience.")
+	require.Contains(t, got.stderr, "The session token comes from the issuer.")
+	require.Contains(t, issuer.requestsSoFar(), "POST revocation")
+	require.Contains(t, issuer.lastBody(), "token="+testRefreshToken)
+	require.NoFileExists(t, u.profilesFile())
 }
