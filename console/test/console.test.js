@@ -129,14 +129,14 @@ test('a key of a provider is not sent as a credential, and a wrong API key says 
 
 test('a user signs in at the issuer, is where they were, and no token stays in the tab', async () => {
   const v = await visitor({ others: [home, issuer] });
-  await v.page.goto(`${home}/console/audit?outcome=denied`);
+  await v.page.goto(`${home}/console/keys?state=revoked`);
   await v.page.getByRole('button', { name: /^Continue with/ }).waitFor();
   await accessible(v.page, 'the sign-in with an issuer');
   if (shots) await v.page.screenshot({ path: join(shots, 'issuer.png') });
   await v.page.getByRole('button', { name: `Continue with ${new URL(issuer).host}` }).click();
-  await v.page.getByRole('heading', { name: 'Audit' }).waitFor();
+  await v.page.getByRole('heading', { name: 'Keys', exact: true }).waitFor();
   await v.page.getByRole('link', { name: 'alice (owner)' }).waitFor();
-  assert.equal(v.page.url(), `${home}/console/audit?outcome=denied`);
+  assert.equal(v.page.url(), `${home}/console/keys?state=revoked`);
   const kept = await v.page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, history.state, document.documentElement.outerHTML]));
   assert.doesNotMatch(kept, /eyJ|verifier/);
   const asked = v.sent.filter((r) => r.url().startsWith(`${issuer}/`) && r.method() === 'POST');

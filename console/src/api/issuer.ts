@@ -34,11 +34,11 @@ export async function leaveForIssuer(issuer: Issuer) {
 /** Takes the issuer's answer out of the page's URL, which shows the page where the reader was. Undefined if this tab awaits none. */
 export function takeAnswer(): Answer | undefined {
   const params = new URLSearchParams(location.search);
-  if (!params.has('state')) return undefined;
+  if (location.origin + location.pathname !== redirect || !params.has('state') || !(params.has('code') || params.has('error'))) return undefined;
   const kept = JSON.parse(sessionStorage.getItem(storage) ?? 'null') as Omit<Answer, 'params'> | null;
   sessionStorage.removeItem(storage);
   const isOurs = kept?.state === params.get('state');
-  history.replaceState(null, '', `/console${isOurs ? kept.path : location.pathname.replace(/^\/console/, '')}`);
+  history.replaceState(null, '', `/console${isOurs ? kept.path : ''}`);
   return isOurs ? { ...kept, params } : undefined;
 }
 
