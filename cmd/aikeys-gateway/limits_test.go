@@ -3,7 +3,10 @@ package main
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -67,5 +70,38 @@ func TestGatewaysShareALimitAsTheyComeAndGo(t *testing.T) {
 		awaitShares(1)
 		limit(`{"concurrent":null,"requests_per_day":6}`)
 		awaitShares(0) // each has served more today
+	})
+}
+
+func TestTheNextKeyServesWhileTheFirstIsLimited(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		var limited atomic.Value // the credential of the first request
+		provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			limited.CompareAndSwap(nil, r.Header.Get("Authorization"))
+			if r.Header.Get("Authorization") == limited.Load() {
+				w.Header().Set("Retry-After", "300")
+				w.WriteHeader(http.StatusTooManyRequests)
+			}
+		}))
+		t.Cleanup(provider.Close)
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		next, first := c.register(replica), c.register(replica)
+		policy := send(http.MethodPut, replica.address.API+"/v1/customers/-/projects/-/policy", c.alice, `{"on_limited":"next_key"}`, "Content-Type", "application/json")
+		require.Equal(t, http.StatusOK, policy.status, policy.body)
+		credential := c.run("admin dataplane create --customer acme --name edge")
+		gateway := startProcess(t, os.Args[0], gatewayEnviron(t, replica.address.Dataplane, credential), "--upstream", "openai="+provider.URL+"/v1").awaitReady()
+		requireServed := func(status int, key, reason string) {
+			t.Helper()
+			got := send(http.MethodPost, gateway.address.Gateway+"/openai/chat/completions", c.alice, "{}", "Content-Type", "application/json")
+			require.Equal(t, []any{status, key, reason}, []any{got.status, got.header.Get("Agentrouter-Key-Id"), got.header.Get("Agentrouter-Reason")}, got.body)
+		}
+		requireServed(http.StatusTooManyRequests, first, "project_key")
+		requireServed(http.StatusOK, next, "next_key_limited")
+		requireServed(http.StatusOK, next, "next_key_limited")
+		require.Equal(t, "complete", string(c.revoke(replica, next, "10s").State))
+		requireServed(http.StatusTooManyRequests, first, "project_key")
 	})
 }
