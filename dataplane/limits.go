@@ -154,7 +154,7 @@ func (l *limiter) reached(key *Key, c *counts, now time.Time) *LimitError {
 }
 
 // countsOf returns the counts of a key for the minute and the day of a time, at which the Clock says passed. If the time was set back, the
-// counts go on for as long as a minute and a day last, so that nobody has them anew. The caller holds mu.
+// counts go on for as long as a minute and a day last: a clock that is set back gives no fresh limit. The caller holds mu.
 func (l *limiter) countsOf(keyID string, now time.Time, passed time.Duration) *counts {
 	seconds := now.Unix() //nolint:forbidigo // of the clock's minutes and days
 	minute, day := seconds/60, seconds/(24*60*60)
@@ -190,7 +190,7 @@ func (l *limiter) makeRoom(day int64) {
 }
 
 const (
-	// asideTime is how long a key is left aside whose provider does not say for how long it limits the key.
+	// asideTime is how long a key is left aside if its provider does not say how long to wait.
 	asideTime = 30 * time.Second
 	// maxAsideTime bounds how long a key is left aside before it is tried again.
 	maxAsideTime = 5 * time.Minute

@@ -62,7 +62,8 @@ func (r *Resolver) Report(key *Key, status int) { r.ReportAnswer(key, status, ni
 // ReportAnswer records a provider's answer to a key, of whose body the first verdict.BodyLimit bytes are enough. The provider's
 // rules decide whether it is the key's failure or its use; most answers need no rule: see verdict.Rules.Judge. A 403 that no rule knows
 // is a failure if two users get it within five minutes and nobody has success between; a single user's may be about what was asked
-// for. After a 429, the key is left aside as by SetAside. Run sends the reports in batches. ReportAnswer counts the request as CountUse does, and never blocks.
+// for. After a 429, it leaves the key aside as SetAside does. Run sends the reports in batches. ReportAnswer counts the request as CountUse
+// does, and never blocks.
 func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
 	if key == nil || key.ID == "" {
 		return

@@ -34,7 +34,7 @@ const (
 	maxIssuerAnswer = 1 << 20
 	// maxIssuerText is how much of what an issuer says of an error is shown, in bytes.
 	maxIssuerText = 300
-	// maxPollInterval is the longest that an issuer may have tare wait between two questions whether somebody has entered a code, in seconds.
+	// maxPollInterval is the longest interval, in seconds, at which an issuer can have tare poll during a sign-in on a device.
 	maxPollInterval = 60
 	// signInTimeout is how long tare waits for somebody to sign in.
 	signInTimeout = 10 * time.Minute
@@ -130,7 +130,8 @@ func (s *signIn) discover(ctx context.Context, insecure bool) (*issuer, error) {
 	return &issuer{oauth2.Config{ClientID: s.ClientID, Endpoint: endpoint, Scopes: s.Scopes}, provider, further.Revocation, further.NamesItself}, nil
 }
 
-// isPrivate reports whether nobody can read on the way what is sent to an address, or insecure allows that.
+// isPrivate reports whether an address is https:// or on this machine, so that nobody reads on the way what is sent there. With insecure, any
+// http:// address will do.
 func isPrivate(address string, insecure bool) bool {
 	u, err := url.Parse(address)
 	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && (insecure || netaddr.IsLoopback(u.Hostname())))

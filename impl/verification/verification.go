@@ -62,7 +62,7 @@ const (
 	// timeout bounds a test.
 	timeout     = 8 * time.Second
 	dialTimeout = 5 * time.Second
-	// maxSkew is how far this clock may be from a provider's that refuses what was signed here, for the refusal to count.
+	// maxSkew is how far a provider's clock may be from ours. Beyond it, a refused signature says nothing about the key.
 	maxSkew = 10 * time.Second
 	// maxBody is how much of an answer is read.
 	maxBody = 64 << 10
