@@ -101,7 +101,7 @@ func TestTheNextKeyServesWhileTheFirstIsLimited(t *testing.T) {
 		requireServed(http.StatusTooManyRequests, first, "project_key")
 		requireServed(http.StatusOK, next, "next_key_limited")
 		requireServed(http.StatusOK, next, "next_key_limited")
-		require.Equal(t, "complete", string(c.revoke(replica, next, "10s").State))
+		require.Equal(t, "complete", c.revoke(replica, next, "10s").State)
 		requireServed(http.StatusTooManyRequests, first, "project_key")
 	})
 }
