@@ -74,7 +74,7 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     if right[ParameterLocation.HEADER] and "Last-Event-ID" in case.headers:
         case.headers["Last-Event-ID"] = positions[-1]
     if right[ParameterLocation.HEADER] and "If-Match" in case.headers:
-        case.headers["If-Match"] = one_of(case, "etag", ["*", '"1"', '"1", "2"', '"999"'])
+        case.headers["If-Match"] = one_of(case, "etag", ["*"] * 5 + ['"1"', '"1", "2"', '"999"'])
     if right[ParameterLocation.HEADER] and operation_id(case) == "rotateKey" and "Idempotency-Key" in case.headers:
         case.headers["Idempotency-Key"] = f"rotation-{pick(case, 'idempotency', 1_000_000)}"
     if isinstance(case.body, dict):
@@ -94,7 +94,8 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
     if "customer_id" in path and where < 9:
         own = [("acme", "chat")] * 7 + [("-", "-"), ("acme", "solo")]
         path["customer_id"], path["project_id"] = own[where]
-    if "id" in path and path["id"] not in keys and pick(case, "id", 8) > 0:
+    kept = FACTS["versioned"].values()  # for the operations that need them
+    if "id" in path and (path["id"] in kept or path["id"] not in keys and pick(case, "id", 8) > 0):
         path["id"] = one_of(case, "key", keys[-40:])
         if pick(case, "bare", 4) == 0:
             path["id"] = path["id"].removeprefix("byok_")
