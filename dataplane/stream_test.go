@@ -280,7 +280,9 @@ func TestReplicaClockDoesNotExtendTheLease(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, id := newCachedEnv(t)
 			s.StopHeartbeats()
+			tx := s.Publish(dataplanetest.Unrelated())
 			s.HeartbeatAt(s.Now() + step)
+			s.AwaitTx(tx) // the heartbeat brings its position
 			s.Clock.Advance(time.Second)
 			s.Fetches(1, func() { s.Serves(forNobody, id) })
 		})
