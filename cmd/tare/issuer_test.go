@@ -32,7 +32,7 @@ func startIssuer(t *testing.T, args ...string) (issuerURL string) {
 	return startProgram(t, cmd, `(?m)^issuer (\S+)$`)
 }
 
-// startServiceAt runs a service of its own until the test ends, and returns its URL. People sign in there with the client tare at an issuer.
+// startServiceAt runs a service of its own until the test ends, and returns its URL. Users sign in at the issuer, with the client "tare".
 // Alice is an owner of acme/chat.
 func startServiceAt(t *testing.T, issuerURL string) (baseURL string) {
 	t.Helper()
@@ -139,7 +139,7 @@ func (v *visitor) send(method, page string, form url.Values) (status int, body s
 	return response.StatusCode, string(text)
 }
 
-// answerDevice sends the form with the code and then the one that asks for confirmation, with further fields. It returns the last page.
+// answerDevice submits the form with the code, and then the confirmation with the given fields. It returns the last page.
 func (v *visitor) answerDevice(page string, answer url.Values) (body string) {
 	v.t.Helper()
 	_, body = v.send(http.MethodGet, page, nil)

@@ -31,7 +31,7 @@ type profile struct {
 	APIKey   secret.Text `json:"api_key,omitzero"`
 	Insecure bool        `json:"insecure,omitempty"` // http:// to another machine is allowed
 	Gateway  string      `json:"gateway,omitempty"`  // where "tare run" sends requests
-	SignIn   *signIn     `json:"sign_in,omitempty"`  // which session APIKey is from; nil for one that was given
+	SignIn   *signIn     `json:"sign_in,omitempty"`  // the issuer's session that APIKey belongs to; nil for a key that the user gave
 
 	// The defaults of --customer and --project. Empty means the session's own.
 	Customer string `json:"customer,omitempty"`

@@ -380,7 +380,7 @@ func expiresSoon(credential secret.Text, now time.Time) bool {
 	return float64(now.Add(renewBefore).Unix()) >= claims.Expires
 }
 
-// connectable returns what resolveAccess does, with a new session token in place of one that is about to expire.
+// connectable does what resolveAccess does, and renews a session token that is about to expire.
 func (p *program) connectable(ctx context.Context) (access, error) {
 	a, err := p.resolveAccess()
 	if err != nil {
@@ -390,7 +390,7 @@ func (p *program) connectable(ctx context.Context) (access, error) {
 	return a, err
 }
 
-// validKey returns the API key of a, or a new session token in place of one that is about to expire.
+// validKey returns the API key of a. If it is a session token that is about to expire, validKey renews it first.
 func (p *program) validKey(ctx context.Context, a access) (secret.Text, error) {
 	if a.profile == "" || !expiresSoon(a.apiKey, time.Now()) {
 		return a.apiKey, nil
@@ -424,7 +424,7 @@ func (p *program) renew(ctx context.Context, used *profile, name string) error {
 	if err != nil {
 		return err
 	}
-	// Once the issuer has the refresh token, its answer has the only one that it takes from then on. Nothing stops tare before that.
+	// An issuer that rotates refresh tokens accepts only the new one from now on, so nothing may interrupt this request.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), issuerTimeout)
 	defer cancel()
 	got, err := at.TokenSource(ctx, &oauth2.Token{RefreshToken: used.SignIn.RefreshToken.Reveal()}).Token()

@@ -284,7 +284,7 @@ func (r Request) passes(policy models.Policy, k models.Key) Reason {
 	return ""
 }
 
-// firstAble returns the choice of the first key that is neither passed nor bad. If there is none, a good key at a limit serves rather than
+// firstAble returns the first key that is neither passed over nor bad. Without such a key, a good key at a limit serves rather than
 // a bad one, and otherwise the first of all: badness is a guess from the last use, and the provider decides.
 func (r ranked) firstAble(of Request, policy models.Policy) Choice {
 	if len(r.keys) == 0 {
