@@ -67,25 +67,14 @@ func MarkConnectionAuthenticated(conn net.Conn) {
 // Bound returns a listener whose connections are bounded as those of a Server are, for a server that is not net/http's.
 // Strangers stay open until the bound is reached. Without strangers, the connection that was marked longest ago makes room.
 func Bound(listener net.Listener, cfg Connections, log *slog.Logger) net.Listener {
-	return boundListener{newPool(listener, cfg, log)}
-}
-
-type boundListener struct{ *pool }
-
-// Accept implements net.Listener.
-func (l boundListener) Accept() (net.Conn, error) {
-	accepted, err := l.pool.Accept()
-	if c := connectionOf(accepted); c != nil {
-		c.framing.stop() // what is read need not be HTTP/1
-	}
-	return accepted, err
+	return newPool(listener, cfg, log)
 }
 
 type connectionKey struct{}
 
 // connectionOf returns what the pool knows of a connection of net/http.
 func connectionOf(c net.Conn) *connection {
-	if secure, ok := c.(*tls.Conn); ok {
+	if secure, ok := c.(interface{ NetConn() net.Conn }); ok { // of TLS
 		c = secure.NetConn()
 	}
 	own, _ := c.(*connection)
@@ -96,8 +85,9 @@ func connectionOf(c net.Conn) *connection {
 type pool struct {
 	net.Listener
 	Connections
-	maxOfHost int
-	log       *slog.Logger
+	maxOfHost   int
+	isPlainHTTP bool // whether requests can be followed in what connections read
+	log         *slog.Logger
 
 	mu        sync.Mutex
 	open      int
@@ -252,7 +242,7 @@ func (p *pool) follow(conn net.Conn, state http.ConnState) {
 	if c == nil || state == http.StateNew || state == http.StateClosed {
 		return
 	}
-	if secure, ok := conn.(*tls.Conn); ok && len(secure.ConnectionState().VerifiedChains) > 0 {
+	if secure, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok && len(secure.ConnectionState().VerifiedChains) > 0 {
 		p.authenticate(c)
 	}
 	p.mu.Lock()
@@ -306,7 +296,9 @@ func (p *pool) closeIdle(c *connection) {
 // Read implements net.Conn.
 func (c *connection) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.framing.add(p[:n])
+	if c.pool.isPlainHTTP {
+		c.framing.add(p[:n])
+	}
 	return n, err
 }
 

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -51,11 +53,12 @@ func (l fakeListener) connect(address string) net.Conn {
 	return client
 }
 
-// serveConnections serves until the test ends. Requests with the header Authorization are authenticated; /stream lasts.
-func serveConnections(t *testing.T, listener net.Listener, cfg Connections, log io.Writer) {
+// serveConnections serves until the test ends, and returns what it knows of its connections. Requests with the header
+// Authorization are authenticated; /stream lasts.
+func serveConnections(t *testing.T, listener net.Listener, secure *tls.Config, cfg Connections, log io.Writer) *pool {
 	t.Helper()
 	server := NewServer(ServerConfig{
-		Listener: listener, Connections: cfg, Log: slog.New(slog.NewTextHandler(log, nil)),
+		Listener: listener, TLS: secure, Connections: cfg, Log: slog.New(slog.NewTextHandler(log, nil)),
 		HTTP: &http.Server{ReadHeaderTimeout: time.Minute, IdleTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Authorization") != "" {
 				MarkAuthenticated(r.Context())
@@ -75,6 +78,7 @@ func serveConnections(t *testing.T, listener net.Listener, cfg Connections, log 
 		_ = server.Shutdown(ctx)
 		require.NoError(t, <-served)
 	})
+	return server.listener.(*pool) //nolint:forcetypeassert // it is
 }
 
 const (
@@ -106,7 +110,7 @@ func TestStrangersMakeRoomForNewcomers(t *testing.T) {
 	listener, err := Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)
 	var log bytes.Buffer
-	serveConnections(t, listener, Connections{Max: places}, &log)
+	connections := serveConnections(t, listener, nil, Connections{Max: places}, &log)
 	open := func() net.Conn {
 		conn, err := net.Dial("tcp", listener.Addr().String())
 		require.NoError(t, err)
@@ -137,6 +141,12 @@ func TestStrangersMakeRoomForNewcomers(t *testing.T) {
 	}
 	require.Equal(t, 200, statusOf(owner, asOwner), "who was in stays in")
 	require.True(t, isClosed(attackers[0]), "the stranger that was quiet for longest has gone")
+
+	require.Eventually(t, func() bool { // a client has its answer before its connection rests
+		connections.mu.Lock()
+		defer connections.mu.Unlock()
+		return connections.open-connections.strangers.Len()-connections.resting.Len() == 1
+	}, 20*time.Second, time.Millisecond, "only the stream is busy")
 
 	// With all places authenticated, one that rests goes before a stream does, and then the newcomer.
 	for range places - 2 {
@@ -190,7 +200,7 @@ func TestStrangersOfAnAddressHaveABound(t *testing.T) {
 func TestStrangersAreIdleForTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		listener := fakeListener{make(chan net.Conn), make(chan struct{})}
-		serveConnections(t, listener, Connections{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, io.Discard)
+		serveConnections(t, listener, nil, Connections{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, io.Discard)
 		for name, tc := range map[string]struct {
 			address, request string
 			lasts            time.Duration
@@ -213,9 +223,28 @@ func TestStrangersAreIdleForTenSeconds(t *testing.T) {
 }
 
 func TestAmbiguousRequestsAreRefused(t *testing.T) {
-	listener, err := Listen(t.Context(), "127.0.0.1:0")
+	certified := httptest.NewTLSServer(http.NotFoundHandler())
+	defer certified.Close()
+	serve := func(secure *tls.Config) string {
+		listener, err := Listen(t.Context(), "127.0.0.1:0")
+		require.NoError(t, err)
+		serveConnections(t, listener, secure, Connections{}, io.Discard)
+		return listener.Addr().String()
+	}
+	plain, secure := serve(nil), serve(&tls.Config{Certificates: certified.TLS.Certificates})
+	dials := []func() (net.Conn, error){
+		func() (net.Conn, error) { return net.Dial("tcp", plain) },
+		func() (net.Conn, error) {
+			return tls.Dial("tcp", secure, certified.Client().Transport.(*http.Transport).TLSClientConfig) //nolint:forcetypeassert // it is
+		},
+	}
+	stalled, err := net.Dial("tcp", secure) // its handshake keeps nobody waiting
 	require.NoError(t, err)
-	serveConnections(t, listener, Connections{}, io.Discard)
+	defer func() { _ = stalled.Close() }()
+	inPlainText, err := net.Dial("tcp", secure)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusBadRequest, statusOf(inPlainText, asStranger))
+	require.NoError(t, inPlainText.Close())
 	const both = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"
 	long := strings.Repeat("x", 3*maxFramingLine)
 	for name, tc := range map[string]struct{ request, statuses string }{
@@ -232,8 +261,8 @@ func TestAmbiguousRequestsAreRefused(t *testing.T) {
 		"in a body only":           {fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", len(both), both) + asStranger, "200 200"},
 		"in a chunk only":          {fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(both), both) + asStranger, "200 200"},
 	} {
-		for _, step := range []int{1, 7, 1 << 20} {
-			conn, err := net.Dial("tcp", listener.Addr().String())
+		for i, step := range []int{1, 7, 1 << 20, 1, 7, 1 << 20} {
+			conn, err := dials[i/3]()
 			require.NoError(t, err)
 			require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
 			go func() {
@@ -254,7 +283,7 @@ func TestAmbiguousRequestsAreRefused(t *testing.T) {
 				}
 			}
 			require.Equal(t, strings.Fields(tc.statuses)[0], last, name)
-			require.NoError(t, conn.Close())
+			_ = conn.Close() // TLS reports that the server has closed it already
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 )
 
-// framing follows the requests on a plain HTTP/1 connection to find one whose end two servers may see in different places
+// framing follows the requests on an HTTP/1 connection to find one whose end two servers may see in different places
 // (RFC 9112, section 11.2): with Transfer-Encoding and Content-Length, with Transfer-Encoding in HTTP/1.0, or with a folded
 // header. net/http accepts these, and its handlers can't see them. A request that net/http refuses need not be followed: the
 // connection ends with it.

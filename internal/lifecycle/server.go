@@ -31,7 +31,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 type Server struct {
 	listener net.Listener
 	http     *http.Server
-	isTLS    bool               // http.TLSConfig does not tell: net/http sets it too
+	tls      *tls.Config        // nil is plain HTTP
 	cut      context.CancelFunc // ends the contexts of all requests
 	upgraded *sync.WaitGroup    // ServerConfig.Upgraded
 }
@@ -41,8 +41,8 @@ type ServerConfig struct {
 	Listener net.Listener
 	// Connections bounds the connections to Listener.
 	Connections Connections
-	// HTTP has the handler and the limits. NewServer sets its BaseContext, ConnState, ErrorLog and TLSConfig, and wraps its
-	// Handler and ConnContext.
+	// HTTP has the handler and the limits. NewServer sets its BaseContext, ConnState and ErrorLog, and wraps its Handler
+	// and ConnContext.
 	HTTP *http.Server
 	// TLS makes the server speak HTTPS only; nil is plain HTTP.
 	TLS *tls.Config
@@ -59,7 +59,8 @@ type ServerConfig struct {
 func NewServer(cfg ServerConfig) *Server {
 	requests, cut := context.WithCancel(context.Background())
 	pool := newPool(cfg.Listener, cfg.Connections, cfg.Log)
-	s := &Server{listener: pool, http: cfg.HTTP, isTLS: cfg.TLS != nil, cut: cut, upgraded: cfg.Upgraded}
+	pool.isPlainHTTP = cfg.TLS == nil
+	s := &Server{listener: pool, http: cfg.HTTP, tls: cfg.TLS, cut: cut, upgraded: cfg.Upgraded}
 	if s.upgraded == nil {
 		s.upgraded = new(sync.WaitGroup)
 	}
@@ -71,14 +72,9 @@ func NewServer(cfg ServerConfig) *Server {
 		if inner != nil {
 			ctx = inner(ctx, c)
 		}
-		own := connectionOf(c)
-		if cfg.TLS != nil {
-			own.framing.stop() // what the pool reads is encrypted
-		}
-		return context.WithValue(ctx, connectionKey{}, own)
+		return context.WithValue(ctx, connectionKey{}, connectionOf(c))
 	}
 	s.http.ErrorLog = log.New(errorLog{cfg.Log, cfg.OnHandshakeError}, "", 0)
-	s.http.TLSConfig = cfg.TLS.Clone() // net/http changes its copy
 	return s
 }
 
@@ -88,7 +84,7 @@ func (s *Server) URL() string {
 	if address.Network() == "unix" {
 		return "unix:" + address.String()
 	}
-	if s.isTLS {
+	if s.tls != nil {
 		scheme = "https"
 	}
 	return scheme + "://" + address.String()
@@ -108,19 +104,16 @@ func (s *Server) Run(stop, cut context.Context) error {
 
 // Serve answers requests. It returns nil as soon as Shutdown is called; Shutdown is what to wait for.
 func (s *Server) Serve() error {
-	err := s.serve()
+	listener := s.listener
+	if s.tls != nil {
+		listener = newTLSListener(listener, s.tls, s.http.ReadHeaderTimeout)
+	}
+	err := s.http.Serve(listener)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	s.cut()
 	return errors.Join(fmt.Errorf("serve %s: %w", s.URL(), err), s.http.Close())
-}
-
-func (s *Server) serve() error {
-	if s.isTLS {
-		return s.http.ServeTLS(s.listener, "", "") // TLSConfig has the certificate
-	}
-	return s.http.Serve(s.listener)
 }
 
 // Shutdown takes no more connections and returns when the requests in flight have been answered, those with an upgraded

@@ -1,0 +1,100 @@
+package lifecycle
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"time"
+)
+
+// tlsListener completes the TLS handshakes of a pool's connections. net/http could do so itself, but then nothing sees what an
+// HTTP/1 client sent before net/http has read it.
+type tlsListener struct {
+	net.Listener
+	config    *tls.Config
+	timeout   time.Duration // of a handshake
+	accepting context.Context
+	close     context.CancelFunc
+	ready     chan accepted
+}
+
+// accepted is what Accept returns.
+type accepted struct {
+	conn net.Conn
+	err  error
+}
+
+func newTLSListener(inner net.Listener, config *tls.Config, timeout time.Duration) *tlsListener {
+	l := &tlsListener{Listener: inner, config: config.Clone(), timeout: timeout, ready: make(chan accepted)}
+	l.accepting, l.close = context.WithCancel(context.Background())
+	if l.config.NextProtos == nil {
+		l.config.NextProtos = []string{"h2", "http/1.1"}
+	}
+	go l.acceptAll()
+	return l
+}
+
+// acceptAll starts a handshake with each client, until the listener is closed.
+func (l *tlsListener) acceptAll() {
+	for l.accepting.Err() == nil {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			l.pass(accepted{err: err}) // waits as long as net/http does after an error
+			continue
+		}
+		go l.handshake(conn)
+	}
+}
+
+// handshake passes a connection on after its handshake. If that failed, net/http gets the same error from the connection: it
+// logs it, and answers clients that speak plain HTTP.
+func (l *tlsListener) handshake(conn net.Conn) {
+	secure := tls.Server(conn, l.config)
+	_ = conn.SetDeadline(time.Now().Add(l.timeout)) // fails only on a connection that is closed
+	err := secure.HandshakeContext(l.accepting)
+	_ = conn.SetDeadline(time.Time{})
+	if own := connectionOf(conn); err == nil && secure.ConnectionState().NegotiatedProtocol != "h2" {
+		l.pass(accepted{conn: secureConnection{secure, own}})
+		return
+	}
+	l.pass(accepted{conn: secure})
+}
+
+func (l *tlsListener) pass(a accepted) {
+	select {
+	case l.ready <- a:
+	case <-l.accepting.Done():
+		if a.conn != nil {
+			_ = a.conn.Close()
+		}
+	}
+}
+
+// Accept implements net.Listener.
+func (l *tlsListener) Accept() (net.Conn, error) {
+	select {
+	case a := <-l.ready:
+		return a.conn, a.err
+	case <-l.accepting.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener. It ends the handshakes in progress.
+func (l *tlsListener) Close() error {
+	l.close()
+	return l.Listener.Close()
+}
+
+// secureConnection is an HTTP/1 connection over TLS whose requests are followed.
+type secureConnection struct {
+	*tls.Conn
+	own *connection
+}
+
+// Read implements net.Conn.
+func (c secureConnection) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.own.framing.add(p[:n])
+	return n, err
+}
