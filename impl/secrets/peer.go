@@ -22,7 +22,7 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 // neither a unix socket nor TLS, or if the client certificate has expired since the handshake.
 func Identities(ctx context.Context) []identity.Identity {
 	switch c := ctx.Value(connKey{}).(type) {
-	case *tls.Conn:
+	case interface{ ConnectionState() tls.ConnectionState }:
 		state := c.ConnectionState()
 		names, _ := identity.OfCertificate(&state, time.Now())
 		return names
