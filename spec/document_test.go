@@ -88,6 +88,9 @@ func TestDocumentsAreValidOpenAPI(t *testing.T) {
 			doc := load(t, file)
 			require.Equal(t, "3.0.3", doc.OpenAPI)
 			require.NoError(t, doc.Validate(context.Background()))
+			for id, op := range operations(doc) {
+				require.NotNil(t, op.Responses.Default(), id)
+			}
 		})
 	}
 }

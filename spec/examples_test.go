@@ -98,7 +98,11 @@ func TestProblemExamplesAreOfTheirStatus(t *testing.T) {
 				}
 				shown++
 				where := id + " " + status
-				require.Equal(t, status, fmt.Sprint(problem["status"]), where)
+				if status == "default" { // stands for every status that the operation does not list
+					require.Nil(t, op.Responses.Map()[fmt.Sprint(problem["status"])], where)
+				} else {
+					require.Equal(t, status, fmt.Sprint(problem["status"]), where)
+				}
 				require.Equal(t, "urn:request:"+fmt.Sprint(problem["request_id"]), problem["instance"], where)
 				require.Regexp(t, `^/problems/[a-z-]+$`, problem["type"], where)
 			}

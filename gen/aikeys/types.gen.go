@@ -1628,7 +1628,7 @@ type RegisterRequest struct {
 	Secret Secret `json:"secret"`
 
 	// UserScope If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
-	// which only an owner of the project may register.
+	// which only an owner of the project may register. Absent is false.
 	UserScope *bool `json:"user_scope,omitempty"`
 
 	// Verify Whether to test the secret at the provider before it is stored. The test takes up to 8 seconds. The key's

@@ -63,7 +63,7 @@ func (w *ServerInterfaceWrapper) StreamEvents(ctx echo.Context) error {
 
 	// ------------- Optional query parameter "max_stale_ms" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "max_stale_ms", ctx.QueryParams(), &params.MaxStaleMs, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "max_stale_ms", ctx.QueryParams(), &params.MaxStaleMs, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
 	if err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter max_stale_ms: %s", err))
 	}

@@ -1,5 +1,6 @@
 // Package secrets is the secrets API, spec/secrets.yaml, in Go: its types, the server's interface and routes, a client, and the embedded
-// document. "make generate" writes every file but this one; overlay.yaml gives secrets a type that can't be printed.
+// document. "make generate" writes every file but this one; overlay.yaml gives secrets a type that can't be
+// printed, and leaves out what no handler answers with.
 // It may import internal/secret.
 package secrets
 

@@ -420,7 +420,9 @@ func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		call.Actor = principal
 		lifecycle.MarkAuthenticated(c.Request().Context())
-		if !m.principals.Allow(principal.CustomerID + "/" + principal.UserID) {
+		left, isAllowed := m.principals.Take(principal.CustomerID + "/" + principal.UserID)
+		setQuota(c.Response().Header(), left)
+		if !isAllowed {
 			return &problem.Wait{Kind: httpapi.ErrTooManyRequests, Seconds: m.principals.RetryAfter()}
 		}
 		err = next(c)
@@ -429,6 +431,17 @@ func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		return err
 	}
+}
+
+// setQuota says what the caller has left of a limit, unless there is none: draft-ietf-httpapi-ratelimit-headers-06, section 3.
+// Later drafts have the three numbers in one structured field, which few clients read.
+func setQuota(header http.Header, left ratelimit.Quota) {
+	if left == (ratelimit.Quota{}) {
+		return
+	}
+	header.Set("RateLimit-Limit", strconv.Itoa(left.Limit))
+	header.Set("RateLimit-Remaining", strconv.Itoa(left.Remaining))
+	header.Set("RateLimit-Reset", strconv.Itoa(left.Reset))
 }
 
 // openSession opens the session of the request's credential: its Authorization header or, without one, its client

@@ -43,14 +43,35 @@ func New[K comparable](r Rate) *Limiter[K] {
 
 // Allow counts one for the key, and reports whether it is within the limit.
 func (l *Limiter[K]) Allow(key K) bool {
+	return l == nil || l.bucket(key).Allow()
+}
+
+// Quota is what a key has left of its limit. It is zero where there is no limit.
+type Quota struct {
+	// Limit is how many may come at once, and Remaining how many still may.
+	Limit, Remaining int
+	// Reset is how many seconds it takes until Remaining is Limit again, rounded up.
+	Reset int
+}
+
+// Take counts one for the key, as Allow does, and also returns what is left then.
+func (l *Limiter[K]) Take(key K) (left Quota, ok bool) {
 	if l == nil {
-		return true
+		return Quota{}, true
 	}
+	bucket := l.bucket(key)
+	ok = bucket.Allow()
+	tokens := max(0, bucket.Tokens())
+	missing := float64(l.burst) - tokens
+	return Quota{Limit: l.burst, Remaining: int(tokens), Reset: int(math.Ceil(missing / float64(l.rate)))}, ok
+}
+
+func (l *Limiter[K]) bucket(key K) *rate.Limiter {
 	bucket, ok := l.buckets.GetIfPresent(key)
 	if !ok {
 		bucket, _ = l.buckets.SetIfAbsent(key, rate.NewLimiter(l.rate, l.burst))
 	}
-	return bucket.Allow()
+	return bucket
 }
 
 // Exhausted reports whether the key has reached its limit, without counting.

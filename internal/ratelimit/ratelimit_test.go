@@ -45,6 +45,24 @@ func TestLimiter(t *testing.T) {
 	}
 }
 
+func TestTakeSaysWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New[string](Rate{PerSecond: 0.5, Burst: 3})
+		for i, want := range []Quota{{Limit: 3, Remaining: 2, Reset: 2}, {Limit: 3, Remaining: 1, Reset: 4}, {Limit: 3, Reset: 6}, {Limit: 3, Reset: 6}} {
+			left, ok := l.Take("a")
+			require.Equal(t, want, left)
+			require.Equal(t, i < 3, ok)
+		}
+		time.Sleep(3 * time.Second) // one and a half are back
+		left, ok := l.Take("a")
+		require.True(t, ok)
+		require.Equal(t, Quota{Limit: 3, Reset: 5}, left)
+		left, ok = (*Limiter[string])(nil).Take("a")
+		require.True(t, ok)
+		require.Zero(t, left)
+	})
+}
+
 func TestLimiterConcurrently(t *testing.T) {
 	l := New[string](Rate{PerSecond: 0.001, Burst: 50})
 	var allowed atomic.Int64

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lints the OpenAPI documents in spec/, once every rule of ours has shown on bad.yaml that it still notices something.
+# Lints the OpenAPI documents in spec/ with our rules and with OWASP's, once both have shown on bad.yaml that they still
+# notice something.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -11,6 +12,8 @@ lint() {
     --config=spec/redocly.yaml --lint-config=error --max-problems=1000 "$@"
 }
 
+owasp() { node tools/lint/node_modules/@stoplight/spectral-cli/dist/index.js lint --ruleset=tools/lint/spectral.yaml --fail-severity=hint "$@"; }
+
 noticed=$(lint --format=json tools/lint/bad.yaml 2>/dev/null || true)
 rules=$(node -p 'Object.keys(require("./spec/lint")().rules.oas3).join("\n")')
 for rule in $rules; do
@@ -20,6 +23,12 @@ for rule in $rules; do
   fi
 done
 
+noticed=$(owasp tools/lint/bad.yaml 2>/dev/null || true)
+if ! grep -qF 'owasp:api4:2023-rate-limit ' <<<"$noticed"; then
+  echo "OWASP's rules are off in tools/lint/spectral.yaml, or do not notice what tools/lint/bad.yaml breaks" >&2
+  exit 1
+fi
+
 documents=$(grep -l '^openapi:' spec/*.yaml || true)
 if [[ -z $documents ]]; then
   echo "spec/ holds no OpenAPI document" >&2
@@ -27,3 +36,5 @@ if [[ -z $documents ]]; then
 fi
 # shellcheck disable=SC2086 # one path a line, none with a space
 lint --format=stylish $documents
+# shellcheck disable=SC2086
+owasp $documents

@@ -8,7 +8,7 @@ export type Checks = Each<
   [
     Same<Schemas['Key'], Key>,
     Same<Schemas['Problem'], Problem>,
-    Same<Schemas['RegisterRequest'], RegisterRequest & { user_scope: boolean }>,
+    Same<Schemas['RegisterRequest'], RegisterRequest>,
     Same<operations['listKeys']['responses'][200]['content']['application/json']['keys'], Key[]>,
     Same<operations['getKey']['responses'][404]['content']['application/problem+json'], Problem>,
   ]
@@ -23,8 +23,7 @@ const keys = '/v1/customers/{customer_id}/projects/{project_id}/aikeys';
 
 const calls: Calls = {
   async register(body) {
-    // Of a member that has a default, this generator takes it that it is there.
-    const { data, error } = await client.POST(keys, { params: { path: project }, body: { user_scope: false, ...body } });
+    const { data, error } = await client.POST(keys, { params: { path: project }, body });
     if (error) throw new Refused(error);
     return data.key;
   },

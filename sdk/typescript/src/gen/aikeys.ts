@@ -1187,8 +1187,7 @@ export interface components {
             secret: components["schemas"]["Secret"];
             /**
              * @description If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
-             *     which only an owner of the project may register.
-             * @default false
+             *     which only an owner of the project may register. Absent is false.
              */
             user_scope?: boolean;
             /**
@@ -1225,6 +1224,7 @@ export interface components {
             expires_at?: string | null;
             order?: components["schemas"]["KeyOrder"];
             /**
+             * Format: int32
              * @description The key's share of the callers among keys of its order that have a weight. `null` takes it away: the key
              *     shares with none.
              */
@@ -1261,28 +1261,50 @@ export interface components {
         } | null;
         /** @description How many requests a key serves. Absent, or empty, limits nothing. */
         KeyLimit: {
-            /** @description How many requests it serves in a minute that begins with the clock's. Absent for any number. */
+            /**
+             * Format: int32
+             * @description How many requests it serves in a minute that begins with the clock's. Absent for any number.
+             */
             requests_per_minute?: number;
-            /** @description How many requests it serves in a day of UTC. Absent for any number. */
+            /**
+             * Format: int32
+             * @description How many requests it serves in a day of UTC. Absent for any number.
+             */
             requests_per_day?: number;
-            /** @description How many requests it serves at once, streams and WebSockets until they end. Absent for any number. */
+            /**
+             * Format: int32
+             * @description How many requests it serves at once, streams and WebSockets until they end. Absent for any number.
+             */
             concurrent?: number;
         };
         /** @description What to change of how many requests the key serves. `null` takes all limits away. */
         KeyLimitChange: {
-            /** @description How many requests it serves in a minute that begins with the clock's. `null` is any number. */
+            /**
+             * Format: int32
+             * @description How many requests it serves in a minute that begins with the clock's. `null` is any number.
+             */
             requests_per_minute?: number | null;
-            /** @description How many requests it serves in a day of UTC. `null` is any number. */
+            /**
+             * Format: int32
+             * @description How many requests it serves in a day of UTC. `null` is any number.
+             */
             requests_per_day?: number | null;
-            /** @description How many requests it serves at once, streams and WebSockets until they end. `null` is any number. */
+            /**
+             * Format: int32
+             * @description How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
+             */
             concurrent?: number | null;
         } | null;
         /**
+         * Format: int32
          * @description The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
          *     Every key has 0 unless it is given another.
          */
         KeyOrder: number;
-        /** @description The key's share of the callers among keys of its order that have a weight. Without one, it shares with none. */
+        /**
+         * Format: int32
+         * @description The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+         */
         KeyWeight: number;
         /** @description The key as it is after the change. */
         UpdateResponse: {
@@ -1310,13 +1332,19 @@ export interface components {
         };
         /** @description A key or an API key that has leaked. */
         LeakMatch: {
-            /** @description The place of the value in the request, from 0. */
+            /**
+             * Format: int32
+             * @description The place of the value in the request, from 0.
+             */
             index: number;
             /** @description `key` for a provider's key, and `api_key` for an API key of this service. */
             kind: "key" | "api_key" | (string & {});
             /** @description The key. Absent for an API key. */
             key_id?: string;
-            /** @description The version of the key whose secret it is. Absent for an API key. */
+            /**
+             * Format: int32
+             * @description The version of the key whose secret it is. Absent for an API key.
+             */
             version?: number;
             provider?: components["schemas"]["ProviderSlug"];
             /** @description The key's label. Absent for another member's own key, and for an API key. */
@@ -1381,11 +1409,20 @@ export interface components {
             revoked_at: string;
             /** @description The user who first revoked it, or the operator, such as `ops@host-1`. */
             revoked_by: string;
-            /** @description How many data planes had to confirm. Zero if no data plane held keys. */
+            /**
+             * Format: int32
+             * @description How many data planes had to confirm. Zero if no data plane held keys.
+             */
             data_planes: number;
-            /** @description How many have confirmed. */
+            /**
+             * Format: int32
+             * @description How many have confirmed.
+             */
             acknowledged: number;
-            /** @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed. */
+            /**
+             * Format: int32
+             * @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+             */
             slowest_ms?: number;
             /**
              * Format: date-time
@@ -1393,11 +1430,13 @@ export interface components {
              */
             complete_by?: string;
             /**
+             * Format: int32
              * @description How many requests with the key were in progress at data planes when they dropped it, streamed answers and
              *     upgraded connections included. Absent while no data plane has said so.
              */
             in_flight?: number;
             /**
+             * Format: int32
              * @description How many of `acknowledged` are counted in `in_flight`. The rest did not say how many requests were in progress.
              *     Absent if none did.
              */
@@ -1417,11 +1456,20 @@ export interface components {
         Acknowledgement: {
             /** @description The name that the operator gave it. */
             data_plane: string;
-            /** @description How many of its copies have confirmed. */
+            /**
+             * Format: int32
+             * @description How many of its copies have confirmed.
+             */
             acknowledged: number;
-            /** @description How many requests with the key were in progress when it dropped the key. Absent if it did not say. */
+            /**
+             * Format: int32
+             * @description How many requests with the key were in progress when it dropped the key. Absent if it did not say.
+             */
             in_flight?: number;
-            /** @description How many of its `acknowledged` are counted in `in_flight`. Absent if none is. */
+            /**
+             * Format: int32
+             * @description How many of its `acknowledged` are counted in `in_flight`. Absent if none is.
+             */
             in_flight_from?: number;
         };
         /** @description How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind. */
@@ -1433,7 +1481,10 @@ export interface components {
              *     from its cache any longer without asking.
              */
             state: "waiting" | "acknowledged" | "lease_expired" | (string & {});
-            /** @description How many milliseconds after the change it confirmed. Absent unless it has. */
+            /**
+             * Format: int32
+             * @description How many milliseconds after the change it confirmed. Absent unless it has.
+             */
             ms?: number;
         };
         /**
@@ -1450,11 +1501,20 @@ export interface components {
             disabled_at: string;
             /** @description The user who disabled it. */
             disabled_by: string;
-            /** @description How many data planes had to confirm. Zero if no data plane held keys. */
+            /**
+             * Format: int32
+             * @description How many data planes had to confirm. Zero if no data plane held keys.
+             */
             data_planes: number;
-            /** @description How many have confirmed. */
+            /**
+             * Format: int32
+             * @description How many have confirmed.
+             */
             acknowledged: number;
-            /** @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed. */
+            /**
+             * Format: int32
+             * @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+             */
             slowest_ms?: number;
             /**
              * Format: date-time
@@ -1462,11 +1522,15 @@ export interface components {
              */
             complete_by?: string;
             /**
+             * Format: int32
              * @description How many requests with the key were in progress at data planes when they dropped it. Absent while no data
              *     plane has said so.
              */
             in_flight?: number;
-            /** @description How many of `acknowledged` are counted in `in_flight`. Absent if none is. */
+            /**
+             * Format: int32
+             * @description How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+             */
             in_flight_from?: number;
             /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
@@ -1480,9 +1544,15 @@ export interface components {
         RotationReceipt: {
             /** @description `complete` once every data plane has confirmed or lost its lease, `pending` until then. */
             state: "pending" | "complete" | (string & {});
-            /** @description The version that serves. */
+            /**
+             * Format: int32
+             * @description The version that serves.
+             */
             version: number;
-            /** @description The version that served before. It is the higher one after a rollback. */
+            /**
+             * Format: int32
+             * @description The version that served before. It is the higher one after a rollback.
+             */
             replaced_version: number;
             /**
              * Format: date-time
@@ -1497,11 +1567,20 @@ export interface components {
              *     While a rollback is possible, destroy the version here first.
              */
             old_version_safe_to_delete: boolean;
-            /** @description How many data planes had to confirm. Zero if no data plane held keys. */
+            /**
+             * Format: int32
+             * @description How many data planes had to confirm. Zero if no data plane held keys.
+             */
             data_planes: number;
-            /** @description How many have confirmed. */
+            /**
+             * Format: int32
+             * @description How many have confirmed.
+             */
             acknowledged: number;
-            /** @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed. */
+            /**
+             * Format: int32
+             * @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+             */
             slowest_ms?: number;
             /**
              * Format: date-time
@@ -1509,11 +1588,15 @@ export interface components {
              */
             complete_by?: string;
             /**
+             * Format: int32
              * @description How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
              *     ends none of them. Absent while no data plane has said so.
              */
             in_flight?: number;
-            /** @description How many of `acknowledged` are counted in `in_flight`. Absent if none is. */
+            /**
+             * Format: int32
+             * @description How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+             */
             in_flight_from?: number;
             /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
@@ -1525,7 +1608,10 @@ export interface components {
         };
         /** @description One of the secrets that a key has had, or is to have. */
         KeyVersion: {
-            /** @description Its number. The first is 1; numbers are not used twice. */
+            /**
+             * Format: int32
+             * @description Its number. The first is 1; numbers are not used twice.
+             */
             version: number;
             /**
              * @description `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
@@ -1685,6 +1771,7 @@ export interface components {
             receipt?: components["schemas"]["Receipt"];
             disable_receipt?: components["schemas"]["DisableReceipt"];
             /**
+             * Format: int32
              * @description The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
              *     leaves it out.
              */
@@ -1727,7 +1814,10 @@ export interface components {
              * @description When the provider refused it.
              */
             at: string;
-            /** @description The HTTP status of the refusal. */
+            /**
+             * Format: int32
+             * @description The HTTP status of the refusal.
+             */
             status: number;
             /**
              * @description `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
@@ -1898,7 +1988,10 @@ export interface components {
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
             key_id?: string;
-            /** @description The number of secrets that the key has had. */
+            /**
+             * Format: int32
+             * @description The number of secrets that the key has had.
+             */
             version?: number;
             /** @description The user on whose behalf it asked, or who had the key tested. Absent for no particular user. */
             user_id?: string;
@@ -1993,7 +2086,10 @@ export interface components {
              */
             expires_at?: string;
             order?: components["schemas"]["KeyOrder"];
-            /** @description The key's weight, 0 for none. Absent if it did not change. */
+            /**
+             * Format: int32
+             * @description The key's weight, 0 for none. Absent if it did not change.
+             */
             weight?: number;
             restrict?: components["schemas"]["Restrictions"];
             limit?: components["schemas"]["KeyLimit"];
@@ -2007,7 +2103,10 @@ export interface components {
             on_bad_key?: components["schemas"]["OnBadKey"];
             on_limited?: components["schemas"]["OnLimited"];
             operations?: components["schemas"]["Operations"];
-            /** @description A version of the key. Absent in events that are about none. */
+            /**
+             * Format: int32
+             * @description A version of the key. Absent in events that are about none.
+             */
             version?: number;
             /** @description Where the leaked value was found, as the request said. Absent if it did not. */
             source?: string;
@@ -2045,17 +2144,29 @@ export interface components {
              * @description Until when it can be undone. Then what is suspended is destroyed.
              */
             restore_until?: string;
-            /** @description How many of the user's own keys it has suspended. */
+            /**
+             * Format: int32
+             * @description How many of the user's own keys it has suspended.
+             */
             suspended_keys?: number;
-            /** @description How many of the user's API keys no longer act in the project. */
+            /**
+             * Format: int32
+             * @description How many of the user's API keys no longer act in the project.
+             */
             suspended_tokens?: number;
         };
         /** @description The member, and how much works again. */
         RestoreMemberResponse: {
             member: components["schemas"]["Member"];
-            /** @description How many of their own keys serve again, as far as nothing else stops them. */
+            /**
+             * Format: int32
+             * @description How many of their own keys serve again, as far as nothing else stops them.
+             */
             restored_keys: number;
-            /** @description How many of their API keys may act in the project again. */
+            /**
+             * Format: int32
+             * @description How many of their API keys may act in the project again.
+             */
             restored_tokens: number;
         };
         /** @description What the removal of a member would do. */
@@ -2073,16 +2184,28 @@ export interface components {
         };
         /** @description What stops at once. */
         ImpactStops: {
-            /** @description How many keys of their own they have in the project. */
+            /**
+             * Format: int32
+             * @description How many keys of their own they have in the project.
+             */
             own_keys: number;
-            /** @description How many API keys of theirs act in the project, here alone or elsewhere too. */
+            /**
+             * Format: int32
+             * @description How many API keys of theirs act in the project, here alone or elsewhere too.
+             */
             tokens: number;
         };
         /** @description What stays. */
         ImpactStays: {
-            /** @description How many of their API keys may go on to act in other projects. */
+            /**
+             * Format: int32
+             * @description How many of their API keys may go on to act in other projects.
+             */
             tokens_elsewhere: number;
-            /** @description How many project-level keys they registered, which go on serving. */
+            /**
+             * Format: int32
+             * @description How many project-level keys they registered, which go on serving.
+             */
             project_keys: number;
         };
         /** @description What is left to do at a provider. */
@@ -2090,7 +2213,10 @@ export interface components {
             provider: components["schemas"]["ProviderSlug"];
             /** @description The page on which its keys are made and deleted. Absent for a server of your own. */
             key_page_url?: string;
-            /** @description How many keys of their own they registered here. */
+            /**
+             * Format: int32
+             * @description How many keys of their own they registered here.
+             */
             own_keys: number;
             /** @description The project-level keys that they registered, and whose secrets they may know. */
             replace_keys: string[];
@@ -2379,7 +2505,10 @@ export interface components {
             type: string;
             /** @description The kind of problem in a few words. */
             title: string;
-            /** @description The HTTP status. */
+            /**
+             * Format: int32
+             * @description The HTTP status.
+             */
             status: number;
             /** @description What went wrong and what to do about it, for people. Its wording may change. */
             detail: string;
@@ -2404,9 +2533,35 @@ export interface components {
         };
     };
     responses: {
+        /**
+         * @description Any other failure: a method that the path does not have (405), or a status that a later release adds. Go by `code`,
+         *     and without one that you know by the hundreds of the status.
+         */
+        OtherProblem: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "type": "/problems/method-not-allowed",
+                 *       "title": "Method not allowed",
+                 *       "status": 405,
+                 *       "detail": "This path does not have that method; the header Allow lists those that it has.",
+                 *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
+                 *       "code": "invalid_argument",
+                 *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description The request is not as the method describes it; `errors` names each field that is wrong. */
         InvalidArgument: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2433,6 +2588,9 @@ export interface components {
         /** @description No credential, or a credential that is not valid. */
         Unauthenticated: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 /**
                  * @description The scheme to use (RFC 6750).
                  * @example Bearer realm="aikeys"
@@ -2447,6 +2605,9 @@ export interface components {
         /** @description The caller is not a member of the project, whether it exists or not, or their role does not allow this. */
         PermissionDenied: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2456,6 +2617,9 @@ export interface components {
         /** @description It does not exist, or the caller may not see it. */
         NotFound: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2479,6 +2643,9 @@ export interface components {
          */
         AlreadyExists: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2488,6 +2655,9 @@ export interface components {
         /** @description The key is revoked, or another active key of that provider in that scope has the name. */
         ChangeRefused: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2497,6 +2667,9 @@ export interface components {
         /** @description The key is revoked, or has this secret already. */
         RotationRefused: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2506,6 +2679,9 @@ export interface components {
         /** @description The key is revoked, or the version is destroyed or expired. */
         VersionGone: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2515,6 +2691,9 @@ export interface components {
         /** @description The version serves. */
         VersionActive: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2524,6 +2703,9 @@ export interface components {
         /** @description The key is revoked, or there is no earlier version to serve again. */
         NoRollback: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2533,6 +2715,9 @@ export interface components {
         /** @description The provider rejects the secret, or the `Idempotency-Key` was used for another request. */
         RotationUnprocessable: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2542,6 +2727,9 @@ export interface components {
         /** @description The key has been changed since; its `etag` is none of `If-Match`. */
         PreconditionFailed: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2562,6 +2750,9 @@ export interface components {
         /** @description The project's state does not allow it, because it would lose its last owner. */
         FailedPrecondition: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2582,6 +2773,9 @@ export interface components {
         /** @description The caller has as many API keys as a user may have. */
         TokenQuotaExceeded: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2602,6 +2796,9 @@ export interface components {
         /** @description The slug is taken, or the project has as many servers as its owners may add. */
         ProviderRefused: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2611,6 +2808,9 @@ export interface components {
         /** @description The server has keys that are not revoked. */
         ProviderInUse: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2631,6 +2831,9 @@ export interface components {
         /** @description The body is larger than 64 KiB. */
         BodyTooLarge: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2651,6 +2854,9 @@ export interface components {
         /** @description The body is not `application/json` in UTF-8, or is compressed. */
         UnsupportedMediaType: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2674,6 +2880,9 @@ export interface components {
          */
         RegistrationRefused: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2686,6 +2895,9 @@ export interface components {
          */
         NotTestable: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2698,6 +2910,9 @@ export interface components {
          */
         TooManyTests: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 "Retry-After": components["headers"]["RetryAfter"];
                 [name: string]: unknown;
             };
@@ -2711,6 +2926,9 @@ export interface components {
          */
         ResourceExhausted: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 "Retry-After": components["headers"]["RetryAfter"];
                 [name: string]: unknown;
             };
@@ -2732,6 +2950,9 @@ export interface components {
         /** @description An error in the service. Its log has the details under the `request_id`. */
         Internal: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 [name: string]: unknown;
             };
             content: {
@@ -2752,6 +2973,9 @@ export interface components {
         /** @description Something that the request needs can't be reached now. Try again after `Retry-After` seconds. */
         Unavailable: {
             headers: {
+                "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                "RateLimit-Reset": components["headers"]["RateLimitReset"];
                 "Retry-After": components["headers"]["RetryAfter"];
                 [name: string]: unknown;
             };
@@ -2969,6 +3193,23 @@ export interface components {
          */
         KeyETag: string;
         /**
+         * @description The requests that the caller may send at once. `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers-06) are absent
+         *     where the operator sets no limit, and from an answer that came before the limit was looked at.
+         * @example 400
+         */
+        RateLimitLimit: number;
+        /**
+         * @description The requests that are left at this moment, in this process. A 429 with more than 0 is of another limit, such as that
+         *     of tests of keys; `Retry-After` is then the time to go by.
+         * @example 399
+         */
+        RateLimitRemaining: number;
+        /**
+         * @description Whole seconds until all requests are left again, if none is sent.
+         * @example 1
+         */
+        RateLimitReset: number;
+        /**
          * @description Whole seconds to wait before the next attempt.
          * @example 1
          */
@@ -3023,6 +3264,9 @@ export interface operations {
             /** @description The keys' metadata. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3035,6 +3279,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     registerKey: {
@@ -3076,6 +3321,9 @@ export interface operations {
              */
             201: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     /**
                      * @description The path of the new key, without scheme and host.
                      * @example /v1/customers/acme/projects/chat/aikeys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ
@@ -3098,6 +3346,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     getKey: {
@@ -3137,6 +3386,9 @@ export interface operations {
             /** @description The key's metadata. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
@@ -3151,6 +3403,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     revokeKey: {
@@ -3190,6 +3443,9 @@ export interface operations {
             /** @description The key is revoked, even if the receipt is not complete yet. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3203,6 +3459,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     updateKey: {
@@ -3254,6 +3511,9 @@ export interface operations {
             /** @description The key as it is now. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
@@ -3272,6 +3532,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     verifyKey: {
@@ -3303,6 +3564,9 @@ export interface operations {
             /** @description The verdict, and the key as it is now. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3317,6 +3581,7 @@ export interface operations {
             429: components["responses"]["TooManyTests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     rotateKey: {
@@ -3375,6 +3640,9 @@ export interface operations {
             /** @description The key as it is now, its new version, and if that serves the receipt. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
@@ -3394,6 +3662,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listKeyVersions: {
@@ -3433,6 +3702,9 @@ export interface operations {
             /** @description The versions and the receipt. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
@@ -3447,6 +3719,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     destroyKeyVersion: {
@@ -3491,6 +3764,9 @@ export interface operations {
             /** @description The version as it is now. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
@@ -3507,6 +3783,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     activateKeyVersion: {
@@ -3559,6 +3836,9 @@ export interface operations {
             /** @description The key as it is now, its active version, and the receipt. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
@@ -3575,6 +3855,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     rollbackKey: {
@@ -3622,6 +3903,9 @@ export interface operations {
             /** @description The key as it is now, its active version, and the receipt. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
@@ -3638,6 +3922,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     findLeaks: {
@@ -3676,6 +3961,9 @@ export interface operations {
             /** @description What matches, and what was done about it. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3690,6 +3978,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     resolveKey: {
@@ -3737,6 +4026,9 @@ export interface operations {
             /** @description Which key would serve, and why. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3749,6 +4041,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     getPolicy: {
@@ -3775,6 +4068,9 @@ export interface operations {
             /** @description The policy in force. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3787,6 +4083,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     setPolicy: {
@@ -3817,6 +4114,9 @@ export interface operations {
             /** @description The policy that is now in force. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3831,6 +4131,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listEvents: {
@@ -3903,6 +4204,9 @@ export interface operations {
             /** @description A page of events. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3915,6 +4219,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listUsage: {
@@ -3978,6 +4283,9 @@ export interface operations {
             /** @description A page of the usage. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -3990,6 +4298,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listFetches: {
@@ -4062,6 +4371,9 @@ export interface operations {
             /** @description A page of the records. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4074,6 +4386,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listMembers: {
@@ -4111,6 +4424,9 @@ export interface operations {
             /** @description The members. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4123,6 +4439,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     setMember: {
@@ -4159,6 +4476,9 @@ export interface operations {
             /** @description The member, with the new role. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4174,6 +4494,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     removeMember: {
@@ -4219,6 +4540,9 @@ export interface operations {
             /** @description The member is removed, even if the receipt is not complete yet. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4233,6 +4557,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     getMemberImpact: {
@@ -4265,6 +4590,9 @@ export interface operations {
             /** @description What a removal would do now. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4278,6 +4606,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     restoreMember: {
@@ -4310,6 +4639,9 @@ export interface operations {
             /** @description The user is a member again. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4324,6 +4656,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listProjectTokens: {
@@ -4366,6 +4699,9 @@ export interface operations {
             /** @description The API keys. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4378,6 +4714,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     revokeProjectToken: {
@@ -4422,6 +4759,9 @@ export interface operations {
             /** @description The API key no longer acts in the project, even if the receipt is not complete yet. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4435,6 +4775,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listCustomProviders: {
@@ -4461,6 +4802,9 @@ export interface operations {
             /** @description The servers. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4473,6 +4817,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     addCustomProvider: {
@@ -4503,6 +4848,9 @@ export interface operations {
             /** @description The provider. */
             201: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4518,6 +4866,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     removeCustomProvider: {
@@ -4549,6 +4898,9 @@ export interface operations {
             /** @description What the provider was. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4563,6 +4915,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listProjects: {
@@ -4588,6 +4941,9 @@ export interface operations {
             /** @description The projects. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4599,6 +4955,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listTokens: {
@@ -4629,6 +4986,9 @@ export interface operations {
             /** @description The API keys. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4640,6 +5000,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     createToken: {
@@ -4658,6 +5019,9 @@ export interface operations {
             /** @description The API key, and what it is used with. */
             201: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4673,6 +5037,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     revokeToken: {
@@ -4706,6 +5071,9 @@ export interface operations {
             /** @description The API key is revoked, even if the receipt is not complete yet. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4718,6 +5086,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     listProviders: {
@@ -4732,6 +5101,9 @@ export interface operations {
             /** @description The catalogue. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4743,6 +5115,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     getSignInOptions: {
@@ -4771,6 +5144,7 @@ export interface operations {
             400: components["responses"]["InvalidArgument"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
     whoAmI: {
@@ -4785,6 +5159,9 @@ export interface operations {
             /** @description The session. */
             200: {
                 headers: {
+                    "RateLimit-Limit": components["headers"]["RateLimitLimit"];
+                    "RateLimit-Remaining": components["headers"]["RateLimitRemaining"];
+                    "RateLimit-Reset": components["headers"]["RateLimitReset"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -4796,6 +5173,7 @@ export interface operations {
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+            default: components["responses"]["OtherProblem"];
         };
     };
 }
