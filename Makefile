@@ -31,7 +31,7 @@ mock: ## Serve the contract from its examples, with no backend (MOCK_PORT=4010)
 	@tools/mock/run.sh
 
 test: bin/gotestsum ## Install what the tests need, then run them all
-	@tools/deps.sh compiler postgres pgbouncer patroni etcd haproxy curl nginx caddy node python
+	@tools/deps.sh compiler postgres pgbouncer patroni etcd haproxy curl nginx caddy node python gnome-keyring
 	@tools/peers.sh install
 	@tools/test-go.sh $(TESTFLAGS)
 	@tools/test-others.sh

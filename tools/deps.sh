@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure of programs that tests and benchmarks need beside Go itself, named as arguments: compiler (for the race
-# detector), postgres, pgbouncer, patroni, etcd, haproxy, nginx, caddy, node (with npm), python (with venv), curl, wrk. As root on
+# detector), gnome-keyring (on Linux, with a D-Bus daemon), postgres, pgbouncer, patroni, etcd, haproxy, nginx, caddy, node (with npm), python (with venv), curl, wrk. As root on
 # a machine with apt it installs what is missing; elsewhere it says what to. It starts no service.
 set -euo pipefail
 
@@ -8,6 +8,7 @@ have() {
   case $1 in
     compiler) command -v "$(go env CC)" ;;
     postgres) command -v postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' ;;
+    gnome-keyring) [[ $(uname -s) != Linux ]] || { command -v gnome-keyring-daemon && command -v dbus-daemon; } ;;
     nginx | haproxy) command -v "$1" || compgen -G "/usr/sbin/$1" ;;
     node) command -v npm && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ;;
     python) python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' ;;
@@ -20,6 +21,7 @@ packages_of() {
     compiler) echo gcc libc6-dev ;;
     postgres) echo postgresql ;;
     etcd) echo etcd-server ;;
+    gnome-keyring) echo gnome-keyring dbus-daemon ;;
     node) echo nodejs npm ;;
     python) echo python3 python3-venv ;;
     dpkg-deb) echo dpkg ;;

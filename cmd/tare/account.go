@@ -67,6 +67,7 @@ func (p *program) printSession(me *aikeysv1.WhoAmIResponse) error {
 		{"Expires", cell{formatTime(me.ExpiresAt, time.Now()), yellow}},
 		{"Server", cell{p.session.baseURL, plain}},
 		{"Key from", cell{p.session.keyFrom, plain}},
+		{"Stored in", cell{p.session.storedIn, plain}},
 	})
 }
 
@@ -82,8 +83,9 @@ func (p *program) loginCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "login",
 		Short: "Log in to a service and remember it",
-		Long: `Logs in and stores in a profile what the service accepts from then on, in a file that only you can read: an API key, or a
-session token of your organization's OpenID Connect issuer, where the service has one ("tare api sign-in" shows it).
+		Long: `Logs in and stores in a profile what the service accepts from then on: an API key, or a session token of your
+organization's OpenID Connect issuer, where the service has one ("tare api sign-in" shows it). It is stored in the system's
+keyring where there is one, and otherwise, or with TARE_KEYRING=off, in a file that only you can read.
 
 --web signs in on the issuer's page in the browser, and --device on any other device, with a code. tare renews the session
 token by itself. Otherwise tare asks for an API key on a terminal, without showing it, and reads it from standard input
@@ -203,19 +205,22 @@ func (p *program) login(ctx context.Context, from loginSource, gateway string) e
 		p.endSignIn(ctx, signedIn, a.insecure) // nothing of it is stored
 		return err
 	}
+	stored := profile{
+		BaseURL: a.baseURL, APIKey: a.apiKey, Insecure: a.insecure, Customer: p.flags.customer, Project: p.flags.project,
+		Gateway: gateway, SignIn: signedIn,
+		CustomerID: me.CustomerID, ProjectID: me.ProjectID, UserID: me.UserID, TokenID: me.TokenID,
+	}
+	var notInKeyring error
 	err = p.changeProfiles(ctx, func(all *profiles) error {
-		all.Current = name
-		all.Profiles[name] = profile{
-			BaseURL: a.baseURL, APIKey: a.apiKey, Insecure: a.insecure, Customer: p.flags.customer, Project: p.flags.project,
-			Gateway: gateway, SignIn: signedIn,
-			CustomerID: me.CustomerID, ProjectID: me.ProjectID, UserID: me.UserID, TokenID: me.TokenID,
-		}
+		stored.Keyring = all.Profiles[name].Keyring
+		notInKeyring = p.moveToKeyring(name, &stored)
+		all.Current, all.Profiles[name] = name, stored
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return p.printWelcome(s, me)
+	return p.printWelcome(s, me, p.describeStorage(&stored, notInKeyring))
 }
 
 // loginAddress finds the address: from the flag, the environment, the prompt, or the profile's last log-in, in this order.
@@ -245,7 +250,26 @@ func (p *program) loginAddress(ctx context.Context, before profile) (access, err
 	return a, err
 }
 
-func (p *program) printWelcome(s *session, me *aikeysv1.WhoAmIResponse) error {
+// describeStorage says where a profile's credential is stored, and why it is not in the keyring.
+func (p *program) describeStorage(stored *profile, notInKeyring error) string {
+	file, err := p.profilesPath()
+	if err != nil {
+		file = "profiles.json"
+	}
+	credential := "The API key"
+	if stored.SignIn != nil {
+		credential = "The session"
+	}
+	switch stored.storedIn() {
+	case storedInKeyring:
+		return credential + " is stored in the system's keyring."
+	case storedInBoth:
+		return credential + " is stored in the system's keyring, except its session token, which is too long for that, and in " + file + "."
+	}
+	return fmt.Sprintf("%s is stored in %s, which only you can read, and not in the system's keyring: %s.", credential, file, cli.OneLine(notInKeyring.Error()))
+}
+
+func (p *program) printWelcome(s *session, me *aikeysv1.WhoAmIResponse, storage string) error {
 	role := formatRole(me)
 	switch me.Role {
 	case aikeysv1.RoleOwner:
@@ -254,8 +278,8 @@ func (p *program) printWelcome(s *session, me *aikeysv1.WhoAmIResponse) error {
 		role = "a member"
 	}
 	err := p.printResponse(s, func() error {
-		return p.printLine(fmt.Sprintf("Logged in to %s as %s, %s of %s/%s. Profile: %s.",
-			s.baseURL, me.UserID, role, me.CustomerID, me.ProjectID, s.profile))
+		return p.printLine(fmt.Sprintf("Logged in to %s as %s, %s of %s/%s. Profile: %s. %s",
+			s.baseURL, me.UserID, role, me.CustomerID, me.ProjectID, s.profile, storage))
 	})
 	if p.Getenv(apiKeyVariable) != "" {
 		p.printNote("tare: note: " + apiKeyVariable + " is set here and wins over the profile; unset it, or use --profile " + s.profile)
@@ -289,7 +313,8 @@ func (p *program) logout(ctx context.Context) error {
 			return err
 		}
 		tokenID, was = known.TokenID, known
-		known.APIKey, known.TokenID, known.SignIn = secret.Text{}, "", nil
+		p.forgetCredential(&was)
+		known.APIKey, known.TokenID, known.SignIn, known.Keyring = secret.Text{}, "", nil, ""
 		all.Profiles[name] = known
 		return nil
 	})

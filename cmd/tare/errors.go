@@ -158,8 +158,8 @@ func (p *program) diagnose(ctx context.Context, err error) diagnosis {
 		return diagnosis{exitDeclined, err.Error(), nil}
 	case errors.Is(err, errSignInEnded):
 		return diagnosis{exitUnauthenticated, errSignInEnded.Error(), nil}
-	case errors.Is(err, errIssuerUnavailable):
-		return diagnosis{exitUnavailable, cli.OneLine(err.Error()), []string{"Try again when the issuer is up."}}
+	case errors.Is(err, errIssuerUnavailable), errors.Is(err, errKeyringUnreadable): // they have hints of their own
+		return diagnosis{exitUnavailable, cli.OneLine(err.Error()), nil}
 	case errors.Is(err, errNotLoggedIn):
 		return diagnosis{exitUnauthenticated, errNotLoggedIn.Error(), p.hintAtFirstLogin()}
 	case errors.As(err, &problem):

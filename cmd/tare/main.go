@@ -41,13 +41,17 @@ type program struct {
 	command   *cobra.Command // the command that runs, for hints; nil until it does
 	providers []string       // the providers that the command line names, for hints
 	redacted  []secret.Text  // the secrets that this run has seen; output shows [redacted] for them
-	quiet     bool           // set while the shell completes a word: standard error must stay empty
+	keyring   keyringStore
+	// keyringFailure is why this run can't use the system's keyring; nil before the first use.
+	keyringFailure error
+	quiet          bool // set while the shell completes a word: standard error must stay empty
 }
 
 func newProgram(environ []string, stdin io.Reader, stdout, stderr io.Writer) *program {
 	return &program{
 		Program: cli.Program{Name: "tare", Environ: environ, Stdout: stdout, Stderr: stderr},
 		stdin:   stdin,
+		keyring: systemKeyring{},
 	}
 }
 

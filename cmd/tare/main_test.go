@@ -92,6 +92,7 @@ func newUser(t *testing.T, env ...string) *user {
 	config := filepath.Join(home, "settings", "tare")
 	return &user{t, config, append([]string{
 		"HOME=" + home, "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "TERM=xterm", "XDG_CONFIG_HOME=" + filepath.Dir(config),
+		keyringVariable + "=off",
 	}, env...)}
 }
 

@@ -32,6 +32,7 @@ type profile struct {
 	Insecure bool        `json:"insecure,omitempty"` // http:// to another machine is allowed
 	Gateway  string      `json:"gateway,omitempty"`  // where "tare run" sends requests
 	SignIn   *signIn     `json:"sign_in,omitempty"`  // the issuer's session that APIKey belongs to; nil for a key that the user gave
+	Keyring  string      `json:"keyring,omitempty"`  // the account of its item in the keyring, which holds APIKey or the refresh token, if not both
 
 	// The defaults of --customer and --project. Empty means the session's own.
 	Customer string `json:"customer,omitempty"`
@@ -42,6 +43,36 @@ type profile struct {
 	ProjectID  string `json:"project_id,omitempty"`
 	UserID     string `json:"user_id,omitempty"`
 	TokenID    string `json:"token_id,omitempty"`
+}
+
+// keyringItem returns what the keyring can hold of the profile.
+func (one profile) keyringItem() keyringItem {
+	item := keyringItem{APIKey: one.APIKey}
+	if one.SignIn != nil {
+		item.RefreshToken = one.SignIn.RefreshToken
+	}
+	return item
+}
+
+// Where a profile's credential is stored.
+const (
+	storedInKeyring = "keyring"
+	storedInFile    = "file"
+	storedInBoth    = "keyring and file" // the session token, which was too long for the keyring, is in the file
+)
+
+// storedIn returns where the profile's credential is stored, or "" if it has none.
+func (one profile) storedIn() string {
+	hasKey := one.APIKey.Reveal() != ""
+	switch {
+	case hasKey && one.Keyring != "":
+		return storedInBoth
+	case hasKey:
+		return storedInFile
+	case one.Keyring != "":
+		return storedInKeyring
+	}
+	return ""
 }
 
 // profiles is the content of profiles.json.
@@ -89,6 +120,9 @@ func (p *program) profilesPath() (string, error) {
 
 // loadProfiles reads profiles.json. If it does not exist, there are no profiles.
 func (p *program) loadProfiles() (profiles, error) {
+	if err := p.checkKeyringSetting(); err != nil {
+		return profiles{}, err
+	}
 	file, err := p.profilesPath()
 	if err != nil {
 		return profiles{}, err
@@ -115,7 +149,7 @@ func (p *program) loadProfiles() (profiles, error) {
 }
 
 // lockTimeout is how long to wait for another tare that is changing the file.
-const lockTimeout = 2*issuerTimeout + 5*time.Second // that other one may ask the issuer twice
+const lockTimeout = 2*issuerTimeout + 3*keyringTimeout // that other one may ask the issuer twice, and the keyring
 
 // changeProfiles reads, changes and replaces profiles.json as one step. A lock file keeps other processes out.
 func (p *program) changeProfiles(ctx context.Context, change func(*profiles) error) (err error) {
@@ -200,13 +234,15 @@ type profileInfo struct {
 	ProjectID  string `json:"project_id,omitempty"`
 	UserID     string `json:"user_id,omitempty"`
 	LoggedIn   bool   `json:"logged_in"`
+	StoredIn   string `json:"stored_in,omitempty"`
 }
 
 func (p *program) profilesListCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List the profiles",
-		Long:    "Lists the profiles, without what they are logged in with. User and project are those of the last log-in; no server is asked.",
+		Use:   "list",
+		Short: "List the profiles",
+		Long: `Lists the profiles, and where the API key or session token of each is stored: in the system's keyring, or in the file
+profiles.json. User and project are those of the last log-in; no server is asked.`,
 		Example: "  tare profiles list",
 		Args:    cli.NoArguments(),
 	}
@@ -221,7 +257,7 @@ func (p *program) profilesListCommand() *cobra.Command {
 			listed = append(listed, profileInfo{
 				Name: name, InUse: name == all.Current, BaseURL: each.BaseURL,
 				CustomerID: cmp.Or(each.Customer, each.CustomerID), ProjectID: cmp.Or(each.Project, each.ProjectID),
-				UserID: each.UserID, LoggedIn: each.APIKey.Reveal() != "",
+				UserID: each.UserID, LoggedIn: each.storedIn() != "", StoredIn: each.storedIn(),
 			})
 		}
 		if !p.isForPeople() {
@@ -238,7 +274,7 @@ func (p *program) printProfiles(listed []profileInfo) error {
 		return nil
 	}
 	t := &table{columns: []column{
-		{head: "PROFILE"}, {head: "SERVER", canShrink: true}, {head: "PROJECT", canShrink: true, dropRank: 2}, {head: "USER", dropRank: 1}, {head: ""},
+		{head: "PROFILE"}, {head: "SERVER", canShrink: true}, {head: "PROJECT", canShrink: true, dropRank: 2}, {head: "USER", dropRank: 1}, {head: "STORED IN", dropRank: 3}, {head: ""},
 	}}
 	for _, each := range listed {
 		name, state := cell{each.Name, plain}, cell{}
@@ -248,7 +284,7 @@ func (p *program) printProfiles(listed []profileInfo) error {
 		if !each.LoggedIn {
 			state = cell{"logged out", yellow}
 		}
-		t.addRow(name, cell{each.BaseURL, plain}, cell{each.CustomerID + "/" + each.ProjectID, plain}, cell{each.UserID, plain}, state)
+		t.addRow(name, cell{each.BaseURL, plain}, cell{each.CustomerID + "/" + each.ProjectID, plain}, cell{each.UserID, plain}, cell{each.StoredIn, plain}, state)
 	}
 	return p.printTable(t)
 }
@@ -272,6 +308,7 @@ an issuer is ended there, if the issuer has a way to.`,
 		Example: "  tare profiles remove staging",
 	}, "Removed the profile %s.", "removed", func(all *profiles, name string) {
 		was = all.Profiles[name]
+		p.forgetCredential(&was)
 		delete(all.Profiles, name)
 		if all.Current == name {
 			all.Current = defaultProfile

@@ -62,8 +62,8 @@ func TestProfileCommands(t *testing.T) {
 	require.Contains(t, u.runOK("whoami"), "alice")
 
 	listed := u.runOK("profiles list")
-	require.Regexp(t, `default .*acme/chat +alice +in use`, listed)
-	require.Regexp(t, `member .*acme/chat +bob`, listed)
+	require.Regexp(t, `default .*acme/chat +alice +file +in use`, listed)
+	require.Regexp(t, `member .*acme/chat +bob +file`, listed)
 	require.NotContains(t, listed+u.runOK("profiles list -o json")+u.runOK("profiles list -o yaml"), "ak_")
 	all, _ := decodeJSON(t, u.runOK("profiles list -o json"))["profiles"].([]any)
 	require.Len(t, all, 2)

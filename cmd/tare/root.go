@@ -153,6 +153,7 @@ func environmentTopic() *cobra.Command {
   AGENTROUTER_API_KEY    the API key or session token; wins over the profile, and --profile wins over it. There is no
                          flag for the key
   TARE_CONFIG_DIR        the folder of profiles.json, instead of the system's
+  TARE_KEYRING           off: store what you log in with in profiles.json, not in the system's keyring
   NO_COLOR               any value turns colours off
   HTTPS_PROXY, NO_PROXY  the proxy to go through; never used for this machine
   SSL_CERT_FILE          on Linux, the trusted certificate authorities, PEM`,

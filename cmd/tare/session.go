@@ -39,6 +39,7 @@ type access struct {
 	customer, project string // empty means the session's own
 	keyFrom           string // where the key was found, for people
 	profile           string // the profile that the key is from, empty for other keys
+	storedIn          string // where the profile's key is stored, for people
 	gateway           string // where the profile says that the gateway is
 }
 
@@ -101,14 +102,20 @@ func (p *program) fillFromProfile(a *access) error {
 	if isOwnAddress {
 		a.insecure, a.gateway = a.insecure || used.Insecure, used.Gateway
 	}
-	if a.apiKey.Reveal() != "" || used.APIKey.Reveal() == "" {
+	storedIn := used.storedIn()
+	if a.apiKey.Reveal() != "" || storedIn == "" {
 		return nil
 	}
 	if !isOwnAddress {
 		return cli.Usagef("what the profile %q is logged in with is only for %s; set %s, or log in there: tare login --base-url URL --profile NAME",
 			name, used.BaseURL, apiKeyVariable)
 	}
-	a.apiKey, a.profile, a.keyFrom = used.APIKey, name, fmt.Sprintf("profile %q", name)
+	if used.APIKey.Reveal() == "" {
+		if err := p.readKeyring(&used); err != nil {
+			return err
+		}
+	}
+	a.apiKey, a.profile, a.keyFrom, a.storedIn = used.APIKey, name, fmt.Sprintf("profile %q", name), storedIn
 	a.customer, a.project = used.Customer, used.Project
 	return nil
 }
@@ -148,14 +155,64 @@ func (p *program) connect(ctx context.Context) (*session, error) {
 	if a.profile == "" {
 		return p.openSession(ctx, a)
 	}
-	return p.openSession(ctx, a, agentrouter.WithAPIKeySource(func(ctx context.Context) (string, error) { // for commands that run for long
-		key, err := p.validKey(ctx, a)
-		if err != nil {
-			return "", err
+	keys := &keySource{program: p, access: a}
+	s, err := p.openSession(ctx, a, agentrouter.WithAPIKeySource(keys.current),
+		agentrouter.WithHTTPClient(&http.Client{Transport: keys}))
+	if err == nil {
+		keys.next = s.responses
+	}
+	return s, err
+}
+
+// keySource is where a session gets a profile's key or session token from, for commands that run for long. As a transport, it has a request
+// that the service refused with 401 renew the session token and repeats it, once: the service has done nothing for it.
+type keySource struct {
+	*program
+	access
+	next    http.RoundTripper
+	renewed secret.Text // what the last renewal after a 401 returned
+}
+
+// current returns the key for the next request.
+func (k *keySource) current(ctx context.Context) (string, error) {
+	key, err := k.validKey(ctx, k.access)
+	if err != nil {
+		return "", err
+	}
+	k.apiKey = key
+	return key.Reveal(), nil
+}
+
+// RoundTrip implements http.RoundTripper.
+func (k *keySource) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := k.next.RoundTrip(request)
+	if err != nil || response.StatusCode != http.StatusUnauthorized || !k.replaceRefused(request.Context()) {
+		return response, err
+	}
+	again := request.Clone(request.Context())
+	if request.GetBody != nil {
+		if again.Body, err = request.GetBody(); err != nil {
+			return response, nil //nolint:nilerr // the request can't be repeated
 		}
-		a.apiKey = key
-		return key.Reveal(), nil
-	}))
+	}
+	again.Header.Set("Authorization", "Bearer "+k.apiKey.Reveal())
+	_ = response.Body.Close()
+	return k.next.RoundTrip(again)
+}
+
+// replaceRefused replaces a session token that the service has refused. It reports whether there is another. One that is fresh from the issuer
+// is not replaced.
+func (k *keySource) replaceRefused(ctx context.Context) bool {
+	refused := k.apiKey.Reveal()
+	if !isSessionToken(k.apiKey) || refused == k.renewed.Reveal() {
+		return false
+	}
+	key, err := k.renewKey(ctx, k.access, func(key secret.Text) bool { return key.Reveal() == refused })
+	if err != nil || key.Reveal() == refused {
+		return false
+	}
+	k.apiKey, k.renewed = key, key
+	return true
 }
 
 // newTransport returns a transport for a few requests to one host.

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 func TestFlagsThenEnvironmentThenProfile(t *testing.T) {
@@ -74,4 +76,34 @@ func TestExpiredKeyHint(t *testing.T) {
 	require.Equal(t, exitUnauthenticated, got.code)
 	require.Contains(t, got.stderr, "This API key has been revoked or has expired")
 	require.Contains(t, got.stderr, "tare login --profile old")
+}
+
+func TestRefusedSessionTokenIsRenewedOnce(t *testing.T) {
+	t.Parallel()
+	fresh := jwt(`{"exp":9999999999,"jti":"second"}`)
+	for accepted, want := range map[string]int{fresh: exitOK, "another": exitUnauthenticated} {
+		var bodies []string
+		var issuer *fakeService
+		issuer = newFakeIssuer(t, nil, func(request string, w http.ResponseWriter, r *http.Request) {
+			switch {
+			case request == "POST token":
+				writeJSON(w, http.StatusOK, map[string]any{"access_token": fresh, "refresh_token": "second-" + testRefreshToken})
+			case r.Header.Get("Authorization") == "Bearer "+accepted:
+				bodies = append(bodies, issuer.lastBody())
+				writeJSON(w, http.StatusOK, map[string]any{"member": map[string]any{
+					"user_id": "bob", "role": "member", "created_at": "2026-11-23T09:30:00Z", "updated_at": "2026-11-23T09:30:00Z"}})
+			default:
+				bodies = append(bodies, issuer.lastBody())
+				writeProblem(w, http.StatusUnauthorized, "unauthenticated", "The token is not valid here any more.")
+			}
+		})
+		u := issuer.signedIn(t)
+		u.changeStored(func(p *profile) { p.APIKey = secret.New(jwt(`{"exp":9999999999}`)) })
+		got := u.run("api members set bob --role member")
+		require.Equal(t, want, got.code, got.all())
+		require.Equal(t, []string{"PUT bob", "GET openid-configuration", "POST token", "PUT bob"}, issuer.requestsSoFar())
+		require.Contains(t, bodies[0], "member")
+		require.Equal(t, bodies[0], bodies[1])
+		require.Equal(t, fresh, u.stored().APIKey.Reveal())
+	}
 }

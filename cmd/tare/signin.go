@@ -180,21 +180,16 @@ func (p *program) signInAt(ctx context.Context, s *signIn, way string, insecure 
 	if err != nil {
 		return secret.Text{}, err
 	}
-	var got *oauth2.Token
-	nonce := ""
+	var token secret.Text
 	if way == signInDevice {
-		got, err = p.signInOnDevice(ctx, at)
+		token, err = p.signInOnDevice(ctx, s, at)
 	} else {
-		nonce = rand.Text()
-		got, err = p.signInInBrowser(ctx, at, s.Issuer, nonce)
+		token, err = p.signInInBrowser(ctx, s, at)
 	}
-	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return secret.Text{}, fmt.Errorf("nobody signed in within %s", signInTimeout)
-	case err != nil:
-		return secret.Text{}, describeIssuerError(err)
 	}
-	return p.sessionToken(ctx, s, at, got, nonce)
+	return token, err
 }
 
 // sessionToken returns which of the issuer's tokens is the session token, and keeps the refresh token.
@@ -225,16 +220,23 @@ func (p *program) sessionToken(ctx context.Context, s *signIn, at *issuer, got *
 	return token, nil
 }
 
-// signInInBrowser opens the issuer's page, which leads back to a port of this machine with a code (RFC 8252), and exchanges that.
-func (p *program) signInInBrowser(ctx context.Context, at *issuer, issuerURL, nonce string) (*oauth2.Token, error) {
+// signInOutcome is how a sign-in has ended.
+type signInOutcome struct {
+	known chan struct{} // closed when err is set
+	err   error
+}
+
+// signInInBrowser opens the issuer's page, which leads back to a port of this machine with a code (RFC 8252), and exchanges that for the
+// session token.
+func (p *program) signInInBrowser(ctx context.Context, s *signIn, at *issuer) (secret.Text, error) {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return secret.Text{}, err
 	}
 	at.RedirectURL = "http://" + listener.Addr().String() + "/callback"
-	state, verifier := rand.Text(), oauth2.GenerateVerifier()
-	returned := make(chan url.Values, 1)
-	server := &http.Server{ReadHeaderTimeout: issuerTimeout, Handler: redirectHandler(state, returned)}
+	state, nonce, verifier := rand.Text(), rand.Text(), oauth2.GenerateVerifier()
+	returned, outcome := make(chan url.Values, 1), &signInOutcome{known: make(chan struct{})}
+	server := &http.Server{ReadHeaderTimeout: issuerTimeout, Handler: redirectHandler(state, returned, outcome)}
 	go func() { _ = server.Serve(listener) }() // ends with Close
 	defer stopAfterAnswers(ctx, server)
 	options := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce)}
@@ -248,18 +250,32 @@ func (p *program) signInInBrowser(ctx context.Context, at *issuer, issuerURL, no
 	}
 	go p.openPage(ctx, page)
 	select {
-	case answer := <-returned:
-		code, by := answer.Get("code"), answer.Get("iss")
-		if by != issuerURL && (by != "" || at.namesItself) { // RFC 9207
-			return nil, errors.New("the answer to the sign-in is from another issuer")
-		}
-		if code != "" {
-			return at.Exchange(ctx, code, oauth2.VerifierOption(verifier))
-		}
-		return nil, &oauth2.RetrieveError{ErrorCode: cmp.Or(answer.Get("error"), "no code"), ErrorDescription: answer.Get("error_description")}
+	case query := <-returned:
+		token, err := p.exchange(ctx, s, at, query, nonce, verifier)
+		outcome.err = err
+		close(outcome.known)
+		return token, err
 	case <-ctx.Done():
-		return nil, cmp.Or(context.Cause(ctx), errStopped)
+		return secret.Text{}, cmp.Or(context.Cause(ctx), errStopped)
 	}
+}
+
+// exchange returns the session token for the code that the browser brought from the issuer's page.
+func (p *program) exchange(ctx context.Context, s *signIn, at *issuer, query url.Values, nonce, verifier string) (secret.Text, error) {
+	code, by := query.Get("code"), query.Get("iss")
+	if by != s.Issuer && (by != "" || at.namesItself) { // RFC 9207
+		return secret.Text{}, errors.New("the answer to the sign-in is from another issuer")
+	}
+	if code == "" {
+		return secret.Text{}, describeIssuerError(&oauth2.RetrieveError{
+			ErrorCode: cmp.Or(query.Get("error"), "no code"), ErrorDescription: query.Get("error_description"),
+		})
+	}
+	got, err := at.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+	if err != nil {
+		return secret.Text{}, describeIssuerError(err)
+	}
+	return p.sessionToken(ctx, s, at, got, nonce)
 }
 
 // stopAfterAnswers stops a server once the browser has the page that it asked for.
@@ -282,23 +298,29 @@ func (p *program) openPage(ctx context.Context, page string) {
 	_ = browser.OpenURL(page)
 }
 
-// redirectHandler passes on the first redirect that has the state. Others, which any page can make the browser send, change nothing.
-func redirectHandler(state string, returned chan<- url.Values) http.Handler {
+// redirectHandler passes on the first redirect that has the state, and shows the outcome of the sign-in once that is known. Other requests,
+// which any page can make the browser send, change nothing.
+func redirectHandler(state string, returned chan<- url.Values, outcome *signInOutcome) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer := r.URL.Query()
+		query := r.URL.Query()
 		status, text := http.StatusOK, "You are signed in. You can close this page."
 		switch {
 		case r.Method != http.MethodGet || r.URL.Path != "/callback":
 			status, text = http.StatusNotFound, "There is no such page."
-		case answer.Get("state") != state:
+		case query.Get("state") != state:
 			status, text = http.StatusBadRequest, "This is the answer to another sign-in. Start again with: tare login"
 		default:
-			if answer.Get("code") == "" {
-				text = "You are not signed in: the terminal says why. You can close this page."
+			select {
+			case returned <- query:
+			default: // it was sent twice
 			}
 			select {
-			case returned <- answer:
-			default: // it was sent twice
+			case <-outcome.known:
+			case <-r.Context().Done():
+				return
+			}
+			if outcome.err != nil {
+				text = "You are not signed in: " + cli.OneLine(outcome.err.Error()) + ". You can close this page."
 			}
 		}
 		h := w.Header()
@@ -312,13 +334,13 @@ func redirectHandler(state string, returned chan<- url.Values) http.Handler {
 }
 
 // signInOnDevice shows a code that is entered on any device (RFC 8628), and waits for that.
-func (p *program) signInOnDevice(ctx context.Context, at *issuer) (*oauth2.Token, error) {
+func (p *program) signInOnDevice(ctx context.Context, s *signIn, at *issuer) (secret.Text, error) {
 	if at.Endpoint.DeviceAuthURL == "" {
-		return nil, cli.Usagef("the issuer knows no sign-in by device code: use --web, or an API key")
+		return secret.Text{}, cli.Usagef("the issuer knows no sign-in by device code: use --web, or an API key")
 	}
 	code, err := at.DeviceAuth(ctx)
 	if err != nil {
-		return nil, err
+		return secret.Text{}, describeIssuerError(err)
 	}
 	p.printNote(fmt.Sprintf("Open %s on any device, and enter the code %s", code.VerificationURI, code.UserCode))
 	if code.VerificationURIComplete != "" {
@@ -327,9 +349,12 @@ func (p *program) signInOnDevice(ctx context.Context, at *issuer) (*oauth2.Token
 	code.Interval = min(max(code.Interval, 0), maxPollInterval) // a ticker can't take what is below
 	got, err := at.DeviceAccessToken(ctx, code)
 	if err != nil && !code.Expiry.IsZero() && time.Now().After(code.Expiry) {
-		return nil, &oauth2.RetrieveError{ErrorCode: "expired_token"} // the issuer has no time left to say so
+		err = &oauth2.RetrieveError{ErrorCode: "expired_token"} // the issuer has no time left to say so
 	}
-	return got, err
+	if err != nil {
+		return secret.Text{}, describeIssuerError(err)
+	}
+	return p.sessionToken(ctx, s, at, got, "")
 }
 
 // describeIssuerError returns what an issuer's error says, without the answer that oauth2 would quote.
@@ -340,7 +365,7 @@ func describeIssuerError(err error) error {
 	)
 	switch {
 	case errors.As(err, &noAnswer):
-		return fmt.Errorf("%w: %w", errIssuerUnavailable, noAnswer.Err)
+		return hintedError{fmt.Errorf("%w: %w", errIssuerUnavailable, noAnswer.Err), "Try again when the issuer is up."}
 	case !errors.As(err, &refused):
 		return err
 	case refused.ErrorCode == "access_denied":
@@ -392,29 +417,45 @@ func (p *program) connectable(ctx context.Context) (access, error) {
 
 // validKey returns the API key of a. If it is a session token that is about to expire, validKey renews it first.
 func (p *program) validKey(ctx context.Context, a access) (secret.Text, error) {
-	if a.profile == "" || !expiresSoon(a.apiKey, time.Now()) {
+	isSpent := func(key secret.Text) bool { return expiresSoon(key, time.Now()) }
+	if a.profile == "" || !isSpent(a.apiKey) {
 		return a.apiKey, nil
 	}
-	var err error
-	changed := p.changeProfiles(ctx, func(all *profiles) error {
-		used := all.Profiles[a.profile]
-		if used.APIKey.Reveal() == "" || !isSameAddress(used.BaseURL, a.baseURL) { // another tare has logged out, or in elsewhere
-			return errNotLoggedIn
-		}
-		err = p.renew(ctx, &used, a.profile)
-		all.Profiles[a.profile] = used
-		a.apiKey = used.APIKey
-		return nil // what the issuer gave is stored, whatever failed afterwards
-	})
-	return a.apiKey, cmp.Or(changed, err)
+	return p.renewKey(ctx, a, isSpent)
 }
 
-// renew replaces the session token of a profile if it is about to expire. The lock of profiles.json has one tare do so at a time: issuers take
-// each refresh token once.
+// renewKey returns the API key that the profile of a has now. If that is spent and a session token, renewKey renews it first. The lock of
+// profiles.json has one tare do so at a time: issuers take each refresh token once.
+func (p *program) renewKey(ctx context.Context, a access, isSpent func(secret.Text) bool) (secret.Text, error) {
+	var failed error
+	changed := p.changeProfiles(ctx, func(all *profiles) error {
+		used := all.Profiles[a.profile]
+		if used.storedIn() == "" || !isSameAddress(used.BaseURL, a.baseURL) { // another tare has logged out, or in elsewhere
+			return errNotLoggedIn
+		}
+		if err := p.readKeyring(&used); err != nil {
+			return err
+		}
+		a.apiKey = used.APIKey
+		if used.SignIn == nil || !isSpent(used.APIKey) {
+			return nil
+		}
+		signIn := *used.SignIn
+		used.SignIn = &signIn
+		failed = p.renew(ctx, &used, a.profile)
+		a.apiKey = used.APIKey
+		wasInKeyring := used.Keyring != ""
+		if err := p.moveToKeyring(a.profile, &used); err != nil && wasInKeyring {
+			p.printNote("tare: warning: the session is no longer in the system's keyring, but in profiles.json: " + cli.OneLine(err.Error()))
+		}
+		all.Profiles[a.profile] = used
+		return nil // what the issuer gave is stored, whatever failed afterwards
+	})
+	return a.apiKey, cmp.Or(changed, failed)
+}
+
+// renew replaces the session token of a profile.
 func (p *program) renew(ctx context.Context, used *profile, name string) error {
-	if used.SignIn == nil || !expiresSoon(used.APIKey, time.Now()) {
-		return nil
-	}
 	ended := hintedError{errSignInEnded, "Log in again with: tare login --web --profile " + name}
 	if used.SignIn.RefreshToken.Reveal() == "" {
 		return ended

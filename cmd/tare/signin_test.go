@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"html"
 	"io"
 	"maps"
 	"net/http"
@@ -327,22 +328,36 @@ func TestDeviceCodesOfAHostileIssuer(t *testing.T) {
 	}
 }
 
-func TestRedirectsFromAnotherIssuer(t *testing.T) {
+func TestBrowserSeesWhyASignInFailed(t *testing.T) {
 	t.Parallel()
-	for iss, promised := range map[string]bool{"": true, "&iss=https://issuer.example": false} {
-		issuer := newFakeIssuer(t, map[string]any{"authorization_response_iss_parameter_supported": promised}, nil)
+	for name, c := range map[string]struct {
+		iss         string
+		namesItself bool
+		want        string
+	}{
+		"no issuer":      {namesItself: true, want: "is from another issuer"},
+		"another issuer": {iss: "&iss=https://issuer.example", want: "is from another issuer"},
+		"a spent code":   {want: "the issuer refuses: invalid_grant: <spent>"},
+	} {
+		issuer := newFakeIssuer(t, map[string]any{"authorization_response_iss_parameter_supported": c.namesItself},
+			func(_ string, w http.ResponseWriter, _ *http.Request) {
+				writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_grant", "error_description": "<spent>"})
+			})
 		u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+issuer.URL)
 		got := u.signInAs(func(_, page string) bool {
 			authorization, err := url.Parse(page)
 			require.NoError(t, err)
 			query := authorization.Query()
-			status, _ := browse(t, query.Get("redirect_uri")+"?code=x&state="+query.Get("state")+iss)
+			status, body := browse(t, query.Get("redirect_uri")+"?code=x&state="+query.Get("state")+c.iss)
 			require.Equal(t, http.StatusOK, status)
+			require.Contains(t, html.UnescapeString(body), "You are not signed in: ")
+			require.Contains(t, html.UnescapeString(body), c.want, name)
+			require.NotContains(t, body, "<spent>")
 			return true
 		}, "login", "--web")
 		require.Equal(t, exitFailure, got.code, got.all())
-		require.Contains(t, got.stderr, "from another issuer")
-		require.NotContains(t, issuer.requestsSoFar(), "POST token")
+		require.Contains(t, got.stderr, c.want)
+		require.Equal(t, name == "a spent code", slices.Contains(issuer.requestsSoFar(), "POST token"), name)
 	}
 }
 

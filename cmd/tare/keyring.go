@@ -1,0 +1,233 @@
+package main
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/zalando/go-keyring"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/internal/secret"
+)
+
+const (
+	// keyringVariable turns the system's keyring off.
+	keyringVariable = "TARE_KEYRING"
+	// keyringService is the service of tare's items in the keyring. The account of each is its profile's.
+	keyringService = "tare"
+	// keyringTimeout bounds each use of the keyring: the system may ask for the keyring's password, where nobody sees it.
+	keyringTimeout = 3 * time.Second
+	// busVariable has the address of the session bus, through which the Secret Service answers.
+	busVariable = "DBUS_SESSION_BUS_ADDRESS"
+)
+
+// errKeyringUnreadable means that the keyring, which has a profile's credential, can't be read.
+var errKeyringUnreadable = errors.New("what you are logged in with is in the system's keyring, which can't be read")
+
+// Why the keyring can't be used.
+var (
+	errKeyringOff      = errors.New(keyringVariable + " is off")
+	errNoKeyring       = errors.New("this session has no keyring")
+	errKeyringTooSmall = errors.New("it is too long for the keyring")
+	errKeyringSlow     = fmt.Errorf("the keyring did not answer within %s; it may be locked", keyringTimeout)
+)
+
+// keyringStore is a store of secrets by service and account.
+type keyringStore interface {
+	Set(service, account, text string) error
+	Get(service, account string) (string, error)
+	Delete(service, account string) error
+}
+
+// systemKeyring is the Secret Service on Linux, the keychain on macOS, and the credential store on Windows.
+type systemKeyring struct{}
+
+func (systemKeyring) Set(service, account, text string) error {
+	return keyring.Set(service, account, text)
+}
+
+func (systemKeyring) Get(service, account string) (string, error) {
+	return keyring.Get(service, account)
+}
+
+func (systemKeyring) Delete(service, account string) error { return keyring.Delete(service, account) }
+
+// keyringItem is what the keyring holds of a profile.
+type keyringItem struct {
+	APIKey       secret.Text `json:"api_key,omitzero"`
+	RefreshToken secret.Text `json:"refresh_token,omitzero"`
+}
+
+// checkKeyringSetting checks TARE_KEYRING.
+func (p *program) checkKeyringSetting() error {
+	if setting := p.Getenv(keyringVariable); setting != "" && setting != "off" {
+		return cli.Usagef("%s must be off, or not set", keyringVariable)
+	}
+	return nil
+}
+
+// findKeyring returns why the keyring can't be used. Without a session bus, the D-Bus library would start one.
+func (p *program) findKeyring() error {
+	if p.Getenv(keyringVariable) == "off" {
+		return errKeyringOff
+	}
+	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" || p.Getenv(busVariable) != "" {
+		return nil
+	}
+	socket := filepath.Join(p.Getenv("XDG_RUNTIME_DIR"), "bus")
+	if _, err := os.Stat(socket); err != nil || !filepath.IsAbs(socket) || strings.ContainsAny(socket, ",;%") {
+		return errNoKeyring
+	}
+	return os.Setenv(busVariable, "unix:path="+socket) // the library looks in /run/user alone
+}
+
+// useKeyring runs one use of the keyring, which can't be interrupted. One that takes too long is abandoned, and this run makes no further use.
+func (p *program) useKeyring(use func() error) error {
+	if p.keyringFailure == nil {
+		p.keyringFailure = p.findKeyring()
+	}
+	if p.keyringFailure != nil {
+		return p.keyringFailure
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if recover() != nil { // the library takes for granted that the bus lives
+				done <- errors.New("the keyring failed")
+			}
+		}()
+		done <- use()
+	}()
+	patience := keyringTimeout
+	if p.quiet {
+		patience = completionTimeout
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(patience):
+		p.keyringFailure = errKeyringSlow
+		return errKeyringSlow
+	}
+}
+
+// keyringAccount returns the account of a profile's item. Profiles of the same name in other files have other items.
+func (p *program) keyringAccount(name string) (string, error) {
+	file, err := p.profilesPath()
+	if err != nil {
+		return "", err
+	}
+	if file, err = filepath.Abs(file); err != nil {
+		return "", err
+	}
+	digest := sha256.Sum256([]byte(file))
+	return name + "-" + hex.EncodeToString(digest[:6]), nil
+}
+
+// moveToKeyring moves what a profile is logged in with from the profile to the keyring, as far as it fits there. If that fails, the profile
+// is unchanged but for its item, which is gone, and the error says why.
+func (p *program) moveToKeyring(name string, one *profile) error {
+	account, err := p.keyringAccount(name)
+	if err != nil {
+		return err
+	}
+	account = cmp.Or(one.Keyring, account)
+	item, bare := one.keyringItem(), *one
+	bare.APIKey = secret.Text{}
+	if one.SignIn != nil {
+		signIn := *one.SignIn
+		signIn.RefreshToken = secret.Text{}
+		bare.SignIn = &signIn
+	}
+	err = p.setKeyringItem(account, item)
+	if errors.Is(err, errKeyringTooSmall) && item.RefreshToken.Reveal() != "" { // the session token lives for minutes or hours
+		item.APIKey, bare.APIKey = secret.Text{}, one.APIKey
+		err = p.setKeyringItem(account, item)
+	}
+	if err != nil {
+		p.deleteKeyringItem(*one)
+		one.Keyring = ""
+		return err
+	}
+	*one = bare
+	one.Keyring = account
+	return nil
+}
+
+func (p *program) setKeyringItem(account string, item keyringItem) error {
+	text, err := json.Marshal(item)
+	if err != nil {
+		return err
+	}
+	err = p.useKeyring(func() error { return p.keyring.Set(keyringService, account, string(text)) })
+	if errors.Is(err, keyring.ErrSetDataTooBig) {
+		return errKeyringTooSmall
+	}
+	return err
+}
+
+// readKeyring fills in what the keyring holds of a profile.
+func (p *program) readKeyring(one *profile) error {
+	held := one.keyringItem()
+	if one.Keyring == "" || held.APIKey.Reveal() != "" && (one.SignIn == nil || held.RefreshToken.Reveal() != "") {
+		return nil
+	}
+	var (
+		text string
+		item keyringItem
+	)
+	err := p.useKeyring(func() (err error) {
+		text, err = p.keyring.Get(keyringService, one.Keyring)
+		return err
+	})
+	if err == nil && json.Unmarshal([]byte(text), &item) != nil {
+		err = keyring.ErrNotFound
+	}
+	switch {
+	case errors.Is(err, keyring.ErrNotFound):
+		return hintedError{errNotLoggedIn, fmt.Sprintf("The system's keyring no longer has the item %q of %s.", one.Keyring, keyringService)}
+	case err != nil:
+		return hintedError{fmt.Errorf("%w: %w", errKeyringUnreadable, err),
+			"Unlock the keyring and try again, or log in again without it: " + keyringVariable + "=off tare login"}
+	}
+	p.registerSecret(item.APIKey)
+	p.registerSecret(item.RefreshToken)
+	if held.APIKey.Reveal() == "" {
+		one.APIKey = item.APIKey
+	}
+	if one.SignIn != nil {
+		signIn := *one.SignIn // others may read it
+		signIn.RefreshToken = item.RefreshToken
+		one.SignIn = &signIn
+	}
+	return nil
+}
+
+// deleteKeyringItem deletes the item of a profile, if it has one, and warns if that fails.
+func (p *program) deleteKeyringItem(one profile) {
+	if one.Keyring == "" {
+		return
+	}
+	err := p.useKeyring(func() error { return p.keyring.Delete(keyringService, one.Keyring) })
+	if err != nil && !errors.Is(err, keyring.ErrNotFound) {
+		p.printNote(fmt.Sprintf("tare: warning: the system's keyring still has the item %q of %s, which you can delete there: %s",
+			one.Keyring, keyringService, cli.OneLine(err.Error())))
+	}
+}
+
+// forgetCredential reads and deletes what the keyring holds of a profile. It warns if that fails.
+func (p *program) forgetCredential(one *profile) {
+	if err := p.readKeyring(one); errors.Is(err, errKeyringUnreadable) && one.SignIn != nil {
+		p.printNote("tare: warning: the session at the issuer could not be ended: " + cli.OneLine(err.Error()))
+	}
+	p.deleteKeyringItem(*one)
+}
