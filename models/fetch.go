@@ -66,10 +66,14 @@ func (r *FetchRow) Dest() []any {
 	}
 }
 
-// ArrangedKeys is what follows FetchColumns: empty unless a key of the provider in one of the two scopes is arranged, and otherwise the keys
-// of both that may serve, as an array of arrangedKey in JSON. It is a column, and not rows, so that all fetches are one row, and so that
-// those of projects that arrange nothing pay for one look into an index that has none of their keys. The arguments are the engine's names for
-// an array of rows, for an object, and for an envelope in hexadecimal digits.
+// AnyArranged reports in SQL whether a key of the provider in one of the two scopes is arranged.
+const AnyArranged = `EXISTS (SELECT 1 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND user_id IN ('', $5) AND arranged
+AND revoked_at = 0)`
+
+// ArrangedKeys is what follows FetchColumns: empty unless AnyArranged, and otherwise the keys of both scopes that may serve, as an array of
+// arrangedKey in JSON. It is a column, and not rows, so that all fetches are one row, and so that those of projects that arrange nothing pay
+// for one look into an index that has none of their keys. The arguments are the engine's names for an array of rows, for an object, and for
+// an envelope in hexadecimal digits.
 //
 // PostgreSQL does not look into (SELECT $3) when it plans. With plain parameters it would find that a plan for their values is cheaper by
 // an estimate, and plan each fetch, which takes ten times as long as to run it.
@@ -78,8 +82,7 @@ func ArrangedKeys(array, object, hexEnvelope string) string {
 		return `SELECT * FROM (SELECT * FROM ai_keys WHERE customer_id = (SELECT $3) AND project_id = (SELECT $4) AND provider = (SELECT $6) AND user_id = ` + user + ` AND ` + Usable + `
 ORDER BY serve_order, seq DESC LIMIT ` + strconv.Itoa(maxCandidates) + `) AS s`
 	}
-	return `CASE WHEN EXISTS (SELECT 1 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND user_id IN ('', $5) AND arranged
-AND revoked_at = 0) THEN COALESCE(CAST((SELECT ` + array + `(` + object + `('id', id, 'own', user_id <> '', 'version', version, 'last_used_at', last_used_at,
+	return `CASE WHEN ` + AnyArranged + ` THEN COALESCE(CAST((SELECT ` + array + `(` + object + `('id', id, 'own', user_id <> '', 'version', version, 'last_used_at', last_used_at,
 'last_failure_at', last_failure_at, 'last_failure_status', last_failure_status, 'expires_at', expires_at, 'serve_order', serve_order, 'weight', weight,
 'seq', seq, 'restrictions', restrictions, 'limits', limits, 'envelope', ` + hexEnvelope + `)) FROM (` + scope("''") + ` UNION ALL ` + scope("(SELECT $5)") + ` WHERE (SELECT $5) <> '') AS a) AS text), '') ELSE '' END`
 }
@@ -110,9 +113,12 @@ func (t *truth) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
+// IsArranged reports whether a key of the row's scopes is arranged.
+func (r *FetchRow) IsArranged() bool { return r.arranged != "" }
+
 // serving returns the keys of the row.
 func (r *FetchRow) serving(c Caller, provider string) (found Serving, err error) {
-	if r.arranged == "" {
+	if !r.IsArranged() {
 		r.own.setScope(c, provider, c.UserID)
 		r.project.setScope(c, provider, "")
 		if r.own.ID != "" {

@@ -436,11 +436,11 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 	if key.UserID != "" {
 		scope = "user"
 	}
-	var routes []gen.Route
+	routes := make([]gen.Route, 0, len(p.provider.Routes))
 	for _, r := range p.provider.Routes {
 		routes = append(routes, gen.Route{Path: r.Path, Host: optional(r.Host), AuthStyle: string(cmp.Or(r.AuthStyle, p.Style))})
 	}
-	var answers []gen.AnswerRule
+	answers := make([]gen.AnswerRule, 0, len(p.provider.Answers))
 	for _, r := range p.provider.Answers {
 		answers = append(answers, gen.AnswerRule{
 			Status: r.Status, At: optional(r.At), Is: optional(r.Is), Begins: optional(r.Begins), Means: string(r.Means),

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -59,28 +58,22 @@ func parse(document []byte) (*Catalogue, error) {
 
 // WithoutRoles returns the catalogue without the credentials that name a role to assume, for a service that assumes none.
 func (c *Catalogue) WithoutRoles() *Catalogue {
-	without := &Catalogue{providers: c.All()}
+	without := &Catalogue{providers: slices.Clone(c.providers)}
 	for i := range without.providers {
 		p := &without.providers[i]
-		p.Alternatives = slices.DeleteFunc(p.Alternatives, func(group []string) bool { return slices.Contains(group, fieldRole) })
+		p.Alternatives = slices.DeleteFunc(slices.Clone(p.Alternatives), func(group []string) bool { return slices.Contains(group, fieldRole) })
 	}
 	return without
 }
 
-// All returns every provider, in the file's order.
-func (c *Catalogue) All() []Provider {
-	all := make([]Provider, 0, len(c.providers))
-	for _, p := range c.providers {
-		all = append(all, p.clone())
-	}
-	return all
-}
+// All returns every provider, in the file's order. They are the catalogue's own, and must not be changed.
+func (c *Catalogue) All() []Provider { return c.providers }
 
-// Lookup returns the provider with this slug, which is compared exactly.
+// Lookup returns the provider with this slug, which is compared exactly. What it refers to must not be changed.
 func (c *Catalogue) Lookup(slug string) (Provider, bool) {
 	for _, p := range c.providers {
 		if p.Slug == slug {
-			return p.clone(), true
+			return p, true
 		}
 	}
 	return Provider{}, false
@@ -440,28 +433,4 @@ func (p Provider) longestPrefix(secret string, distinctive bool) int {
 		}
 	}
 	return longest
-}
-
-// clone returns a deep copy, so that a caller can't change the catalogue.
-func (p Provider) clone() Provider {
-	p.Prefixes = slices.Clone(p.Prefixes)
-	p.Routes = slices.Clone(p.Routes)
-	p.Administration = slices.Clone(p.Administration)
-	p.Unserved = slices.Clone(p.Unserved)
-	p.Answers = slices.Clone(p.Answers)
-	p.Alternatives = slices.Clone(p.Alternatives)
-	for i := range p.Alternatives {
-		p.Alternatives[i] = slices.Clone(p.Alternatives[i])
-	}
-	p.Verify = p.Verify.clone()
-	p.Fields = slices.Clone(p.Fields)
-	for i := range p.Fields {
-		p.Fields[i].OneOf = slices.Clone(p.Fields[i].OneOf)
-		p.Fields[i].Unserved = maps.Clone(p.Fields[i].Unserved)
-	}
-	p.Clouds = slices.Clone(p.Clouds)
-	for i := range p.Clouds {
-		p.Clouds[i].Hosts = slices.Clone(p.Clouds[i].Hosts)
-	}
-	return p
 }

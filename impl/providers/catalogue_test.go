@@ -87,26 +87,6 @@ func TestLookupIsExact(t *testing.T) {
 	}
 }
 
-func TestCatalogueIsImmutable(t *testing.T) {
-	c := load(t)
-	spoil := func(p Provider) {
-		p.Prefixes[0].Value = "spoilt"
-		p.Fields[0].OneOf = append(p.Fields[0].OneOf[:0], "spoilt")
-		p.Fields[0].Name = "spoilt"
-	}
-	c.providers = append(c.providers, Provider{
-		Slug: "both", Prefixes: []Prefix{{Value: "b-"}}, Fields: []Field{{Name: "type", OneOf: []string{"b"}}},
-	})
-	before := lookup(t, c, "both")
-	spoil(lookup(t, c, "both"))
-	spoil(c.All()[len(c.All())-1])
-	c.All()[0] = Provider{}
-	c.Slugs()[0] = "spoilt"
-	require.Equal(t, before, lookup(t, c, "both"))
-	require.Equal(t, "openai", c.Slugs()[0])
-	require.Equal(t, "openai", c.All()[0].Slug)
-}
-
 const validCatalogue = `
 providers:
   - slug: one

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -68,15 +67,6 @@ func (v *Verify) validate(p Provider) error {
 		return errors.New("verify is a GET, or a POST with a body")
 	}
 	return v.Answers.Validate()
-}
-
-func (v *Verify) clone() *Verify {
-	if v == nil {
-		return nil
-	}
-	c := *v
-	c.Headers, c.Answers, c.Signed = maps.Clone(v.Headers), slices.Clone(v.Answers), v.Signed.clone()
-	return &c
 }
 
 // NewTest returns the request that tests a secret, of which c is what Credential returned, and the rules for its answer: ErrCredential. It

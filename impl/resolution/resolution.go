@@ -177,7 +177,7 @@ func scopesOf(policy models.UserKeys, userID string) []string {
 }
 
 // ranked are the keys that the policy lets serve a user, in the order in which they come, and why the first of them serves. Without any,
-// the reason says what is missing. The first `+"`sharing`"+` keys share callers by weight.
+// the reason says what is missing. The first sharing keys share callers by weight.
 type ranked struct {
 	keys    []models.Key
 	reason  Reason
@@ -187,7 +187,10 @@ type ranked struct {
 // rank puts the keys that the policy lets serve a user into their order: the user's own before the project's. Keys that are restricted to
 // other users are left out.
 func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked) {
-	project := slices.DeleteFunc(slices.Clone(found.Project), func(k models.Key) bool { return !k.Restrictions.Allows(userID) })
+	project, isBarred := found.Project, func(k models.Key) bool { return !k.Restrictions.Allows(userID) }
+	if slices.ContainsFunc(project, isBarred) {
+		project = slices.DeleteFunc(slices.Clone(project), isBarred)
+	}
 	if policy != models.UserKeysForbid {
 		r = rankScope(userID, found.Own, UserKey)
 	}
@@ -200,7 +203,7 @@ func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked
 		if len(r.keys) == 0 {
 			r = project
 		} else {
-			r.keys = append(r.keys, project.keys...)
+			r.keys = slices.Concat(r.keys, project.keys)
 		}
 	}
 	switch {
@@ -218,8 +221,8 @@ func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked
 // rankScope puts the keys of one scope, which come by their order and newest first, into the order in which they serve a user. If the newest
 // of an order has a weight, all of that order that have one share the callers, and come before the others of it.
 func rankScope(userID string, keys []models.Key, reason Reason) (r ranked) {
-	if len(keys) == 0 {
-		return r
+	if len(keys) <= 1 {
+		return ranked{keys: keys, reason: reason}
 	}
 	if r.reason = reason; keys[0].Order != keys[len(keys)-1].Order {
 		r.reason = ByOrder
