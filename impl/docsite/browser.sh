@@ -45,5 +45,5 @@ fi
 # shellcheck disable=SC1091 # the service has written it
 . "$work/data/session.env"
 
-BASE_URL=$AGENTROUTER_BASE_URL CHROMIUM=$(command -v chromium) SHOTS=$shots \
+BASE_URL=$AGENTROUTER_BASE_URL OWNER_KEY=$AGENTROUTER_API_KEY CHROMIUM=$(command -v chromium) SHOTS=$shots \
   node --test --test-reporter=spec impl/docsite/browsertest/pages.test.js

@@ -23,19 +23,27 @@ const missingPath = ""
 //go:embed templates
 var templateFiles embed.FS
 
+// material is what all pages can show.
+type material struct {
+	Assets   map[string]asset
+	API      *summary
+	SDKs     []sdk
+	Programs []program
+	Problems []problemPage
+	Shelves  []shelf
+}
+
 // view is what a page's template sees.
 type view struct {
+	*material
+
 	Title       string
 	Description string
-	Path        string // the page's own
-	Section     string // the path of the navigation's entry that the page belongs to
-	Base        string
-	Assets      map[string]asset
-	API         *summary
-	SDKs        []sdk
-	Programs    []program
-	Problems    []problemPage
+	Path        string       // the page's own
+	Section     string       // the path of the navigation's entry that the page belongs to
+	Base        string       // the reader's base URL; empty on a page that does not say it
 	Problem     *problemPage // on the page of a problem type
+	Guide       *guide       // on the page of a guide
 }
 
 // Sample returns an operation's sample in one language.
@@ -79,7 +87,10 @@ func templateFunctions() template.FuncMap {
 			}
 			return all
 		},
-		"prose": proseToHTML,
+		"prose":    proseToHTML,
+		"markdown": markdownToHTML,
+		"trim":     strings.TrimSpace,
+		"anchor":   func(title string) string { return string(slugs{}.Generate([]byte(title), 0)) },
 	}
 }
 
@@ -96,61 +107,82 @@ func proseToHTML(text string) template.HTML {
 	return template.HTML(out.String()) //nolint:gosec // every part is escaped above
 }
 
-// renderPages returns the pages by their paths.
-func renderPages(api *summary, sdks []sdk, programs []program, assets map[string]asset, types []problem.Type) (map[string]resource, error) {
+// renderPages returns the pages by their paths, and completes m.
+func renderPages(m *material, types []problem.Type) (map[string]resource, error) {
 	templates, err := template.New("pages").Funcs(templateFunctions()).ParseFS(templateFiles, "templates/*.html", "templates/llms.txt")
 	if err != nil {
 		return nil, fmt.Errorf("docsite: %w", err)
 	}
-	problems, err := problemPages(types)
-	if err != nil {
+	if m.Problems, err = problemPages(types); err != nil {
 		return nil, fmt.Errorf("docsite: %w", err)
 	}
+	if m.Shelves, err = loadShelves(); err != nil {
+		return nil, fmt.Errorf("docsite: %w", err)
+	}
+	if m.Assets, err = loadAssets(m); err != nil {
+		return nil, err
+	}
 	pages := map[string]resource{}
-	add := func(name string, v view) error {
-		v.Base, v.Assets, v.API, v.SDKs, v.Programs, v.Problems = baseURLPlaceholder, assets, api, sdks, programs, problems
-		var out bytes.Buffer
-		if err := templates.ExecuteTemplate(&out, name, v); err != nil {
-			return fmt.Errorf("docsite: %s: %w", v.Path, err)
-		}
-		page := resource{contentType: "text/html; charset=utf-8", body: newContent(out.Bytes()), policy: pagePolicy}
-		switch name {
-		case "reference.html":
-			page.policy = referencePolicy
-		case "llms.txt":
-			page.contentType, page.policy = "text/plain; charset=utf-8", filePolicy
-			page.body = newContent([]byte(html.UnescapeString(out.String()))) // html/template has escaped it
-		}
-		pages[v.Path] = page
-		return nil
-	}
-	for name, v := range map[string]view{
-		"reference.html": {Path: "/docs", Section: "/docs", Title: "API reference",
-			Description: "Every method of the API, with samples in five languages."},
-		"start.html": {Path: "/docs/getting-started", Section: "/docs/getting-started", Title: "Getting started",
-			Description: "Register a provider's key, see it serve, revoke it: in five minutes."},
-		"sdks.html": {Path: "/docs/sdks", Section: "/docs/sdks", Title: "SDKs",
-			Description: "The SDKs for Go, Python and TypeScript, and how to install them."},
-		"downloads.html": {Path: "/docs/downloads", Section: "/docs/downloads", Title: "Downloads",
-			Description: "The programs to install: tare, and the servers."},
-		"problems.html": {Path: "/docs/problems", Section: "/docs/problems", Title: "Problems",
-			Description: "Every problem that the API answers with, what it means, and what to do."},
-		"missing.html": {Path: missingPath, Title: "No such page", Description: "There is no such page."},
-		"llms.txt":     {Path: "/llms.txt"},
-	} {
-		if err := add(name, v); err != nil {
-			return nil, err
-		}
-	}
-	for i := range problems {
-		p := &problems[i]
-		v := view{Path: p.Path(), Section: "/docs/problems", Title: p.Title, Problem: p}
-		v.Description = strings.ReplaceAll(p.Meaning, "`", "")
-		if err := add("problem.html", v); err != nil {
-			return nil, err
+	for name, views := range views(m) {
+		for _, v := range views {
+			v.material = m
+			var out bytes.Buffer
+			if err := templates.ExecuteTemplate(&out, name, v); err != nil {
+				return nil, fmt.Errorf("docsite: %s: %w", v.Path, err)
+			}
+			page := resource{contentType: "text/html; charset=utf-8", body: newContent(out.Bytes()), policy: pagePolicy}
+			switch name {
+			case "reference.html":
+				page.policy = referencePolicy
+			case "llms.txt":
+				page.contentType, page.policy = "text/plain; charset=utf-8", filePolicy
+				page.body = newContent([]byte(html.UnescapeString(out.String()))) // html/template has escaped it
+			}
+			pages[v.Path] = page
 		}
 	}
 	return pages, nil
+}
+
+// views returns what each page shows, by the names of their templates.
+func views(m *material) map[string][]view {
+	all := map[string][]view{
+		"missing.html": {{Path: missingPath, Title: "No such page", Description: "There is no such page."}},
+		"llms.txt":     {{Path: "/llms.txt", Base: baseURLPlaceholder}},
+	}
+	for _, p := range mainPages {
+		all[p.template] = []view{{Path: p.path, Section: p.path, Title: p.title, Description: p.description}}
+		if p.saysBase {
+			all[p.template][0].Base = baseURLPlaceholder
+		}
+	}
+	for _, s := range m.Shelves {
+		for _, g := range s.Guides {
+			v := view{Path: g.Path(), Section: guidesPath, Title: g.Title, Description: "A guide to AI Keys: " + g.Title + ".", Guide: g}
+			all["guide.html"] = append(all["guide.html"], v)
+		}
+	}
+	for i := range m.Problems {
+		p := &m.Problems[i]
+		v := view{Path: p.Path(), Section: "/docs/problems", Title: p.Title, Problem: p}
+		v.Description = strings.ReplaceAll(p.Meaning, "`", "")
+		all["problem.html"] = append(all["problem.html"], v)
+	}
+	return all
+}
+
+// mainPages are the pages in the navigation, and what the search finds them by.
+var mainPages = []struct {
+	template, path, title, description string
+
+	saysBase bool // it shows the reader's base URL
+}{
+	{"reference.html", "/docs", "API reference", "Every method of the API, with samples in five languages.", false},
+	{"start.html", "/docs/getting-started", "Getting started", "Register a provider's key, see it serve, revoke it: in five minutes.", true},
+	{"guides.html", guidesPath, "Guides", "How to use AI Keys, run it, and mend it.", false},
+	{"sdks.html", "/docs/sdks", "SDKs", "The SDKs for Go, Python and TypeScript, and how to install them.", true},
+	{"downloads.html", "/docs/downloads", "Downloads", "The programs to install: tare, and the servers.", true},
+	{"problems.html", "/docs/problems", "Problems", "Every problem that the API answers with, what it means, and what to do.", false},
 }
 
 // explanation is the text about a problem type, which a table of problems does not have. Code stands between backticks.

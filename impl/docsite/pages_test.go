@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,22 +20,71 @@ import (
 func TestPagesHaveNoInlineScriptsOrStyles(t *testing.T) {
 	s := start(t, docsite.Config{Downloads: packed(t)})
 	inline := regexp.MustCompile(`(?i)<script(>| [^>]*>[^<])|<style|\son[a-z]+=|\sstyle=|javascript:`)
-	linked := regexp.MustCompile(`(?:href|src)="([^"]*)"`)
-	for _, path := range everyPath() {
-		if strings.Contains(path, "assets") || strings.Contains(path, "openapi") || strings.HasPrefix(path, "/console/app") {
+	for path, page := range s.crawl(t, "/docs") {
+		require.NotRegexp(t, inline, tags.ReplaceAllString(page, ""), path)
+	}
+}
+
+// tags is text between tags, in which a guide may show code with anything.
+var tags = regexp.MustCompile(`>[^<]+<`)
+
+func TestEveryLinkLeadsSomewhere(t *testing.T) {
+	s := start(t, docsite.Config{Downloads: packed(t)})
+	pages := s.crawl(t, "/docs")
+	require.Contains(t, pages, "/console")
+	guides := 0
+	for path, page := range pages {
+		if strings.HasPrefix(path, "/docs/guides/") {
+			guides++
+		}
+		for _, link := range linksOf(path, page) {
+			target, anchor, _ := strings.Cut(link, "#")
+			switch {
+			case strings.Contains(target, "://"):
+				require.Regexp(t, `^(https://|`+regexp.QuoteMeta(s.URL)+`)`, target, "%s links to it", path)
+			case anchor != "":
+				require.Contains(t, pages[target], ` id="`+anchor+`"`, "%s links to %s", path, link)
+			default:
+				require.Equal(t, http.StatusOK, s.get(t, target).StatusCode, "%s links to %s", path, link)
+			}
+		}
+	}
+	files, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	require.Equal(t, len(files)-1, guides, "every page of docs/ but README.md is a guide")
+}
+
+// crawl returns the pages that a reader can come to, by their paths.
+func (s service) crawl(t *testing.T, from ...string) map[string]string {
+	t.Helper()
+	pages := map[string]string{}
+	for len(from) > 0 {
+		path, _, _ := strings.Cut(from[0], "#")
+		from = from[1:]
+		if _, seen := pages[path]; seen || !strings.HasPrefix(path, "/") {
 			continue
 		}
 		got := s.get(t, path)
-		require.NotRegexp(t, inline, got.body, path)
-		for _, m := range linked.FindAllStringSubmatch(got.body, -1) {
-			target := html.UnescapeString(m[1])
-			if strings.HasPrefix(target, "#") || strings.HasPrefix(target, "https://www.rfc-editor.org/") {
-				continue
-			}
-			require.True(t, strings.HasPrefix(target, "/"), "%s links to %s", path, target)
-			require.Equal(t, http.StatusOK, s.get(t, target).StatusCode, "%s links to %s", path, target)
+		if !strings.HasPrefix(got.Header.Get("Content-Type"), "text/html") {
+			continue
 		}
+		pages[path] = got.body
+		from = append(from, linksOf(path, got.body)...)
 	}
+	require.Greater(t, len(pages), 50)
+	return pages
+}
+
+// linksOf returns what a page links to and shows.
+func linksOf(path, page string) (links []string) {
+	for _, m := range regexp.MustCompile(`(?:href|src|data-index)="([^"]*)"`).FindAllStringSubmatch(page, -1) {
+		link := html.UnescapeString(m[1])
+		if strings.HasPrefix(link, "#") {
+			link = path + link
+		}
+		links = append(links, link)
+	}
+	return links
 }
 
 func TestProblemPages(t *testing.T) {

@@ -3,16 +3,13 @@ package docsite
 import (
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -20,9 +17,8 @@ import (
 const (
 	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-	// The reference's library writes its styles into the page and fetches the document.
-	referencePolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
-		"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	// The reference sends the requests that readers try, with their API keys, so no text becomes HTML there.
+	referencePolicy = pagePolicy + "; connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
 	// filePolicy is for everything that is not a page.
 	filePolicy = "default-src 'none'; frame-ancestors 'none'"
 )
@@ -110,42 +106,26 @@ type asset struct {
 // URL returns what pages link to. It has a version, so browsers can cache the file forever and still take the next one.
 func (a asset) URL() string { return a.path + "?v=" + a.resource.version }
 
-// loadAssets returns the assets by the names that templates use. NAME.gz in the folder is served as NAME, compressed for
-// clients that accept it. The assets are unpacked once in a process.
-var loadAssets = sync.OnceValues(func() (map[string]asset, error) {
+// loadAssets returns the assets by the names that templates use.
+func loadAssets(m *material) (map[string]asset, error) {
+	index, err := searchIndex(m)
+	if err != nil {
+		return nil, fmt.Errorf("docsite: %w", err)
+	}
 	assets := map[string]asset{}
 	for name, contentType := range map[string]string{
-		"site.css":       "text/css; charset=utf-8",
-		"site.js":        "text/javascript; charset=utf-8",
-		"reference.css":  "text/css; charset=utf-8",
-		"reference.js":   "text/javascript; charset=utf-8",
-		"icon.svg":       "image/svg+xml",
-		"scalar.js.gz":   "text/javascript; charset=utf-8",
-		"scalar.LICENSE": "text/plain; charset=utf-8",
+		"site.css": "text/css; charset=utf-8", "reference.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml",
+		"site.js": "text/javascript; charset=utf-8", "reference.js": "text/javascript; charset=utf-8", "search.js": "text/javascript; charset=utf-8",
 	} {
-		file, err := assetFiles.ReadFile("assets/" + name)
-		if err != nil {
-			return nil, fmt.Errorf("docsite: %w", err)
+		file := index
+		if name != "search.js" {
+			if file, err = assetFiles.ReadFile("assets/" + name); err != nil {
+				return nil, fmt.Errorf("docsite: %w", err)
+			}
 		}
 		res := resource{contentType: contentType, body: newContent(file)}
-		served, isGzipped := strings.CutSuffix(name, ".gz")
-		if isGzipped {
-			plain, err := gunzip(file)
-			if err != nil {
-				return nil, fmt.Errorf("docsite: assets/%s: %w", name, err)
-			}
-			res.body, res.gzipped = newContent(plain), newContent(file)
-		}
 		res.version = strings.Trim(res.body.etag, `"`)[:12]
-		assets[served] = asset{"/docs/assets/" + served, res}
+		assets[name] = asset{"/docs/assets/" + name, res}
 	}
 	return assets, nil
-})
-
-func gunzip(zipped []byte) ([]byte, error) {
-	reader, err := gzip.NewReader(bytes.NewReader(zipped))
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(reader)
 }

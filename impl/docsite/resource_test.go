@@ -60,7 +60,7 @@ func TestResourcesAreCached(t *testing.T) {
 
 func TestGzipNegotiation(t *testing.T) {
 	s := start(t, docsite.Config{})
-	const path = "/docs/assets/scalar.js"
+	const path = "/docs/assets/search.js"
 	plain := s.get(t, path)
 	require.Empty(t, plain.Header.Get("Content-Encoding"))
 	for _, accepted := range []string{"gzip", "br, GZIP;q=0.5", "deflate,gzip"} {

@@ -1,6 +1,6 @@
 // Package docsite is what aikeysd shows to people in a browser: the console, the API reference and its OpenAPI documents, a page to
-// get started with, the SDKs to download, and what each problem type means. All content is embedded and rendered once, at the
-// start: a request reads no database and runs no template. It may import leaves only.
+// get started with, the guides, the SDKs to download, and what each problem type means. All content is embedded and rendered once, at
+// the start: a request reads no database and runs no template. It may import docs and leaves only.
 //
 // generated holds the API's document in the forms in which it is served. "make generate" writes it.
 package docsite
@@ -30,21 +30,9 @@ var (
 
 // summary is what the pages need of the API's document.
 type summary struct {
-	Version    string      `json:"version"`
-	Server     string      `json:"server"` // the first server of the document in the repository
-	Operations []operation `json:"operations"`
-}
-
-// operation is one operation of the document.
-type operation struct {
-	ID      string `json:"id"`
-	Method  string `json:"method"`
-	Path    string `json:"path"`
-	Summary string `json:"summary"`
-	Samples []struct {
-		Label  string `json:"label"`
-		Source string `json:"source"`
-	} `json:"samples"`
+	Version string `json:"version"`
+	Server  string `json:"server"` // the first server of the document in the repository
+	reference
 }
 
 // Config is what a Site needs. The zero value is a site without downloads.
@@ -80,16 +68,13 @@ func New(cfg Config) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	assets, err := loadAssets()
-	if err != nil {
-		return nil, err
-	}
 	base := &baseURL{trusted: cfg.TrustedProxies, fallback: api.Server}
 	s := &Site{handlers: map[string]http.Handler{
 		"/":             redirect("/docs"),
 		"/openapi.yaml": resource{contentType: "application/yaml", body: newContent(openAPIYAML), base: base},
 		"/openapi.json": resource{contentType: "application/json", body: newContent(openAPIJSON), base: base},
 		"/docs/":        redirect("/docs"),
+		"/docs/guides/": redirect(guidesPath),
 		"/problems":     redirect("/docs/problems"),
 		"/problems/":    redirect("/docs/problems"),
 	}}
@@ -101,21 +86,40 @@ func New(cfg Config) (*Site, error) {
 	for _, p := range programs {
 		s.handlers[p.Path()] = p
 	}
-	for _, a := range assets {
-		s.handlers[a.path] = a.resource
-	}
 	s.addConsole(cfg.Issuer)
-	pages, err := renderPages(&api, sdks, programs, assets, problem.Types(cfg.Problems...))
-	if err != nil {
+	if err := s.addPages(base, material{API: &api, SDKs: sdks, Programs: programs}, problem.Types(cfg.Problems...)); err != nil {
 		return nil, err
 	}
-	s.missing = notFoundPage(bytes.ReplaceAll(pages[missingPath].body.bytes, []byte(baseURLPlaceholder), nil))
+	return s, nil
+}
+
+// addPages adds the pages, and the files that they show.
+func (s *Site) addPages(base *baseURL, m material, types []problem.Type) error {
+	pages, err := renderPages(&m, types)
+	if err != nil {
+		return err
+	}
+	for _, a := range m.Assets {
+		s.handlers[a.path] = compressedOnDemand(a.resource)
+	}
+	images, err := guideImages()
+	if err != nil {
+		return err
+	}
+	for path, image := range images {
+		s.handlers[path] = image
+	}
+	s.missing = notFoundPage(pages[missingPath].body.bytes)
 	delete(pages, missingPath)
 	for path, page := range pages {
-		page.base = base
-		s.handlers[path] = page
+		if bytes.Contains(page.body.bytes, []byte(baseURLPlaceholder)) {
+			page.base = base
+			s.handlers[path] = page
+		} else {
+			s.handlers[path] = compressedOnDemand(page)
+		}
 	}
-	return s, nil
+	return nil
 }
 
 // Lookup returns the handler for the request, nil if it is not for the site. Paths are compared whole and never name files; the
@@ -148,10 +152,7 @@ func notFoundPage(page []byte) http.Handler {
 		header.Set("Content-Type", "text/html; charset=utf-8")
 		header.Set("Cache-Control", "no-store")
 		header.Set("Vary", "Accept")
-		header.Set("Content-Security-Policy", pagePolicy)
-		header.Set("X-Content-Type-Options", "nosniff")
-		header.Set("Referrer-Policy", "no-referrer")
-		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		setSafetyHeaders(header, pagePolicy)
 		w.WriteHeader(http.StatusNotFound)
 		if r.Method != http.MethodHead {
 			_, _ = w.Write(page) // a reader who has gone needs no answer

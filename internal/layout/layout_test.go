@@ -46,7 +46,7 @@ func rules() []rule {
 		{folder: "models/", mayImport: []string{"models/", "internal/"}},
 		{folder: "sealer/", mayImport: []string{"sealer/", "internal/"}},
 		{folder: "sealer/remote/", mayImport: []string{"sealer/", "internal/", "gen/secrets/"}},
-		{folder: "impl/", mayImport: server},
+		{folder: "impl/", mayImport: append([]string{"docs/"}, server...)},
 		{folder: "sdk/", mayImport: []string{"sdk/"}},
 		{folder: "dataplane/", mayImport: []string{"dataplane/", "gen/dataplane/", "spec/", "internal/"}},
 		{folder: "cmd/internal/", mayImport: []string{programs, "internal/"}},

@@ -9,7 +9,10 @@ import { chromium } from 'playwright-core';
 const base = process.env.BASE_URL;
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
-const paths = ['/docs', '/docs/getting-started', '/docs/sdks', '/docs/downloads', '/docs/problems', '/problems/invalid-argument'];
+const paths = [
+  '/docs', '/docs/getting-started', '/docs/guides', '/docs/guides/gateway', '/docs/guides/security', '/docs/guides/troubleshooting', '/docs/guides/operations',
+  '/docs/guides/console', '/docs/sdks', '/docs/downloads', '/docs/problems', '/problems/invalid-argument',
+];
 const views = ['light', 'dark'].flatMap((scheme) => [1280, 390].map((width) => ({ scheme, width })));
 
 let browser;
@@ -31,11 +34,14 @@ async function open(path, { scheme = 'light', width = 1280, origin = base, javaS
   page.on('request', (r) => !r.url().startsWith(`${origin}/`) && faults.push(`asks ${r.url()}`));
   page.on('response', (r) => r.status() >= 400 && faults.push(`${r.status()} for ${r.url()}`));
   await page.goto(origin + path);
-  if (path === '/docs' && javaScriptEnabled) {
-    await page.getByRole('link', { name: 'Register an AI key' }).or(page.getByRole('button', { name: 'Open Menu' })).first().waitFor();
-  }
-  await page.waitForLoadState(path === '/docs' ? 'networkidle' : 'load');
   return { page, faults, close: () => context.close() };
+}
+
+/** What axe finds on a page, or in a part of it. */
+async function violations(page, part = 'html') {
+  await page.evaluate(axe);
+  const found = await page.evaluate((selector) => axe.run(selector), part);
+  return found.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(' ')}`);
 }
 
 /** How bright a colour is, from 0 to 1. */
@@ -50,18 +56,14 @@ for (const path of paths) {
       const { page, faults, close } = await open(path, { scheme, width });
       if (process.env.SHOTS) {
         const name = `${path.slice(1).replaceAll('/', '-')}-${scheme}-${width}.png`;
-        await page.screenshot({ path: join(process.env.SHOTS, name), fullPage: path !== '/docs' });
+        await page.screenshot({ path: join(process.env.SHOTS, name), fullPage: !['/docs', '/docs/guides/gateway'].includes(path) }); // those are too long for a picture
       }
       assert.deepEqual(faults, []);
       const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       assert.equal(overflow, 0, 'nothing is wider than the window');
       const light = await brightness(page);
       assert.ok(scheme === 'light' ? light > 0.9 : light < 0.2, `background of brightness ${light}`);
-      if (path !== '/docs') { // the library's own pages are the library's business
-        await page.evaluate(axe);
-        const { violations } = await page.evaluate(() => axe.run());
-        assert.deepEqual(violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(' ')}`), []);
-      }
+      assert.deepEqual(await violations(page), []);
       await close();
     });
   }
@@ -72,26 +74,128 @@ test('the reference shows every operation, with samples in five languages for th
   const operations = Object.values(document.paths).flatMap((item) => Object.values(item).filter((o) => o.operationId));
   assert.ok(operations.length > 10);
   const { page, faults, close } = await open('/docs');
-  for (const { summary } of operations) {
-    await page.getByRole('link', { name: summary }).first().click();
-    await page.getByRole('heading', { name: summary }).first().waitFor();
+  const contents = page.getByRole('navigation', { name: 'Operations' });
+  assert.equal(await page.locator('section.operation').count(), operations.length);
+  for (const { summary, operationId } of operations) {
+    assert.equal(await contents.getByRole('link', { name: summary, exact: true }).getAttribute('href'), `#${operationId}`);
+    assert.equal(await page.locator(`h3#${operationId}`).innerText(), summary);
   }
-  await page.getByRole('link', { name: 'Revoke an AI key' }).first().click();
-  const revoke = page.locator('section', { has: page.getByRole('heading', { name: 'Revoke an AI key' }) }).last();
-  await revoke.getByText(`${base}/v1/customers/-/projects/-/aikeys/byok_`).first().waitFor();
-  await revoke.getByRole('button', { name: 'curl' }).first().click();
+  await contents.getByRole('link', { name: 'Revoke an AI key' }).click();
+  const revoke = page.getByRole('region', { name: 'Revoke an AI key' });
+  await revoke.getByText(`${base}/v1/customers/-/projects/-/aikeys/byok_`).waitFor();
   for (const label of ['curl', 'Go', 'Python', 'TypeScript', 'CLI']) {
-    await page.getByRole('option', { name: label, exact: true }).waitFor();
+    await revoke.getByRole('button', { name: label, exact: true }).click();
+    assert.equal(await revoke.locator('.samples pre:visible').getAttribute('data-language'), label);
   }
-  await page.getByRole('option', { name: 'CLI', exact: true }).click();
-  await revoke.getByText('tare api byok remove').first().waitFor();
+  await revoke.getByText('tare api byok remove').waitFor();
   assert.deepEqual(faults, []);
   await close();
 });
 
-test('without JavaScript the reference lists the operations', async () => {
+test('without JavaScript the reference shows the operations and all samples', async () => {
   const { page, faults, close } = await open('/docs', { javaScriptEnabled: false });
-  await page.getByRole('cell', { name: 'Register an AI key' }).waitFor();
+  const register = page.getByRole('region', { name: 'Register an AI key' });
+  assert.equal(await register.locator('.samples pre:visible').count(), 5);
+  assert.equal(await register.getByText('Try it').isVisible(), false);
+  assert.deepEqual(faults, []);
+  await close();
+});
+
+/** Asserts that a text is nowhere: not in the document, its fields, the URL, storage or a cookie. */
+async function assertNowhere(page, text) {
+  const places = await page.evaluate(() => [
+    document.documentElement.outerHTML, ...[...document.querySelectorAll('input, textarea')].map((field) => field.value), location.href,
+    JSON.stringify(localStorage), JSON.stringify(sessionStorage), document.cookie, JSON.stringify(history.state),
+  ]);
+  assert.ok(places.every((place) => !place.includes(text)));
+}
+
+test('a reader tries an operation, and the API key stays in memory', async () => {
+  const key = process.env.OWNER_KEY;
+  const { page, faults, close } = await open('/docs');
+  const who = page.getByRole('region', { name: 'Show my session' });
+  await who.getByText('Try it').click();
+  await who.getByRole('button', { name: 'Send GET' }).click();
+  await who.getByText('Paste an API key first.').waitFor();
+  await who.getByLabel('API key or session token').fill(key);
+  await who.getByRole('button', { name: 'Send GET' }).click();
+  await who.getByText(/^200 OK, in \d+ ms$/).waitFor();
+  await who.locator('.outcome').getByText('"user_id": "alice"').waitFor();
+  await who.getByText('content-type: application/json').waitFor();
+  await assertNowhere(page, key);
+
+  const register = page.getByRole('region', { name: 'Register an AI key' });
+  await register.getByText('Try it').click();
+  await register.getByText('This page has your API key in its memory.').waitFor();
+  assert.deepEqual(await violations(page, '[aria-labelledby=whoAmI]'), [], 'with a form and an answer');
+  const secret = `sk-proj-${'EXAMPLE-'.repeat(4)}7301`;
+  await register.getByLabel('Body').fill('{');
+  await register.getByRole('button', { name: 'Send POST' }).click();
+  await register.getByText('The body is not JSON.').waitFor();
+  await register.getByLabel('Body').fill(JSON.stringify({ provider: 'openai', name: 'tried', secret }));
+  await register.getByRole('button', { name: 'Send POST' }).click();
+  await register.getByText(/^201 Created, in/).waitFor();
+  await register.getByText('"display_suffix": "7301"').waitFor();
+  await assertNowhere(page, secret);
+  if (process.env.SHOTS) await page.screenshot({ path: join(process.env.SHOTS, 'docs-try.png') });
+
+  await register.getByRole('button', { name: 'Forget it' }).click();
+  assert.equal(await who.getByLabel('API key or session token').isVisible(), true);
+  assert.deepEqual(faults, []);
+  await close();
+});
+
+test('a refused attempt leads to the page of its problem', async () => {
+  const { page, close } = await open('/docs');
+  const get = page.getByRole('region', { name: 'Get an AI key' });
+  await get.getByText('Try it').click();
+  await get.getByLabel('API key or session token').fill('two words');
+  await get.getByRole('button', { name: 'Send GET' }).click();
+  await get.getByText('That is no API key').waitFor();
+  await get.getByLabel('API key or session token').fill('ak_wrong');
+  await get.getByRole('button', { name: 'Send GET' }).click();
+  await get.getByText('id is required.').waitFor();
+  await get.getByLabel('id', { exact: false }).last().fill('byok_01M83VVAHV8M2T5K7N9R4W1XYZ');
+  await get.getByRole('button', { name: 'Send GET' }).click();
+  await get.getByText(/^401 Unauthorized, in/).waitFor();
+  assert.equal(await get.getByRole('link', { name: 'what to do' }).getAttribute('href'), '/problems/unauthenticated');
+  await assertNowhere(page, 'ak_wrong');
+  await close();
+});
+
+test('the search finds operations first, then guides and problems, by keyboard', async () => {
+  const { page, faults, close } = await open('/docs/guides/security');
+  const found = page.getByRole('option');
+  for (const [query, first, kind] of [
+    ['revoke', 'Revoke an AI key', 'Operation'], ['audit', 'Read the audit trail', 'Operation'], ['listKeys', 'List AI keys', 'Operation'],
+    ['nginx', 'Behind nginx, Caddy, Traefik or Envoy', 'Guide'], ['ledger', '', ''], ['key revoked', 'Key revoked', 'Problem'],
+  ]) {
+    await page.keyboard.press('/');
+    await page.getByRole('combobox').fill(query);
+    if (first) await found.first().filter({ hasText: first }).filter({ hasText: kind }).waitFor();
+    else await page.getByText('Nothing found').waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByRole('heading', { level: 1 }).click();
+  }
+  await page.keyboard.press('/');
+  await page.getByRole('combobox').fill('revoke');
+  await found.first().filter({ hasText: 'Revoke an AI key' }).waitFor();
+  assert.deepEqual(await violations(page), [], 'with the list open');
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('ArrowUp');
+  await page.keyboard.press('Enter');
+  await page.waitForURL(`${base}/docs#revokeKey`);
+  assert.deepEqual(faults, []);
+  await close();
+});
+
+test('links between guides stay in this service', async () => {
+  const { page, faults, close } = await open('/docs/guides');
+  await page.getByRole('link', { name: 'Gateway', exact: true }).click();
+  await page.getByRole('article').getByRole('link', { name: 'data plane', exact: true }).first().click();
+  await page.waitForURL(`${base}/docs/guides/dataplane`);
+  await page.getByRole('link', { name: 'Console', exact: true }).click();
+  await page.getByRole('heading', { name: 'Sign in to AI Keys' }).waitFor();
   assert.deepEqual(faults, []);
   await close();
 });

@@ -28,17 +28,23 @@ const (
 
 // summary is what the pages need of the document. The fields are those of docsite's summary.
 type summary struct {
-	Version    string      `json:"version"`
-	Server     string      `json:"server"` // the first one of the repository's document
-	Operations []operation `json:"operations"`
+	Version string `json:"version"`
+	Server  string `json:"server"` // the first one of the repository's document
+	reference
 }
 
 type operation struct {
-	ID      string   `json:"id" yaml:"operationId"`
-	Method  string   `json:"method" yaml:"-"`
-	Path    string   `json:"path" yaml:"-"`
-	Summary string   `json:"summary" yaml:"summary"`
-	Samples []sample `json:"samples" yaml:"x-codeSamples"`
+	ID          string     `json:"id" yaml:"operationId"`
+	Method      string     `json:"method" yaml:"-"`
+	Path        string     `json:"path" yaml:"-"`
+	Tags        []string   `json:"tags" yaml:"tags"`
+	Summary     string     `json:"summary" yaml:"summary"`
+	Description string     `json:"description" yaml:"description"`
+	Open        bool       `json:"open,omitempty" yaml:"-"` // it takes no credential
+	Parameters  []field    `json:"parameters,omitempty" yaml:"-"`
+	Body        *payload   `json:"body,omitempty" yaml:"-"`
+	Responses   []response `json:"responses" yaml:"-"`
+	Samples     []sample   `json:"samples" yaml:"x-codeSamples"`
 }
 
 type sample struct {
@@ -99,7 +105,6 @@ func summarize(text []byte) (summary, error) {
 		Servers []struct {
 			URL string `yaml:"url"`
 		} `yaml:"servers"`
-		Paths yaml.Node `yaml:"paths"`
 	}
 	if err := yaml.Unmarshal(text, &document); err != nil {
 		return summary{}, err
@@ -107,20 +112,8 @@ func summarize(text []byte) (summary, error) {
 	if len(document.Servers) == 0 {
 		return summary{}, errors.New("the document has no servers")
 	}
-	about := summary{Version: document.Info.Version, Server: strings.TrimSuffix(document.Servers[0].URL, "/")}
-	for path, item := range members(&document.Paths) {
-		for method, node := range members(item) {
-			if method == "parameters" {
-				continue
-			}
-			o := operation{Method: strings.ToUpper(method), Path: path}
-			if err := node.Decode(&o); err != nil {
-				return summary{}, fmt.Errorf("%s %s: %w", method, path, err)
-			}
-			about.Operations = append(about.Operations, o)
-		}
-	}
-	return about, nil
+	ref, err := describeAPI(text)
+	return summary{Version: document.Info.Version, Server: strings.TrimSuffix(document.Servers[0].URL, "/"), reference: ref}, err
 }
 
 // replaceServers replaces the block of servers and leaves every other byte as it is.
@@ -188,9 +181,12 @@ func writeValue(out *bytes.Buffer, value any) error {
 	return err
 }
 
-// members returns a mapping's names and values in their order.
+// members returns a mapping's names and values in their order; those of nil are none.
 func members(mapping *yaml.Node) iter.Seq2[string, *yaml.Node] {
 	return func(yield func(string, *yaml.Node) bool) {
+		if mapping == nil {
+			return
+		}
 		for i := 0; i+1 < len(mapping.Content); i += 2 {
 			if !yield(mapping.Content[i].Value, mapping.Content[i+1]) {
 				return
