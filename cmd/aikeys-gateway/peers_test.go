@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -33,7 +34,7 @@ import (
 // certifiedName is a name in the certificates of providers that run WithTLS.
 const certifiedName = "example.com"
 
-// startProxy runs nginx, Caddy or Envoy, as make test installs them, with its sample configuration, and returns its URL. A listener of
+// startProxy runs nginx, Caddy, HAProxy or Envoy, as make test installs them, with its sample configuration, and returns its URL. A listener of
 // the gateway's, and the provider, which runs WithTLS, take the place of those that the sample names. Pairs are further texts to
 // replace.
 func startProxy(t *testing.T, name string, gateway *process, provider *gatewaytest.Provider, pairs ...string) (url string) {
@@ -52,17 +53,17 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	address := "127.0.0.1:" + strconv.Itoa(inet.Port)
 
 	dir := t.TempDir()
-	authorities, config := filepath.Join(dir, "provider.pem"), filepath.Join(dir, "proxy.yaml")
+	authorities := filepath.Join(dir, "provider.pem")
 	require.NoError(t, os.WriteFile(authorities, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: provider.Certificate().Raw}), 0o600))
-	file, program, args := "nginx.conf", "/usr/sbin/nginx", []string{ // one process, so that ending it leaves none behind
-		"-e", "stderr", "-g", "daemon off; master_process off; pid " + dir + "/nginx.pid;", "-c", config}
+	files, program, args := []string{"nginx.conf"}, "/usr/sbin/nginx", []string{ // one process, so that ending it leaves none behind
+		"-e", "stderr", "-g", "daemon off; master_process off; pid " + dir + "/nginx.pid;", "-c", dir + "/nginx.conf"}
 	listens, format := " reuseport", func(address string) string { return address }
 	asked, answers := "unix:/run/aikeys-gateway/forward-auth.sock", gateway.address.ForwardAuth
 	if name == "Envoy" {
 		found, err := exec.Command("../../tools/peers.sh", "envoy").Output()
 		require.NoError(t, err)
-		file, program = "envoy.yaml", strings.TrimSpace(string(found))
-		args = []string{"--config-path", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"}
+		files, program = []string{"envoy.yaml"}, strings.TrimSpace(string(found))
+		args = []string{"--config-path", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"}
 		asked, answers, listens = "/run/aikeys-gateway/ext-authz.sock", strings.TrimPrefix(gateway.address.ExtAuthz, "unix:"), ""
 		format = func(address string) string {
 			host, port, _ := net.SplitHostPort(address)
@@ -78,12 +79,23 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	if name == "Caddy" { // it trusts the provider by SSL_CERT_FILE, whose certificate has its address, too
 		found, err := exec.LookPath("caddy")
 		require.NoError(t, err)
-		file, program, args = "Caddyfile", found, []string{"run", "--adapter", "caddyfile", "--config", config}
+		files, program, args = []string{"Caddyfile"}, found, []string{"run", "--config", "Caddyfile"}
 		asked, answers, listens = "unix//run/aikeys-gateway/forward-auth.sock", "unix/"+strings.TrimPrefix(gateway.address.ForwardAuth, "unix:"), ""
 		pairs = append(pairs, "https://api.openai.com {", provider.URL+" {", "https://api.anthropic.com {", provider.URL+" {", "{upstream_hostport}", certifiedName)
 	}
-	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "samples", file))
-	require.NoError(t, err)
+	if name == "HAProxy" {
+		files, program, args, listens = []string{"haproxy.cfg", "haproxy.lua"}, "/usr/sbin/haproxy", []string{"-db", "-f", "haproxy.cfg"}, ""
+		if found, err := exec.LookPath("haproxy"); err == nil {
+			program = found
+		}
+		asked, answers = "unix@/run/aikeys-gateway/forward-auth.sock", "unix@"+strings.TrimPrefix(gateway.address.ForwardAuth, "unix:")
+	}
+	texts := make([]string, len(files))
+	for i, file := range files {
+		text, err := os.ReadFile(filepath.Join("..", "..", "docs", "samples", file))
+		require.NoError(t, err)
+		texts[i] = string(text)
+	}
 	from := strings.TrimPrefix(provider.URL, "https://")
 	pairs = append(pairs, asked, answers, format("127.0.0.1:8000"), format(address)+listens)
 	if name != "Caddy" {
@@ -91,12 +103,17 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 			"api.openai.com", certifiedName, "api.anthropic.com", certifiedName, "/etc/ssl/certs/ca-certificates.crt", authorities)
 	}
 	for pair := range slices.Chunk(pairs, 2) {
-		require.Contains(t, string(text), pair[0])
-		text = bytes.ReplaceAll(text, []byte(pair[0]), []byte(pair[1]))
+		require.Contains(t, strings.Join(texts, "\n"), pair[0])
+		for i := range texts {
+			texts[i] = strings.ReplaceAll(texts[i], pair[0], pair[1])
+		}
 	}
-	require.NoError(t, os.WriteFile(config, text, 0o600))
+	for i, file := range files {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(texts[i]), 0o600))
+	}
 
 	cmd := exec.Command(program, args...)
+	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C", "SSL_CERT_FILE=" + authorities}
 	launch(t, cmd).await("listening", func() bool {
 		conn, err := net.DialTimeout("tcp", address, time.Second)
@@ -105,11 +122,11 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	return "http://" + address
 }
 
-// eachProxy runs a test on nginx, on Caddy and on Envoy, and gives it a gateway that answers both.
+// eachProxy runs a test on each of the proxies, and gives it a gateway that answers all of them.
 func eachProxy(t *testing.T, test func(t *testing.T, proxy string, e *env, gateway *process)) {
 	t.Helper()
 	t.Parallel()
-	for _, proxy := range []string{"nginx", "Caddy", "Envoy"} {
+	for _, proxy := range []string{"nginx", "Caddy", "HAProxy", "Envoy"} {
 		t.Run(proxy, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t, gatewaytest.WithTLS())
@@ -144,6 +161,7 @@ func TestProviderSDKs(t *testing.T) {
 	for name, through := range map[string]map[string][]sdk{
 		"gateway": {".py": {openAI, anthropic, google}, ".mjs": {openAI, anthropic, googleInNode, googleByOpenAI}},
 		"nginx":   {".mjs": {openAI, anthropic}}, // Python takes seconds to start
+		"HAProxy": {".mjs": {openAI, anthropic}},
 		"Envoy":   {".mjs": {openAI, anthropic}},
 	} {
 		for language, sdks := range through {
@@ -302,7 +320,7 @@ func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 		}
 		for _, path := range []string{"/", "/auth/openai", "/_aikeys/openai", "/openai", "/openai/../auth/openai"} {
 			got := send(http.MethodPost, url+path, callerToken, question)
-			require.Equal(t, http.StatusNotFound, got.status, path)
+			require.Contains(t, []int{http.StatusNotFound, http.StatusBadRequest}, got.status, path) // 400 is the gateway's, of a path that HAProxy leaves as it is
 			require.NotContains(t, got.header, "Agentrouter-Key-Id")
 			require.NotContains(t, got.header, "Authorization")
 		}
@@ -334,6 +352,29 @@ func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 	}
 }
 
+// A filter behind ext_authz gets the key in the metadata, for its own provider alone; no header has it. Here the route's headers are in the
+// place of Envoy AI Gateway's filter.
+func TestEnvoyHandsTheKeyOverInMetadata(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, gatewaytest.WithTLS())
+	const removed = "request_headers_to_remove: [cookie, x-forwarded-for]"
+	url := startProxy(t, "Envoy", e.startForProxies(), e.provider,
+		"{provider: openai}", "{provider: openai, credential: metadata}", "{provider: anthropic}", "{provider: anthropic, credential: metadata}", removed,
+		removed+"\n                      request_headers_to_add:\n"+
+			`                        - header: {key: from-metadata, value: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:secret_for_openai)%"}`)
+	for path, secret := range map[string]string{"/openai/chat/completions": providerSecret, "/anthropic/v1/messages": "-"} {
+		e.provider.Forget()
+		send(http.MethodPost, url+path, callerToken, question)
+		seen := e.provider.Requests()
+		require.Len(t, seen, 1)
+		require.Equal(t, secret, cmp.Or(seen[0].Header.Get("From-Metadata"), "-"))
+		seen[0].Header.Del("From-Metadata")
+		require.NotContains(t, fmt.Sprint(seen[0].Header), providerSecret)
+		e.provider.RequireNeverSaw(t, callerToken)
+	}
+	require.Equal(t, http.StatusUnauthorized, send(http.MethodPost, url+"/openai/chat/completions", "ak_EXAMPLE_wrong", question).status)
+}
+
 func TestSampleProxiesForwardRefusals(t *testing.T) {
 	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
 		e.control.AddCredential("ak_EXAMPLE_removed", dataplanetest.Credential{UserID: "bob"})
@@ -352,10 +393,14 @@ func TestSampleProxiesForwardRefusals(t *testing.T) {
 		}
 		refused("ak_EXAMPLE_wrong", http.StatusUnauthorized, "The AgentRouter API key or session token")
 		refused("ak_EXAMPLE_removed", http.StatusForbidden, "You are not a member of this project")
+		tx := e.control.RevokeKey(e.key)
+		gateway.await("acknowledged", func() bool { return e.control.Acknowledged(tx) })
+		got := send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
+		require.Equal(t, http.StatusForbidden, got.status, "a revoked key is not used: %s", got.body)
 		e.control.SetFault(dataplanetest.Unavailable, dataplanetest.Fetch)
 		refused("ak_EXAMPLE_unknown", http.StatusServiceUnavailable, "The gateway can't ask at the moment")
 		gateway.end(syscall.SIGKILL)
-		got := send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
+		got = send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
 		require.Contains(t, []int{http.StatusServiceUnavailable, http.StatusBadGateway}, got.status, "nobody passes without a gateway")
 		require.Empty(t, e.provider.Requests())
 	})
@@ -395,6 +440,8 @@ func TestSampleProxiesSendNothingToAnImpostor(t *testing.T) {
 		switch proxy {
 		case "Caddy":
 			pairs = []string{"https://api.openai.com {", "https://api.openai.com {\ntransport http {\ntls_server_name example.net\n}", "uri /auth/anthropic", "uri /auth/NONE"}
+		case "HAProxy":
+			pairs = []string{"str(api.openai.com)", "str(example.net)", "lua.aikeys anthropic", "lua.aikeys NONE"}
 		case "Envoy":
 			pairs = []string{"{exact: api.openai.com}", "{exact: example.net}", "{provider: anthropic}", "{provider: NONE}"}
 		}

@@ -109,14 +109,10 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	lifecycle.MarkAuthenticated(r.Context())
 	name, value := grant.Header()
-	secret := value
-	if name == headerAuthorization {
-		secret = strings.TrimPrefix(value, "Bearer ")
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.MarshalWrite(w, keyAnswer{ // the program may be gone
 		KeyID: grant.KeyID, Provider: grant.Provider, Reason: grant.Reason, BaseURL: grant.BaseURL.String(), URL: grant.URL.String(),
-		Secret: secret, Inject: []injected{{name, value}}, ExpiresInMS: max(0, expires-time.Since(started)).Milliseconds(),
+		Secret: grant.Secret(), Inject: []injected{{name, value}}, ExpiresInMS: max(0, expires-time.Since(started)).Milliseconds(),
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/agentrouter/aikeys/dataplane"
@@ -27,6 +28,15 @@ type Grant struct {
 	Private, Parameters func() []string
 	// Protocols is what Sec-WebSocket-Protocol becomes, if the request has it and something of it stays.
 	Protocols string
+}
+
+// Secret returns the provider's key as its SDKs take it: the header's value, without the scheme.
+func (g Grant) Secret() string {
+	name, value := g.Header()
+	if name == headerAuthorization {
+		return strings.TrimPrefix(value, "Bearer ")
+	}
+	return value
 }
 
 // Authorizer decides on requests that other proxies ask about. It is safe for concurrent use.

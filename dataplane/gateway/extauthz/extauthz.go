@@ -1,5 +1,6 @@
 // Package extauthz answers Envoy's external authorization filter over gRPC (envoy.service.auth.v3.Authorization). Envoy
-// proxies the requests itself; the answer says which header it sets and which ones it removes.
+// proxies the requests itself; the answer says which header it sets and which ones it removes. For a filter behind it that sets the
+// header itself, as Envoy AI Gateway's does, the key is in the dynamic metadata instead: context_extensions: {credential: metadata}.
 //
 // The provider comes from the route's configuration, context_extensions: {provider: openai}, and never from the request.
 // Envoy decides where a request goes, so the operator must route it to that provider's hosts and nowhere else.
@@ -50,8 +51,18 @@ const (
 // errPanic is answered with the problem for internal errors.
 var errPanic = errors.New("panic")
 
-// ProviderExtension is the member of a route's context_extensions that names the provider.
-const ProviderExtension = "provider"
+const (
+	// ProviderExtension is the member of a route's context_extensions that names the provider.
+	ProviderExtension = "provider"
+	// CredentialExtension is the member that says where the answer has the key: InMetadata, or in the header for the provider, if there
+	// is no such member.
+	CredentialExtension = "credential"
+	// InMetadata puts the key into Envoy's dynamic metadata, as SecretPrefix and the provider's slug: a filter that is configured for
+	// another provider finds none.
+	InMetadata = "metadata"
+	// SecretPrefix is what the name of the key's member in the metadata begins with.
+	SecretPrefix = "secret_for_"
+)
 
 // Server implements Authorization. It is safe for concurrent use.
 type Server struct {
@@ -79,15 +90,18 @@ func (s *Server) Check(ctx context.Context, request *authv3.CheckRequest) (*auth
 	asked := attributes.GetRequest().GetHttp()
 	path, rawQuery, _ := strings.Cut(asked.GetPath(), "?")
 	client := attributes.GetSource().GetAddress().GetSocketAddress().GetAddress()
+	provider, credential := attributes.GetContextExtensions()[ProviderExtension], attributes.GetContextExtensions()[CredentialExtension]
+	if credential != "" && credential != InMetadata {
+		provider = "" // the route is not configured for any
+	}
 	grant, problem := s.authorizer.Authorize(ctx, client, gateway.Head{
-		Provider: attributes.GetContextExtensions()[ProviderExtension],
-		Methods:  []string{asked.GetMethod()}, Paths: []string{path}, RawQuery: rawQuery, Header: headerOf(asked),
+		Provider: provider, Methods: []string{asked.GetMethod()}, Paths: []string{path}, RawQuery: rawQuery, Header: headerOf(asked),
 	})
 	if problem != nil {
 		return denied(problem), nil
 	}
 	markAuthenticated(ctx)
-	return allowed(grant)
+	return allowed(grant, credential == InMetadata)
 }
 
 // headerOf returns the request's headers with canonical names. Envoy sends headers in one of two fields.
@@ -107,9 +121,14 @@ func headerOf(request *authv3.AttributeContext_HttpRequest) http.Header {
 }
 
 // allowed returns the answer for a request that may pass.
-func allowed(grant gateway.Grant) (*authv3.CheckResponse, error) {
+func allowed(grant gateway.Grant, inMetadata bool) (*authv3.CheckResponse, error) {
 	name, value := grant.Header()
 	set := []*corev3.HeaderValueOption{overwrite(name, value)}
+	members := map[string]any{"key_id": grant.KeyID, "provider": grant.Provider, "reason": grant.Reason}
+	if inMetadata {
+		name, set = "", nil
+		members[SecretPrefix+grant.Provider] = grant.Secret()
+	}
 	if grant.Protocols != "" {
 		set = append(set, overwrite("sec-websocket-protocol", grant.Protocols))
 	}
@@ -128,9 +147,7 @@ func allowed(grant gateway.Grant) (*authv3.CheckResponse, error) {
 			overwrite(gateway.HeaderKeyID, grant.KeyID), overwrite(gateway.HeaderReason, grant.Reason),
 		},
 	}
-	metadata, err := structpb.NewStruct(map[string]any{
-		"key_id": grant.KeyID, "provider": grant.Provider, "reason": grant.Reason,
-	})
+	metadata, err := structpb.NewStruct(members)
 	return &authv3.CheckResponse{
 		Status:          &status.Status{Code: int32(codes.OK)},
 		HttpResponse:    &authv3.CheckResponse_OkResponse{OkResponse: ok},

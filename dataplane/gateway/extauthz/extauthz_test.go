@@ -67,7 +67,14 @@ func check(t *testing.T, conn *grpc.ClientConn, provider, path string, header ma
 
 func checkAs(t *testing.T, conn *grpc.ClientConn, method, provider, path string, header map[string]string) *authv3.CheckResponse {
 	t.Helper()
+	return checkFor(t, conn, map[string]string{"provider": provider}, method, path, header)
+}
+
+// checkFor checks a request on a route with context extensions.
+func checkFor(t *testing.T, conn *grpc.ClientConn, extensions map[string]string, method, path string, header map[string]string) *authv3.CheckResponse {
+	t.Helper()
 	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		ContextExtensions: extensions,
 		Source: &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{
 			SocketAddress: &corev3.SocketAddress{Address: "192.0.2.1"},
 		}}},
@@ -75,9 +82,6 @@ func checkAs(t *testing.T, conn *grpc.ClientConn, method, provider, path string,
 			Method: method, Path: path, Headers: header,
 		}},
 	}}
-	if provider != "" {
-		request.Attributes.ContextExtensions = map[string]string{"provider": provider}
-	}
 	response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), request)
 	require.NoError(t, err)
 	return response
@@ -118,6 +122,14 @@ func TestCheckHeaders(t *testing.T) {
 			require.Equal(t, dataplanetest.NewKeyID, fields(ok.GetResponseHeadersToAdd())["agentrouter-key-id"])
 			require.Equal(t, dataplanetest.NewKeyID, response.GetDynamicMetadata().GetFields()["key_id"].GetStringValue())
 		}
+		response := checkFor(t, conn, map[string]string{"provider": "openai", "credential": "metadata"}, "POST", "/v1/chat/completions",
+			map[string]string{"authorization": "Bearer " + callersKey})
+		require.Equal(t, secret, response.GetDynamicMetadata().GetFields()["secret_for_openai"].GetStringValue())
+		require.Empty(t, response.GetOkResponse().GetHeaders(), "the key is in no header")
+		require.ElementsMatch(t, []string{"authorization", "x-api-key", "x-goog-api-key", "api-key"}, response.GetOkResponse().GetHeadersToRemove())
+		response = checkFor(t, conn, map[string]string{"provider": "openai", "credential": "header"}, "POST", "/v1/chat/completions",
+			map[string]string{"authorization": "Bearer " + callersKey})
+		require.EqualValues(t, http.StatusInternalServerError, response.GetDeniedResponse().GetStatus().GetCode(), "no route is configured so")
 		require.NotContains(t, log.String(), "MARKED")
 		require.Contains(t, log.String(), dataplanetest.NewKeyID)
 	}
