@@ -62,6 +62,8 @@ const (
 	InMetadata = "metadata"
 	// SecretPrefix is what the name of the key's member in the metadata begins with.
 	SecretPrefix = "secret_for_"
+
+	forwardedProto = "x-forwarded-proto"
 )
 
 // Server implements Authorization. It is safe for concurrent use.
@@ -134,7 +136,11 @@ func allowed(grant gateway.Grant, inMetadata bool) (*authv3.CheckResponse, error
 	}
 	var remove []string
 	for _, private := range append(grant.Private(), gateway.CredentialHeaders()...) {
-		if lower := strings.ToLower(private); private != name && !slices.Contains(remove, lower) { // Envoy removes after it sets
+		lower := strings.ToLower(private)
+		if inMetadata && lower == forwardedProto {
+			continue // without it Envoy matches no route, and a filter behind has it match once more, when it knows the model
+		}
+		if private != name && !slices.Contains(remove, lower) { // Envoy removes after it sets
 			remove = append(remove, lower)
 		}
 	}

@@ -123,10 +123,11 @@ func TestCheckHeaders(t *testing.T) {
 			require.Equal(t, dataplanetest.NewKeyID, response.GetDynamicMetadata().GetFields()["key_id"].GetStringValue())
 		}
 		response := checkFor(t, conn, map[string]string{"provider": "openai", "credential": "metadata"}, "POST", "/v1/chat/completions",
-			map[string]string{"authorization": "Bearer " + callersKey})
+			map[string]string{"authorization": "Bearer " + callersKey, "x-forwarded-proto": "https"})
 		require.Equal(t, secret, response.GetDynamicMetadata().GetFields()["secret_for_openai"].GetStringValue())
 		require.Empty(t, response.GetOkResponse().GetHeaders(), "the key is in no header")
-		require.ElementsMatch(t, []string{"authorization", "x-api-key", "x-goog-api-key", "api-key"}, response.GetOkResponse().GetHeadersToRemove())
+		require.ElementsMatch(t, []string{"authorization", "x-api-key", "x-goog-api-key", "api-key"}, response.GetOkResponse().GetHeadersToRemove(),
+			"Envoy needs X-Forwarded-Proto to match a route again")
 		response = checkFor(t, conn, map[string]string{"provider": "openai", "credential": "header"}, "POST", "/v1/chat/completions",
 			map[string]string{"authorization": "Bearer " + callersKey})
 		require.EqualValues(t, http.StatusInternalServerError, response.GetDeniedResponse().GetStatus().GetCode(), "no route is configured so")
