@@ -63,9 +63,9 @@ func TestPortkeyAsksTheAgent(t *testing.T) {
 		t.Helper()
 		return send(http.MethodPost, url+path, credential, body, append(headers, "Content-Type", "application/json", "X-Portkey-Provider", provider)...)
 	}
-	for provider, path := range map[string]string{"openai": "/v1/chat/completions", "anthropic": "/v1/messages", "anthropic ": "/v1/chat/completions"} {
+	for _, to := range [][2]string{{"openai", "/v1/chat/completions"}, {"anthropic", "/v1/messages"}, {"anthropic", "/v1/chat/completions"}} {
 		// What a caller says of the destination is not believed.
-		got := call(strings.TrimSpace(provider), path, callerToken, inference+`}`, "X-Portkey-Custom-Host", "http://127.0.0.1:9",
+		got := call(to[0], to[1], callerToken, inference+`}`, "X-Portkey-Custom-Host", "http://127.0.0.1:9",
 			"X-Portkey-Config", `{"custom_host": "http://127.0.0.1:9"}`, "Cookie", "session="+callerToken)
 		require.Equal(t, http.StatusOK, got.status, "%s\n%s", got.body, &portkey.log)
 		require.Contains(t, got.body, "fake")
