@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: announce audit bench-tare console console-dev verify-console test-console help run run-split demo mock build dist hooks fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
+.PHONY: announce audit bench-tare console console-dev verify-console test-console help run run-split demo mock build dist hooks fuzz-api test test-clients test-go test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -27,8 +27,8 @@ build: ## Build the programs into bin/
 dist: bin/cyclonedx-gomod bin/nfpm tools/audit/node_modules/.package-lock.json ## Pack programs and SDKs into dist/ (PLATFORMS='linux/amd64 darwin/arm64', all by default; VERSION)
 	@tools/dist.sh dist $(PLATFORMS)
 
-mock: ## Serve the contract from its examples, with no backend (MOCK_PORT=4010)
-	@tools/mock/run.sh
+mock: announce build ## Start the service with example data, for any API key (MOCK_PORT=4010; AIKEYS_CORS_ORIGINS for a page elsewhere)
+	@bin/aikeysd dev --mock --listen 127.0.0.1:$(or $(MOCK_PORT),4010) --dataplane-listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 --gateway-listen 127.0.0.1:0 --log-level warn
 
 test: bin/gotestsum ## Install what the tests need, then run them all
 	@tools/deps.sh compiler postgres pgbouncer patroni etcd haproxy curl nginx caddy node python gnome-keyring
@@ -38,9 +38,6 @@ test: bin/gotestsum ## Install what the tests need, then run them all
 
 test-go: bin/gotestsum ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 	@tools/test-go.sh $(TESTFLAGS)
-
-test-mock: ## Run the tests of the mock server alone
-	@tools/mock/test.sh
 
 test-clients: ## Generate clients with others' generators, run the samples and the published programs
 	@tools/test-clients.sh
@@ -108,7 +105,7 @@ check: ## Run everything that CI runs
 tools: bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod bin/nfpm tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist tools/audit/node_modules tools/audit/.venv impl/docsite/browsertest/node_modules console/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv tools/litellm/.venv
+	rm -rf bin dist tools/audit/node_modules tools/audit/.venv impl/docsite/browsertest/node_modules console/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/peers/node_modules tools/peers/.venv tools/litellm/.venv
 
 # These tools are pinned in tools/go.mod and built once: golangci-lint takes a minute. The code generator is a tool of go.mod.
 bin/oasdiff: tool := github.com/oasdiff/oasdiff

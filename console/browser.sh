@@ -8,7 +8,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tools/deps.sh node chromium
 (cd console && source install.sh)
-(cd tools/mock && source ./install.sh)
 tools/peers.sh node >&2
 
 work=$(mktemp -d)
@@ -47,15 +46,16 @@ service=(env AIKEYS_LISTEN=127.0.0.1:0 AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0 AIKEY
 "${service[@]}" admin member set --user alice --role owner --customer acme --project chat >&2
 "${service[@]}" serve --log-format json >"$work/signin.log" 2>&1 &
 children+=($!)
-MOCK_PORT=0 node tools/mock/main.mjs spec/aikeys.yaml >"$work/mock.log" 2>&1 &
+"$program" dev --mock --data "$work/mock" --listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 \
+  --gateway-listen 127.0.0.1:0 >"$work/mock.log" 2>&1 &
 children+=($!)
 await "$work/data/session.env" AGENTROUTER_GATEWAY_URL "${children[1]}"
 await "$work/signin.log" '"msg":"ready"' "${children[2]}"
-await "$work/mock.log" 'http://127' "${children[3]}"
+await "$work/mock.log" 'is ready\.$' "${children[3]}"
 # shellcheck disable=SC1091 # the service has written it
 . "$work/data/session.env"
 
 BASE_URL=$AGENTROUTER_BASE_URL GATEWAY_URL=$AGENTROUTER_GATEWAY_URL OWNER_KEY=$AGENTROUTER_API_KEY MEMBER_KEY=$AGENTROUTER_MEMBER_API_KEY \
-  MOCK_URL=$(grep -om1 'http://127[0-9.:]*' "$work/mock.log") SERVICE_PID=${children[1]} ISSUER_URL=$issuer \
+  MOCK_URL=$(sed -n 's|^  API *||p' "$work/mock.log") SERVICE_PID=${children[1]} ISSUER_URL=$issuer \
   SIGN_IN_URL=$(sed -n 's/.*"msg":"listening".*"api":"\([^"]*\)".*/\1/p' "$work/signin.log") AIKEYSD=$program DATABASE=sqlite:$work/data/aikeys.db \
   CHROMIUM=$(command -v chromium) SHOTS=$shots node --test --test-reporter=spec console/test/console.test.js

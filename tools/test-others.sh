@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts=(
   tools/fuzz-api/run.sh deploy/test.sh sdk/python/test.sh tools/clients/run.sh sdk/typescript/test.sh tools/samples/run.sh
-  tools/reference/run.sh console/browser.sh impl/docsite/browser.sh tools/mock/test.sh tools/audit/test.sh
+  tools/reference/run.sh console/browser.sh impl/docsite/browser.sh tools/audit/test.sh
 )
 
 work=$(mktemp -d)
@@ -15,7 +15,6 @@ CGO_ENABLED=0 go build -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway ./cmd/aike
 
 # What several scripts install is installed before they run side by side.
 tools/deps.sh node python curl chromium
-(cd tools/mock && source ./install.sh)
 (cd sdk/typescript && source scripts/install.sh)
 (cd sdk/python && source setup.sh)
 export PYTHONDONTWRITEBYTECODE=1 # so that no file appears in sdk/python/src while it is packed

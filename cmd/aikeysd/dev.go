@@ -21,7 +21,7 @@ import (
 type devOptions struct {
 	data, gatewayListen string
 	upstreams           []string
-	standIn             bool
+	standIn, mock       bool
 }
 
 func (p *program) devCommand() *cobra.Command {
@@ -46,13 +46,27 @@ the same folder or in PATH. Custom providers may be on this machine, too.
 All data is in the folder --data, and the next start uses it again; delete the folder to start from nothing. With
 --sealer secrets+unix:<path>, the keyset is that of a secrets-svc on this machine; "make run-split" starts both.
 
+With --mock it is a mock for people who build a client or a front end: it has example data, with a key in each state, in the
+folder data/mock. Any bearer token acts as the owner, and the token "bob" as the member. With the header "Prefer: code=404",
+"Prefer: example=failing" or both, a valid request gets that example of the document; the page / lists them.
+
 It is for development only: it listens on this machine only, and refuses production settings.`,
 		Example: `  aikeysd dev
   aikeysd dev --stand-in=false
+  aikeysd dev --mock --listen 127.0.0.1:4010 --cors-origins http://localhost:5173
   aikeysd dev --data /tmp/aikeys --listen 127.0.0.1:0 --ops-listen 127.0.0.1:0`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(cfg.Read(p.Environ, cfg.checkDevelopment), options.check()); err != nil {
 				return err
+			}
+			if options.mock {
+				if !cmd.Flags().Changed("data") {
+					options.data = filepath.Join(options.data, "mock") // not the data of real work: any token opens it
+				}
+				var err error
+				if cfg.mock, err = newMock(); err != nil {
+					return err
+				}
 			}
 			cfg.useFolder(options.data)
 			cfg.useDownloads()
@@ -63,13 +77,14 @@ It is for development only: it listens on this machine only, and refuses product
 	cmd.Flags().StringVar(&options.gatewayListen, "gateway-listen", "127.0.0.1:8090", "`host:port` of the gateway, where inference requests go")
 	cmd.Flags().StringArrayVar(&options.upstreams, "upstream", nil, "`provider=URL`: send a provider's requests, and keys, elsewhere; give it again for more")
 	cmd.Flags().BoolVar(&options.standIn, "stand-in", true, "answer requests to all providers on this machine, for any key")
+	cmd.Flags().BoolVar(&options.mock, "mock", false, "start with example data, for any bearer token, and answer with examples on request")
 	cfg.AddFlags(cmd.Flags(), devSettings()...)
 	return cmd
 }
 
 // devSettings are the settings that dev takes. Any other would make it a production service.
 func devSettings() []string {
-	return []string{"listen", "dataplane-listen", "ops-listen", "sealer", "downloads", "verify", "log-level", "log-format"}
+	return []string{"listen", "dataplane-listen", "ops-listen", "sealer", "cors-origins", "downloads", "verify", "log-level", "log-format"}
 }
 
 // checkDevelopment refuses production settings.
@@ -179,6 +194,13 @@ func (p *program) devBeside(ctx context.Context, s *service, gateway *devGateway
 		session, err := s.seedSession(ctx, filepath.Join(data, "session.env"), gatewayURL)
 		if err != nil {
 			return err
+		}
+		if s.cfg.mock != nil {
+			if err := s.seedMock(ctx, session, tokenFile); err != nil {
+				return err
+			}
+			s.cfg.mock.session.Store(&session)
+			return writeMockSummary(p.Stdout, session, data)
 		}
 		return writeSummary(p.Stdout, session, s.ops.URL(), standIn)
 	})

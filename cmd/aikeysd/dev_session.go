@@ -224,3 +224,38 @@ func writeSummary(to io.Writer, session devSession, opsURL string, standIn *devS
 		"Name": "try-" + strings.ToLower(rand.Text()[:6]),
 	})
 }
+
+// mockSummary is what dev prints when a mock is ready.
+const mockSummary = `
+The mock of AgentRouter AI Keys is ready.
+
+  API       {{.BaseURL}}
+  Examples  {{.BaseURL}}/
+  Document  {{.BaseURL}}/openapi.yaml
+  Console   {{.BaseURL}}/console  (sign in with {{.OwnerKey}})
+
+It is the service itself, with example data in {{.Data}}: delete that folder to start over. Any bearer token acts as {{.Owner}}, an owner,
+and the token {{.Member}} as {{.Member}}, a member. Try it in another terminal:
+
+  # List the keys: there is one in each state
+  curl -sS --oauth2-bearer any {{.BaseURL}}/v1/aikeys
+
+  # Register a key, as your program will
+  curl -sS --oauth2-bearer any {{.BaseURL}}/v1/aikeys -H 'Content-Type: application/json' -d '{"provider":"openai","name":"{{.Name}}","secret":"sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001"}'
+
+  # Get a certain answer: an example of the document
+  curl -sS --oauth2-bearer any {{.BaseURL}}/v1/aikeys -H 'Prefer: code=403, example=not_an_owner'
+
+Then point your client at it: AGENTROUTER_BASE_URL={{.BaseURL}} AGENTROUTER_API_KEY=any. For a page of another origin, name the origin as
+for the service: AIKEYS_CORS_ORIGINS=http://localhost:5173
+
+Ctrl-C stops it. The next start has the same data.
+
+`
+
+func writeMockSummary(to io.Writer, session devSession, data string) error {
+	return template.Must(template.New("mock").Parse(mockSummary)).Execute(to, map[string]any{
+		"BaseURL": session.baseURL, "Owner": devOwner, "Member": devMember, "OwnerKey": session.ownerKey, "Data": shellQuote(data),
+		"Name": "try-" + strings.ToLower(rand.Text()[:6]),
+	})
+}

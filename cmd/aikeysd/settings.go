@@ -24,6 +24,8 @@ import (
 type config struct {
 	*settings.Set
 
+	mock *mock // nil unless the service is a mock, which no setting makes it
+
 	DatabaseURL       string
 	DatabaseDirectURL string
 	DBMaxConns        int

@@ -65,6 +65,9 @@ func (s *service) makeServers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if s.cfg.mock != nil {
+			public = s.cfg.mock.serveIndex(public)
+		}
 		s.api = httpapi.NewServer(httpapi.ServerConfig{
 			Listener: s.publicListener, Handler: crossorigin.Allow(s.cfg.CORSOrigins, public), TLS: publicTLS, Log: s.log,
 			TrustedProxies: s.cfg.TrustedProxies,
@@ -164,12 +167,17 @@ func (w wiring) newTests() *verification.Keys {
 }
 
 func (w wiring) publicAPI() (http.Handler, error) {
+	sessions := auth.Sessions(w.sessions)
+	if w.cfg.mock != nil {
+		sessions = mockSessions{Sessions: w.sessions, store: w.store, mock: w.cfg.mock}
+	}
 	api, err := w.api("public", auth.MiddlewareConfig{
-		Sessions: w.sessions, Metrics: w.metrics, PrincipalRate: ratelimit.Rate{PerSecond: w.cfg.RateLimit},
+		Sessions: sessions, Metrics: w.metrics, PrincipalRate: ratelimit.Rate{PerSecond: w.cfg.RateLimit},
 	})
 	if err != nil {
 		return nil, err
 	}
+	api.Examples = w.cfg.mock != nil
 	signIn := w.issuer.SignIn()
 	issuer := ""
 	if signIn != nil {

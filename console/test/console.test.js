@@ -455,7 +455,7 @@ async function onMock(v, prefer) {
     const request = route.request();
     const { pathname, search } = new URL(request.url());
     const wish = Object.entries(prefer).find(([path]) => pathname.endsWith(path))?.[1];
-    const response = await route.fetch({ url: mock + pathname + search, headers: { ...await request.allHeaders(), ...(typeof wish === 'string' && { prefer: wish }) } });
+    const response = await route.fetch({ url: mock + pathname + search, headers: { ...await request.allHeaders(), authorization: 'Bearer any', ...(typeof wish === 'string' && { prefer: wish }) } });
     const body = typeof wish === 'object' && response.ok() ? JSON.stringify({ ...await response.json(), ...wish }) : await response.body();
     await route.fulfill({ response, body });
   });

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -30,6 +31,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/auth/authtest"
+	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/internal/ratelimit"
@@ -968,6 +970,54 @@ func TestNotReady(t *testing.T) {
 	ready.Store(true)
 	require.Empty(t, list(t, s, owner))
 	require.Empty(t, events(t, s, owner))
+}
+
+func TestExamplesAnswerOnRequest(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{Examples: true})
+	ask := func(o aikeystest.Operation, prefer string) aikeystest.Reply {
+		request := o.Request
+		request.Token, request.Header = s.As(owner).Token, http.Header{"Prefer": {prefer}}
+		return s.Send(t, request) // which checks the answer against the document
+	}
+	operations := aikeystest.Operations(t)
+	for _, o := range operations {
+		examples, err := httpapi.ExamplesOf(o.Operation)
+		require.NoError(t, err)
+		require.Greater(t, len(examples), 3, o.OperationID)
+		for _, e := range examples {
+			prefer := fmt.Sprintf("respond-async, code=%d", e.Status)
+			if e.Name != "" {
+				prefer += fmt.Sprintf("; Example=%q", e.Name)
+			}
+			reply := ask(o, prefer)
+			require.Equal(t, e.Status, reply.Status, "%s: %s: %s", o.OperationID, prefer, reply.Body)
+			require.Contains(t, reply.Header["Preference-Applied"], fmt.Sprintf("code=%d", e.Status))
+		}
+	}
+	list := slices.IndexFunc(operations, func(o aikeystest.Operation) bool { return o.OperationID == "listKeys" })
+	for prefer, want := range map[string]struct {
+		status int
+		says   string
+	}{
+		"example=not_an_owner":       {http.StatusForbidden, "Only an owner"},
+		"example=last_page":          {http.StatusOK, "openai-old"},
+		"code=418":                   {http.StatusBadRequest, "it answers 200, 400, 401"},
+		"code=200, example=nothing":  {http.StatusBadRequest, "there are first_page, last_page, none, one"},
+		"respond-async, barcode=404": {http.StatusOK, `"keys":[]`},
+		"":                           {http.StatusOK, `"keys":[]`},
+	} {
+		reply := ask(operations[list], prefer)
+		require.Equal(t, want.status, reply.Status, prefer)
+		require.Contains(t, string(reply.Body), want.says)
+	}
+	require.Equal(t, http.StatusUnauthorized, s.Send(t, aikeystest.Request{Path: "/v1/whoami", Header: http.Header{"Prefer": {"code=200"}}}).Status)
+	off := aikeystest.Start(t, aikeystest.Options{}).As(owner)
+	reply, err := off.WhoAmIWithResponse(t.Context(), func(_ context.Context, r *http.Request) error {
+		r.Header.Set("Prefer", "code=403")
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, reply.StatusCode(), "the service itself ignores it")
 }
 
 func TestRateLimitPerUser(t *testing.T) {

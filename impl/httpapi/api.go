@@ -50,6 +50,8 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 	// Site is what is served beside the API; nil is nothing.
 	Site Site
+	// Examples has a request that prefers an example of the document answered with it (see answerByExample): for mocks.
+	Examples bool
 	// MaxBody is the most bytes that a request body may have; 0 means DefaultMaxBody.
 	MaxBody int
 }
@@ -111,7 +113,15 @@ func (a *API) chain(cfg Config, item *openapi3.PathItem, op *openapi3.Operation)
 	case len(*security) > 0:
 		return nil, errors.New("the operation asks for credentials, and nothing authenticates it")
 	}
-	return append(chain, v.middleware), nil
+	chain = append(chain, v.middleware)
+	if cfg.Examples {
+		answer, err := answerByExample(op)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, answer)
+	}
+	return chain, nil
 }
 
 // requireReady names the operation for the log and the metrics, and refuses it while the service starts.

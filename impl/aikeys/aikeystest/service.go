@@ -51,9 +51,10 @@ type Options struct {
 	OperatorsAddProviders bool
 	// OIDC verifies session tokens; nil accepts only API keys.
 	OIDC *auth.OIDC
-	// Ready and TrustedProxies are those of httpapi.Config, PrincipalRate that of auth.MiddlewareConfig, FailureRate that of auth.NewGuesses.
+	// Ready, TrustedProxies and Examples are those of httpapi.Config, PrincipalRate that of auth.MiddlewareConfig, FailureRate that of auth.NewGuesses.
 	Ready          func() bool
 	PrincipalRate  ratelimit.Rate
+	Examples       bool
 	FailureRate    ratelimit.Rate
 	TrustedProxies []netip.Prefix
 }
@@ -165,7 +166,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier, Tests: s.Tests, CustomProviders: true, OwnersAddProviders: !opts.OperatorsAddProviders,
 		SignIn: opts.OIDC.SignIn(), SessionTokens: opts.OIDC != nil,
 		API: httpapi.Config{
-			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
+			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies, Examples: opts.Examples,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{
 				Sessions:      auth.New(auth.Config{Tokens: opts.Store, OIDC: opts.OIDC}),
 				PrincipalRate: opts.PrincipalRate, Guesses: auth.NewGuesses(opts.FailureRate, nil, nil),
