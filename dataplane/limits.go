@@ -51,7 +51,7 @@ const maxLimited = 50_000
 
 // limiter counts the requests of keys that have limits, and remembers which keys are left aside.
 type limiter struct {
-	serving atomic.Pointer[serving]
+	serving atomic.Pointer[[]serving] // what the last heartbeats said, the newest last
 
 	mu      sync.Mutex
 	counted map[string]*counts         // by key id; guarded by mu
@@ -72,34 +72,59 @@ type counts struct {
 	minuteSeen, daySeen time.Duration
 }
 
-// serving is how many data planes share the limits of a customer's keys, as the last heartbeat that said so has it.
+// serving is how many data planes share the limits of a customer's keys, as a heartbeat has it.
 type serving struct {
 	others     int // of customers that are not named
 	byCustomer map[string]int
+	until      time.Duration // when another heartbeat's numbers have been in force for shareDelay, by the Clock; never for the newest
 }
 
-// setServing records what a heartbeat says.
-func (l *limiter) setServing(m *gen.StreamMessage) {
+// shareDelay is how long a share stays small when fewer data planes are connected. Those that are missing may be about to connect again, and
+// serve meanwhile.
+const shareDelay = 5 * time.Second
+
+// maxServing bounds how many heartbeats' numbers are remembered. More than one a second change nothing.
+const maxServing = 8
+
+// setServing records what a heartbeat says, at the time now. Only the stream calls it.
+func (l *limiter) setServing(m *gen.StreamMessage, now time.Duration) {
 	if m.DataPlanes == nil {
 		return
 	}
-	now := &serving{others: *m.DataPlanes, byCustomer: make(map[string]int, len(m.DataPlanesByCustomer))}
+	newest := serving{others: *m.DataPlanes, byCustomer: make(map[string]int, len(m.DataPlanesByCustomer)), until: math.MaxInt64}
 	for _, of := range m.DataPlanesByCustomer {
-		now.byCustomer[of.CustomerID] = of.DataPlanes
+		newest.byCustomer[of.CustomerID] = of.DataPlanes
 	}
-	l.serving.Store(now)
-}
-
-// share returns this data plane's part of a limit of a customer's key. Where there are more data planes than requests, each has one.
-func (l *limiter) share(limit int, customer string) int {
-	dataPlanes := 1
-	if s := l.serving.Load(); s != nil {
-		dataPlanes = s.others
-		if n, ok := s.byCustomer[customer]; ok {
-			dataPlanes = n
+	var all []serving
+	if before := l.serving.Load(); before != nil {
+		for _, s := range *before {
+			if s.until = min(s.until, now+shareDelay); now < s.until {
+				all = append(all, s)
+			}
 		}
 	}
-	return max(limit/max(dataPlanes, 1), 1)
+	all = append(all, newest)
+	all = all[max(len(all)-maxServing, 0):]
+	l.serving.Store(&all)
+}
+
+// share returns this data plane's part of a limit of a customer's key, at the time now. Where there are more data planes than requests, each
+// has one.
+func (l *limiter) share(limit int, customer string, now time.Duration) int {
+	dataPlanes := 1
+	if all := l.serving.Load(); all != nil {
+		for i := range *all {
+			s := &(*all)[i]
+			n, ok := s.byCustomer[customer]
+			if !ok {
+				n = s.others
+			}
+			if now < s.until {
+				dataPlanes = max(dataPlanes, n)
+			}
+		}
+	}
+	return max(limit/dataPlanes, 1)
 }
 
 // Begin counts a request that a key, which Resolve returned, is about to serve. Call end when the request has ended, its answer included. The
@@ -121,7 +146,7 @@ func (l *limiter) begin(key *Key, now time.Time, passed time.Duration) (end func
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.countsOf(key.ID, now, passed)
-	if limited := l.reached(key, c, now); limited != nil {
+	if limited := l.reached(key, c, now, passed); limited != nil {
 		return nil, limited
 	}
 	c.inMinute++
@@ -135,7 +160,7 @@ func (l *limiter) begin(key *Key, now time.Time, passed time.Duration) (end func
 }
 
 // reached returns which limit of a key is reached, or nil. The caller holds mu.
-func (l *limiter) reached(key *Key, c *counts, now time.Time) *LimitError {
+func (l *limiter) reached(key *Key, c *counts, now time.Time, passed time.Duration) *LimitError {
 	nextMinute, nextDay := now.Truncate(time.Minute).Add(time.Minute), now.Truncate(24*time.Hour).Add(24*time.Hour) // in UTC, from the year 1
 	for _, limit := range []struct {
 		name        string
@@ -146,7 +171,7 @@ func (l *limiter) reached(key *Key, c *counts, now time.Time) *LimitError {
 		{limitPerMinute, key.Limits.RequestsPerMinute, c.inMinute, nextMinute.Sub(now)},
 		{limitConcurrent, key.Limits.Concurrent, c.concurrent, time.Second},
 	} {
-		if limit.limit > 0 && limit.used >= l.share(limit.limit, key.CustomerID) {
+		if limit.limit > 0 && limit.used >= l.share(limit.limit, key.CustomerID, passed) {
 			return &LimitError{limit.name, max(limit.wait, time.Second)}
 		}
 	}
@@ -234,7 +259,7 @@ func (r *Resolver) isAside(key *Key) bool {
 	if until, ok := l.aside[secretID{key.ID, key.Version}]; ok && now < until {
 		return true
 	}
-	return key.Limits != nil && l.reached(key, l.countsOf(key.ID, wall, now), wall) != nil
+	return key.Limits != nil && l.reached(key, l.countsOf(key.ID, wall, now), wall, now) != nil
 }
 
 // resolveNext returns the key that serves a request while a key is left aside: the first in order that is not. Each answer is cached beside

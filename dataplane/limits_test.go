@@ -79,7 +79,9 @@ func TestMinutesAndDaysBeginWithTheClocks(t *testing.T) {
 }
 
 func TestAShareFollowsTheNumberOfDataPlanes(t *testing.T) {
-	r := unconnected(t)
+	clock := new(dataplanetest.Clock)
+	r, err := dataplane.New(dataplane.Config{ControlPlane: "http://127.0.0.1:1", Token: func() string { return "dp" }, Clock: clock})
+	require.NoError(t, err)
 	heartbeat := func(counts string) {
 		t.Helper()
 		stream := `data: {"type":"hello","session_id":"s","clock_ms":0,"lease_ms":1000}` + "\n\n" + `id: 1:1:` + "\n" +
@@ -102,19 +104,31 @@ func TestAShareFollowsTheNumberOfDataPlanes(t *testing.T) {
 		return shares
 	}
 	require.Equal(t, []int{10, 10}, shares(10), "before a control plane says anything")
+	const delay = 5 * time.Second
 	for _, step := range []struct {
+		after  time.Duration
 		counts string
 		want   []int
 	}{
-		{`,"data_planes":3`, []int{3, 3}},
-		{``, []int{3, 3}},
-		{`,"data_planes":2,"data_planes_by_customer":[{"customer_id":"globex","data_planes":4}]`, []int{5, 2}},
-		{`,"data_planes":40`, []int{1, 1}},
-		{`,"data_planes":1`, []int{10, 10}},
-		{`,"data_planes":0,"data_planes_by_customer":[{"customer_id":"acme","data_planes":-5}]`, []int{10, 10}},
+		{0, `,"data_planes":3`, []int{3, 3}},
+		{0, ``, []int{3, 3}},
+		{0, `,"data_planes":2,"data_planes_by_customer":[{"customer_id":"globex","data_planes":4}]`, []int{3, 2}},
+		{delay - 1, ``, []int{3, 2}}, // what has gone may come back
+		{1, ``, []int{5, 2}},
+		{0, `,"data_planes":40`, []int{1, 1}}, // at once
+		{0, `,"data_planes":1`, []int{1, 1}},
+		{delay - 1, `,"data_planes":5`, []int{1, 1}},
+		{1, ``, []int{2, 2}},
+		{delay, `,"data_planes":0,"data_planes_by_customer":[{"customer_id":"acme","data_planes":-5}]`, []int{2, 2}},
+		{delay, ``, []int{10, 10}},
 	} {
+		clock.Advance(step.after)
 		heartbeat(step.counts)
 		require.Equal(t, step.want, shares(10), step.counts)
+	}
+	for i := range 100 { // a storm
+		heartbeat(fmt.Sprintf(`,"data_planes":%d`, 1+i%5))
+		require.LessOrEqual(t, shares(10)[0], 10/min(i+1, 5))
 	}
 }
 

@@ -314,7 +314,7 @@ func (s *session) handleHeartbeat(m *gen.StreamMessage, id string) error {
 	if s.r.credential.isRefused() { // a fetch was refused: a new stream shows which credential is good
 		return ErrDataPlaneUnauthenticated
 	}
-	s.r.limiter.setServing(m)
+	s.r.limiter.setServing(m, s.r.clock.Now())
 	s.r.streamMu.Lock()
 	s.r.streamState.position = id
 	s.r.streamMu.Unlock()

@@ -89,6 +89,7 @@ func (a *Authorizer) authorize(ctx context.Context, peer string, head Head) (Gra
 	if err != nil && key == nil {
 		return Grant{}, a.Refuse(ctx, started, loggedProvider(head.Provider, err), err)
 	}
+	err = asLimit(key, err)
 	a.resolver.CountUse(key, err != nil)
 	if err != nil {
 		return Grant{}, a.Refuse(ctx, started, head.Provider, err, use...)

@@ -361,6 +361,7 @@ func (g *Gateway) handleError(w http.ResponseWriter, r *http.Request, err error)
 
 // refuse answers a request with the problem for an error.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, p *proxiedRequest, err error) {
+	err = asLimit(p.key, err)
 	problem := ProblemOf(err, p.id)
 	provider, path, _ := splitPath(r.URL.EscapedPath())
 	problem.Dialect = dialectOf(provider, path, r.Header)

@@ -59,9 +59,10 @@ func TestARefusalSaysThatTheLimitIsTheKeys(t *testing.T) {
 	}
 }
 
-// A use ends with its answer, whether that ends, is cut by the caller, or is an upgraded connection that the caller closes.
+// A use ends with its answer, whether that ends, is cut by the caller or the provider or by a revocation, or is an upgraded connection that
+// ends so.
 func TestConcurrentUsesEndWithTheirAnswers(t *testing.T) {
-	more := make(chan struct{})
+	more, cut := make(chan struct{}), make(chan struct{})
 	echo := websocket.Server{Handler: func(ws *websocket.Conn) { _, _ = io.Copy(ws, ws) }}
 	resolver, enforced := limitedKey(t, "openai", "/v1", dataplane.Limits{Concurrent: 1}, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -72,6 +73,8 @@ func TestConcurrentUsesEndWithTheirAnswers(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			select {
 			case <-more:
+			case <-cut:
+				panic(http.ErrAbortHandler)
 			case <-r.Context().Done():
 			}
 		}
@@ -105,17 +108,28 @@ func TestConcurrentUsesEndWithTheirAnswers(t *testing.T) {
 	require.NoError(t, open().Body.Close())
 	awaitFree()
 
-	cfg, err := websocket.NewConfig(strings.Replace(g.URL, "http", "ws", 1)+"/openai/socket", "http://localhost/")
-	require.NoError(t, err)
-	cfg.Header.Set("Authorization", "Bearer "+callersKey)
-	socket, err := cfg.DialContext(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, websocket.Message.Send(socket, "hi"))
-	var got string
-	require.NoError(t, websocket.Message.Receive(socket, &got))
-	require.Equal(t, http.StatusTooManyRequests, status())
-	require.NoError(t, socket.Close())
-	awaitFree()
+	for _, end := range []func(){func() { cut <- struct{}{} }, func() { resolver.End(true) }} {
+		stream := open()
+		end()
+		_, err := io.Copy(io.Discard, stream.Body)
+		require.Error(t, err)
+		require.NoError(t, stream.Body.Close())
+		awaitFree()
+	}
+
+	for _, end := range []func(io.Closer){func(socket io.Closer) { require.NoError(t, socket.Close()) }, func(io.Closer) { resolver.End(true) }} {
+		cfg, err := websocket.NewConfig(strings.Replace(g.URL, "http", "ws", 1)+"/openai/socket", "http://localhost/")
+		require.NoError(t, err)
+		cfg.Header.Set("Authorization", "Bearer "+callersKey)
+		socket, err := cfg.DialContext(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, websocket.Message.Send(socket, "hi"))
+		var got string
+		require.NoError(t, websocket.Message.Receive(socket, &got))
+		require.Equal(t, http.StatusTooManyRequests, status())
+		end(socket)
+		awaitFree()
+	}
 }
 
 func TestProxiesThatAskShareTheLimits(t *testing.T) {
@@ -159,6 +173,39 @@ func TestWhatTheGatewayRefusesCountsForNoLimit(t *testing.T) {
 	} {
 		head, body := do(t, request(t, http.MethodGet, g.URL+"/openai"+step.path, http.NoBody))
 		require.Equal(t, step.status, head.StatusCode, body)
+	}
+}
+
+// The caller can do nothing about the next key's restrictions, and the first key may serve again later.
+func TestARestrictedNextKeyIsALimit(t *testing.T) {
+	for _, c := range []struct {
+		reason, model string
+		status        int
+	}{
+		{"next_key_limited", "gpt-4", http.StatusTooManyRequests},
+		{"next_key_limited", "gpt-5", http.StatusNotFound}, // the provider's
+		{"project_key", "gpt-4", http.StatusForbidden},
+	} {
+		key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, http.NotFound)+"/v1", secret)
+		key.Restrictions, key.Reason = &dataplane.Restrictions{Models: []string{"gpt-5"}}, c.reason
+		resolver := dataplanetest.Serving(callersKey, key)
+		chat := request(t, http.MethodPost, start(t, resolver).URL+"/openai/chat/completions", strings.NewReader(`{"model":"`+c.model+`"}`))
+		chat.Header.Set("Content-Type", "application/json")
+		head, body := do(t, chat)
+		require.Equal(t, c.status, head.StatusCode, body)
+		if c.status != http.StatusTooManyRequests {
+			continue
+		}
+		requireExplained := func(head answer, body string) {
+			require.Equal(t, http.StatusTooManyRequests, head.StatusCode, body)
+			require.Contains(t, body, "the key that serves meanwhile may not be used for this request")
+			require.NotEmpty(t, head.Header.Get("Retry-After"))
+		}
+		requireExplained(head, body)
+		asked := request(t, http.MethodGet, startHandler(t, resolver, gateway.NewForwardAuth).URL+"/auth/openai", http.NoBody)
+		asked.Header.Set("X-Forwarded-Method", "POST")
+		asked.Header.Set("X-Forwarded-Uri", "/openai/v1/chat/completions")
+		requireExplained(do(t, asked))
 	}
 }
 

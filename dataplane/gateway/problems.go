@@ -173,6 +173,10 @@ var problems = problem.Table{
 		Detail: "The project's provider key for this request has a limit of its own, which is reached at this gateway; it is not the provider's. Try again after the time in Retry-After; the owner of the key can raise the limit.",
 	},
 	{
+		Err: errNextRestricted, Status: http.StatusTooManyRequests, Code: codeExhausted, Slug: "key-limited", Title: "Key limited",
+		Detail: "The provider key for this request is at a limit, its provider's or its own, and the key that serves meanwhile may not be used for this request. Try again after the time in Retry-After.",
+	},
+	{
 		Err: errConcurrentByProxy, Status: http.StatusForbidden, Code: codeDenied, Slug: "limit-not-enforced", Title: "Limit not enforced",
 		Detail: "The provider key for this request has a limit of concurrent requests, and the proxy in front does not say when a request ends; send it through the gateway's own proxy.",
 	},

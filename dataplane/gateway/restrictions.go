@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/agentrouter/aikeys/dataplane"
 )
 
 var (
@@ -16,7 +18,26 @@ var (
 	// errModelUnreadable: the key is restricted to models, and which one the request is for can't be read, or not by the proxy that asks.
 	errModelUnreadable = errors.New("model can't be read")
 	errModelInBody     = errors.New("model is in the body, which the proxy does not send")
+	// errNextRestricted: the first key is at a limit, and the one that serves instead may not be used for the request.
+	errNextRestricted = errors.New("the first key is at a limit, and the next one is restricted")
 )
+
+// reasonNextKey is the reason of a key that serves because the first is at a limit.
+const reasonNextKey = "next_key_limited"
+
+// asLimit returns the error of a request that a key refused. If the key's restrictions are the cause and it serves only while the first one is
+// at a limit, that is errNextRestricted: the request may be repeated later.
+func asLimit(key *dataplane.Key, err error) error {
+	if key == nil || key.Reason != reasonNextKey {
+		return err
+	}
+	for _, restriction := range []error{errModelRestricted, errOperationRestricted, errModelUnreadable, errModelInBody} {
+		if errors.Is(err, restriction) {
+			return errNextRestricted
+		}
+	}
+	return err
+}
 
 // modelHeadLimit is how much of a body may come before the model's name has been read.
 const modelHeadLimit = 64 << 10

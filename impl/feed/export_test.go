@@ -22,9 +22,9 @@ func Streams(f *Feed) int {
 	return f.open
 }
 
-// Holds reports whether the feed has read from the database, and the transaction.
+// Holds reports whether streams can join the feed, and whether it has read the transaction.
 func Holds(f *Feed, tx int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.ready && f.position.Contains(tx)
+	return f.ready && f.serving != nil && f.position.Contains(tx)
 }

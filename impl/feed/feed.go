@@ -128,8 +128,10 @@ type Feed struct {
 	// streams holds all streams by id, from joined to draining; open counts those that have not ended.
 	streams map[string]*Stream
 	open    int
-	// serving is how many streams all replicas have, for data planes that share a key's limits. It is replaced when that changes.
+	// serving is how many streams all replicas have, for data planes that share a key's limits. It is nil until they have been counted, and
+	// replaced when that changes or a stream has joined since.
 	serving *serving
+	joined  bool
 	// tallies holds the stops of the last hour by their ids; unsaved holds those whose count is not stored yet.
 	tallies, unsaved map[string]*tally
 }
@@ -141,7 +143,7 @@ func New(cfg Config) (*Feed, error) {
 		readSignal: make(chan struct{}, 1), forwardSignal: make(chan struct{}, 1), saveSignal: make(chan struct{}, 1),
 		backlogSlots: make(chan struct{}, maxBacklogReads), peers: map[string]peer{}, changed: make(chan struct{}),
 		replicaHeartbeatAt: math.MinInt64 / 2, // never
-		streams:            map[string]*Stream{}, serving: new(serving), tallies: map[string]*tally{}, unsaved: map[string]*tally{},
+		streams:            map[string]*Stream{}, tallies: map[string]*tally{}, unsaved: map[string]*tally{},
 	}
 	f.replicaID = f.ids.Next("", f.started)
 	if f.lease == 0 {
@@ -179,6 +181,8 @@ func (f *Feed) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return f.store.Watch(ctx, f.wake) })
 	group.Go(func() error { f.followChanges(ctx); return nil })
+	atOnce := make(chan struct{}, 1)
+	signal(atOnce)
 	for _, d := range []duty{
 		{
 			interval: f.timing.maintenance, run: f.sendReplicaHeartbeat,
@@ -193,7 +197,7 @@ func (f *Feed) Run(ctx context.Context) error {
 			problem: "receipts can't be stored",
 		},
 		{
-			interval: f.timing.maintenance, run: f.runMaintenance,
+			interval: f.timing.maintenance, signal: atOnce, run: f.runMaintenance,
 			problem: "streams and replicas that have ended can't be looked for",
 		},
 	} {
@@ -348,7 +352,7 @@ func (f *Feed) publish(changes []models.Change, now position.Position, began tim
 		if isNews || s.dataPlane.Customers != nil && len(changes) > 0 {
 			message = s.framesServed(changes, frames)
 			if isNews {
-				s.serving = f.serving
+				s.serving, s.uncounted = f.serving, 0
 				message = append(message, f.nextHeartbeat(s)...)
 			} else {
 				message = append(message, heartbeat...)
@@ -486,7 +490,7 @@ func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
 func heartbeatFrame(position position.Position, at time.Duration, within int, s *Stream) []byte {
 	m := gen.StreamMessage{Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within}
 	if s != nil {
-		m.DataPlanes, m.DataPlanesByCustomer = s.serving.countsFor(s.dataPlane)
+		m.DataPlanes, m.DataPlanesByCustomer = s.serving.countsFor(s.dataPlane, s.uncounted)
 	}
 	return append([]byte("id: "+position.String()+"\n"), frame(m)...)
 }

@@ -39,24 +39,29 @@ func (f *Feed) countServing(ctx context.Context) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if old := f.serving; old.streams != now.streams || old.everybody != now.everybody || !maps.Equal(old.byCustomer, now.byCustomer) {
-		f.serving = now
+	if old := f.serving; old == nil || f.joined || old.streams != now.streams || old.everybody != now.everybody ||
+		!maps.Equal(old.byCustomer, now.byCustomer) {
+		f.serving, f.joined = now, false
 	}
 	return nil
 }
 
-// countsFor returns what a heartbeat tells a data plane. Where there are too many customers to count, it says that all streams serve each:
-// shares are too small then, and never too large.
-func (n *serving) countsFor(d models.DataPlane) (others *int, byCustomer []gen.DataPlanesOfCustomer) {
+// countsFor returns what a heartbeat tells a data plane. uncounted is how many of its own streams n lacks. Where there are too many customers
+// to count, it says that all streams serve each: shares are too small then, and never too large.
+func (n *serving) countsFor(d models.DataPlane, uncounted int) (others *int, byCustomer []gen.DataPlanesOfCustomer) {
 	customers := d.Customers
 	if customers == nil {
 		customers = slices.Sorted(maps.Keys(n.byCustomer))
 	}
 	if len(customers) > maxCounted {
-		return new(max(n.streams, 1)), nil
+		return new(max(n.streams+uncounted, 1)), nil
 	}
 	for _, customer := range customers {
-		byCustomer = append(byCustomer, gen.DataPlanesOfCustomer{CustomerID: customer, DataPlanes: n.byCustomer[customer]})
+		count, ok := n.byCustomer[customer]
+		if !ok {
+			count = n.everybody
+		}
+		byCustomer = append(byCustomer, gen.DataPlanesOfCustomer{CustomerID: customer, DataPlanes: count + uncounted})
 	}
-	return new(max(n.everybody, 1)), byCustomer
+	return new(max(n.everybody+uncounted, 1)), byCustomer
 }

@@ -7,11 +7,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 )
 
 // counts returns what a data plane was last told of how many serve a customer.
-func (m *member) counts(customer string) (n int) {
-	for _, got := range m.heartbeats() {
+func (m *member) counts(customer string) (n int) { return countsIn(m.heartbeats(), customer) }
+
+func countsIn(heartbeats []feedtest.Message, customer string) (n int) {
+	for _, got := range heartbeats {
 		if got.DataPlanes == nil {
 			continue
 		}
@@ -49,7 +52,11 @@ func TestHeartbeatsCountTheDataPlanesOfACustomer(t *testing.T) {
 				require.Contains(t, []string{acme, "globex"}, named.CustomerID, "only its own customers")
 			}
 		}
+		other := two.connect("initech")
+		require.Equal(t, 3, countsIn(other.heartbeats()[:1], "initech"), "those for all customers, and this one")
+		other.Leave()
 		again := two.connect(acme)
+		require.Equal(t, 4, countsIn(again.heartbeats()[:1], acme))
 		requireCounts(4, 2)
 		again.Leave()
 		second.Leave()

@@ -91,8 +91,9 @@ type Stream struct {
 	acknowledgedAt time.Duration
 	// leaseEnd is, of a draining stream, when its lease and grace have run out.
 	leaseEnd time.Duration
-	// serving is what the stream was last told of.
-	serving *serving
+	// serving is what the stream was last told of, and uncounted is 1 if it lacks this stream.
+	serving   *serving
+	uncounted int
 	// pending holds the tallies that wait for this stream to acknowledge.
 	pending []*tally
 }
@@ -106,6 +107,9 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	s := &Stream{
 		feed: f, id: f.ids.Next("", time.Now()), dataPlane: sub.DataPlane, maxStale: sub.MaxStale,
 		queue: make(chan []byte, queueLength), ended: make(chan struct{}), acknowledgedAt: f.clock(),
+	}
+	if sub.Previous == "" {
+		s.uncounted = 1
 	}
 	arrived := s.acknowledgedAt
 	if !sub.Arrived.IsZero() {
@@ -146,12 +150,12 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 func (f *Feed) join(s *Stream) (start position.Position, within int, heartbeat []byte, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.ready || f.stopped {
-		return start, 0, nil, fmt.Errorf("%w: no changes are read", models.ErrUnavailable)
+	if !f.ready || f.serving == nil || f.stopped {
+		return start, 0, nil, fmt.Errorf("%w: the feed is not running", models.ErrUnavailable)
 	}
 	f.streams[s.id] = s
 	f.open++
-	s.serving, within = f.serving, f.acknowledgeWithin()
+	s.serving, f.joined, within = f.serving, true, f.acknowledgeWithin()
 	return f.position, within, heartbeatFrame(f.position, f.readAt, within, s), nil
 }
 
