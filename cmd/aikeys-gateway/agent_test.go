@@ -12,8 +12,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -32,11 +35,24 @@ func (e *env) startAgent(args ...string) *process {
 	return launch(e.t, cmd).awaitListening().awaitReady()
 }
 
-// ask asks the agent for the key of the caller's request to OpenAI, and returns the status and the key.
-func (p *process) ask() (status int, secret string) {
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+// asker asks an agent over connections that it keeps, and counts them.
+type asker struct {
+	http.Client
+
+	connections atomic.Int64
+}
+
+func (p *process) newAsker() *asker {
+	a := &asker{}
+	a.Client = http.Client{Timeout: patience, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		a.connections.Add(1)
 		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(p.address.Agent, "unix:"))
 	}}}
+	return a
+}
+
+// ask asks for the key of the caller's request to OpenAI, and returns the status and the key.
+func (client *asker) ask() (status int, secret string) {
 	response, err := client.Post("http://agent/v1/key", "", strings.NewReader(
 		`{"provider": "openai", "path": "/chat/completions", "client_ip": "192.0.2.7", "credential": "`+callerToken+`"}`))
 	if err != nil {
@@ -52,7 +68,9 @@ func (p *process) ask() (status int, secret string) {
 
 func (p *process) requireAnswer(status int, secret string) {
 	p.t.Helper()
-	gotStatus, gotSecret := p.ask()
+	client := p.newAsker()
+	defer client.CloseIdleConnections()
+	gotStatus, gotSecret := client.ask()
 	require.Equal(p.t, status, gotStatus)
 	require.Equal(p.t, secret, gotSecret)
 }
@@ -62,14 +80,59 @@ func TestAgentStopsNamingARevokedKey(t *testing.T) {
 	e := newEnv(t)
 	p := e.startAgent()
 	require.Empty(t, p.address.Gateway, "it serves no requests")
-	p.requireAnswer(http.StatusOK, providerSecret)
+	kept := p.newAsker()
+	defer kept.CloseIdleConnections()
+	status, secret := kept.ask()
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, providerSecret, secret)
 	tx := e.control.RevokeKey(e.key)
 	p.await("acknowledged", func() bool { return e.control.Acknowledged(tx) })
 	p.requireAnswer(http.StatusForbidden, "")
+	status, secret = kept.ask()
+	require.Equal(t, http.StatusForbidden, status, "on a connection of before, too")
+	require.Empty(t, secret)
+	require.EqualValues(t, 1, kept.connections.Load())
 	p.awaitLog(`"face":"agent"`)
 	require.Contains(t, p.log.String(), `"client":"192.0.2.7"`)
 	require.NotContains(t, p.log.String(), providerSecret)
 	require.NotContains(t, p.log.String(), callerToken)
+}
+
+// Questions get their answer or none while the agent stops and while it is killed, which leaves its socket behind for the next one.
+func TestAgentRestartsUnderLoad(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	p := e.startAgent()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var answered, wrong atomic.Int64
+	for range 4 {
+		client := p.newAsker()
+		asking.Go(func() {
+			defer client.CloseIdleConnections()
+			for ctx.Err() == nil {
+				switch status, secret := client.ask(); {
+				case status == http.StatusOK && secret == providerSecret:
+					answered.Add(1)
+				case status != 0:
+					wrong.Add(1)
+				}
+				time.Sleep(time.Millisecond) // the interval of questions
+			}
+		})
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		before := answered.Load()
+		p.await("answering", func() bool { return answered.Load() > before+20 })
+		code := p.end(signal)
+		require.Equal(t, signal == syscall.SIGTERM, code == 0, p.log.String())
+		p = e.startAgent("--agent-listen", p.address.Agent)
+	}
+	before := answered.Load()
+	p.await("answering again", func() bool { return answered.Load() > before+20 })
+	require.Zero(t, wrong.Load())
 }
 
 // While it hears nothing of the control plane, the agent asks it for each answer, or refuses.

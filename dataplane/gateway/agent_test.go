@@ -99,6 +99,13 @@ func TestAgentRefuses(t *testing.T) {
 		{nil, `{"provider": "openai", "path": "/models", "credential": "a", "credential": "*"}`, 400},
 		{nil, `{"provider": "openai", "path": "/models", "credential": "*"} {}`, 400},
 		{nil, `{"provider": "openai", "path": "/models", "credential": "` + strings.Repeat("*", 32<<10) + `"}`, 400},
+		{nil, `{"provider": "openai", "path": "https://other.example/models", "credential": "*"}`, 400},
+		{nil, `{"provider": "openai", "path": "//other.example/models", "credential": "*"}`, 400},
+		{nil, `{"provider": "openai", "path": "@other.example/models", "credential": "*"}`, 400},
+		{nil, `{"provider": "openai", "path": "/\\other.example", "credential": "*"}`, 400},
+		{nil, `{"provider": "openai", "path": "/models", "credential": "*", "project_id": "a\r\nb"}`, 400},
+		{nil, `{"provider": "openai", "path": "/models", "credential": "*", "model": "\ud800"}`, 400},
+		{nil, strings.Repeat("[", 30<<10), 400},
 		{nil, ``, 400},
 	} {
 		gw := startAgent(t, dataplanetest.Refusing(tc.err))

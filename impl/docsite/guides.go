@@ -56,7 +56,7 @@ type section struct {
 // shelfOrder is the order in which the pages list the guides. A guide that it does not name is on the last shelf.
 var shelfOrder = []struct{ name, guides string }{
 	{"Use it", "console tare contract leaks"},
-	{"Gateways", "gateway gateways litellm agent dataplane"},
+	{"Gateways", "gateway gateways litellm portkey agent dataplane"},
 	{"Run it", "install compose kubernetes operations troubleshooting security secrets kms openbao awskms gcpkms rewrapping"},
 	{"Look inside", "glossary architecture feed decisions"},
 }
