@@ -83,7 +83,7 @@ Google, Groq, Cohere, Together, Fireworks, Perplexity, Azure OpenAI and Amazon B
 func (p *program) gatewayEnviron(a access, gateway string) ([]string, error) {
 	gateway = cmp.Or(gateway, p.Getenv(gatewayVariable), a.gateway)
 	if gateway == "" {
-		return nil, cli.Usagef("no gateway: give --gateway, or set %s; the operator of the service knows its address", gatewayVariable)
+		return nil, cli.Usagef("no gateway: give --gateway, set %s, or keep it in the profile with tare login --gateway; the operator of the service knows its address", gatewayVariable)
 	}
 	gateway, err := normalizeURL("the gateway's URL", gateway, a.insecure)
 	if err != nil {
