@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -62,8 +63,9 @@ func TestPatroniFailoverServesNoRevokedKey(t *testing.T) {
 		})
 	}
 	load.Go(func() {
-		for !isDone() {
-			got, err := tryCall(client, http.MethodPost, replica.api+"/v1/aikeys", owner, registerBody("key"))
+		for n := 0; !isDone(); n++ {
+			// A register whose answer is lost may have stored its key: the next one has another name.
+			got, err := tryCall(client, http.MethodPost, replica.api+"/v1/aikeys", owner, registerBody(fmt.Sprintf("key-%d", n)))
 			key := anyKeyID.FindString(got.body)
 			if err != nil || got.status != http.StatusCreated {
 				continue
