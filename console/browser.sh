@@ -31,7 +31,7 @@ await() {
 
 program=${AIKEYSD:-$work/aikeysd}
 [[ -n ${AIKEYSD-} ]] || CGO_ENABLED=0 go build -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway ./cmd/aikeys-demo
-node tools/peers/issuer.mjs >"$work/issuer.log" 2>&1 &
+node tools/peers/issuer.mjs 3600 localhost >"$work/issuer.log" 2>&1 &
 children+=($!)
 await "$work/issuer.log" '^issuer ' "${children[0]}"
 issuer=$(sed -n 's/^issuer //p' "$work/issuer.log")

@@ -178,13 +178,8 @@ func (w wiring) publicAPI() (http.Handler, error) {
 		return nil, err
 	}
 	api.Examples = w.cfg.mock != nil
-	signIn := w.issuer.SignIn()
-	issuer := ""
-	if signIn != nil {
-		issuer = signIn.Issuer
-	}
 	api.Site, err = docsite.New(docsite.Config{
-		Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies, Issuer: issuer,
+		Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies, SignInServers: w.issuer.SignInServers,
 		Problems: []problem.Table{aikeys.Problems(), dataplane.Problems(), secrets.Problems()},
 	})
 	if errors.Is(err, docsite.ErrDownloads) {
@@ -204,7 +199,7 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	return aikeys.NewHandler(aikeys.Config{
 		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, Tests: w.tests,
 		Opener: opener,
-		SignIn: signIn, SessionTokens: w.issuer != nil,
+		SignIn: w.issuer.SignIn(), SessionTokens: w.issuer != nil,
 		API:             api,
 		CustomProviders: w.cfg.CustomProviders != customOff, OwnersAddProviders: w.cfg.CustomProviders == customByOwner,
 	})

@@ -127,8 +127,11 @@ test('a key of a provider is not sent as a credential, and a wrong API key says 
   await v.close();
 });
 
+/** Where the issuer's token endpoint is: at another host, as Google's is. */
+const tokenServer = issuer.replace('127.0.0.1', 'localhost');
+
 test('a user signs in at the issuer, is where they were, and no token stays in the tab', async () => {
-  const v = await visitor({ others: [home, issuer] });
+  const v = await visitor({ others: [home, issuer, tokenServer] });
   await v.page.goto(`${home}/console/keys?state=revoked`);
   await v.page.getByRole('button', { name: /^Continue with/ }).waitFor();
   await accessible(v.page, 'the sign-in with an issuer');
@@ -139,7 +142,7 @@ test('a user signs in at the issuer, is where they were, and no token stays in t
   assert.equal(v.page.url(), `${home}/console/keys?state=revoked`);
   const kept = await v.page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, history.state, document.documentElement.outerHTML]));
   assert.doesNotMatch(kept, /eyJ|verifier/);
-  const asked = v.sent.filter((r) => r.url().startsWith(`${issuer}/`) && r.method() === 'POST');
+  const asked = v.sent.filter((r) => r.url().startsWith(`${tokenServer}/`) && r.method() === 'POST');
   assert.equal(asked.length, 1, 'one exchange');
   assert.ok(!v.sent.some((r) => r.url().includes('eyJ')), 'no token in a URL');
   await v.close();

@@ -69,6 +69,24 @@ func (o *OIDC) ProbeSignIn(ctx context.Context) (hasDeviceFlow bool, err error) 
 	return isSecureText(document.DeviceURL), nil
 }
 
+// SignInServers returns the URLs that a browser asks for a session token: the issuer's, and that of the token endpoint which the issuer's
+// discovery document names, which may be at another host. Nil if people can't sign in. It waits for a document that it does not have yet
+// until ctx ends; without one it returns the issuer's alone.
+func (o *OIDC) SignInServers(ctx context.Context) []string {
+	if o == nil || o.signIn == nil {
+		return nil
+	}
+	document := o.keys.state.Load().document
+	if state, err := o.keys.current(ctx, false); err == nil {
+		document = state.document
+	}
+	servers := []string{o.signIn.Issuer}
+	if isSecureText(document.TokenURL) {
+		servers = append(servers, document.TokenURL)
+	}
+	return servers
+}
+
 // isSecureText is isSecureURL for the text of a URL.
 func isSecureText(text string) bool {
 	u, err := url.Parse(text)

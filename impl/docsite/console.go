@@ -3,11 +3,14 @@ package docsite
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	_ "embed"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // The console's files, which "make console" builds from console/. A slice that go:embed fills is not copied into the heap.
@@ -25,20 +28,30 @@ var (
 )
 
 // consolePolicy returns the console's Content-Security-Policy: only the console's own script runs, no text becomes HTML, and only our own
-// server is asked. Where people sign in at an issuer, the script asks that too, for the session token.
-func consolePolicy(issuer string) string {
-	servers := "'self'"
-	if u, err := url.Parse(issuer); err == nil && u.Host != "" {
-		servers += " " + u.Scheme + "://" + u.Host
+// server is asked. Where people sign in at an issuer, the script asks the issuer's servers too, for the session token.
+func consolePolicy(signIn []string) string {
+	servers := []string{"'self'"}
+	for _, text := range signIn {
+		u, err := url.Parse(text)
+		if err != nil || !hostPattern.MatchString(u.Host) {
+			continue
+		}
+		if origin := u.Scheme + "://" + u.Host; !slices.Contains(servers, origin) {
+			servers = append(servers, origin)
+		}
 	}
-	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src " + servers + "; " +
+	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src " + strings.Join(servers, " ") + "; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 }
 
-const consolePath = "/console"
+const (
+	consolePath = "/console"
+	// signInTimeout bounds how long the console's page waits for the issuer, whose servers it may ask. API keys work without them.
+	signInTimeout = 2 * time.Second
+)
 
 // addConsole adds the console's files. Its page is at every path below consolePath that names no file: the script reads the path.
-func (s *Site) addConsole(issuer string) {
+func (s *Site) addConsole(signInServers func(context.Context) []string) {
 	for _, file := range []struct {
 		name, contentType string
 		body              []byte
@@ -51,7 +64,18 @@ func (s *Site) addConsole(issuer string) {
 		s.handlers[consolePath+"/"+file.name] = compressedOnDemand(resource{contentType: file.contentType, body: newContent(file.body)})
 	}
 	s.handlers[consolePath+"/licences.txt"] = resource{contentType: "text/plain; charset=utf-8", body: newContent(consoleLicences)}
-	s.console = resource{contentType: "text/html; charset=utf-8", body: newContent(consoleHTML), policy: consolePolicy(issuer)}
+	s.console = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var servers []string
+		if signInServers != nil {
+			ctx, cancel := context.WithTimeout(r.Context(), signInTimeout)
+			defer cancel()
+			servers = signInServers(ctx)
+		}
+		page := resource{contentType: "text/html; charset=utf-8", policy: consolePolicy(servers)}
+		// A browser that has the page with another policy gets it again.
+		page.body = content{consoleHTML, newContent(append([]byte(page.policy), consoleHTML...)).etag}
+		page.ServeHTTP(w, r)
+	})
 }
 
 // isConsole reports whether a path is one of the console's pages. The last part of a page's path has no dot.

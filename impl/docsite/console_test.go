@@ -1,6 +1,7 @@
 package docsite_test
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -22,12 +23,22 @@ func TestConsolePolicyHasNoException(t *testing.T) {
 }
 
 func TestConsoleMayAskTheIssuer(t *testing.T) {
-	for issuer, servers := range map[string]string{
-		"": "'self'", "https://login.example.com/realms/acme": "'self' https://login.example.com", "http://127.0.0.1:9000": "'self' http://127.0.0.1:9000",
+	var given []string
+	s := start(t, docsite.Config{SignInServers: func(context.Context) []string { return given }})
+	tags := map[string]bool{}
+	for servers, urls := range map[string][]string{
+		"'self'":                                          nil,
+		"'self' https://login.example.com":                {"https://login.example.com/realms/acme", "https://login.example.com/token"},
+		"'self' http://127.0.0.1:9000":                    {"http://127.0.0.1:9000"},
+		"'self' https://a.example https://b.example:8443": {"https://a.example", "https://b.example:8443/token"},
+		"'self' https://c.example":                        {"https://c.example", "https://d.example;script-src", "https://*", "nothing"},
 	} {
-		policy := start(t, docsite.Config{Issuer: issuer}).get(t, "/console").Header.Get("Content-Security-Policy")
-		require.Contains(t, policy, "; connect-src "+servers+"; ")
+		given = urls
+		page := s.get(t, "/console")
+		require.Contains(t, page.Header.Get("Content-Security-Policy"), "; connect-src "+servers+"; ")
+		tags[page.Header.Get("ETag")] = true
 	}
+	require.Len(t, tags, 5, "a page with another policy is another page")
 }
 
 func TestBrowsersAskWhetherTheConsoleHasChanged(t *testing.T) {

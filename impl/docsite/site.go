@@ -9,6 +9,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 
 	"bytes"
+	"context"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -43,8 +44,8 @@ type Config struct {
 	Problems []problem.Table
 	// TrustedProxies are the networks whose X-Forwarded-Proto and X-Forwarded-Host are trusted.
 	TrustedProxies []netip.Prefix
-	// Issuer is the URL of the OpenID Connect issuer at which people sign in; empty if they can't.
-	Issuer string
+	// SignInServers returns the URLs that the console asks when people sign in; none if they can't. It may be nil.
+	SignInServers func(context.Context) []string
 }
 
 // Site finds the handlers of its pages and files. It does not change after New.
@@ -86,7 +87,7 @@ func New(cfg Config) (*Site, error) {
 	for _, p := range programs {
 		s.handlers[p.Path()] = p
 	}
-	s.addConsole(cfg.Issuer)
+	s.addConsole(cfg.SignInServers)
 	if err := s.addPages(base, material{API: &api, SDKs: sdks, Programs: programs}, problem.Types(cfg.Problems...)); err != nil {
 		return nil, err
 	}

@@ -1,12 +1,14 @@
 // Runs an OpenID provider on this machine until it is ended, and prints "issuer URL" once it listens. Its one client, "tare", is public and
 // native, with PKCE, refresh tokens and the device flow. It asks for no password and shows no page of consent: the `login_hint` of a request
-// is the account, "alice" by default, and "deny" refuses. The argument is the life of an ID token in seconds.
+// is the account, "alice" by default, and "deny" refuses. The first argument is the life of an ID token in seconds; the second, the name of
+// another host at which the token endpoint is, which must be this machine's.
 
 import { generateKeyPairSync, randomUUID } from "node:crypto";
 import { createServer } from "node:http";
 import { Provider } from "oidc-provider";
 
 const idTokenLife = Number(process.argv[2] ?? 3600);
+const tokenHost = process.argv[3];
 const signingKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.export({ format: "jwk" });
 
 const configuration = {
@@ -58,6 +60,7 @@ server.listen(0, "127.0.0.1", () => {
       return;
     }
     await next();
+    if (tokenHost && ctx.body?.token_endpoint) ctx.body.token_endpoint = ctx.body.token_endpoint.replace("127.0.0.1", tokenHost);
     if (ctx.body?.device_code) ctx.body.interval = 1; // seconds; without it, clients poll every 5
   });
   server.on("request", provider.callback());

@@ -40,6 +40,7 @@ const (
 	Impostor       // a discovery document that names another issuer
 	KeysOnly       // a discovery document for verifying tokens alone
 	NoDevices      // a discovery document without the device flow
+	Elsewhere      // a discovery document whose token endpoint is at another host
 	PlainPKCE      // a discovery document that names the challenge method "plain" alone
 )
 
@@ -183,6 +184,8 @@ func (i *Issuer) serveDiscovery(w http.ResponseWriter, r *http.Request) {
 		delete(document, "authorization_endpoint")
 	case NoDevices:
 		delete(document, "device_authorization_endpoint")
+	case Elsewhere:
+		document["token_endpoint"] = "https://oauth2.example.com/token"
 	case PlainPKCE:
 		document["code_challenge_methods_supported"] = []string{"plain"}
 	default: // the document is sound
