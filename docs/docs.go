@@ -3,7 +3,7 @@ package docs
 
 import "embed"
 
-// Guides are the Markdown pages of this folder and the images that they show.
+// Guides are the Markdown pages of this folder, the images that they show, and the samples and the contract that they offer.
 //
-//go:embed *.md *.svg console/*.png
+//go:embed *.md *.svg console/*.png samples agent.openapi.yaml
 var Guides embed.FS

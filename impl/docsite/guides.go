@@ -198,18 +198,22 @@ func guideLink(link string) string {
 	return target
 }
 
-// guideImages returns the images of the guides by their paths.
-func guideImages() (map[string]resource, error) {
-	images := map[string]resource{}
+// guideFiles returns the images and the samples of the guides by their paths. Samples are to be read: no browser runs one.
+func guideFiles() (map[string]resource, error) {
+	files := map[string]resource{}
 	err := fs.WalkDir(docs.Guides, ".", func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || path.Ext(file) == ".md" {
 			return err
 		}
 		body, err := docs.Guides.ReadFile(file)
-		images[guidesPath+"/"+file] = resource{contentType: mime.TypeByExtension(path.Ext(file)), body: newContent(body)}
+		contentType := mime.TypeByExtension(path.Ext(file))
+		if !strings.HasPrefix(contentType, "image/") {
+			contentType = "text/plain; charset=utf-8"
+		}
+		files[guidesPath+"/"+file] = resource{contentType: contentType, body: newContent(body)}
 		return err
 	})
-	return images, err
+	return files, err
 }
 
 // slugs makes the ids of headings as GitHub does, for the guides' links are written for both.

@@ -103,12 +103,12 @@ func (s *Site) addPages(base *baseURL, m material, types []problem.Type) error {
 	for _, a := range m.Assets {
 		s.handlers[a.path] = compressedOnDemand(a.resource)
 	}
-	images, err := guideImages()
+	files, err := guideFiles()
 	if err != nil {
 		return err
 	}
-	for path, image := range images {
-		s.handlers[path] = image
+	for path, file := range files {
+		s.handlers[path] = file
 	}
 	s.missing = notFoundPage(pages[missingPath].body.bytes)
 	delete(pages, missingPath)

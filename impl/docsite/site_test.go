@@ -102,7 +102,7 @@ func everyPath() []string {
 		"/docs/assets/site.css",
 		"/docs/assets/site.js", "/docs/assets/search.js", "/docs/assets/reference.css", "/docs/assets/reference.js", "/docs/assets/icon.svg",
 		"/docs/guides", "/docs/guides/gateway", "/docs/guides/security", "/docs/guides/troubleshooting", "/docs/guides/operations",
-		"/docs/guides/revocation.svg", "/docs/guides/console/keys.png",
+		"/docs/guides/revocation.svg", "/docs/guides/console/keys.png", "/docs/guides/samples/litellm/aikeys.py", "/docs/guides/agent.openapi.yaml",
 		"/console", "/console/keys", "/console/keys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ", "/console/app.js", "/console/app-more.js", "/console/app.css", "/console/licences.txt",
 	}
 	for _, p := range problem.Types(tables()...) {
