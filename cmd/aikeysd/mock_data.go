@@ -25,7 +25,7 @@ type mockRequest struct {
 	status       int
 }
 
-// mockData makes a key in each state, by the API alone: newest last.
+// mockData makes a key in each state, by the API alone: newest last. No name is one that the samples of the document register.
 func mockData() []mockRequest {
 	const keys = "/v1/aikeys"
 	register := func(as, body string) mockRequest {
@@ -48,7 +48,7 @@ func mockData() []mockRequest {
 		change(http.MethodPatch, keys+"/KEY", `{"limit": {"requests_per_minute": 60}}`),
 		register(devMember, `{"provider": "openai", "name": "openai-bob", "user_scope": true, "secret": "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-mock05"}`),
 		register(devOwner, `{"provider": "openai", "name": "openai-own", "user_scope": true, "secret": "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-mock06"}`),
-		register(devOwner, `{"provider": "openai", "name": "openai-prod", "secret": "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-mock07"}`),
+		register(devOwner, `{"provider": "openai", "name": "openai-main", "secret": "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-mock07"}`),
 		change(http.MethodPost, keys+"/KEY/rotate", `{"secret": "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-mock08", "activate": "now", "overlap": "168h"}`),
 		{as: devMember, method: http.MethodDelete, path: keys + "/KEY", status: http.StatusForbidden},
 	}

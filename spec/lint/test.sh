@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Does what docs/contract.md tells users to do in their CI, as it stands there: lints the contract, then a bad document,
-# in a folder that has nothing but the packed rules; and looks for changes in a document that has none, then in one.
+# in a folder that has nothing but the packed rules; and looks for changes in a document that has none, then in one. It does
+# both with tools/contract.sh too, which the workflow for GitHub runs.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 "$root/tools/deps.sh" node curl
@@ -67,4 +68,9 @@ changes || fail "a document is not like itself: $(cat "$work/log")"
 sed 's/operationId: revokeKey/operationId: endKey/' "$root/spec/aikeys.yaml" >"$work/site/openapi.yaml"
 ! changes || fail 'a renamed operation is not noticed'
 grep -qF '[api-operation-id-removed]' "$work/log" || fail "$(cat "$work/log")"
+
+echo 'checking a document as the workflow for GitHub does'
+"$root/tools/contract.sh" "$root/spec/aikeys.yaml" "$root/spec/released/aikeys.yaml" >"$work/log" 2>&1 || fail "$(cat "$work/log")"
+! "$root/tools/contract.sh" "$work/site/openapi.yaml" "$root/spec/released/aikeys.yaml" >"$work/log" 2>&1 || fail 'a renamed operation is not noticed'
+grep -qFx 'failed: breaking changes' "$work/log" || fail "$(cat "$work/log")"
 echo 'the pages are right: the contract lints, a bad document does not, a breaking change is noticed'
