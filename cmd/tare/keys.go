@@ -99,6 +99,8 @@ type addOptions struct {
 	expires            string
 	order, weight      int
 	hasOrder           bool
+	restrictions       restrictionFlags
+	limits             limitFlags
 	hasSecret          bool
 }
 
@@ -119,11 +121,13 @@ rejects. --force stores it even so; --no-verify makes no test.
 
 The key belongs to the project, which takes an owner, or with --user-scope to you. A provider's newest active key
 serves, so registering a second key replaces the first without a gap. With --order 1 it is in reserve: it serves when no
-key of a lower order may. Keys of the same order that have a --weight share the callers.`,
+key of a lower order may. Keys of the same order that have a --weight share the callers. The --restrict and --limit flags
+say what it may be used for, and how often, as in "update".`,
 		Example: `  tare api byok add --provider openai --name openai-prod
   printf %s "$OPENAI_API_KEY" | tare api byok add --provider openai --name openai-prod
   tare api byok add --provider vertex --name gcp --secret-file service-account.json
-  tare api byok add --provider anthropic --name mine --user-scope`,
+  tare api byok add --provider anthropic --name mine --user-scope
+  tare api byok add --provider openai --name trial --restrict-models 'gpt-4o-mini,o4-*' --limit-rpm 60`,
 		Args: cli.NoArguments("--provider", "--name", secretFileFlag),
 	}
 	flags := cmd.Flags()
@@ -139,6 +143,7 @@ key of a lower order may. Keys of the same order that have a --weight share the 
 	flags.IntVar(&a.order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
 	flags.IntVar(&a.weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
 	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
+	p.addUseFlags(cmd, &a.restrictions, &a.limits)
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
 	completeNothingFor(cmd, "name", "secret", "expires", "order", "weight", "idempotency-key")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
@@ -185,6 +190,7 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	if a.weight != 0 {
 		calls = calls.With(agentrouter.WithWeight(a.weight))
 	}
+	calls = calls.With(append(a.restrictions.options(), a.limits.options()...)...)
 	callCtx, cancel := p.withTimeout(ctx)
 	defer cancel()
 	reply, err := calls.Register(callCtx, s.customer, s.project, aikeysv1.Provider(a.provider), a.name, text.Reveal(), a.userScope)

@@ -66,7 +66,13 @@ func TestAddHasTheSecretTested(t *testing.T) {
 		body := <-bodies
 		require.Equal(t, c.verify, strings.Contains(body, `"verify":true`), c.flags)
 		require.Equal(t, c.force, strings.Contains(body, `"force":true`), c.flags)
+		require.NotContains(t, body, `"restrict"`)
+		require.NotContains(t, body, `"limit"`)
 	}
+	u.runWithInput(testSecret+"\n", "api", "byok", "add", "--provider", "openai", "--name", "n", "--restrict-models", "a,b-*", "--limit-rpm", "60")
+	body := <-bodies
+	require.Contains(t, body, `"restrict":{"models":["a","b-*"]}`)
+	require.Contains(t, body, `"limit":{"requests_per_minute":60}`)
 }
 
 func TestVerifyShowsTheVerdict(t *testing.T) {

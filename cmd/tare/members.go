@@ -79,23 +79,26 @@ func (p *program) membersSetCommand() *cobra.Command {
 }
 
 func (p *program) membersRemoveCommand() *cobra.Command {
-	yes, wait := false, 5*time.Second
+	yes, wait, graceDays := false, 5*time.Second, 0
 	cmd := &cobra.Command{
 		Use:   "remove <user>",
 		Short: "Remove a member from the project, and wait until every data plane refuses them",
 		Long: `Removes a member from the project: their sessions lose access at once, and their own keys and API keys stop serving in it.
-For 30 days "tare api members restore" undoes that; then their own keys are destroyed. Adding them again brings nothing
-back. "tare api members impact" shows beforehand what stops. Takes an owner; the last owner can't be removed.
+For 30 days, or --grace-days, "tare api members restore" undoes that; then their own keys are destroyed. Adding them again
+brings nothing back. "tare api members impact" shows beforehand what stops. Takes an owner; the last owner can't be removed.
 
 tare waits for the receipt, which is complete when all data planes have confirmed. If it is not complete within --wait, 30s
 at the most, the exit code is 8; the member is removed in any case.
 
 tare asks first. Without a terminal to ask on, it needs --yes.`,
-		Example:           "  tare api members remove bob",
+		Example: `  tare api members remove bob
+  tare api members remove bob --grace-days 0`,
 		Args:              oneArgument("the user's id"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().IntVar(&graceDays, "grace-days", 0, "how many `days`, at most 90, the removal can be undone; after 0 it can't (default 30)")
+	completeNothingFor(cmd, "grace-days")
 	addReceiptWait(cmd, &wait)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		user := args[0]
@@ -104,14 +107,18 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 				return err
 			}
 		}
-		return p.removeMember(ctx, s, user, wait)
+		var options []agentrouter.CallOption
+		if cmd.Flags().Changed("grace-days") {
+			options = append(options, agentrouter.GraceDays(graceDays))
+		}
+		return p.removeMember(ctx, s, user, wait, options)
 	})
 	return cmd
 }
 
 // removeMember removes a member and waits for the receipt, which the service shows once.
-func (p *program) removeMember(ctx context.Context, s *session, user string, wait time.Duration) error {
-	held, calls := min(wait, maxHold).Truncate(time.Millisecond), s.Members()
+func (p *program) removeMember(ctx context.Context, s *session, user string, wait time.Duration, options []agentrouter.CallOption) error {
+	held, calls := min(wait, maxHold).Truncate(time.Millisecond), s.Members().With(options...)
 	if held > 0 {
 		calls = calls.With(agentrouter.Wait(held))
 	}

@@ -45,11 +45,11 @@ deleted at the provider. If it is not complete within --wait, the exit code is 8
 	flags.StringVar(&o.activate, "activate", "verified", "when the new version serves: verified, now or manual")
 	flags.Var(&durationFlag{target: &o.overlap}, "overlap", "how long the replaced version stays; 0s destroys it at once")
 	flags.StringVar(&o.expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
-	flags.StringVar(&o.ifMatch, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
 	flags.StringVar(&o.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
 	addReceiptWait(cmd, &o.wait)
 	setCompletion(cmd, "activate", cobra.FixedCompletions([]string{"verified", "now", "manual"}, cobra.ShellCompDirectiveNoFileComp))
-	completeNothingFor(cmd, "overlap", "expires", "if-match", "idempotency-key")
+	addIfMatch(cmd, &o.ifMatch)
+	completeNothingFor(cmd, "overlap", "expires", "idempotency-key")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, err := p.findKey(ctx, s, args[0])
 		if err != nil {
@@ -92,10 +92,7 @@ func (p *program) rotateKey(ctx context.Context, s *session, id string, o rotate
 	if err != nil {
 		return err
 	}
-	calls := s.AIKeys()
-	if o.ifMatch != "" {
-		calls = calls.With(agentrouter.IfMatch(o.ifMatch))
-	}
+	calls := s.AIKeys().With(ifMatchOptions(o.ifMatch)...)
 	if o.idempotencyKey != "" {
 		calls = calls.With(agentrouter.IdempotencyKey(o.idempotencyKey))
 	}
@@ -110,20 +107,16 @@ func (p *program) awaitRotation(
 ) error {
 	var reply *aikeysv1.RotateResponse
 	return p.awaitStop(ctx, stop{id: id, done: rotatedDone, wait: wait, request: func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
-		ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
-		defer cancel()
 		if reply == nil {
+			ctx, cancel := p.withTimeout(ctx)
+			defer cancel()
 			changed, err := change(ctx)
 			if err != nil {
 				return nil, nil, err
 			}
 			reply = changed
 		} else {
-			calls := s.AIKeys()
-			if held > 0 {
-				calls = calls.With(agentrouter.Wait(held))
-			}
-			current, err := calls.Versions(ctx, s.customer, s.project, id)
+			current, err := p.getVersions(ctx, s, id, held)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -179,21 +172,43 @@ func (p *program) rotationDetails(r *aikeysv1.RotationReceipt, now time.Time) []
 }
 
 func (p *program) versionsCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "versions <key>",
-		Short:             "List a key's versions, and whether the old secret may be deleted",
-		Long:              `Lists the versions of a key, newest first, and how many data planes serve the one that is active.`,
-		Example:           "  tare api byok versions byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "versions <key>",
+		Short: "List a key's versions, and whether the old secret may be deleted",
+		Long: `Lists the versions of a key, newest first, and how many data planes serve the one that is active: the receipt of the last
+rotation or rollback, for which --wait waits.`,
+		Example: `  tare api byok versions byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+  tare api byok versions byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 10s`,
 		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
-		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.VersionsResponse, error) {
-			id, err := p.findKey(ctx, s, args[0])
-			if err != nil {
-				return nil, err
-			}
-			return s.AIKeys().Versions(ctx, s.customer, s.project, id)
-		}, p.printVersions),
 	}
+	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for a pending receipt, 30s at the most")
+	completeNothingFor(cmd, "wait")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, err := p.findKey(ctx, s, args[0])
+		if err != nil {
+			return err
+		}
+		reply, err := p.getVersions(ctx, s, id, wait)
+		if err != nil {
+			return err
+		}
+		return p.printResponse(s, func() error { return p.printVersions(reply) })
+	})
+	return cmd
+}
+
+// getVersions returns a key's versions. held is how long the service may hold its response while the receipt is pending.
+func (p *program) getVersions(ctx context.Context, s *session, id string, held time.Duration) (*aikeysv1.VersionsResponse, error) {
+	held = min(held, maxHold)
+	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	defer cancel()
+	calls := s.AIKeys()
+	if held > 0 {
+		calls = calls.With(agentrouter.Wait(held))
+	}
+	return calls.Versions(ctx, s.customer, s.project, id)
 }
 
 func (p *program) printVersions(reply *aikeysv1.VersionsResponse) error {
@@ -239,7 +254,7 @@ func idAndVersion(cmd *cobra.Command, args []string) error {
 }
 
 func (p *program) activateCommand() *cobra.Command {
-	wait := 5 * time.Second
+	wait, ifMatch := 5*time.Second, ""
 	cmd := &cobra.Command{
 		Use:   "activate <key> <version>",
 		Short: "Have a waiting version of a key serve, or an earlier one again",
@@ -250,20 +265,21 @@ does.`,
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	addReceiptWait(cmd, &wait)
+	addIfMatch(cmd, &ifMatch)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, version, err := p.findVersion(ctx, s, args)
 		if err != nil {
 			return err
 		}
 		return p.awaitRotation(ctx, s, id, wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
-			return s.AIKeys().ActivateVersion(ctx, s.customer, s.project, id, version)
+			return s.AIKeys().With(ifMatchOptions(ifMatch)...).ActivateVersion(ctx, s.customer, s.project, id, version)
 		})
 	})
 	return cmd
 }
 
 func (p *program) rollbackCommand() *cobra.Command {
-	wait := 5 * time.Second
+	wait, ifMatch := 5*time.Second, ""
 	cmd := &cobra.Command{
 		Use:   "rollback <key>",
 		Short: "Have the version serve again that the last rotation replaced",
@@ -274,20 +290,21 @@ receipt, as "rotate" does. To undo it, activate the other version.`,
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	addReceiptWait(cmd, &wait)
+	addIfMatch(cmd, &ifMatch)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, err := p.findKey(ctx, s, args[0])
 		if err != nil {
 			return err
 		}
 		return p.awaitRotation(ctx, s, id, wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
-			return s.AIKeys().Rollback(ctx, s.customer, s.project, id)
+			return s.AIKeys().With(ifMatchOptions(ifMatch)...).Rollback(ctx, s.customer, s.project, id)
 		})
 	})
 	return cmd
 }
 
 func (p *program) destroyCommand() *cobra.Command {
-	yes := false
+	yes, ifMatch := false, ""
 	cmd := &cobra.Command{
 		Use:   "destroy <key> <version>",
 		Short: "Destroy a version of a key that does not serve",
@@ -298,6 +315,7 @@ secret at its provider. tare asks first. Without a terminal to ask on, it needs 
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	addIfMatch(cmd, &ifMatch)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, version, err := p.findVersion(ctx, s, args)
 		if err != nil {
@@ -310,7 +328,7 @@ secret at its provider. tare asks first. Without a terminal to ask on, it needs 
 		}
 		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
-		reply, err := s.AIKeys().DestroyVersion(ctx, s.customer, s.project, id, version)
+		reply, err := s.AIKeys().With(ifMatchOptions(ifMatch)...).DestroyVersion(ctx, s.customer, s.project, id, version)
 		if err != nil {
 			return err
 		}

@@ -55,7 +55,9 @@ func TestRotateWaitsUntilTheOldSecretMayGo(t *testing.T) {
 }
 
 func TestVersionsAreActivatedRolledBackAndDestroyed(t *testing.T) {
-	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
+	sent := make(chan string, 1) // the conditions, and how long to wait
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		sent <- r.Header.Get("If-Match") + r.URL.Query().Get("wait")
 		writeJSON(w, http.StatusOK, rotationDocument(3))
 	})
 	u := s.user(t)
@@ -66,9 +68,16 @@ func TestVersionsAreActivatedRolledBackAndDestroyed(t *testing.T) {
 		got := u.run("api byok " + command)
 		require.Equal(t, exitOK, got.code, got.stderr)
 		require.Contains(t, got.stdout, want)
+		require.Empty(t, <-sent)
 	}
+	for _, command := range []string{"activate " + sampleID + " 2", "rollback " + sampleID, "destroy " + sampleID + " 2 --yes"} {
+		u.runOK("api byok " + command + ` --if-match "7"`)
+		require.Equal(t, `"7"`, <-sent, command)
+	}
+	u.runOK("api byok versions " + sampleID + " --wait 40s")
+	require.Equal(t, "30s", <-sent, "as long as the service allows")
 	for _, command := range []string{"activate " + sampleID, "activate " + sampleID + " two", "destroy " + sampleID + " 0", "destroy " + sampleID + " 2", "rollback"} {
 		require.Equal(t, exitUsage, u.run("api byok "+command).code, command)
 	}
-	require.Len(t, s.requestsSoFar(), 4, strings.Join(s.requestsSoFar(), ", "))
+	require.Len(t, s.requestsSoFar(), 8, strings.Join(s.requestsSoFar(), ", "))
 }

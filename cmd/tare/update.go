@@ -16,7 +16,7 @@ import (
 const never = "never"
 
 func (p *program) disableCommand() *cobra.Command {
-	wait := 5 * time.Second
+	wait, ifMatch := 5*time.Second, ""
 	cmd := &cobra.Command{
 		Use:   "disable <key>",
 		Short: "Stop a key for now, and wait until every data plane has dropped it",
@@ -30,16 +30,19 @@ the receipt.`,
 	}
 	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
 	completeNothingFor(cmd, "wait")
+	addIfMatch(cmd, &ifMatch)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, err := p.findKey(ctx, s, args[0])
 		if err != nil {
 			return err
 		}
+		options := ifMatchOptions(ifMatch)
 		return p.awaitStop(ctx, stop{id: id, done: "disabled", wait: wait, request: func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
-			reply, err := p.update(ctx, s, id, held, nil, agentrouter.SetDisabled(true))
+			reply, err := p.update(ctx, s, id, held, options, agentrouter.SetDisabled(true))
 			if err != nil {
 				return nil, nil, err
 			}
+			options = nil // the key has another etag now
 			return receiptOf(&reply.Key), func() error { return p.printResponse(s, func() error { return p.printKey(&reply.Key) }) }, nil
 		}})
 	})
@@ -71,7 +74,8 @@ func (p *program) update(
 }
 
 func (p *program) enableCommand() *cobra.Command {
-	return &cobra.Command{
+	var ifMatch string
+	cmd := &cobra.Command{
 		Use:   "enable <key>",
 		Short: "Let a disabled key serve again",
 		Long: `Lets a disabled key serve again. Data planes learn of it within a second. A revoked key can't be enabled, and one that
@@ -80,9 +84,24 @@ has expired needs a later time too: see "update --expires".`,
 		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 		RunE: p.withSession(func(ctx context.Context, s *session, args []string) error {
-			return p.updateKey(ctx, s, args[0], nil, agentrouter.SetDisabled(false))
+			return p.updateKey(ctx, s, args[0], ifMatchOptions(ifMatch), agentrouter.SetDisabled(false))
 		}),
 	}
+	addIfMatch(cmd, &ifMatch)
+	return cmd
+}
+
+// addIfMatch adds the flag with which a command changes nothing that others have changed.
+func addIfMatch(cmd *cobra.Command, etag *string) {
+	cmd.Flags().StringVar(etag, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
+	completeNothingFor(cmd, "if-match")
+}
+
+func ifMatchOptions(etag string) []agentrouter.CallOption {
+	if etag == "" {
+		return nil
+	}
+	return []agentrouter.CallOption{agentrouter.IfMatch(etag)}
 }
 
 func (p *program) updateCommand() *cobra.Command {
@@ -125,11 +144,9 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 	flags.StringVar(&expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
 	flags.IntVar(&order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
 	flags.IntVar(&weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
-	restrictions.add(flags)
-	limits.add(flags)
-	flags.StringVar(&ifMatch, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
-	completeNothingFor(cmd, "name", "expires", "order", "weight", "restrict-models", "restrict-operations", "limit-rpm", "limit-rpd", "limit-concurrent", "if-match")
-	setCompletion(cmd, "restrict-users", p.completeOnline(completeMembers))
+	p.addUseFlags(cmd, &restrictions, &limits)
+	addIfMatch(cmd, &ifMatch)
+	completeNothingFor(cmd, "name", "expires", "order", "weight")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		var changes []agentrouter.KeyChange
 		if flags.Changed("name") {
@@ -158,11 +175,7 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 		if len(changes) == 0 {
 			return cli.Usagef("give --name, --expires, --order, --weight, or a --restrict or --limit flag: what to change")
 		}
-		var options []agentrouter.CallOption
-		if ifMatch != "" {
-			options = append(options, agentrouter.IfMatch(ifMatch))
-		}
-		return p.updateKey(ctx, s, args[0], options, changes...)
+		return p.updateKey(ctx, s, args[0], ifMatchOptions(ifMatch), changes...)
 	})
 	return cmd
 }
@@ -178,6 +191,14 @@ func (p *program) updateKey(ctx context.Context, s *session, text string, option
 		return hintIfSent(ctx, err, "The key may have been changed anyway. Running this again is safe.")
 	}
 	return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
+}
+
+// addUseFlags adds the flags of what a key may be used for, and how often.
+func (p *program) addUseFlags(cmd *cobra.Command, restrictions *restrictionFlags, limits *limitFlags) {
+	restrictions.add(cmd.Flags())
+	limits.add(cmd.Flags())
+	completeNothingFor(cmd, "restrict-models", "restrict-operations", "limit-rpm", "limit-rpd", "limit-concurrent")
+	setCompletion(cmd, "restrict-users", p.completeOnline(completeMembers))
 }
 
 // restrictionFlags are the lists of what a key may be used for.
@@ -207,6 +228,14 @@ func (r *restrictionFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.
 	return changes
 }
 
+// options returns what makes a new key with these restrictions.
+func (r *restrictionFlags) options() []agentrouter.CallOption {
+	if len(r.users)+len(r.models)+len(r.operations) == 0 {
+		return nil
+	}
+	return []agentrouter.CallOption{agentrouter.Restricted(aikeysv1.Restrictions{Users: r.users, Models: r.models, Operations: r.operations})}
+}
+
 // limitFlags are how many requests a key serves.
 type limitFlags struct{ perMinute, perDay, concurrent int }
 
@@ -232,4 +261,13 @@ func (l *limitFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.KeyCha
 		}
 	}
 	return changes
+}
+
+// options returns what makes a new key with these limits.
+func (l *limitFlags) options() []agentrouter.CallOption {
+	limits := aikeysv1.KeyLimit{RequestsPerMinute: l.perMinute, RequestsPerDay: l.perDay, Concurrent: l.concurrent}
+	if limits == (aikeysv1.KeyLimit{}) {
+		return nil
+	}
+	return []agentrouter.CallOption{agentrouter.Limited(limits)}
 }

@@ -39,6 +39,17 @@ func TestDisableWaitsForItsReceipt(t *testing.T) {
 	require.Equal(t, []string{"PATCH key", `{"disabled":true}`}, []string{s.requestsSoFar()[0], s.lastBody()})
 }
 
+// What asks for the receipt again has no condition: the key has been changed, by what asked first.
+func TestDisableSendsItsConditionOnce(t *testing.T) {
+	sent := make(chan string, 2)
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		sent <- r.Header.Get("If-Match")
+		writeJSON(w, http.StatusOK, disabledDocument(2*len(sent)-1))
+	})
+	require.Contains(t, s.user(t).runOK("api", "byok", "disable", sampleID, "--if-match", `"7"`), "complete: 3 of 3")
+	require.Equal(t, []string{`"7"`, ""}, []string{<-sent, <-sent})
+}
+
 func TestUpdateChangesWhatItsFlagsName(t *testing.T) {
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
 		key := keyDocument("main")
