@@ -148,7 +148,7 @@ type Key struct {
 	// ID is the key's id, and Version the number of secrets it has had.
 	ID      string
 	Version int
-	// CustomerID, ProjectID and Provider say whose key it is, and for which provider.
+	// CustomerID and ProjectID are the key's owner, and Provider is its provider.
 	CustomerID string
 	ProjectID  string
 	Provider   string
@@ -205,7 +205,7 @@ func (r *Restrictions) AllowsModel(name string) bool {
 	})
 }
 
-// injectedHeader is a header that carries a key. It replaces what the caller sent, or follows it.
+// injectedHeader is a header that carries a key. It replaces the caller's header of that name, or is added after it.
 type injectedHeader struct {
 	name, value string
 	follows     bool

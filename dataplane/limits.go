@@ -49,7 +49,7 @@ func (*LimitError) Unwrap() error { return ErrKeyLimited }
 // maxLimited bounds how many keys' requests are counted, at about 150 bytes each.
 const maxLimited = 50_000
 
-// limiter counts the requests of keys that have limits, and remembers which keys are left aside.
+// limiter counts the requests of keys that have limits, and knows which keys are set aside.
 type limiter struct {
 	serving atomic.Pointer[[]serving] // what the last heartbeats said, the newest last
 
@@ -64,7 +64,7 @@ type secretID struct {
 	version int
 }
 
-// counts are how many requests a key has served. A minute and a day have the numbers that they have since 1970.
+// counts are how many requests a key has served. minute and day are numbered from 1970.
 type counts struct {
 	minute, day                 int64
 	inMinute, inDay, concurrent int
@@ -127,9 +127,9 @@ func (l *limiter) share(limit int, customer string, now time.Duration) int {
 	return max(limit/dataPlanes, 1)
 }
 
-// Begin counts a request that a key, which Resolve returned, is about to serve. Call end when the request has ended, its answer included. The
-// error is a *LimitError if the key has served as many requests as it may on this data plane: refuse the request then. Begin does not count
-// what it refuses. The counts begin at zero when the program starts.
+// Begin counts a request against the limits of the key that Resolve returned for it. Call end when the request and its answer have ended. The
+// error is a *LimitError if the key has reached this data plane's share of a limit: refuse the request. Refused requests are not counted. The
+// counts start at zero when the program starts.
 func (r *Resolver) Begin(key *Key) (end func(), err error) {
 	if key.Limits == nil {
 		return func() {}, nil
@@ -178,8 +178,9 @@ func (l *limiter) reached(key *Key, c *counts, now time.Time, passed time.Durati
 	return nil
 }
 
-// countsOf returns the counts of a key for the minute and the day of a time, at which the Clock says passed. If the time was set back, the
-// counts go on for as long as a minute and a day last: a clock that is set back gives no fresh limit. The caller holds mu.
+// countsOf returns the counts of a key for the minute and the day of now; passed is the same moment by the Clock. If the system's time was set
+// back, the counts continue until a minute or a day has passed by the Clock, so that setting the time back does not reset a limit. The caller
+// holds mu.
 func (l *limiter) countsOf(keyID string, now time.Time, passed time.Duration) *counts {
 	seconds := now.Unix() //nolint:forbidigo // of the clock's minutes and days
 	minute, day := seconds/60, seconds/(24*60*60)
@@ -200,8 +201,8 @@ func (l *limiter) countsOf(keyID string, now time.Time, passed time.Duration) *c
 	return c
 }
 
-// makeRoom forgets counts of other days and, if that is not enough, of some keys: those may then serve more than their limits. The caller
-// holds mu.
+// makeRoom drops the counts of earlier days and, if that is not enough, those of some other keys, which may then exceed their limits. The
+// caller holds mu.
 func (l *limiter) makeRoom(day int64) {
 	maps.DeleteFunc(l.counted, func(_ string, c *counts) bool { return c.concurrent == 0 && c.day != day })
 	for id, c := range l.counted {
@@ -215,19 +216,19 @@ func (l *limiter) makeRoom(day int64) {
 }
 
 const (
-	// asideTime is how long a key is left aside if its provider does not say how long to wait.
+	// asideTime is how long a key is set aside if its provider does not say how long to wait.
 	asideTime = 30 * time.Second
-	// maxAsideTime bounds how long a key is left aside before it is tried again.
+	// maxAsideTime is the longest time for which a key is set aside before it is tried again.
 	maxAsideTime = 5 * time.Minute
-	// maxAside is how many keys may be left aside; of further ones, the limit goes unnoticed.
+	// maxAside is how many keys can be set aside at a time. Further keys keep serving although they are at a limit.
 	maxAside = 10_000
-	// maxLimitedKeys is how many keys are passed over for one request, as many as a fetch may name.
+	// maxLimitedKeys is how many keys are skipped for one request: as many as a fetch can name.
 	maxLimitedKeys = 20
 )
 
-// SetAside leaves a key aside whose provider has answered that it is at a limit, for as long as the answer says, a second at least and five
-// minutes at most: Resolve returns the next key meanwhile, if the project's policy says so (NextIfLimited). Otherwise it does nothing.
-// Report and ReportAnswer do so after a 429, for 30 seconds, unless the key is aside already.
+// SetAside sets a key aside after its provider has answered that the key is at a limit. wait is what the answer asks for; at least a second and
+// at most five minutes are used. In that time, Resolve returns the next key, if the project's policy allows it (NextIfLimited); otherwise
+// SetAside does nothing. Report and ReportAnswer set a key aside for 30 seconds after a 429, unless it is aside already.
 func (r *Resolver) SetAside(key *Key, wait time.Duration) {
 	if key == nil || !key.NextIfLimited {
 		return
@@ -247,7 +248,7 @@ func (l *limiter) setAside(of secretID, now, until time.Duration) {
 	}
 }
 
-// isAside reports whether the next key is to serve instead of this one: it was left aside, or has served as many requests as it may here.
+// isAside reports whether the next key serves instead of this one, because this one was set aside or has reached its own limit here.
 func (r *Resolver) isAside(key *Key) bool {
 	if !key.NextIfLimited {
 		return false
@@ -262,9 +263,9 @@ func (r *Resolver) isAside(key *Key) bool {
 	return key.Limits != nil && l.reached(key, l.countsOf(key.ID, wall, now), wall, now) != nil
 }
 
-// resolveNext returns the key that serves a request while a key is left aside: the first in order that is not. Each answer is cached beside
-// that of the request itself, which serves again as soon as its key may. If all are left aside, or if there is no answer, the first serves
-// after all; it is asked for again because it may have ended in the meantime.
+// resolveNext returns the key that serves a request while its first key is aside: the next key in order that is not aside. Each answer is cached
+// separately, so the first key serves again as soon as it is no longer aside. If all keys are aside, or no answer comes, the first key
+// serves; it is resolved again, since it may have been revoked in the meantime.
 func (r *Resolver) resolveNext(ctx context.Context, req Request, first *Key) (*Key, error) {
 	limited, next := []string{first.ID}, req
 	for len(limited) <= maxLimitedKeys {

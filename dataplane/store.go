@@ -30,7 +30,7 @@ type entry struct {
 	key *Key
 	err error
 
-	// The scope of the answer, as far as it is known: a refusal to a credential does not name the project.
+	// The scope of the answer, as far as it is known. A refused credential has no known project.
 	project                      project
 	provider, user, token, keyID string
 
@@ -73,7 +73,7 @@ type store struct {
 	// inFlight has the counts to acknowledge, by key id. Guarded by mu.
 	inFlight map[string]inFlight
 
-	// replacements has the rotations whose old versions still serve, by key id. Guarded by mu.
+	// replacements maps a key's id to its rotation while the old version still serves. Guarded by mu.
 	replacements map[string]*replacement
 	replaced     chan *replacement // those whose new versions are to be fetched
 	settled      chan struct{}     // signals that one may be acknowledged

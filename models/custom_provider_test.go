@@ -24,7 +24,7 @@ func TestACustomProviderWithKeysStays(t *testing.T) {
 			return f.RegisterKey(t.Context(), olga, models.RoleOwner, r, now())
 		}
 		_, err := register("d1")
-		require.ErrorIs(t, err, models.ErrDestinationGone, "there is none yet")
+		require.ErrorIs(t, err, models.ErrDestinationGone, "it does not exist yet")
 		require.NoError(t, create(vllm))
 		require.ErrorIs(t, create(vllm), models.ErrAlreadyExists)
 		_, err = f.CustomProvider(t.Context(), "globex", web, "x-vllm")

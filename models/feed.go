@@ -291,8 +291,8 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 	return group.Wait()
 }
 
-// CheckNotifications returns ErrNoNotifications if this Store hears nothing of what other processes commit. Then changes are only found by
-// looking from time to time.
+// CheckNotifications returns ErrNoNotifications if the database does not notify this Store of what other processes commit. The feed then
+// finds changes only by polling.
 func (s *Store) CheckNotifications(ctx context.Context) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()

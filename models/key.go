@@ -431,7 +431,7 @@ func findKey(db *gorm.DB, c Caller, id string) (Key, error) {
 	return k, err
 }
 
-// FindKey returns the key with that id, whoever's it is, without its envelope: ErrNotFound. It is for operators.
+// FindKey returns the key with that id, without its envelope. It is for operators, so it checks no access. Error: ErrNotFound.
 func (tx *Tx) FindKey(id string) (Key, error) {
 	var k Key
 	err := tx.db.Omit("envelope").Where("id = ?", id).Take(&k).Error

@@ -103,7 +103,7 @@ type KeyChange struct {
 	Disabled *bool
 	// ExpiresAt is zero for never.
 	ExpiresAt *int64
-	// Weight is zero for none.
+	// A Weight of zero removes the weight.
 	Order, Weight *int
 	Restrict      *RestrictionsChange
 	Limit         *LimitsChange

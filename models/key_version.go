@@ -140,7 +140,8 @@ func (tx *Tx) AddVersion(k Key, v NewVersion, by string, newEvent func(EventType
 	return tx.AppendEvent(event)
 }
 
-// ActivateVersion has another version of a key from KeyToOpen serve; of the active one it does nothing. Errors: ErrNotFound, ErrVersionGone.
+// ActivateVersion makes another version of a key, which KeyToOpen returned, the active one. If it is active already, nothing changes. Errors:
+// ErrNotFound, ErrVersionGone.
 func (tx *Tx) ActivateVersion(k Key, version uint32, by string, newEvent func(EventType) Event) error {
 	if version == k.Version {
 		return nil

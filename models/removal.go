@@ -36,8 +36,8 @@ func (Removal) TableName() string { return "member_removals" }
 // Stop returns the removal as the end of the use of keys.
 func (r Removal) Stop() Stop { return Stop{EventMemberRemoved, r.UserID, r.CustomerID, r.Tx} }
 
-// SuspendMember removes a member, with the event from which data planes learn of it, and suspends their own keys and API keys in the
-// project, so that adding them again brings nothing back: ErrNotFound, ErrLastOwner. r has its ID, whom it removes, and until when it can be undone.
+// SuspendMember removes a member, and suspends their own keys and API keys in the project, so that adding the member again brings nothing back.
+// Data planes learn of it from the event. r has its ID, the member, and until when the removal can be undone. Errors: ErrNotFound, ErrLastOwner.
 func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if err := tx.lockProject(r.CustomerID, r.ProjectID); err != nil {
 		return r, err

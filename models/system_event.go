@@ -52,9 +52,9 @@ type SystemEvent struct {
 	At   int64
 	// Actor and Command are those of the process that did it.
 	Actor, Command string
-	// CustomerID and ProjectID are the project that it was done in; empty outside of any.
+	// CustomerID and ProjectID name the project of the event. They are empty if it belongs to none.
 	CustomerID, ProjectID string
-	// Subject is the id of what it was done to; empty where there is none.
+	// Subject is the id of the object of the event, if it has one.
 	Subject string
 	// Before and After are what was changed, in JSON; null is what did not exist.
 	Before, After string

@@ -37,7 +37,7 @@ type Token struct {
 	LastUsedAt int64
 	RevokedAt  int64
 	RevokedBy  string
-	// RevocationTx is the number of the transaction that revoked it, BarTx that of the one that last barred it from a project.
+	// RevocationTx is the number of the transaction that revoked it. BarTx is that of the last transaction that barred it from a project.
 	RevocationTx int64
 	BarredAt     int64
 	BarredBy     string
@@ -124,7 +124,7 @@ func (s *Store) ListTokens(ctx context.Context, customerID, projectID, userID st
 
 // TokenFilter selects a page of API keys, newest first.
 type TokenFilter struct {
-	// Live leaves out those that are revoked or have expired.
+	// Live leaves out tokens that are revoked or have expired.
 	Live bool
 	// Before is the id of the last one of the page before. Empty begins with the newest.
 	Before string
@@ -386,7 +386,7 @@ func (tx *Tx) lockToken(customerID, id string) (Token, error) {
 	return t, err
 }
 
-// endToken revokes a token, and stores the event. Of one that was revoked before, the first revocation stands.
+// endToken revokes a token, and stores the event. If the token is revoked already, nothing changes.
 func (tx *Tx) endToken(t *Token, event Event) error {
 	if t.RevokedAt != 0 {
 		return nil

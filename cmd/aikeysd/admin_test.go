@@ -310,7 +310,7 @@ func TestAdminHintsRepeatDatabaseFlags(t *testing.T) {
 	require.Contains(t, got.stderr, `aikeysd admin member list --customer acme --project chat --database-url 'sqlite:`+strings.ReplaceAll(path, "'", `'\''`)+"'")
 }
 
-// Break glass: an operator revokes any key of any user as its owner would, and the event names the operator.
+// An operator can revoke any user's key as its owner would, in an emergency. The event names the operator.
 func TestAdminRevokesAnyKeyAndAwaitsTheReceipt(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()

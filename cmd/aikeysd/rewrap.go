@@ -279,7 +279,7 @@ func newRewrapProgress(to io.Writer) *rewrapProgress {
 	return p
 }
 
-// report shows the progress; the job calls it. Errors of writing are ignored: progress is no result.
+// report shows the progress; the job calls it. Write errors are ignored, since progress is not part of the result.
 func (p *rewrapProgress) report(now rewrap.Progress) {
 	p.shown = true
 	if p.bar != nil {

@@ -59,7 +59,7 @@ func (s *secretsService) setClients(clients string) {
 	require.NoError(s.t, os.Rename(filepath.Join(s.dir, "next.yaml"), filepath.Join(s.dir, "clients.yaml")))
 }
 
-// start starts the process, on its socket unless flags say otherwise. It does not wait for it: those who need it do.
+// start starts the process, on its socket unless flags say otherwise. It does not wait until the process is ready.
 func (s *secretsService) start(flags ...string) *secretsService {
 	s.t.Helper()
 	s.cmd = exec.CommandContext(s.t.Context(), filepath.Join(shared, "secrets-svc"), append([]string{"serve", "--listen", "unix:" + s.dir + "/api.sock",

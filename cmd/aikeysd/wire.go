@@ -145,8 +145,7 @@ func (s *service) newWiring(ctx context.Context) (w wiring, err error) {
 	return w, err
 }
 
-// newExchanger returns what exchanges credentials. Those that users have tested and those that serve have one each, so that tests hold up
-// no request.
+// newExchanger returns an exchanger of credentials for tokens. Tests and requests have an exchanger each, so that tests delay no request.
 func (w wiring) newExchanger() *exchange.Exchanger {
 	exchanger := exchange.New(nil)
 	if w.roles != nil {

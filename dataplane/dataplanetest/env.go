@@ -290,7 +290,7 @@ func (f *FakeResolver) SetAside(_ *dataplane.Key, wait time.Duration) {
 	f.asides = append(f.asides, wait)
 }
 
-// Asides returns for how long keys were left aside so far.
+// Asides returns the times for which keys were set aside so far.
 func (f *FakeResolver) Asides() []time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -19,7 +19,7 @@ import (
 // It prints without the key.
 type Grant struct {
 	KeyID, Provider, Reason string
-	// BaseURL is the only place to which the key may be sent, and URL the request's there, without its query.
+	// BaseURL is the only address that the key may be sent to. URL is the request's address below it, without the query.
 	BaseURL, URL *url.URL
 	// Header returns the header to set. The other CredentialHeaders must be removed.
 	Header func() (name, value string)

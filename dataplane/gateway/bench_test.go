@@ -65,7 +65,7 @@ func BenchmarkAgainstBareProxy(b *testing.B) {
 	}
 }
 
-// cached serves everybody with one key, and keeps no record of what it was asked.
+// cached is a resolver that returns the same key for every request and records nothing.
 type cached struct{ key *dataplane.Key }
 
 func (c cached) Resolve(context.Context, dataplane.Request) (*dataplane.Key, error) {

@@ -8,7 +8,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane"
 )
 
-// setAside leaves a key aside that its provider has limited, if the answer says for how long. If it does not, the report of the answer does.
+// setAside sets a key aside after its provider has limited it, if the answer says for how long. Otherwise the report of the answer does so.
 func (g *Gateway) setAside(key *dataplane.Key, answer *http.Response, now time.Time) {
 	if answer.StatusCode != http.StatusTooManyRequests {
 		return

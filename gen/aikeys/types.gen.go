@@ -594,8 +594,8 @@ type Candidate struct {
 	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
 	// the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
-	// first, but is at a limit, and the policy's `on_limited` says `next_key`. `key_disabled`,
-	// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
+	// first, but is at a limit, and the policy's `on_limited` is `next_key`. `key_disabled`,
+	// `key_expired`: it serves no requests at the moment. `other_users`: it is restricted to other users.
 	// `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 	Reason string `json:"reason"`
 
@@ -840,15 +840,14 @@ type EventState struct {
 	// Every key has 0 unless it is given another.
 	Order *KeyOrder `json:"order,omitempty"`
 
-	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
-	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
+	// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
+	// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-	// what the service signed, and its time is another than the service's),
-	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-	// refused the key. Of a revocation: `leaked`.
-	// Absent where the verdict says all.
+	// the service's signature, and its clock differs from the service's),
+	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
+	// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
+	// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
@@ -867,7 +866,7 @@ type EventState struct {
 	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider *UserKeysByProvider `json:"user_keys_by_provider,omitempty"`
 
-	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
 	Verdict *Verdict `json:"verdict,omitempty"`
 
 	// Version A version of the key. Absent in events that are about none.
@@ -1698,7 +1697,8 @@ type ResolveResponse struct {
 	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
 	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
 	// provider refused the first one within the last five minutes and the policy says `next_key`.
-	// `next_key_limited`: the same, because the first one is at a limit and `on_limited` says it. `order`: the
+	// `next_key_limited`: the next key in order, because the first one is at a limit and `on_limited` is
+	// `next_key`. `order`: the
 	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
 	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 	// `key_restricted`: no key, because those that the policy allows are restricted to other users.
@@ -2021,18 +2021,17 @@ type UserKeys string
 // UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 type UserKeysByProvider map[string]UserKeys
 
-// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
 type Verdict = string
 
-// VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
-// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+// VerdictReason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
+// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
+// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 // `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-// what the service signed, and its time is another than the service's),
-// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-// refused the key. Of a revocation: `leaked`.
-// Absent where the verdict says all.
+// the service's signature, and its clock differs from the service's),
+// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
+// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
+// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
 type VerdictReason = string
 
 // Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
@@ -2041,18 +2040,17 @@ type Verification struct {
 	// CheckedAt When it was tested.
 	CheckedAt time.Time `json:"checked_at"`
 
-	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
-	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
+	// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
+	// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-	// what the service signed, and its time is another than the service's),
-	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-	// refused the key. Of a revocation: `leaked`.
-	// Absent where the verdict says all.
+	// the service's signature, and its clock differs from the service's),
+	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
+	// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
+	// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
-	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
 	Verdict Verdict `json:"verdict"`
 }
 
@@ -2515,7 +2513,7 @@ type ResolveKeyParams struct {
 	// UserID Whom the key would serve, if not the caller. Only owners may ask for others.
 	UserID *OpaqueID `form:"user_id,omitempty" json:"user_id,omitempty"`
 
-	// Limited The id of a key to be taken as one that is at a limit, as data planes see it: what would serve then?
+	// Limited The id of a key. The answer says which key would serve while that one is at a limit.
 	Limited *string `form:"limited,omitempty" json:"limited,omitempty"`
 }
 

@@ -303,7 +303,7 @@ func (l leakSearch) endToken(ctx context.Context, t models.Token) (gen.LeakMatch
 	return match, nil
 }
 
-// fingerprints returns the fingerprints of what is secret in a key's secret. Without the key of fingerprints there are none, which keeps no
+// fingerprints returns the fingerprints of the secret parts of a key's secret. Without the fingerprint key it returns nothing, which keeps no
 // key from being stored.
 func (s *server) fingerprints(ctx context.Context, customerID string, provider providers.Provider, secret string) [][]byte {
 	key, err := s.keyset.Fingerprints(ctx)

@@ -102,7 +102,7 @@ func (s *server) changeProviders(
 	})
 }
 
-// findProvider returns a provider of the catalogue, or a custom one that the caller's project can use, which only members learn of.
+// findProvider returns a provider of the catalogue, or a custom provider that the caller's project can use. Only members learn of the latter.
 func (s *server) findProvider(ctx context.Context, caller models.Caller, slug string) (providers.Provider, error) {
 	if found, known := s.providers.Lookup(slug); known {
 		return found, nil

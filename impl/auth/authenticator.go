@@ -433,7 +433,7 @@ func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// setQuota says what the caller has left of a limit, unless there is none: draft-ietf-httpapi-ratelimit-headers-06, section 3.
+// setQuota sets the headers that say how much of a limit the caller has left, if there is a limit: draft-ietf-httpapi-ratelimit-headers-06, section 3.
 // Later drafts have the three numbers in one structured field, which few clients read.
 func setQuota(header http.Header, left ratelimit.Quota) {
 	if left == (ratelimit.Quota{}) {

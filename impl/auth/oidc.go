@@ -40,7 +40,7 @@ type OIDCConfig struct {
 	// AuthorizedParties are the clients that a token may be for by its "azp". Empty allows Audience and ClientID. A token without
 	// an "azp" is for every client.
 	AuthorizedParties []string
-	// ClientID is the public client with which people sign in; empty if there is none.
+	// ClientID is the id of the public client that people sign in with. It is empty where people can't sign in.
 	ClientID string
 	// Scopes are what they ask for.
 	Scopes []string

@@ -417,7 +417,7 @@ func reasonOf(err error) string {
 	return "failed"
 }
 
-// record stores the record of a fetch, unless its outcome is one that leaves none.
+// record stores the record of a fetch, unless fetches with its outcome are not recorded.
 func (s *server) record(ctx context.Context, r models.FetchRecord, outcome error) error {
 	for _, err := range unrecorded {
 		if errors.Is(outcome, err) {

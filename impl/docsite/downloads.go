@@ -19,7 +19,7 @@ var ErrDownloads = errors.New("can't read the downloads")
 // maxArchive is the largest SDK in bytes. They stay in memory, and are tens of KiB today.
 const maxArchive = 8 << 20
 
-// sdk is one language's SDK. File is empty if there is none to download.
+// sdk is one language's SDK. File is empty if it can't be downloaded.
 type sdk struct {
 	Language string // as in the archive's name
 	Version  string

@@ -316,7 +316,7 @@ type Receipt struct {
 	Complete bool
 	// DataPlanes is how many streams have to acknowledge the stop, Acknowledged how many have.
 	DataPlanes, Acknowledged int
-	// Slowest is the time that the slowest acknowledgement took; zero if there is none.
+	// Slowest is how long the slowest acknowledgement took, or zero before the first.
 	Slowest time.Duration
 	// Remaining is the time within which a receipt that is not complete becomes so.
 	Remaining time.Duration
@@ -334,7 +334,7 @@ type Receipt struct {
 type Plane struct {
 	Name  string
 	State PlaneState
-	// Took is how long its acknowledgement took; zero if there is none, or if it is not known.
+	// Took is how long its acknowledgement took, or zero if that is not known.
 	Took time.Duration
 }
 

@@ -103,7 +103,7 @@ func TestStreamsOfReapedReplicaEnd(t *testing.T) {
 	})
 }
 
-// To the others, a replica that has been without streams may be dead: they would delete its next stream.
+// Other replicas may take a replica without streams for dead, and would delete its next stream.
 func TestIdleReplicaSendsHeartbeatFirst(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{timing: feed.Timing{Maintenance: time.Hour}})

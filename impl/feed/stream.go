@@ -59,7 +59,7 @@ const (
 // Subscription is what a data plane asks for.
 type Subscription struct {
 	DataPlane models.DataPlane
-	// Previous is the id of the stream that this one carries on; empty if there is none.
+	// Previous is the id of the stream that this one continues, if it continues one.
 	Previous string
 	// Resume is the position to resume from; nil starts at the present.
 	Resume *position.Position

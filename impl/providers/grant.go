@@ -33,7 +33,7 @@ const fieldRole = "role_arn"
 // another's role (docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html).
 func ExternalID(customerID string) string { return "aikeys:" + customerID }
 
-// SetHolder says whose credential it is; keyID is empty for one that is not a key's yet. A role is assumed for no other customer.
+// SetHolder says whose credential it is; keyID is empty before the key exists. A role is assumed only for its own customer.
 func (c *Credential) SetHolder(customerID, keyID string) {
 	if c.Grant != nil && c.Grant.Role != nil {
 		c.Grant.Role.ExternalID, c.Grant.Role.Session = ExternalID(customerID), cmp.Or(keyID, "aikeys-verification")

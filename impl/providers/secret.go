@@ -20,8 +20,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// MaxSecretBytes is the length of the longest secret that is accepted, in bytes: 16 KiB, many times the size of a service
-// account's key file.
+// MaxSecretBytes is the maximum length of a secret: 16 KiB, many times the size of a service account's key file.
 const MaxSecretBytes = 16 << 10
 
 // Refusal is the error for a secret that can't be one of the provider's.

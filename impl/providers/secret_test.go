@@ -479,7 +479,7 @@ func TestCheckSecretHeaderMembers(t *testing.T) {
 	}
 }
 
-// A secret that can be registered can be fetched: each example of the catalogue has a destination, and what signs does not go there.
+// Every secret that can be registered can be fetched: each example of the catalogue has a destination. Secrets that sign are not sent there.
 func TestCredential(t *testing.T) {
 	c, now := load(t), time.Now()
 	templates := map[string]string{ // :: the providers whose credentials name a part of the host

@@ -26,7 +26,7 @@ type Verify struct {
 	Body    string            `yaml:"body"` // JSON; empty for none
 	// Answers are the rules that go before the provider's.
 	Answers verdict.Rules `yaml:"answers"`
-	// Signed is the request for a credential that signs, and Service what that is signed for; both are of AuthAWSSigV4 alone.
+	// Signed is the request that tests a credential which signs, and Service the AWS service that it is signed for. Only AuthAWSSigV4 has them.
 	Signed  *Verify `yaml:"signed"`
 	Service string  `yaml:"service"`
 }

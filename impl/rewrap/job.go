@@ -40,7 +40,7 @@ import (
 var (
 	// ErrUnsound says that the sealer returned an envelope that failed verification. It was not written.
 	ErrUnsound = errors.New("the sealer returned an envelope that is not sound; it was not written, and the job was stopped")
-	// ErrNotStored says that the database returned another envelope than the one that was written.
+	// ErrNotStored says that the database returned a different envelope from what was written.
 	ErrNotStored = errors.New("an envelope that was written can't be read back as it was; the job was stopped")
 	// ErrBusy says that rows stayed locked or kept changing until the job gave up.
 	ErrBusy = errors.New("keys were being changed for as long as the job tried; run it again")

@@ -18,7 +18,7 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// Identities returns the identities of the peer at the other end of ctx's connection. There are none if the connection is
+// Identities returns the identities of the peer at the other end of ctx's connection. It returns nothing if the connection is
 // neither a unix socket nor TLS, or if the client certificate has expired since the handshake.
 func Identities(ctx context.Context) []identity.Identity {
 	switch c := ctx.Value(connKey{}).(type) {

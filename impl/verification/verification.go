@@ -80,7 +80,7 @@ type Config struct {
 	Upstreams map[string]*url.URL
 	// Transport sends the requests; nil is one of its own, which uses HTTPS_PROXY and NO_PROXY.
 	Transport http.RoundTripper
-	// Exchanger exchanges client secrets and roles for tokens, which is their test; nil is one that uses Transport.
+	// Exchanger exchanges client secrets and roles for tokens, which is their test. If it is nil, a new one uses Transport.
 	Exchanger *exchange.Exchanger
 }
 
@@ -169,7 +169,7 @@ func (v *Verifier) admit(user string) (release func(), admitted bool) {
 	}, true
 }
 
-// test tests a secret of a customer's; keyID is empty for one that is not a key's yet.
+// test tests a secret of a customer's; keyID is empty before the key exists.
 func (v *Verifier) test(ctx context.Context, p providers.Provider, customerID, keyID, secret string) Result {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

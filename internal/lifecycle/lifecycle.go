@@ -33,7 +33,7 @@ type Program struct {
 	Stages [][]Part
 	// Ops answers probes until all stages have ended, so that probes see that the program is draining.
 	Ops Part
-	// DrainTimeout is how long the stages may take to end, all together, before requests in flight are cut.
+	// DrainTimeout is how long all stages together may take to end. After that, requests in flight are cut.
 	DrainTimeout time.Duration
 	// OnDrain is called when the program begins to stop, before any part is stopped. It is optional.
 	OnDrain func()

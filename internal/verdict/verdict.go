@@ -36,7 +36,7 @@ func (v Verdict) IsFailure() bool {
 	return slices.Contains([]Verdict{Rejected, Leaked, QuotaExhausted}, v)
 }
 
-// BodyLimit is how many bytes of an answer's body are looked at. Error documents are much shorter.
+// BodyLimit is how many bytes of an answer's body are read. Error documents are much shorter.
 const BodyLimit = 8 << 10
 
 // Rule recognises answers by their status and, with At, by a member of their JSON body.

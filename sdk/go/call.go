@@ -62,7 +62,7 @@ func Limited(l aikeysv1.KeyLimit) CallOption { return func(s *service) { s.limit
 // Explained has Resolve list every key that could serve as Candidates, and why each does or does not.
 func Explained() CallOption { return func(s *service) { s.setQuery("explain", "true") } }
 
-// WhileLimited has Resolve take a key as one that is at a limit, as data planes see it.
+// WhileLimited has Resolve answer which key would serve while the key with this id is at a limit.
 func WhileLimited(keyID string) CallOption { return func(s *service) { s.setQuery("limited", keyID) } }
 
 // OnLimited has Policy().Set say what happens when a key is at a limit. Without it, the policy has the default.

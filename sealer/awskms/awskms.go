@@ -80,7 +80,7 @@ func newRetryer() aws.Retryer {
 	return retry.AddWithMaxBackoffDelay(retry.AddWithMaxAttempts(retry.NewStandard(), attempts), retryWait)
 }
 
-// credentials are refused if there are none. AWS's client does not tell that from a call that failed.
+// credentials reports missing credentials as a refusal. AWS's client does not distinguish them from a failed call.
 type credentials struct{ aws.CredentialsProvider }
 
 // Retrieve implements aws.CredentialsProvider.

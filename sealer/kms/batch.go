@@ -88,7 +88,7 @@ func (g *guard) inBatch(
 // operation is Wrap or Unwrap.
 type operation func(ctx context.Context, kekID string, key, associatedData []byte) ([]byte, error)
 
-// orEach returns the outcome of a batch, or handles the items one by one if there is none.
+// orEach returns the outcome of a batch. If the batch has failed as a whole, it handles the items one by one.
 func (g *guard) orEach(ctx context.Context, items []sealer.KeyItem, results []sealer.KeyResult, err error, one operation) ([]sealer.KeyResult, error) {
 	if err != nil || results != nil {
 		return results, err

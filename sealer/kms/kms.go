@@ -253,7 +253,7 @@ func (g *guard) unwrap(ctx context.Context, kekID string, wrapped, associatedDat
 	})
 }
 
-// errForeign says that a KEK is none of the service's key. That does not depend on whether the service can be reached, so that another
+// errForeign says that a KEK does not belong to the key that the service is set up with. That does not depend on whether the service can be reached, so that another
 // sealer can be asked.
 var errForeign = fmt.Errorf("%w: it is no version of the configured key", sealer.ErrUnknownKEK)
 

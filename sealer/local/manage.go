@@ -100,7 +100,7 @@ func AddKEK(path string) (id string, err error) {
 	return id, nil
 }
 
-// SetPrimary makes a KEK the one that wraps new data keys. The previous one stays enabled. Errors: sealer.ErrUnknownKEK,
+// SetPrimary has a KEK wrap new data keys from now on. The previous one stays enabled. Errors: sealer.ErrUnknownKEK,
 // ErrRetired.
 func SetPrimary(path, id string) error {
 	return setState(path, id, sealer.KEKPrimary, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {

@@ -41,7 +41,7 @@ func escapeTexts(cmd *cobra.Command) {
 	}
 }
 
-// escapeMarkdown escapes a text, and makes blocks of code of its indented lines, which keep their line ends there.
+// escapeMarkdown escapes a text. Indented lines become code blocks, which keep their line breaks.
 func escapeMarkdown(text string) string {
 	var out strings.Builder
 	wasCode := false

@@ -1,5 +1,5 @@
 // Package awskmstest runs emulators of AWS KMS for tests: moto and local-kms. Neither checks signatures. moto serves disabled keys, and
-// local-kms has no replicas, so that tests take the one that knows better.
+// local-kms has no replicas, so tests that need them use moto.
 //
 // For tests only. It imports testify and none of our packages. `tools/peers.sh install` installs moto; local-kms is built here.
 package awskmstest

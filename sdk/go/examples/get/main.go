@@ -1,4 +1,4 @@
-// Command get prints the metadata of the key whose id is its argument, of the newest key without one.
+// Command get prints the metadata of a key. Its argument is the key's id; without one, it takes the newest key.
 //
 // Set AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY.
 package main
