@@ -375,6 +375,15 @@ func TestEnvoyHandsTheKeyOverInMetadata(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, send(http.MethodPost, url+"/openai/chat/completions", "ak_EXAMPLE_wrong", question).status)
 }
 
+// HAProxy goes on after an error in Lua. The request must not, with the caller's credential in it.
+func TestHAProxyStopsWhenLuaFails(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, gatewaytest.WithTLS())
+	url := startProxy(t, "HAProxy", e.startForProxies(), e.provider, "local asked = {}", `local asked = error("of the test")`)
+	require.Equal(t, http.StatusServiceUnavailable, send(http.MethodPost, url+"/openai/chat/completions", callerToken, question).status)
+	require.Empty(t, e.provider.Requests())
+}
+
 func TestSampleProxiesForwardRefusals(t *testing.T) {
 	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
 		e.control.AddCredential("ak_EXAMPLE_removed", dataplanetest.Credential{UserID: "bob"})

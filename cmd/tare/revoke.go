@@ -197,7 +197,11 @@ func formatInFlight(r *aikeysv1.Receipt) string {
 		text = "1 request when the key was dropped"
 	}
 	if unknown := r.Acknowledged - r.InFlightFrom; unknown > 0 {
-		text += fmt.Sprintf(", and an unknown number at %d data planes", unknown)
+		planes := "data planes"
+		if unknown == 1 {
+			planes = "data plane"
+		}
+		text += fmt.Sprintf(", and an unknown number at %d %s", unknown, planes)
 	}
 	var named []string
 	for _, d := range r.Acknowledgements {

@@ -55,7 +55,6 @@ core.register_action("aikeys", {"http-req"}, function(txn, provider)
     end
     return refuse(txn, answer.status, headers, answer.body)
   end
-  txn:set_var("txn.aikeys_key_id", first(answer.headers["agentrouter-key-id"]))
   for _, name in ipairs(CREDENTIALS) do
     txn.http:req_del_header(name)
     local value = first(answer.headers[name])
@@ -63,4 +62,5 @@ core.register_action("aikeys", {"http-req"}, function(txn, provider)
       txn.http:req_set_header(name, value)
     end
   end
+  txn:set_var("txn.aikeys_key_id", first(answer.headers["agentrouter-key-id"])) -- without which haproxy.cfg lets nothing pass
 end, 1)
