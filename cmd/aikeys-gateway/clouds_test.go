@@ -36,10 +36,34 @@ var cloudEvents = []string{
 	`{"type":"message_stop"}`,
 }
 
-// awsEvent returns an event in AWS's encoding (smithy.io/2.0/aws/amazon-eventstream.html): prelude, headers, payload and checksums.
-func awsEvent(payload []byte) []byte {
+// converseEvents are the events of Bedrock's ConverseStream for the same message, each with its type.
+var converseEvents = [][2]string{
+	{"messageStart", `{"role":"assistant"}`},
+	{"contentBlockDelta", `{"contentBlockIndex":0,"delta":{"text":"Hel"}}`},
+	{"contentBlockDelta", `{"contentBlockIndex":0,"delta":{"text":"lo"}}`},
+	{"contentBlockStop", `{"contentBlockIndex":0}`},
+	{"messageStop", `{"stopReason":"end_turn"}`},
+	{"metadata", `{"usage":{"inputTokens":1,"outputTokens":2,"totalTokens":3},"metrics":{"latencyMs":1}}`},
+}
+
+// Messages that say "Hello", whole.
+const (
+	openAIAnswer = `{"id":"c1","object":"chat.completion","created":1,"model":"m","usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2},
+		"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"Hello"}}]}`
+	anthropicAnswer = `{"id":"m1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"Hello"}],
+		"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}`
+)
+
+// asksForStream reports whether the body of a request asks for a stream.
+func asksForStream(body []byte) bool {
+	return bytes.Contains(body, []byte(`"stream":true`)) || bytes.Contains(body, []byte(`"stream": true`))
+}
+
+// awsEvent returns an event of a type in AWS's encoding (smithy.io/2.0/aws/amazon-eventstream.html): prelude, headers, payload and
+// checksums.
+func awsEvent(kind string, payload []byte) []byte {
 	var headers []byte
-	for _, header := range [][2]string{{":message-type", "event"}, {":event-type", "chunk"}, {":content-type", "application/json"}} {
+	for _, header := range [][2]string{{":message-type", "event"}, {":event-type", kind}, {":content-type", "application/json"}} {
 		headers = append(append(headers, byte(len(header[0]))), header[0]...)
 		headers = append(headers, 7) // the type of strings
 		headers = append(binary.BigEndian.AppendUint16(headers, uint16(len(header[1]))), header[1]...)
@@ -75,7 +99,7 @@ func answerAsCloud(w http.ResponseWriter, r *http.Request, body []byte) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	isStream := bytes.Contains(body, []byte(`"stream":true`)) || bytes.Contains(body, []byte(`"stream": true`))
+	isStream := asksForStream(body)
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/chat/completions") && isStream:
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -85,8 +109,7 @@ func answerAsCloud(w http.ResponseWriter, r *http.Request, body []byte) {
 		_, _ = io.WriteString(w, "data: [DONE]\n\n")
 	case strings.HasSuffix(r.URL.Path, "/chat/completions"):
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"id":"c1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"finish_reason":"stop",
-			"message":{"role":"assistant","content":"Hello"}}]}`)
+		_, _ = io.WriteString(w, openAIAnswer)
 	case strings.HasSuffix(r.URL.Path, ":generateContent"):
 		_, _ = io.WriteString(w, `{"candidates":[{"content":{"role":"model","parts":[{"text":"Hello"}]}}]}`)
 	case strings.HasSuffix(r.URL.Path, ":streamGenerateContent"):
@@ -97,10 +120,15 @@ func answerAsCloud(w http.ResponseWriter, r *http.Request, body []byte) {
 	case strings.HasSuffix(r.URL.Path, "/converse"):
 		_, _ = io.WriteString(w, `{"output":{"message":{"role":"assistant","content":[{"text":"Hello"}]}},"stopReason":"end_turn",
 			"usage":{"inputTokens":1,"outputTokens":1,"totalTokens":2},"metrics":{"latencyMs":1}}`)
+	case strings.HasSuffix(r.URL.Path, "/converse-stream"):
+		w.Header().Set("Content-Type", "application/vnd.amazon.eventstream")
+		for _, event := range converseEvents {
+			_, _ = w.Write(awsEvent(event[0], []byte(event[1])))
+		}
 	case strings.HasSuffix(r.URL.Path, "/invoke-with-response-stream"):
 		w.Header().Set("Content-Type", "application/vnd.amazon.eventstream")
 		for _, event := range cloudEvents {
-			_, _ = w.Write(awsEvent(fmt.Appendf(nil, `{"bytes":%q}`, base64.StdEncoding.EncodeToString([]byte(event)))))
+			_, _ = w.Write(awsEvent("chunk", fmt.Appendf(nil, `{"bytes":%q}`, base64.StdEncoding.EncodeToString([]byte(event)))))
 		}
 	case strings.HasSuffix(r.URL.Path, ":streamRawPredict"), strings.HasPrefix(r.URL.Path, "/anthropic/") && isStream:
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -111,8 +139,7 @@ func answerAsCloud(w http.ResponseWriter, r *http.Request, body []byte) {
 		}
 	default:
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"id":"m1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"Hello"}],
-			"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}`)
+		_, _ = io.WriteString(w, anthropicAnswer)
 	}
 }
 
@@ -165,7 +192,7 @@ func TestCloudSDKs(t *testing.T) {
 		"azure deployment streamed", "azure v1", "azure v1 streamed", "foundry", "foundry streamed",
 	}
 	for client, names := range map[string][]string{
-		filepath.Join(folder, ".venv", "bin", "python") + " -B cloud_clients.py": append([]string{"boto3", "boto3 profile"}, both...),
+		filepath.Join(folder, ".venv", "bin", "python") + " -B cloud_clients.py": append([]string{"boto3", "boto3 streamed", "boto3 profile", "boto3 profile streamed"}, both...),
 		"node cloud_clients.mjs": append([]string{"genai", "genai streamed"}, both...),
 	} {
 		t.Run(client[strings.LastIndexByte(client, ' ')+1:], func(t *testing.T) {

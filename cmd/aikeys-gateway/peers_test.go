@@ -275,19 +275,35 @@ func TestFrameworksShowWhyARequestWasRefused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	gateway := e.startForProxies()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", "../../tools/peers/refusals.mjs")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GATEWAY=" + gateway.address.Gateway, "API_KEY=ak_revoked_0001"}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	stdout, err := cmd.Output()
-	require.NoError(t, err, "`make test` installs the frameworks: %s", &stderr)
-	var shown map[string]string
-	require.NoError(t, json.Unmarshal(stdout, &shown), "%s", stdout)
-	require.Len(t, shown, 19)
-	for framework, text := range shown {
-		require.Contains(t, text, "The AgentRouter API key or session token that came with this request is not valid", framework)
+	tools, err := filepath.Abs("../../tools")
+	require.NoError(t, err)
+	for command, count := range map[string]int{
+		"node peers/refusals.mjs": 19, "peers/.venv/bin/python -B peers/refusals.py": 2, "litellm/.venv/bin/python -B litellm/refusals.py": 12,
+	} {
+		t.Run(command[strings.LastIndexByte(command, ' ')+1:], func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			words := strings.Fields(command)
+			if words[0] != "node" {
+				words[0] = filepath.Join(tools, words[0])
+			}
+			cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+			cmd.Dir = tools
+			cmd.Env = []string{
+				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", "LITELLM_LOCAL_MODEL_COST_MAP=True",
+				"GATEWAY=" + gateway.address.Gateway, "API_KEY=ak_revoked_0001"}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			stdout, err := cmd.Output()
+			require.NoError(t, err, "`make test` installs the frameworks: %s", &stderr)
+			var shown map[string]string
+			require.NoError(t, json.Unmarshal(stdout, &shown), "%s", stdout)
+			require.Len(t, shown, count)
+			for framework, text := range shown {
+				require.Contains(t, text, "The AgentRouter API key or session token that came with this request is not valid", framework)
+			}
+		})
 	}
 }
 

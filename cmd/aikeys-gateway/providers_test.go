@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"crypto/rand"
 	"crypto/rsa"
@@ -14,6 +15,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -28,12 +31,18 @@ import (
 
 // Events of streams, of which two make a stream.
 var (
-	openAIChunk    = "data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hel\"}}]}\n\n"
+	openAIChunk    = "data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hel\"},\"finish_reason\":null}]}\n\n"
 	anthropicChunk = "event: content_block_delta\ndata: " + cloudEvents[2] + "\n\n"
 	googleChunk    = "data: {\"candidates\":[{\"content\":{\"role\":\"model\",\"parts\":[{\"text\":\"Hel\"}]}}]}\r\n\r\n"
 	cohereChunk    = "event: content-delta\ndata: {\"type\":\"content-delta\",\"index\":0,\"delta\":{\"message\":{\"content\":{\"text\":\"Hel\"}}}}\n\n"
-	bedrockChunk   = string(awsEvent([]byte(`{"bytes":"e30="}`)))
+	bedrockChunk   = string(awsEvent("chunk", []byte(`{"bytes":"e30="}`)))
 )
+
+// answers are the whole answers of the APIs that SDKs are tried with, by the event of their streams.
+var answers = map[string]string{
+	openAIChunk: openAIAnswer, anthropicChunk: anthropicAnswer,
+	cohereChunk: `{"id":"c1","finish_reason":"COMPLETE","message":{"role":"assistant","content":[{"type":"text","text":"Hello"}]}}`,
+}
 
 // documented is an API of a provider's as its documentation has it: the path at a gateway and at the provider's host, the header that
 // takes the key and what the value begins with, an event of its streams, and what it answers to a key that it does not take.
@@ -114,8 +123,8 @@ var unrelated = map[string]string{
 	"bedrock":      `{"message":"You don't have access to the model with the specified model ID."}`,
 }
 
-// double behaves as the documented APIs: it streams two events, the second once the first has arrived, to a request with the one
-// credential that the API takes, and answers a request that has the word "refuse" in its body as it would a key that it does not take, and one
+// double behaves as the documented APIs: to a request with the one credential that the API takes it streams two events, the second once the
+// first has arrived, or sends a whole answer, if no stream is asked for. It answers a request that has the word "refuse" in its body as it would a key that it does not take, and one
 // with the word "forbid" as it would a model that the key has no access to.
 func double(t *testing.T, provider string, arrived <-chan struct{}) *url.URL {
 	t.Helper()
@@ -142,6 +151,9 @@ func double(t *testing.T, provider string, arrived <-chan struct{}) *url.URL {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusForbidden)
 			_, _ = io.WriteString(w, cmp.Or(unrelated[provider], `{"error":{"message":"No access to the model."}}`))
+		case !asksForStream(body):
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, answers[api.chunk])
 		default:
 			w.Header().Set("Content-Type", "text/event-stream")
 			_, _ = io.WriteString(w, api.chunk)
@@ -206,7 +218,7 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		body, err := json.Marshal(map[string]string{"provider": provider, "name": provider, "secret": secret})
 		require.NoError(t, err)
 		c.call(replica, http.MethodPost, "", string(body))
-		arrived[provider] = make(chan struct{}, 1)
+		arrived[provider] = make(chan struct{}, 2)
 		upstreams = append(upstreams, "--upstream", provider+"="+double(t, provider, arrived[provider]).String()+paths[provider])
 	}
 	edge := c.run("admin dataplane create --customer acme --name edge")
@@ -237,12 +249,49 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		})
 	}
 	require.Empty(t, secrets, "providers of the catalogue without an API here")
+	c.checkVendorSDKs(gateway, arrived)
 	c.checkFailures(replica, gateway)
 	for _, call := range []string{"/openai/v1/realtime/calls", "/openai/realtime/calls/c1/accept", "/azure_openai/openai/v1/realtime/calls"} {
 		refused := send(http.MethodPost, gateway.address.Gateway+call, c.alice, "v=0", "Content-Type", "application/sdp")
 		require.Equal(t, http.StatusForbidden, refused.status, "%s goes on beside the gateway", call)
 		require.Contains(t, refused.body, "calls that a revocation does not end")
 	}
+}
+
+// checkVendorSDKs has the SDKs that the providers' documentation names ask for a whole answer and for a streamed one, and then with an API key
+// that the gateway refuses.
+func (c *controlPlane) checkVendorSDKs(gateway *process, arrived map[string]chan struct{}) {
+	c.t.Helper()
+	const refusal = "The AgentRouter API key or session token that came with this request is not valid"
+	want := map[string][]string{}
+	for client, provider := range map[string]string{
+		"cohere": "cohere", "groq": "groq", "mistralai": "mistral", "together": "together",
+		"openai deepinfra": "deepinfra", "openai deepseek": "deepseek", "openai fireworks": "fireworks", "openai openrouter": "openrouter",
+		"openai perplexity": "perplexity", "openai xai": "xai",
+		"anthropic deepseek": "deepseek", "anthropic fireworks": "fireworks", "anthropic openrouter": "openrouter", "anthropic xai": "xai",
+	} {
+		arrived[provider] <- struct{}{}
+		want[client] = []string{"Hello", "HelHel", refusal}
+	}
+	folder, err := filepath.Abs("../../tools/peers")
+	require.NoError(c.t, err)
+	cmd := exec.CommandContext(c.t.Context(), filepath.Join(folder, ".venv", "bin", "python"), "-B", filepath.Join(folder, "vendor_clients.py"))
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + c.t.TempDir(), "LC_ALL=C.UTF-8",
+		"GATEWAY_URL=" + gateway.address.Gateway, "AGENTROUTER_API_KEY=" + c.alice,
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	printed, err := cmd.Output()
+	require.NoError(c.t, err, "`make test` installs the SDKs: %s", &stderr)
+	var got map[string][]string
+	require.NoError(c.t, json.Unmarshal(printed, &got))
+	for client, texts := range got {
+		if len(texts) == 3 && strings.Contains(texts[2], refusal) {
+			got[client][2] = refusal
+		}
+	}
+	require.Equal(c.t, want, got)
 }
 
 // checkFailures has each API of the doubles refuse its key, and then requests of two users for what no key is at fault for, and checks which of

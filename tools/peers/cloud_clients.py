@@ -37,8 +37,11 @@ runtime = boto3.client(
     aws_secret_access_key="unused",
 )
 for name, each in {"boto3": model, "boto3 profile": profile}.items():
-    answer = runtime.converse(modelId=each, messages=[{"role": "user", "content": [{"text": "Hi"}]}])
-    texts[name] = answer["output"]["message"]["content"][0]["text"]
+    asked = {"modelId": each, "messages": [{"role": "user", "content": [{"text": "Hi"}]}]}
+    texts[name] = runtime.converse(**asked)["output"]["message"]["content"][0]["text"]
+    events = runtime.converse_stream(**asked)["stream"]
+    deltas = (event["contentBlockDelta"]["delta"] for event in events if "contentBlockDelta" in event)
+    texts[name + " streamed"] = "".join(delta["text"] for delta in deltas)
 azure = gateway + "/azure_openai"
 asked = {"model": "my-deployment", "messages": ask["messages"]}
 for name, client in {
