@@ -59,6 +59,10 @@ type Config struct {
 	// Limits says that the program calls Begin for every use of a key, and refuses the request if that fails. Without it, keys that have
 	// limits are not found.
 	Limits bool
+	// SendTest sends a request that tests a key for the control plane, to the provider whose base URL it is given, and returns the answer. It
+	// follows no redirect, and checks the address for a custom provider as for any other request to it. The request carries the key. If
+	// nil, the data plane makes no tests.
+	SendTest func(provider, baseURL string, request *http.Request) (*http.Response, error)
 	// Clock measures leases and expiry. If nil, it is the system's monotonic clock.
 	Clock Clock
 	// Metrics is where the metrics aikeys_dataplane_… are registered; if nil, nowhere.

@@ -193,11 +193,7 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	for _, r := range got.Routes {
 		key.Routes = append(key.Routes, Route{Path: r.Path, Host: valueOf(r.Host), AuthStyle: AuthStyle(r.AuthStyle)})
 	}
-	for _, r := range got.Answers {
-		key.Answers = append(key.Answers, verdict.Rule{
-			Status: r.Status, At: valueOf(r.At), Is: valueOf(r.Is), Begins: valueOf(r.Begins), Means: verdict.Verdict(r.Means),
-		})
-	}
+	key.Answers = readRules(got.Answers)
 	var injected []injectedHeader
 	for _, h := range got.Inject {
 		injected = append(injected, injectedHeader{h.Name, h.Value.Reveal(), h.Mode == "append"})
@@ -285,6 +281,15 @@ func (r *Resolver) setExpiry(e *entry, sent time.Duration) bool {
 // milliseconds converts a number from the wire to a duration from 0 to limit.
 func milliseconds(ms int64, limit time.Duration) time.Duration {
 	return time.Duration(min(max(ms, 0), limit.Milliseconds())) * time.Millisecond
+}
+
+func readRules(from []gen.AnswerRule) (rules verdict.Rules) {
+	for _, r := range from {
+		rules = append(rules, verdict.Rule{
+			Status: r.Status, At: valueOf(r.At), Is: valueOf(r.Is), Begins: valueOf(r.Begins), Means: verdict.Verdict(r.Means),
+		})
+	}
+	return rules
 }
 
 // optional returns nil for an empty text.

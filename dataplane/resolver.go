@@ -37,6 +37,7 @@ type Resolver struct {
 	reports    *reports
 	usage      *usage
 	limiter    limiter
+	keyTests   chan string // ids of tests that wait at the control plane
 
 	// leaseEnd is the time at which the lease ends and leaseTerm the length of a lease, both as a time.Duration. The
 	// stream writes them; Resolve reads them without a lock.
@@ -56,7 +57,7 @@ func New(cfg Config) (*Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage(), limiter: limiter{counted: map[string]*counts{}, aside: map[secretID]time.Duration{}}}
+	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage(), keyTests: make(chan string), limiter: limiter{counted: map[string]*counts{}, aside: map[secretID]time.Duration{}}}
 	r.leaseEnd.Store(int64(never))
 	r.leaseTerm.Store(int64(initialLeaseTerm))
 	r.credential.refusedAt.Store(int64(never))
@@ -84,6 +85,11 @@ func (r *Resolver) Run(ctx context.Context) error {
 	others.Go(func() { r.sendReports(ctx) })
 	others.Go(func() { r.sendUsage(ctx) })
 	others.Go(func() { r.fetchReplacements(ctx) })
+	if r.cfg.SendTest != nil {
+		for range maxKeyTests {
+			others.Go(func() { r.makeKeyTests(ctx) })
+		}
+	}
 	r.followStream(ctx)
 	others.Wait()
 	r.closeIdle()

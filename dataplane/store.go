@@ -414,6 +414,7 @@ func removeFrom[K comparable](index map[K]map[*entry]struct{}, k K, e *entry) {
 const (
 	typeHello     = "hello"
 	typeHeartbeat = "heartbeat"
+	typeKeyTest   = "key_test"
 	typeReset     = "reset"
 
 	typeKeyRegistered = "key.registered"

@@ -163,6 +163,9 @@ func (r *Resolver) openStream(
 	params := gen.StreamEventsParams{
 		PreviousSessionID: optional(last.session), LastEventID: optional(r.positionActedOn(last.position)), MaxStaleMs: &maxStale,
 	}
+	if r.cfg.SendTest != nil {
+		params.AgentrouterOffers = new(offerOfKeyTests)
+	}
 	var sentAt atomic.Int64
 	stamp := func() { sentAt.Store(int64(r.clock.Now())) }
 	stamp()
@@ -265,6 +268,8 @@ func (s *session) handle(m *gen.StreamMessage, id string) error {
 	case typeReset:
 		s.r.store.dropAll(false)
 		s.urgent = true
+	case typeKeyTest:
+		s.r.startKeyTest(valueOf(m.TestID))
 	default:
 		ev := newEvent(m)
 		s.r.applyEvent(ev)

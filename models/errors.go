@@ -36,6 +36,8 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrDestinationGone is returned where the custom provider that a new key was sealed for is no longer there.
 	ErrDestinationGone = errors.New("custom provider is gone")
+	// ErrNoDataPlane is returned for a test of a key where no data plane is connected that tests keys and may serve the customer.
+	ErrNoDataPlane = errors.New("no data plane tests keys of the customer")
 	// ErrUnavailable is returned where the database cannot be reached or has no free connection. A retry may work.
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrReadOnly is an ErrUnavailable: the server that was reached takes no writes, as a standby does. What it shows may be old.
@@ -48,7 +50,7 @@ var (
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrQuotaExceeded, ErrInUse, ErrDestinationGone, ErrUnavailable, ErrNoNotifications} {
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrQuotaExceeded, ErrInUse, ErrDestinationGone, ErrNoDataPlane, ErrUnavailable, ErrNoNotifications} {
 		if errors.Is(err, known) {
 			return true
 		}

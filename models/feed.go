@@ -331,6 +331,8 @@ type Stream struct {
 	ReplicaID   string
 	// MaxStaleMs is how much longer than its lease the data plane serves from its cache while no replica answers.
 	MaxStaleMs int
+	// TestsKeys is whether the data plane tests keys for the control plane.
+	TestsKeys bool
 	// Position is where the stream began, Settled its xmin. The data plane knows what is in it without the stream.
 	Position string
 	Settled  int64

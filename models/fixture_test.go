@@ -534,7 +534,7 @@ func guarded(f *fixture, keyID string) map[string]func(ctx context.Context, c mo
 // methods are all methods of the store that ask the database, by name, with arguments for which they do.
 func methods(f *fixture) map[string]func(context.Context) error {
 	arguments := []any{mia, models.RoleMember, f.own(mia), "absent", int64(1), 10, uint32(1), []string{"absent"}, []byte(nil), position.Position{},
-		[][]byte{{1}}, []models.Key{{ID: "absent"}}, models.KeyFilter{}, models.Stop{Type: models.EventKeyRevoked, Subject: "absent", Tx: 1}, models.Stream{ID: "1", DataPlaneID: "absent"}, models.Replica{ID: "r1"},
+		[][]byte{{1}}, []models.Key{{ID: "absent"}}, models.KeyFilter{}, models.Stop{Type: models.EventKeyRevoked, Subject: "absent", Tx: 1}, models.Stream{ID: "1", DataPlaneID: "absent"}, models.KeyTest{}, models.Replica{ID: "r1"},
 		[]models.Receipt{{StopID: "k"}}, map[string]int{}, map[string]int64{"absent": 1}, models.TokenFilter{Limit: 1}, []models.Rewrapping{{KeyID: "absent"}}, models.DataPlane{ID: "absent"}, models.Canary{}, record("r"),
 		[]models.KeyReport{{KeyID: "absent", UsedAt: 1}}, models.UsageBatch{Counts: []models.UsageCount{{KeyID: "absent"}}}, models.UsageFilter{Limit: 1}, models.FetchFilter{Limit: 1}, models.EventFilter{}, models.NewKeyEvent(nil),
 		func(models.EventType, models.Key) models.Event { return models.Event{} }, models.SystemEvent{}, models.SystemEventFilter{}, map[string]string{"kek-1": "primary"},

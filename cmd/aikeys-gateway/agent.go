@@ -12,6 +12,7 @@ const agentSocket = "unix:/run/aikeys-gateway/agent.sock"
 func (p *program) agentCommand() *cobra.Command {
 	cfg := newConfig()
 	cfg.Of("agent-listen").Preset(agentSocket)
+	cfg.Of("key-tests").Preset("false") // it sends nothing to providers
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Answer programs of this machine: which key serves a request, and how to send it",

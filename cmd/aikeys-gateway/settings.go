@@ -34,6 +34,7 @@ type config struct {
 	CacheSize         int
 	Upstreams         map[string]*url.URL
 	UpstreamCA        string
+	KeyTests          bool
 	UpstreamAllow     []netip.Prefix
 	AuthSocketUsers   []string
 	AuthClientCA      string
@@ -85,6 +86,8 @@ func newConfig() *config {
 			Usage: "certificates, in PEM, of who may vouch for providers and upstreams, beside those whom this machine trusts"},
 		{Name: "upstream-allow", Arg: "networks", Parse: settings.Networks(&s.UpstreamAllow),
 			Usage: "networks beside the public ones that custom providers may be in, such as 10.20.0.0/16,127.0.0.1, also without TLS; metadata addresses stay refused"},
+		{Name: "key-tests", Arg: "", Default: "true", Parse: settings.Switch(&s.KeyTests),
+			Usage: "test keys at their providers where the control plane asks for it (AIKEYS_VERIFY=data_plane); --key-tests=false makes none"},
 		{Name: "forward-auth-listen", Arg: "address", Parse: settings.Optional(settings.AddressOrSocket(&s.ForwardAuthListen)),
 			Usage: "unix:<path> or host:port that answers nginx, Caddy and Traefik; its answers hold providers' keys, so let nobody else reach it; empty is off"},
 		{Name: "forward-auth-secret-file", Arg: "file", Parse: settings.Text(&s.ForwardAuthFile),

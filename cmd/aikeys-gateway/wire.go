@@ -79,6 +79,11 @@ func (s *service) newResolver() (*dataplane.Resolver, error) {
 		// What other proxies ask for here, they send themselves; nobody says when those requests end.
 		CountInFlight: s.cfg.ForwardAuthListen == "" && s.cfg.ExtAuthzListen == "" && s.cfg.AgentListen == "",
 	}
+	if s.cfg.KeyTests {
+		cfg.SendTest = func(provider, baseURL string, request *http.Request) (*http.Response, error) {
+			return s.proxy.SendTest(provider, baseURL, request) // it is made before the resolver runs
+		}
+	}
 	var err error
 	if s.cfg.TokenFile != "" {
 		if cfg.Token, err = s.openText("credential", s.cfg.TokenFile, readCredential); err != nil {

@@ -87,6 +87,7 @@ const (
 // The choices of VERIFY.
 const (
 	verifyControlPlane = "control_plane"
+	verifyDataPlane    = "data_plane"
 	verifyOff          = "off"
 )
 
@@ -172,8 +173,8 @@ func newConfig() *config {
 			Usage: "who may add servers of customers' own as providers: operator, by \"aikeysd admin provider\"; owner, also the owners of a project for it; off takes no keys for them, and serves none"},
 		{Name: "aws-roles", Arg: "how", Default: rolesOff, Parse: settings.Choice(&s.AWSRoles, rolesOff, rolesAssume),
 			Usage: "assume takes keys of Bedrock that name a role, which this process assumes with the identity that it has in AWS, found as AWS's own tools find it; off takes none"},
-		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyOff),
-			Usage: "control_plane has this process test a secret at its provider if a request asks for that, or if its provider has begun to refuse it; it uses HTTPS_PROXY and NO_PROXY; off makes no tests"},
+		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyDataPlane, verifyOff),
+			Usage: "control_plane has this process test a secret at its provider if a request asks for that, or if its provider has begun to refuse it; it uses HTTPS_PROXY and NO_PROXY; data_plane has a connected data plane make the tests, for all replicas alike; off makes no tests"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
 			Usage: "folder with the packed SDKs and programs that the pages /docs/sdks and /docs/downloads offer, as \"make dist\" leaves them; looked through at the start; empty offers none"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),

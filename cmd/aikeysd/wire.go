@@ -137,12 +137,19 @@ func (s *service) newWiring(ctx context.Context) (w wiring, err error) {
 	}
 	s.uses = auth.NewTokenUses(s.store, s.log)
 	s.sessions = auth.New(auth.Config{Tokens: s.store, OIDC: s.issuer, Metrics: w.metrics, Uses: s.uses})
-	if w.cfg.Verify == verifyControlPlane {
+	if s.feed, err = feed.New(feed.Config{Store: s.store, Log: s.log, Metrics: w.registry}); err != nil {
+		return w, err
+	}
+	switch w.cfg.Verify {
+	case verifyControlPlane:
 		w.verifier = verification.New(verification.Config{Exchanger: w.newExchanger()})
+	case verifyDataPlane:
+		w.verifier = verification.New(verification.Config{
+			Exchanger: w.newExchanger(), DataPlanes: verification.NewDataPlanes(s.store, s.keyset, s.feed, 0),
+		})
 	}
 	s.tests = w.newTests()
-	s.feed, err = feed.New(feed.Config{Store: s.store, Log: s.log, Metrics: w.registry})
-	return w, err
+	return w, nil
 }
 
 // newExchanger returns an exchanger of credentials for tokens. Tests and requests have an exchanger each, so that tests delay no request.
@@ -154,12 +161,12 @@ func (w wiring) newExchanger() *exchange.Exchanger {
 	return exchanger
 }
 
-// newTests returns what tests stored keys: nothing if tests are off, or if this process may open no secrets.
+// newTests returns what tests stored keys: nothing if tests are off, or if this process would have to open secrets and may not.
 func (w wiring) newTests() *verification.Keys {
 	cfg := verification.KeysConfig{
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Verifier: w.verifier, Off: verification.ErrOff, Log: w.log,
 	}
-	if w.cfg.Role == rolePublic && w.verifier != nil {
+	if w.cfg.Role == rolePublic && w.cfg.Verify == verifyControlPlane {
 		cfg.Verifier, cfg.Off = nil, verification.ErrMayNotOpen
 	}
 	return verification.NewKeys(cfg)

@@ -846,8 +846,10 @@ type EventState struct {
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
 	// the service's signature, and its clock differs from the service's),
 	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-	// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-	// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+	// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+	// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+	// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+	// reason.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
@@ -2030,8 +2032,10 @@ type Verdict = string
 // `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
 // the service's signature, and its clock differs from the service's),
 // `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+// reason.
 type VerdictReason = string
 
 // Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
@@ -2046,8 +2050,10 @@ type Verification struct {
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
 	// the service's signature, and its clock differs from the service's),
 	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-	// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-	// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+	// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+	// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+	// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+	// reason.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.

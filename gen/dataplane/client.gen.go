@@ -120,6 +120,34 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/acknowledgements (the `Acknowledge` operationId).
 	Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ClaimKeyTestWithBody Claim a test of a key
+	//
+	// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
+	// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
+	// allowed to serve the customer. The claim is recorded like a fetch.
+	//
+	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
+	// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/claims (the `ClaimKeyTest` operationId).
+	ClaimKeyTestWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ClaimKeyTest Claim a test of a key
+	//
+	// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
+	// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
+	// allowed to serve the customer. The claim is recorded like a fetch.
+	//
+	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
+	// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/claims (the `ClaimKeyTest` operationId).
+	ClaimKeyTest(ctx context.Context, body ClaimKeyTestJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// StreamEvents Follow the changes
 	//
 	// Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that
@@ -138,6 +166,9 @@ type ClientInterface interface {
 	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 	// unless the answer that the use began with has a position that contains the event. `key.rotated` and
 	// `key.rotation_rolled_back` end none: another version of the key serves from then on.
+	//
+	// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be claimed. It is no
+	// change, and comes again until a data plane has claimed it.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 	// too slowly, and after some minutes in any case. Connect again and resume.
@@ -244,6 +275,24 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
 	ReportUsage(ctx context.Context, body ReportUsageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AnswerKeyTestWithBody Answer a test of a key
+	//
+	// Says what a test has found. Only the data plane that has claimed it can, and only once.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/verdicts (the `AnswerKeyTest` operationId).
+	AnswerKeyTestWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AnswerKeyTest Answer a test of a key
+	//
+	// Says what a test has found. Only the data plane that has claimed it can, and only once.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/verdicts (the `AnswerKeyTest` operationId).
+	AnswerKeyTest(ctx context.Context, body AnswerKeyTestJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // AcknowledgeWithBody Acknowledge a position
@@ -296,6 +345,54 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 	return c.Client.Do(req)
 }
 
+// ClaimKeyTestWithBody Claim a test of a key
+//
+// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
+// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
+// allowed to serve the customer. The claim is recorded like a fetch.
+//
+// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
+// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/claims (the `ClaimKeyTest` operationId).
+func (c *Client) ClaimKeyTestWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewClaimKeyTestRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ClaimKeyTest Claim a test of a key
+//
+// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
+// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
+// allowed to serve the customer. The claim is recorded like a fetch.
+//
+// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
+// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/claims (the `ClaimKeyTest` operationId).
+func (c *Client) ClaimKeyTest(ctx context.Context, body ClaimKeyTestJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewClaimKeyTestRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // StreamEvents Follow the changes
 //
 // Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that
@@ -314,6 +411,9 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 // `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 // unless the answer that the use began with has a position that contains the event. `key.rotated` and
 // `key.rotation_rolled_back` end none: another version of the key serves from then on.
+//
+// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be claimed. It is no
+// change, and comes again until a data plane has claimed it.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 // too slowly, and after some minutes in any case. Connect again and resume.
@@ -491,6 +591,44 @@ func (c *Client) ReportUsage(ctx context.Context, body ReportUsageJSONRequestBod
 	return c.Client.Do(req)
 }
 
+// AnswerKeyTestWithBody Answer a test of a key
+//
+// Says what a test has found. Only the data plane that has claimed it can, and only once.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/verdicts (the `AnswerKeyTest` operationId).
+func (c *Client) AnswerKeyTestWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAnswerKeyTestRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AnswerKeyTest Answer a test of a key
+//
+// Says what a test has found. Only the data plane that has claimed it can, and only once.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/verdicts (the `AnswerKeyTest` operationId).
+func (c *Client) AnswerKeyTest(ctx context.Context, body AnswerKeyTestJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAnswerKeyTestRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // NewAcknowledgeRequest calls the generic Acknowledge builder with application/json body
 func NewAcknowledgeRequest(server string, body AcknowledgeJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -512,6 +650,46 @@ func NewAcknowledgeRequestWithBody(server string, contentType string, body io.Re
 	}
 
 	operationPath := fmt.Sprintf("/v1/acknowledgements")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewClaimKeyTestRequest calls the generic ClaimKeyTest builder with application/json body
+func NewClaimKeyTestRequest(server string, body ClaimKeyTestJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewClaimKeyTestRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewClaimKeyTestRequestWithBody constructs an http.Request for the ClaimKeyTest method, with any body, and a specified content type
+func NewClaimKeyTestRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/claims")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -605,6 +783,17 @@ func NewStreamEventsRequest(server string, params *StreamEventsParams) (*http.Re
 			}
 
 			req.Header.Set("Last-Event-ID", headerParam0)
+		}
+
+		if params.AgentrouterOffers != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Agentrouter-Offers", *params.AgentrouterOffers, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Agentrouter-Offers", headerParam1)
 		}
 
 	}
@@ -747,6 +936,46 @@ func NewReportUsageRequestWithBody(server string, contentType string, body io.Re
 	return req, nil
 }
 
+// NewAnswerKeyTestRequest calls the generic AnswerKeyTest builder with application/json body
+func NewAnswerKeyTestRequest(server string, body AnswerKeyTestJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAnswerKeyTestRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewAnswerKeyTestRequestWithBody constructs an http.Request for the AnswerKeyTest method, with any body, and a specified content type
+func NewAnswerKeyTestRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/verdicts")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -821,6 +1050,34 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/acknowledgements (the `Acknowledge` operationId).
 	AcknowledgeWithResponse(ctx context.Context, body AcknowledgeJSONRequestBody, reqEditors ...RequestEditorFn) (*AcknowledgeResult, error)
 
+	// ClaimKeyTestWithBodyWithResponse Claim a test of a key
+	//
+	// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
+	// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
+	// allowed to serve the customer. The claim is recorded like a fetch.
+	//
+	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
+	// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/claims (the `ClaimKeyTest` operationId).
+	ClaimKeyTestWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClaimKeyTestResult, error)
+
+	// ClaimKeyTestWithResponse Claim a test of a key
+	//
+	// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
+	// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
+	// allowed to serve the customer. The claim is recorded like a fetch.
+	//
+	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
+	// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/claims (the `ClaimKeyTest` operationId).
+	ClaimKeyTestWithResponse(ctx context.Context, body ClaimKeyTestJSONRequestBody, reqEditors ...RequestEditorFn) (*ClaimKeyTestResult, error)
+
 	// StreamEventsWithResponse Follow the changes
 	//
 	// Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that
@@ -839,6 +1096,9 @@ type ClientWithResponsesInterface interface {
 	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 	// unless the answer that the use began with has a position that contains the event. `key.rotated` and
 	// `key.rotation_rolled_back` end none: another version of the key serves from then on.
+	//
+	// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be claimed. It is no
+	// change, and comes again until a data plane has claimed it.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 	// too slowly, and after some minutes in any case. Connect again and resume.
@@ -947,6 +1207,24 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
 	ReportUsageWithResponse(ctx context.Context, body ReportUsageJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportUsageResult, error)
+
+	// AnswerKeyTestWithBodyWithResponse Answer a test of a key
+	//
+	// Says what a test has found. Only the data plane that has claimed it can, and only once.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/verdicts (the `AnswerKeyTest` operationId).
+	AnswerKeyTestWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AnswerKeyTestResult, error)
+
+	// AnswerKeyTestWithResponse Answer a test of a key
+	//
+	// Says what a test has found. Only the data plane that has claimed it can, and only once.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/verdicts (the `AnswerKeyTest` operationId).
+	AnswerKeyTestWithResponse(ctx context.Context, body AnswerKeyTestJSONRequestBody, reqEditors ...RequestEditorFn) (*AnswerKeyTestResult, error)
 }
 
 // AcknowledgeResult401Headers the declared response headers of an HTTP 401 response for Acknowledge
@@ -1054,6 +1332,124 @@ func (r AcknowledgeResult) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r AcknowledgeResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ClaimKeyTestResult401Headers the declared response headers of an HTTP 401 response for ClaimKeyTest
+type ClaimKeyTestResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ClaimKeyTestResult429Headers the declared response headers of an HTTP 429 response for ClaimKeyTest
+type ClaimKeyTestResult429Headers struct {
+	RetryAfter *int
+}
+
+// ClaimKeyTestResult503Headers the declared response headers of an HTTP 503 response for ClaimKeyTest
+type ClaimKeyTestResult503Headers struct {
+	RetryAfter *int
+}
+
+type ClaimKeyTestResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *KeyTest
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NoKeyTest
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *BodyTooLarge
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *UnsupportedMediaType
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ClaimKeyTestResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ClaimKeyTestResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ClaimKeyTestResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ClaimKeyTestResult) GetJSON200() *KeyTest {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ClaimKeyTestResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ClaimKeyTestResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ClaimKeyTestResult) GetApplicationProblemJSON404() *NoKeyTest {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r ClaimKeyTestResult) GetApplicationProblemJSON413() *BodyTooLarge {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r ClaimKeyTestResult) GetApplicationProblemJSON415() *UnsupportedMediaType {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ClaimKeyTestResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ClaimKeyTestResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ClaimKeyTestResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ClaimKeyTestResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ClaimKeyTestResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ClaimKeyTestResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ClaimKeyTestResult) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -1490,6 +1886,117 @@ func (r ReportUsageResult) ContentType() string {
 	return ""
 }
 
+// AnswerKeyTestResult401Headers the declared response headers of an HTTP 401 response for AnswerKeyTest
+type AnswerKeyTestResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// AnswerKeyTestResult429Headers the declared response headers of an HTTP 429 response for AnswerKeyTest
+type AnswerKeyTestResult429Headers struct {
+	RetryAfter *int
+}
+
+// AnswerKeyTestResult503Headers the declared response headers of an HTTP 503 response for AnswerKeyTest
+type AnswerKeyTestResult503Headers struct {
+	RetryAfter *int
+}
+
+type AnswerKeyTestResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NoKeyTest
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *BodyTooLarge
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *UnsupportedMediaType
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *AnswerKeyTestResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *AnswerKeyTestResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *AnswerKeyTestResult503Headers
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r AnswerKeyTestResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r AnswerKeyTestResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r AnswerKeyTestResult) GetApplicationProblemJSON404() *NoKeyTest {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r AnswerKeyTestResult) GetApplicationProblemJSON413() *BodyTooLarge {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r AnswerKeyTestResult) GetApplicationProblemJSON415() *UnsupportedMediaType {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r AnswerKeyTestResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r AnswerKeyTestResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r AnswerKeyTestResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r AnswerKeyTestResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AnswerKeyTestResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AnswerKeyTestResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AnswerKeyTestResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // AcknowledgeWithBodyWithResponse Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
@@ -1532,6 +2039,46 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 	return ParseAcknowledgeResult(rsp)
 }
 
+// ClaimKeyTestWithBodyWithResponse Claim a test of a key
+//
+// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
+// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
+// allowed to serve the customer. The claim is recorded like a fetch.
+//
+// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
+// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/claims (the `ClaimKeyTest` operationId).
+func (c *ClientWithResponses) ClaimKeyTestWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ClaimKeyTestResult, error) {
+	rsp, err := c.ClaimKeyTestWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseClaimKeyTestResult(rsp)
+}
+
+// ClaimKeyTestWithResponse Claim a test of a key
+//
+// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
+// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
+// allowed to serve the customer. The claim is recorded like a fetch.
+//
+// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
+// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/claims (the `ClaimKeyTest` operationId).
+func (c *ClientWithResponses) ClaimKeyTestWithResponse(ctx context.Context, body ClaimKeyTestJSONRequestBody, reqEditors ...RequestEditorFn) (*ClaimKeyTestResult, error) {
+	rsp, err := c.ClaimKeyTest(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseClaimKeyTestResult(rsp)
+}
+
 // StreamEventsWithResponse Follow the changes
 //
 // Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that
@@ -1550,6 +2097,9 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 // `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 // unless the answer that the use began with has a position that contains the event. `key.rotated` and
 // `key.rotation_rolled_back` end none: another version of the key serves from then on.
+//
+// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be claimed. It is no
+// change, and comes again until a data plane has claimed it.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 // too slowly, and after some minutes in any case. Connect again and resume.
@@ -1701,6 +2251,36 @@ func (c *ClientWithResponses) ReportUsageWithResponse(ctx context.Context, body 
 	return ParseReportUsageResult(rsp)
 }
 
+// AnswerKeyTestWithBodyWithResponse Answer a test of a key
+//
+// Says what a test has found. Only the data plane that has claimed it can, and only once.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/verdicts (the `AnswerKeyTest` operationId).
+func (c *ClientWithResponses) AnswerKeyTestWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AnswerKeyTestResult, error) {
+	rsp, err := c.AnswerKeyTestWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAnswerKeyTestResult(rsp)
+}
+
+// AnswerKeyTestWithResponse Answer a test of a key
+//
+// Says what a test has found. Only the data plane that has claimed it can, and only once.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/verdicts (the `AnswerKeyTest` operationId).
+func (c *ClientWithResponses) AnswerKeyTestWithResponse(ctx context.Context, body AnswerKeyTestJSONRequestBody, reqEditors ...RequestEditorFn) (*AnswerKeyTestResult, error) {
+	rsp, err := c.AnswerKeyTest(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAnswerKeyTestResult(rsp)
+}
+
 // ParseAcknowledgeResult parses an HTTP response from a AcknowledgeWithResponse call
 func ParseAcknowledgeResult(rsp *http.Response) (*AcknowledgeResult, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -1799,6 +2379,121 @@ func ParseAcknowledgeResult(rsp *http.Response) (*AcknowledgeResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers AcknowledgeResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseClaimKeyTestResult parses an HTTP response from a ClaimKeyTestWithResponse call
+func ParseClaimKeyTestResult(rsp *http.Response) (*ClaimKeyTestResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ClaimKeyTestResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest KeyTest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NoKeyTest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest BodyTooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ClaimKeyTestResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ClaimKeyTestResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ClaimKeyTestResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int32"}); err != nil {
@@ -2223,6 +2918,117 @@ func ParseReportUsageResult(rsp *http.Response) (*ReportUsageResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers ReportUsageResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseAnswerKeyTestResult parses an HTTP response from a AnswerKeyTestWithResponse call
+func ParseAnswerKeyTestResult(rsp *http.Response) (*AnswerKeyTestResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AnswerKeyTestResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NoKeyTest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest BodyTooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers AnswerKeyTestResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers AnswerKeyTestResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers AnswerKeyTestResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int32"}); err != nil {

@@ -20,6 +20,9 @@ type ServerInterface interface {
 	// Acknowledge Acknowledge a position
 	// (POST /v1/acknowledgements)
 	Acknowledge(ctx echo.Context) error
+	// ClaimKeyTest Claim a test of a key
+	// (POST /v1/claims)
+	ClaimKeyTest(ctx echo.Context) error
 	// StreamEvents Follow the changes
 	// (GET /v1/events)
 	StreamEvents(ctx echo.Context, params StreamEventsParams) error
@@ -32,6 +35,9 @@ type ServerInterface interface {
 	// ReportUsage Report how much keys were used
 	// (POST /v1/usage)
 	ReportUsage(ctx echo.Context) error
+	// AnswerKeyTest Answer a test of a key
+	// (POST /v1/verdicts)
+	AnswerKeyTest(ctx echo.Context) error
 }
 
 // ServerInterfaceWrapper converts echo contexts to parameters.
@@ -45,6 +51,15 @@ func (w *ServerInterfaceWrapper) Acknowledge(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.Acknowledge(ctx)
+	return err
+}
+
+// ClaimKeyTest converts echo context to params.
+func (w *ServerInterfaceWrapper) ClaimKeyTest(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ClaimKeyTest(ctx)
 	return err
 }
 
@@ -83,6 +98,21 @@ func (w *ServerInterfaceWrapper) StreamEvents(ctx echo.Context) error {
 		}
 
 		params.LastEventID = &LastEventID
+	}
+	// ------------- Optional header parameter "Agentrouter-Offers" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Agentrouter-Offers")]; found {
+		var AgentrouterOffers string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Agentrouter-Offers, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Agentrouter-Offers", valueList[0], &AgentrouterOffers, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Agentrouter-Offers: %s", err))
+		}
+
+		params.AgentrouterOffers = &AgentrouterOffers
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
@@ -137,6 +167,15 @@ func (w *ServerInterfaceWrapper) ReportUsage(ctx echo.Context) error {
 	return err
 }
 
+// AnswerKeyTest converts echo context to params.
+func (w *ServerInterfaceWrapper) AnswerKeyTest(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AnswerKeyTest(ctx)
+	return err
+}
+
 // This is a simple interface which specifies echo.Route addition functions which
 // are present on both echo.Echo and echo.Group, since we want to allow using
 // either of them for path registration
@@ -185,10 +224,12 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	}
 
 	router.POST(options.BaseURL+"/v1/acknowledgements", wrapper.Acknowledge, options.OperationMiddlewares["acknowledge"]...)
+	router.POST(options.BaseURL+"/v1/claims", wrapper.ClaimKeyTest, options.OperationMiddlewares["claimKeyTest"]...)
 	router.GET(options.BaseURL+"/v1/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
 	router.POST(options.BaseURL+"/v1/fetch", wrapper.FetchKey, options.OperationMiddlewares["fetchKey"]...)
 	router.POST(options.BaseURL+"/v1/reports", wrapper.ReportKeys, options.OperationMiddlewares["reportKeys"]...)
 	router.POST(options.BaseURL+"/v1/usage", wrapper.ReportUsage, options.OperationMiddlewares["reportUsage"]...)
+	router.POST(options.BaseURL+"/v1/verdicts", wrapper.AnswerKeyTest, options.OperationMiddlewares["answerKeyTest"]...)
 
 }
 
@@ -203,6 +244,8 @@ type InternalApplicationProblemPlusJSONResponse Problem
 type InvalidArgumentApplicationProblemPlusJSONResponse Problem
 
 type NoKeyApplicationProblemPlusJSONResponse Problem
+
+type NoKeyTestApplicationProblemPlusJSONResponse Problem
 
 type NoSessionApplicationProblemPlusJSONResponse Problem
 
@@ -374,6 +417,165 @@ type Acknowledge503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response Acknowledge503ApplicationProblemPlusJSONResponse) VisitAcknowledgeResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTestRequestObject struct {
+	Body *ClaimKeyTestJSONRequestBody
+}
+
+type ClaimKeyTestResponseObject interface {
+	VisitClaimKeyTestResponse(w http.ResponseWriter) error
+}
+
+type ClaimKeyTest200JSONResponse KeyTest
+
+func (response ClaimKeyTest200JSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTest400ApplicationProblemPlusJSONResponse struct {
+	InvalidArgumentApplicationProblemPlusJSONResponse
+}
+
+func (response ClaimKeyTest400ApplicationProblemPlusJSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTest401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ClaimKeyTest401ApplicationProblemPlusJSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTest404ApplicationProblemPlusJSONResponse struct {
+	NoKeyTestApplicationProblemPlusJSONResponse
+}
+
+func (response ClaimKeyTest404ApplicationProblemPlusJSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTest413ApplicationProblemPlusJSONResponse struct {
+	BodyTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ClaimKeyTest413ApplicationProblemPlusJSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTest415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response ClaimKeyTest415ApplicationProblemPlusJSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTest429ApplicationProblemPlusJSONResponse struct {
+	ResourceExhaustedApplicationProblemPlusJSONResponse
+}
+
+func (response ClaimKeyTest429ApplicationProblemPlusJSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTest500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ClaimKeyTest500ApplicationProblemPlusJSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ClaimKeyTest503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ClaimKeyTest503ApplicationProblemPlusJSONResponse) VisitClaimKeyTestResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -994,11 +1196,167 @@ func (response ReportUsage503ApplicationProblemPlusJSONResponse) VisitReportUsag
 	return err
 }
 
+type AnswerKeyTestRequestObject struct {
+	Body *AnswerKeyTestJSONRequestBody
+}
+
+type AnswerKeyTestResponseObject interface {
+	VisitAnswerKeyTestResponse(w http.ResponseWriter) error
+}
+
+type AnswerKeyTest204Response struct {
+}
+
+func (response AnswerKeyTest204Response) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type AnswerKeyTest400ApplicationProblemPlusJSONResponse struct {
+	InvalidArgumentApplicationProblemPlusJSONResponse
+}
+
+func (response AnswerKeyTest400ApplicationProblemPlusJSONResponse) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AnswerKeyTest401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response AnswerKeyTest401ApplicationProblemPlusJSONResponse) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AnswerKeyTest404ApplicationProblemPlusJSONResponse struct {
+	NoKeyTestApplicationProblemPlusJSONResponse
+}
+
+func (response AnswerKeyTest404ApplicationProblemPlusJSONResponse) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AnswerKeyTest413ApplicationProblemPlusJSONResponse struct {
+	BodyTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response AnswerKeyTest413ApplicationProblemPlusJSONResponse) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AnswerKeyTest415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response AnswerKeyTest415ApplicationProblemPlusJSONResponse) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AnswerKeyTest429ApplicationProblemPlusJSONResponse struct {
+	ResourceExhaustedApplicationProblemPlusJSONResponse
+}
+
+func (response AnswerKeyTest429ApplicationProblemPlusJSONResponse) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AnswerKeyTest500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response AnswerKeyTest500ApplicationProblemPlusJSONResponse) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AnswerKeyTest503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response AnswerKeyTest503ApplicationProblemPlusJSONResponse) VisitAnswerKeyTestResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// Acknowledge Acknowledge a position
 	// (POST /v1/acknowledgements)
 	Acknowledge(ctx context.Context, request AcknowledgeRequestObject) (AcknowledgeResponseObject, error)
+	// ClaimKeyTest Claim a test of a key
+	// (POST /v1/claims)
+	ClaimKeyTest(ctx context.Context, request ClaimKeyTestRequestObject) (ClaimKeyTestResponseObject, error)
 	// StreamEvents Follow the changes
 	// (GET /v1/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
@@ -1011,6 +1369,9 @@ type StrictServerInterface interface {
 	// ReportUsage Report how much keys were used
 	// (POST /v1/usage)
 	ReportUsage(ctx context.Context, request ReportUsageRequestObject) (ReportUsageResponseObject, error)
+	// AnswerKeyTest Answer a test of a key
+	// (POST /v1/verdicts)
+	AnswerKeyTest(ctx context.Context, request AnswerKeyTestRequestObject) (AnswerKeyTestResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx echo.Context, request any) (any, error)
@@ -1065,6 +1426,52 @@ func (sh *strictHandler) Acknowledge(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(AcknowledgeResponseObject); ok {
 		return validResponse.VisitAcknowledgeResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ClaimKeyTest operation middleware
+func (sh *strictHandler) ClaimKeyTest(ctx echo.Context) error {
+	var request ClaimKeyTestRequestObject
+
+	var body ClaimKeyTestJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ClaimKeyTest(ctx.Request().Context(), request.(ClaimKeyTestRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ClaimKeyTest")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ClaimKeyTestResponseObject); ok {
+		return validResponse.VisitClaimKeyTestResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -1230,6 +1637,52 @@ func (sh *strictHandler) ReportUsage(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(ReportUsageResponseObject); ok {
 		return validResponse.VisitReportUsageResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// AnswerKeyTest operation middleware
+func (sh *strictHandler) AnswerKeyTest(ctx echo.Context) error {
+	var request AnswerKeyTestRequestObject
+
+	var body AnswerKeyTestJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.AnswerKeyTest(ctx.Request().Context(), request.(AnswerKeyTestRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AnswerKeyTest")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(AnswerKeyTestResponseObject); ok {
+		return validResponse.VisitAnswerKeyTestResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

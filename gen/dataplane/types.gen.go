@@ -7,6 +7,27 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
+// Defines values for KeyTestAnswerVerdict.
+const (
+	KeyTestAnswerVerdictRejected    KeyTestAnswerVerdict = "rejected"
+	KeyTestAnswerVerdictUnreachable KeyTestAnswerVerdict = "unreachable"
+	KeyTestAnswerVerdictValid       KeyTestAnswerVerdict = "valid"
+)
+
+// Valid indicates whether the value is a known member of the KeyTestAnswerVerdict enum.
+func (e KeyTestAnswerVerdict) Valid() bool {
+	switch e {
+	case KeyTestAnswerVerdictRejected:
+		return true
+	case KeyTestAnswerVerdictUnreachable:
+		return true
+	case KeyTestAnswerVerdictValid:
+		return true
+	default:
+		return false
+	}
+}
+
 // AcknowledgeRequest What a data plane has acted on.
 type AcknowledgeRequest struct {
 	// InFlight Keys that were revoked or disabled within the position, and how many requests with each were in progress when
@@ -54,6 +75,12 @@ type Caller struct {
 	// ValidMs The longest time for which the answer may serve this credential, in milliseconds. After that the credential
 	// has expired or has to be checked again. Absent if it does not expire.
 	ValidMs *int64 `json:"valid_ms,omitempty"`
+}
+
+// ClaimRequest Which test to claim.
+type ClaimRequest struct {
+	// TestID The id of a test of a key, a ULID.
+	TestID TestID `json:"test_id"`
 }
 
 // Credential A caller's API key or session token, without the scheme.
@@ -276,6 +303,66 @@ type KeyReport struct {
 	UsedMsAgo *int `json:"used_ms_ago,omitempty"`
 }
 
+// KeyTest A request that only a good key may make, and that costs nothing.
+type KeyTest struct {
+	// Answers What the provider's answers say of the key: the first rule that matches decides. Without one, 200 accepts it, 401
+	// rejects it, 402 says that its account has no balance left, and all else says nothing. Absent if there are none.
+	Answers []AnswerRule `json:"answers,omitempty"`
+
+	// BaseURL The provider's base URL. A data plane that sends the provider's requests elsewhere sends this one there, too.
+	BaseURL string `json:"base_url"`
+
+	// Body The request's body. Absent for none.
+	Body *string `json:"body,omitempty"`
+
+	// ExpiresInMs How long the service waits for the verdict.
+	ExpiresInMs int64 `json:"expires_in_ms"`
+
+	// Headers The request's headers, of which one or more carry the key.
+	Headers []InjectedHeader `json:"headers"`
+
+	// MadeUpHeaders The headers of the same request with a key that does not exist. If the key is accepted, send this, too: if it is not
+	// refused, the verdict is `unreachable`, with the reason `any_key`. Absent if the provider is known to refuse such keys.
+	MadeUpHeaders []InjectedHeader `json:"made_up_headers,omitempty"`
+
+	// Method The request's method.
+	Method string `json:"method"`
+
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
+	// a server of one customer.
+	Provider ProviderSlug `json:"provider"`
+
+	// Signed Whether the request is signed for this moment. If it is rejected then, send it a second time on another connection,
+	// and return the `date` of the answer.
+	Signed bool `json:"signed"`
+
+	// URL The request's URL.
+	URL string `json:"url"`
+}
+
+// KeyTestAnswer What a test has found.
+type KeyTestAnswer struct {
+	// Date The header `Date` of the answer, if the request was signed. A provider whose time is another than the service's refuses
+	// what the service signs, which says nothing of the key.
+	Date *string `json:"date,omitempty"`
+
+	// Reason Why. Of `valid`: `restricted`, `quota_exhausted`. Of `rejected`: `leaked`. Of `unreachable`: `no_connection`, `timeout`,
+	// `rate_limited`, `blocked`, `unknown_answer`, `any_key`. Absent where the verdict says all.
+	Reason *string `json:"reason,omitempty"`
+
+	// Status The HTTP status of the answer. Absent if there was none.
+	Status *int `json:"status,omitempty"`
+
+	// TestID The id of a test of a key, a ULID.
+	TestID TestID `json:"test_id"`
+
+	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+	Verdict KeyTestAnswerVerdict `json:"verdict"`
+}
+
+// KeyTestAnswerVerdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+type KeyTestAnswerVerdict string
+
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
@@ -405,6 +492,9 @@ type StreamMessage struct {
 	// SessionID The id of a stream, a ULID.
 	SessionID *SessionID `json:"session_id,omitempty"`
 
+	// TestID The id of a test of a key, a ULID.
+	TestID *TestID `json:"test_id,omitempty"`
+
 	// TokenID In a change: the API key that it is about.
 	TokenID *string `json:"token_id,omitempty"`
 
@@ -421,6 +511,9 @@ type StreamMessage struct {
 	// `key.version_destroyed`, the one that was destroyed.
 	Version *int `json:"version,omitempty"`
 }
+
+// TestID The id of a test of a key, a ULID.
+type TestID = string
 
 // UsageCount The requests with a key for a user since the last count. They count in the hour of the last of them, by the
 // service's clock, so count apart what is more than an hour apart.
@@ -473,6 +566,9 @@ type InvalidArgument = Problem
 // NoKey An RFC 9457 problem document.
 type NoKey = Problem
 
+// NoKeyTest An RFC 9457 problem document.
+type NoKeyTest = Problem
+
 // NoSession An RFC 9457 problem document.
 type NoSession = Problem
 
@@ -502,6 +598,10 @@ type StreamEventsParams struct {
 	// LastEventID The position to resume from. Without it, the stream starts now, and nothing that was cached before may be
 	// used.
 	LastEventID *Position `json:"Last-Event-ID,omitempty"`
+
+	// AgentrouterOffers What the data plane does for the service, with commas between: `key_tests`, tests of keys at their providers. Words
+	// that the service does not know are ignored. A service of an earlier version ignores the header.
+	AgentrouterOffers *string `json:"Agentrouter-Offers,omitempty"`
 }
 
 // FetchKeyParams defines parameters for FetchKey.
@@ -516,6 +616,9 @@ type FetchKeyParams struct {
 // AcknowledgeJSONRequestBody defines body for Acknowledge for application/json ContentType.
 type AcknowledgeJSONRequestBody = AcknowledgeRequest
 
+// ClaimKeyTestJSONRequestBody defines body for ClaimKeyTest for application/json ContentType.
+type ClaimKeyTestJSONRequestBody = ClaimRequest
+
 // FetchKeyJSONRequestBody defines body for FetchKey for application/json ContentType.
 type FetchKeyJSONRequestBody = FetchRequest
 
@@ -524,3 +627,6 @@ type ReportKeysJSONRequestBody = ReportRequest
 
 // ReportUsageJSONRequestBody defines body for ReportUsage for application/json ContentType.
 type ReportUsageJSONRequestBody = UsageReport
+
+// AnswerKeyTestJSONRequestBody defines body for AnswerKeyTest for application/json ContentType.
+type AnswerKeyTestJSONRequestBody = KeyTestAnswer

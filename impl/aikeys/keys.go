@@ -51,7 +51,7 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 		idempotency = idempotencyRecord(*req.Params.IdempotencyKey, caller, key, req.Body.Secret.Reveal())
 	}
 	event := s.keyEvent(ctx, models.EventKeyRegistered, caller, key)
-	if event.After, err = s.verifySecret(ctx, caller, &key, req.Body); err != nil {
+	if event.After, err = s.verifySecret(ctx, caller, provider, &key, req.Body); err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
 	if key.Envelope, key.KEKID, err = s.sealSecret(ctx, key, req.Body.Secret.Reveal()); err != nil {
@@ -192,7 +192,7 @@ var errSecretRejected = errors.New("secret is rejected by the provider")
 // verifySecret tests the secret of a registration at its provider, if the caller wants that and may register the key: others
 // could try out secrets with it. It sets the key's verdict, and returns what the event says of it.
 func (s *server) verifySecret(
-	ctx context.Context, caller models.Caller, key *models.Key, body *gen.RegisterRequest,
+	ctx context.Context, caller models.Caller, provider providers.Provider, key *models.Key, body *gen.RegisterRequest,
 ) (*models.EventState, error) {
 	if body.Verify == nil || !*body.Verify {
 		return nil, nil
@@ -204,10 +204,9 @@ func (s *server) verifySecret(
 	if !role.Covers(roleToWrite(*key)) {
 		return nil, models.ErrForbidden
 	}
-	provider, _ := s.providers.Lookup(key.Provider) // checkRegistration has found it
 	result := verification.TurnedOff()
 	if s.verifier != nil {
-		result = s.verifier.Verify(ctx, caller.CustomerID+"/"+caller.UserID, provider, body.Secret.Reveal())
+		result = s.verifier.Verify(ctx, caller, provider, body.Secret.Reveal())
 	}
 	isForced := body.Force != nil && *body.Force
 	rejected := result.Outcome == verification.Rejected

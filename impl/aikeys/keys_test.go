@@ -1177,7 +1177,7 @@ type fakeVerifier struct {
 	asked  atomic.Int32
 }
 
-func (f *fakeVerifier) Verify(context.Context, string, providers.Provider, string) verification.Result {
+func (f *fakeVerifier) Verify(context.Context, models.Caller, providers.Provider, string) verification.Result {
 	f.asked.Add(1)
 	return f.result
 }

@@ -271,7 +271,7 @@ func (s *server) testRotation(ctx context.Context, caller models.Caller, provide
 	if r.tested == nil {
 		result := verification.TurnedOff()
 		if s.verifier != nil {
-			result = s.verifier.Verify(ctx, caller.CustomerID+"/"+caller.UserID, provider, r.secret)
+			result = s.verifier.Verify(ctx, caller, provider, r.secret)
 		}
 		r.tested = &result
 	}

@@ -57,7 +57,7 @@ type Quotas struct {
 
 // Verifier tests secrets; *verification.Verifier is one.
 type Verifier interface {
-	Verify(ctx context.Context, user string, p providers.Provider, secret string) verification.Result
+	Verify(ctx context.Context, caller models.Caller, p providers.Provider, secret string) verification.Result
 }
 
 // Receipts reports how far a key's stop has got; *feed.Feed implements it.

@@ -30,12 +30,12 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 	}
 	now := s.now()
 	found, err := s.find(ctx, auth.PrincipalFrom(ctx).DataPlaneID, lookup, now)
-	enforcesRestrictions := enforces(req.Params.AgentrouterEnforces, "restrictions")
+	enforcesRestrictions := lists(req.Params.AgentrouterEnforces, "restrictions")
 	switch {
 	case err != nil:
 	case found.Key.Restrictions.NeedsDataPlane() && !enforcesRestrictions:
 		err = errNotEnforced
-	case !found.Key.Limits.IsZero() && !enforces(req.Params.AgentrouterEnforces, "limits"):
+	case !found.Key.Limits.IsZero() && !lists(req.Params.AgentrouterEnforces, "limits"):
 		err = errLimitsNotEnforced
 	}
 	var key plaintextKey
@@ -68,13 +68,13 @@ var (
 	errOtherUsers = errors.New("the keys are restricted to other users")
 )
 
-// enforces reports whether a data plane says that it enforces something, such as restrictions.
-func enforces(given *string, what string) bool {
+// lists reports whether the words in a data plane's header have one, such as restrictions.
+func lists(given *string, one string) bool {
 	if given == nil {
 		return false
 	}
 	for word := range strings.SplitSeq(*given, ",") {
-		if strings.TrimSpace(word) == what {
+		if strings.TrimSpace(word) == one {
 			return true
 		}
 	}
@@ -299,20 +299,21 @@ func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
 	if err := s.checkLookup(body); err != nil {
 		return lookup{}, err
 	}
-	text := func(field *string) string {
-		if field == nil {
-			return ""
-		}
-		return *field
-	}
 	l := lookup{
-		keyID: text(body.KeyID), customerID: text(body.CustomerID), projectID: text(body.ProjectID), userID: text(body.UserID),
-		provider: text(body.Provider), custom: s.servesCustom(body), limited: body.Limited,
+		keyID: textOf(body.KeyID), customerID: textOf(body.CustomerID), projectID: textOf(body.ProjectID), userID: textOf(body.UserID),
+		provider: textOf(body.Provider), custom: s.servesCustom(body), limited: body.Limited,
 	}
 	if body.Credential != nil {
 		l.credential = body.Credential.Reveal()
 	}
 	return l, nil
+}
+
+func textOf(field *string) string {
+	if field == nil {
+		return ""
+	}
+	return *field
 }
 
 // checkLookup makes the checks that the document can't describe: a request must identify a key in exactly one of the modes, with
@@ -368,7 +369,10 @@ func (s *server) servesCustom(body *gen.FetchRequest) bool {
 	return s.customProviders && body.CustomProviders != nil && *body.CustomProviders
 }
 
-// reasons are the codes under which refusals are on record. Any other failure is on record as "failed".
+// reasonFailed is the code under which any failure is on record that reasons does not have.
+const reasonFailed = "failed"
+
+// reasons are the codes under which refusals are on record.
 var reasons = []struct {
 	err  error
 	code string
@@ -390,9 +394,9 @@ var reasons = []struct {
 }
 
 // unrecorded are failures that leave no record, since nothing was decided and nobody learned anything: the data plane itself
-// was refused, the database did not answer, the request was cancelled, or the caller's credential is unknown. Recording the
-// last would let strangers fill the database.
-var unrecorded = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled}
+// was refused, the database did not answer, the request was cancelled, a test of a key is not known, or the caller's credential is
+// unknown. Recording the last would let strangers fill the database.
+var unrecorded = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled, errNoTest}
 
 // fetchRecord returns the record of a fetch that had this outcome, nil for a key that was given out.
 func fetchRecord(ctx context.Context, now time.Time, f found, outcome error) models.FetchRecord {
@@ -414,7 +418,7 @@ func reasonOf(err error) string {
 			return r.code
 		}
 	}
-	return "failed"
+	return reasonFailed
 }
 
 // record stores the record of a fetch, unless fetches with its outcome are not recorded.
@@ -440,15 +444,9 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 	for _, r := range p.provider.Routes {
 		routes = append(routes, gen.Route{Path: r.Path, Host: optional(r.Host), AuthStyle: string(cmp.Or(r.AuthStyle, p.Style))})
 	}
-	answers := make([]gen.AnswerRule, 0, len(p.provider.Answers))
-	for _, r := range p.provider.Answers {
-		answers = append(answers, gen.AnswerRule{
-			Status: r.Status, At: optional(r.At), Is: optional(r.Is), Begins: optional(r.Begins), Means: string(r.Means),
-		})
-	}
 	answer := gen.FetchKey200JSONResponse{
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
-		Scope: scope, Reason: string(f.Reason), Secret: gensecret.New(p.Secret), BaseURL: p.BaseURL, AuthStyle: string(p.Style), Routes: routes, Answers: answers,
+		Scope: scope, Reason: string(f.Reason), Secret: gensecret.New(p.Secret), BaseURL: p.BaseURL, AuthStyle: string(p.Style), Routes: routes, Answers: wireRules(p.provider.Answers),
 		AsOf: f.AsOf, Caller: f.wireCaller, Administration: p.provider.Administration, Operations: new(string(f.Operations)),
 	}
 	if f.OnLimited == models.OnLimitedNextKey {
@@ -478,6 +476,16 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 		}
 	}
 	return answer
+}
+
+func wireRules(rules verdict.Rules) []gen.AnswerRule {
+	answers := make([]gen.AnswerRule, 0, len(rules))
+	for _, r := range rules {
+		answers = append(answers, gen.AnswerRule{
+			Status: r.Status, At: optional(r.At), Is: optional(r.Is), Begins: optional(r.Begins), Means: string(r.Means),
+		})
+	}
+	return answers
 }
 
 // optional returns a field of an answer that is absent if it is empty.

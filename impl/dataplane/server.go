@@ -37,6 +37,9 @@ type Store interface {
 	CustomProvider(ctx context.Context, customerID, projectID, slug string) (models.CustomProvider, error)
 	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, newEvent models.NewKeyEvent) (failing []models.Key, err error)
 	AddUsage(ctx context.Context, d models.DataPlane, b models.UsageBatch) error
+	ClaimKeyTest(ctx context.Context, dataPlaneID, id string, now int64) (models.KeyTest, error)
+	FindKeyTest(ctx context.Context, id string) (models.KeyTest, error)
+	AnswerKeyTest(ctx context.Context, dataPlaneID, id, verdict, reason string) error
 }
 
 // Feed streams changes to data planes; *feed.Feed is one.

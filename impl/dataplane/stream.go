@@ -17,7 +17,7 @@ import (
 // StreamEvents opens a stream of changes, which lasts no longer than the data plane's credential.
 func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestObject) (gen.StreamEventsResponseObject, error) {
 	call := httpapi.CallFrom(ctx)
-	sub := feed.Subscription{Arrived: call.Started}
+	sub := feed.Subscription{Arrived: call.Started, TestsKeys: lists(req.Params.AgentrouterOffers, "key_tests")}
 	if at := req.Params.LastEventID; at != nil {
 		resume, err := parsePosition("Last-Event-ID", *at)
 		if err != nil {

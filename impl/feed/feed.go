@@ -42,8 +42,9 @@ const (
 	readPause = 2 * time.Millisecond
 	// maxChanges bounds the changes of one read. A read that reaches it resets every stream.
 	maxChanges = 5_000
-	// forwardPause is the least time between two looks for forwarded acknowledgements.
+	// forwardPause is the least time between two looks for forwarded acknowledgements, and testPause for tests of keys.
 	forwardPause = 10 * time.Millisecond
+	testPause    = 50 * time.Millisecond
 )
 
 // Store is what the feed needs of the database; *models.Store is one.
@@ -64,6 +65,7 @@ type Store interface {
 	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position, inFlight map[string]int) error
 	CountServingStreams(ctx context.Context) ([]models.ServingStreams, error)
 	TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error)
+	WaitingKeyTests(ctx context.Context, now int64) ([]models.KeyTest, error)
 	SaveReceipts(ctx context.Context, receipts []models.Receipt) error
 	Receipts(ctx context.Context, stop models.Stop) (receipts []models.Receipt, unheard []string, err error)
 	LongestStale(ctx context.Context, customerID string) (int, error)
@@ -97,6 +99,7 @@ type Feed struct {
 	// Each signal has room for one: a signal that waits to be received covers those that follow it.
 	readSignal    chan struct{} // changes may have been committed
 	forwardSignal chan struct{} // acknowledgements may have been forwarded to this replica
+	testSignal    chan struct{} // a test of a key may wait
 	saveSignal    chan struct{} // a tally is complete, so its receipt is worth storing at once
 
 	backlogSlots chan struct{} // holds an element for each stream that is reading its backlog
@@ -140,7 +143,7 @@ type Feed struct {
 func New(cfg Config) (*Feed, error) {
 	f := &Feed{
 		store: cfg.Store, lease: cfg.Lease, log: cfg.Log, started: time.Now(), timing: defaultTiming,
-		readSignal: make(chan struct{}, 1), forwardSignal: make(chan struct{}, 1), saveSignal: make(chan struct{}, 1),
+		readSignal: make(chan struct{}, 1), forwardSignal: make(chan struct{}, 1), testSignal: make(chan struct{}, 1), saveSignal: make(chan struct{}, 1),
 		backlogSlots: make(chan struct{}, maxBacklogReads), peers: map[string]peer{}, changed: make(chan struct{}),
 		replicaHeartbeatAt: math.MinInt64 / 2, // never
 		streams:            map[string]*Stream{}, tallies: map[string]*tally{}, unsaved: map[string]*tally{},
@@ -191,6 +194,10 @@ func (f *Feed) Run(ctx context.Context) error {
 		{
 			interval: f.heartbeatInterval(), signal: f.forwardSignal, pause: forwardPause, run: f.takeForwarded,
 			problem: "acknowledgements that other replicas took can't be read",
+		},
+		{
+			interval: f.heartbeatInterval(), signal: f.testSignal, pause: testPause, run: f.announceKeyTests,
+			problem: "tests of keys for data planes can't be read",
 		},
 		{
 			interval: saveDelay, signal: f.saveSignal, run: f.saveReceipts,
@@ -250,6 +257,7 @@ func sleep(ctx context.Context, d time.Duration) {
 func (f *Feed) wake() {
 	signal(f.readSignal)
 	signal(f.forwardSignal)
+	signal(f.testSignal)
 }
 
 // signal sends a signal unless one waits already.

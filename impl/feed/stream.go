@@ -65,6 +65,8 @@ type Subscription struct {
 	Resume *position.Position
 	// MaxStale is the grace: how much longer than its lease the data plane serves from its cache while nobody answers.
 	MaxStale time.Duration
+	// TestsKeys is whether the data plane tests keys for the control plane.
+	TestsKeys bool
 	// Arrived is when the request arrived; zero means now. Only its monotonic reading counts.
 	Arrived time.Time
 }
@@ -76,6 +78,7 @@ type Stream struct {
 	id        string
 	dataPlane models.DataPlane
 	maxStale  time.Duration
+	testsKeys bool
 	first     []byte        // hello, what was missed, and a heartbeat
 	queue     chan []byte   // messages to write, in order; feed.send is the only sender
 	ended     chan struct{} // closed when the state becomes stateDraining
@@ -105,7 +108,7 @@ func (s *Stream) isOpen() bool { return s.state == stateJoined || s.state == sta
 // models.ErrUnavailable.
 func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error) {
 	s := &Stream{
-		feed: f, id: f.ids.Next("", time.Now()), dataPlane: sub.DataPlane, maxStale: sub.MaxStale,
+		feed: f, id: f.ids.Next("", time.Now()), dataPlane: sub.DataPlane, maxStale: sub.MaxStale, testsKeys: sub.TestsKeys,
 		queue: make(chan []byte, queueLength), ended: make(chan struct{}), acknowledgedAt: f.clock(),
 	}
 	if sub.Previous == "" {
@@ -132,7 +135,7 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	}
 	// The row comes before the first message: receipts must count every stream that carries a lease.
 	err = f.store.OpenStream(ctx, models.Stream{
-		ID: s.id, DataPlaneID: sub.DataPlane.ID, ReplicaID: f.replicaID, MaxStaleMs: int(sub.MaxStale.Milliseconds()),
+		ID: s.id, DataPlaneID: sub.DataPlane.ID, ReplicaID: f.replicaID, MaxStaleMs: int(sub.MaxStale.Milliseconds()), TestsKeys: sub.TestsKeys,
 		Settled: start.Xmin, Position: start.String(),
 	}, sub.Previous)
 	if err != nil {

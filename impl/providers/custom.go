@@ -141,10 +141,22 @@ func (c Custom) Digest() string {
 // shortestCustom is the length in bytes of the shortest key that a custom provider may have: servers of one's own have short ones.
 const shortestCustom = 6
 
-// Provider returns the provider as the catalogue has others. It has no request that tests keys: only gateways connect to it.
+// Provider returns the provider as the catalogue has others.
 func (c Custom) Provider() Provider {
 	return Provider{
 		Slug: c.Slug, DisplayName: c.Name, BaseURL: c.BaseURL, AuthStyle: c.Auth, Header: c.Header, Dialect: c.Dialect,
-		SecretFormat: FormatToken, MinLength: shortestCustom, Destination: c.Digest(),
+		SecretFormat: FormatToken, MinLength: shortestCustom, Destination: c.Digest(), Verify: c.verify(),
 	}
+}
+
+// verify returns the request that lists the models, which tests a key; nil if the provider takes none. Gateways alone may send it.
+func (c Custom) verify() *Verify {
+	base, err := url.Parse(c.BaseURL)
+	switch {
+	case err != nil || c.Auth == AuthNone:
+		return nil
+	case c.Dialect == DialectAnthropic:
+		return &Verify{Path: strings.TrimSuffix(base.Path, "/v1") + "/v1/models", Headers: map[string]string{"anthropic-version": "2023-06-01"}}
+	}
+	return &Verify{Path: base.Path + "/models"}
 }

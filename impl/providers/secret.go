@@ -17,6 +17,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/agentrouter/aikeys/internal/keytests"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
@@ -583,13 +584,41 @@ func (p Provider) isEndpoint(text string) bool {
 }
 
 // Open opens an envelope that holds a secret of the provider, and returns what a data plane gets for it. The plaintext is wiped.
-func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte, now time.Time) (Credential, error) {
+func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte, now time.Time) (opened Credential, err error) {
+	err = p.open(ctx, s, binding, envelope, now, func(c Credential, _ string) error {
+		opened = c
+		return nil
+	})
+	return opened, err
+}
+
+// OpenTest is Open for a data plane that tests the secret: it returns the test, unless the credential has a Grant, which is its test.
+func (p Provider) OpenTest(
+	ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte, now time.Time,
+) (opened Credential, test keytests.Test, err error) {
+	err = p.open(ctx, s, binding, envelope, now, func(c Credential, secret string) (err error) {
+		if opened = c; c.Grant == nil {
+			test, err = p.NewTest(ctx, secret, c, now)
+		}
+		return err
+	})
+	return opened, test, err
+}
+
+// open opens an envelope and wipes the plaintext after use.
+func (p Provider) open(
+	ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte, now time.Time, use func(c Credential, secret string) error,
+) error {
 	plain, err := s.Open(ctx, binding, envelope)
 	if err != nil {
-		return Credential{}, err
+		return err
 	}
 	defer plain.Wipe()
-	opened, err := p.Credential(string(plain.Reveal()), now)
+	secret := string(plain.Reveal())
+	opened, err := p.Credential(secret, now)
 	opened.SetHolder(binding.CustomerID, binding.KeyID)
-	return opened, err
+	if err != nil {
+		return err
+	}
+	return use(opened, secret)
 }

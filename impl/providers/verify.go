@@ -2,6 +2,7 @@ package providers
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"github.com/agentrouter/aikeys/internal/keytests"
 	"github.com/agentrouter/aikeys/internal/verdict"
 )
 
@@ -69,28 +71,62 @@ func (v *Verify) validate(p Provider) error {
 	return v.Answers.Validate()
 }
 
-// NewTest returns the request that tests a secret, of which c is what Credential returned, and the rules for its answer: ErrCredential. It
-// is to be sent at once, since it may be signed.
-func (p Provider) NewTest(ctx context.Context, secret string, c Credential, now time.Time) (*http.Request, verdict.Rules, error) {
-	test := p.Verify
-	if c.Style == AuthAWSSigV4 {
-		test = test.Signed
+// NewTest returns the test of a secret, of which c is what Credential returned: ErrCredential. A custom provider's has a made-up key,
+// too: many such servers accept any.
+func (p Provider) NewTest(ctx context.Context, secret string, c Credential, now time.Time) (keytests.Test, error) {
+	r, err := p.newRequest(ctx, secret, c, now)
+	if err != nil {
+		return keytests.Test{}, err
 	}
+	test := keytests.Test{Request: r, Rules: slices.Concat(p.Verify.testOf(c).Answers, p.Answers), Signed: c.Life > 0}
+	if p.Destination != "" {
+		c.Secret = makeUpKey(c.Secret)
+		test.MadeUp = r.Header.Clone()
+		err = p.authorize(test.MadeUp, c)
+	}
+	return test, err
+}
+
+// makeUpKey returns a key that does not exist, of the length of another one, and with the prefix of most if that has it.
+func makeUpKey(like string) string {
+	const prefix = "sk-"
+	madeUp := rand.Text() // 26 letters and digits
+	for len(madeUp) < len(like) {
+		madeUp += rand.Text()
+	}
+	madeUp = madeUp[:max(len(like), len(prefix))]
+	if strings.HasPrefix(like, prefix) {
+		madeUp = prefix + madeUp[len(prefix):]
+	}
+	return madeUp
+}
+
+// testOf returns the request that tests a credential.
+func (v *Verify) testOf(c Credential) *Verify {
+	if c.Style == AuthAWSSigV4 {
+		return v.Signed
+	}
+	return v
+}
+
+// newRequest returns the request of a test.
+func (p Provider) newRequest(ctx context.Context, secret string, c Credential, now time.Time) (*http.Request, error) {
+	test := p.Verify.testOf(c)
 	field := fieldsOf(secret)
 	base, err := url.Parse(c.BaseURL)
 	if err != nil {
-		return nil, nil, ErrCredential
+		return nil, ErrCredential
 	}
 	target := url.URL{Scheme: base.Scheme, Host: base.Host}
 	path, query, _ := strings.Cut(test.Path, "?")
 	target.RawQuery = query
 	if test.Host != "" {
 		if target.Host, err = fill(test.Host, hostLabelPattern, field); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	if target.Path, err = fill(path, pathFieldPattern, field); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	method := http.MethodGet
 	if test.Method != "" {
@@ -98,7 +134,7 @@ func (p Provider) NewTest(ctx context.Context, secret string, c Credential, now 
 	}
 	r, err := http.NewRequestWithContext(ctx, method, target.String(), strings.NewReader(test.Body))
 	if err != nil {
-		return nil, nil, ErrCredential
+		return nil, ErrCredential
 	}
 	r.Header.Set("User-Agent", "agentrouter-aikeys")
 	r.Header.Set("Accept-Encoding", "identity")
@@ -111,9 +147,9 @@ func (p Provider) NewTest(ctx context.Context, secret string, c Credential, now 
 	if test.Service != "" {
 		err = signAWS(r, test.Service, field, now)
 	} else {
-		err = c.authorize(r.Header)
+		err = p.authorize(r.Header, c)
 	}
-	return r, slices.Concat(test.Answers, p.Answers), err
+	return r, err
 }
 
 // fieldsOf returns what reads the fields of a secret that is a JSON object; of any other, all are empty.
@@ -138,7 +174,7 @@ func fill(text string, each *regexp.Regexp, field func(name string) string) (str
 }
 
 // authorize puts the key or token into the header that the provider takes it in.
-func (c Credential) authorize(h http.Header) error {
+func (p Provider) authorize(h http.Header, c Credential) error {
 	switch c.Style {
 	case AuthBearer, AuthGCPOAuth:
 		h.Set("Authorization", "Bearer "+c.Secret)
@@ -148,7 +184,9 @@ func (c Credential) authorize(h http.Header) error {
 		h.Set("X-Goog-Api-Key", c.Secret)
 	case AuthAPIKey:
 		h.Set("Api-Key", c.Secret)
-	case AuthAWSSigV4, AuthAzureEntra, AuthHeader, AuthNone:
+	case AuthHeader:
+		h.Set(p.Header, c.Secret)
+	case AuthAWSSigV4, AuthAzureEntra, AuthNone:
 		return ErrCredential
 	}
 	return nil

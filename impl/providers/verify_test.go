@@ -16,8 +16,8 @@ func TestTestsStayOnTheirHosts(t *testing.T) {
 		p := lookup(t, c, slug)
 		credential, err := p.Credential(secret, now)
 		require.NoError(t, err, secret)
-		r, _, err := p.NewTest(t.Context(), secret, credential, now)
-		return r, err
+		got, err := p.NewTest(t.Context(), secret, credential, now)
+		return got.Request, err
 	}
 	robot := func(project string) string {
 		return fmt.Sprintf(`{"type":"service_account","project_id":%q,"private_key":%q,"client_email":"r@p.iam.gserviceaccount.com","token_uri":"https://evil.example"}`,
@@ -53,8 +53,9 @@ func TestTestsAreSignedAsByAWS(t *testing.T) {
 			`{"access_key_id":"AKIDEXAMPLE","secret_access_key":"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY","region":"eu-west-1","session_token":%q}`, session)
 		credential, err := bedrock.Credential(secret, at)
 		require.NoError(t, err)
-		r, _, err := bedrock.NewTest(t.Context(), secret, credential, at)
+		got, err := bedrock.NewTest(t.Context(), secret, credential, at)
 		require.NoError(t, err)
+		r := got.Request
 		require.Equal(t, want, r.Header.Get("Authorization"))
 		require.Equal(t, session, r.Header.Get("X-Amz-Security-Token"))
 		require.Equal(t, "20261129T123000Z", r.Header.Get("X-Amz-Date"))

@@ -41,9 +41,6 @@ const (
 	openTimeout = 5 * time.Second
 )
 
-// recordedReason is the reason of the records of keys that were opened to test them.
-const recordedReason = "verification"
-
 // KeysConfig holds what Keys needs.
 type KeysConfig struct {
 	Store     *models.Store
@@ -108,7 +105,7 @@ func (k *Keys) test(ctx context.Context, user string, interval time.Duration, al
 	}
 	defer k.leave(key.ID)
 	ctx = context.WithoutCancel(ctx) // from here on the secret is on record as opened, so its verdict is stored
-	result, err := k.open(ctx, key)
+	result, err := k.open(ctx, key, event)
 	if err != nil {
 		return key, err
 	}
@@ -146,13 +143,13 @@ func (k *Keys) begin(ctx context.Context, interval time.Duration, allow Allow) (
 			return &problem.Wait{Kind: ErrTested, Seconds: int(interval / time.Second)}
 		}
 		entered = key.ID
-		if !k.canTest(key.Provider) {
-			return nil // it is not opened
+		if !k.canTest(key.Provider) || k.Verifier.dataPlanes != nil {
+			return nil // it is not opened, or not here
 		}
 		return tx.RecordFetch(models.FetchRecord{
 			At: now.UnixMicro(), DataPlaneID: models.ControlPlane, CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
 			UserID: testedFor(event), TokenID: event.ActorTokenID, KeyID: key.ID, Version: key.Version,
-			Decision: models.OutcomeAllowed, Reason: recordedReason, RequestID: event.RequestID,
+			Decision: models.OutcomeAllowed, Reason: RecordedReason, RequestID: event.RequestID,
 		})
 	})
 	if err != nil && entered != "" {
@@ -192,13 +189,19 @@ func (k *Keys) leave(id string) {
 // canTest reports whether a test is known for a provider.
 func (k *Keys) canTest(slug string) bool {
 	provider, known := k.Providers.Lookup(slug)
-	return known && canTest(provider)
+	return known && k.Verifier.canTest(provider) || k.Verifier.dataPlanes != nil && providers.IsCustom(slug)
 }
 
-// open unseals a key's secret, tests it and wipes it.
-func (k *Keys) open(ctx context.Context, key models.Key) (Result, error) {
+// open unseals a key's secret, tests it and wipes it, or has a data plane test it.
+func (k *Keys) open(ctx context.Context, key models.Key, event models.Event) (Result, error) {
 	if !k.canTest(key.Provider) {
-		return Result{Unreachable, reasonUnsupported}, nil
+		return Unsupported(), nil
+	}
+	if k.Verifier.dataPlanes != nil {
+		return k.Verifier.dataPlanes.test(ctx, models.KeyTest{
+			CustomerID: key.CustomerID, ProjectID: key.ProjectID, UserID: testedFor(event), TokenID: event.ActorTokenID,
+			Provider: key.Provider, KeyID: key.ID, Version: key.Version,
+		}), nil
 	}
 	provider, _ := k.Providers.Lookup(key.Provider)
 	ctx, cancel := context.WithTimeout(ctx, openTimeout+timeout)
@@ -211,6 +214,16 @@ func (k *Keys) open(ctx context.Context, key models.Key) (Result, error) {
 	}
 	defer plain.Wipe()
 	return k.Verifier.test(ctx, provider, key.CustomerID, key.ID, string(plain.Reveal())), nil
+}
+
+// TryExchange tests a credential by an exchange for a token, for a test that a data plane has claimed: none can exchange credentials.
+func (k *Keys) TryExchange(ctx context.Context, grant providers.Grant) Result {
+	if k == nil || k.Verifier == nil {
+		return Unsupported()
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return k.Verifier.tryExchange(ctx, grant)
 }
 
 // Enqueue has a key tested soon, unless it was tested within the last ten minutes. It does not wait. Without a test for the key's

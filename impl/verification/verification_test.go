@@ -22,6 +22,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/verification"
+	"github.com/agentrouter/aikeys/models"
 )
 
 // fixture is a verifier whose requests to all providers come to a handler.
@@ -58,7 +59,7 @@ func (f fixture) verify(ctx context.Context, t *testing.T, name string) verifica
 	case p.AuthStyle == providers.AuthGCPOAuth:
 		secret = serviceAccount(t)
 	}
-	return f.Verify(ctx, slug, p, secret)
+	return f.Verify(ctx, models.Caller{CustomerID: "acme", UserID: slug}, p, secret)
 }
 
 var newRSAKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
@@ -260,7 +261,7 @@ func TestTestsEndInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		v := verification.New(verification.Config{Transport: hanging{}})
-		require.Equal(t, verification.Result{Outcome: verification.Unreachable, Reason: "timeout"}, v.Verify(t.Context(), "u", p, p.Example))
+		require.Equal(t, verification.Result{Outcome: verification.Unreachable, Reason: "timeout"}, v.Verify(t.Context(), models.Caller{UserID: "u"}, p, p.Example))
 		require.Equal(t, 8*time.Second, time.Since(began))
 	})
 }
@@ -271,13 +272,13 @@ func TestAUserHasFewSecretsTested(t *testing.T) {
 	p, _ := f.catalogue.Lookup("openai")
 	busy := 0
 	for range 200 {
-		if f.Verify(t.Context(), "acme/eve", p, p.Example).Reason == "busy" {
+		if f.Verify(t.Context(), models.Caller{CustomerID: "acme", UserID: "eve"}, p, p.Example).Reason == "busy" {
 			busy++
 		}
 	}
 	require.Positive(t, busy)
 	require.Equal(t, 200, int(asked.Load())+busy)
-	require.Equal(t, verification.Valid, f.Verify(t.Context(), "acme/alice", p, p.Example).Outcome, "others are not affected")
+	require.Equal(t, verification.Valid, f.Verify(t.Context(), models.Caller{CustomerID: "acme", UserID: "alice"}, p, p.Example).Outcome, "others are not affected")
 }
 
 func TestEveryKnownProviderCanBeTested(t *testing.T) {
@@ -322,6 +323,6 @@ func TestClientSecretsAreTestedByAnExchange(t *testing.T) {
 			_, _ = fmt.Sscan(answer, &status)
 			return status, answer[4:]
 		})})
-		require.Equal(t, want, v.Verify(t.Context(), "acme/alice", azure, secret), answer)
+		require.Equal(t, want, v.Verify(t.Context(), models.Caller{CustomerID: "acme", UserID: "alice"}, azure, secret), answer)
 	}
 }

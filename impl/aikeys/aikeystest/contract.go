@@ -206,7 +206,8 @@ func (c *checkedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		}
 		resp.Body = io.NopCloser(bytes.NewReader(body))
 	}
-	if req.URL.Path != "/v1/fetch" || resp.StatusCode != http.StatusOK { // the answer to a fetch holds a secret
+	holdsSecret := (req.URL.Path == "/v1/fetch" || req.URL.Path == "/v1/claims") && resp.StatusCode == http.StatusOK
+	if !holdsSecret {
 		c.service.Evidence.keep(resp, body)
 	}
 	for _, complaint := range c.service.contract.Complaints(req, resp, body) {

@@ -882,12 +882,14 @@ func (e Verdict) Valid() bool {
 
 // Defines values for VerdictReason.
 const (
+	VerdictReasonAnyKey         VerdictReason = "any_key"
 	VerdictReasonBlocked        VerdictReason = "blocked"
 	VerdictReasonBusy           VerdictReason = "busy"
 	VerdictReasonClock          VerdictReason = "clock"
 	VerdictReasonExternalID     VerdictReason = "external_id"
 	VerdictReasonLeaked         VerdictReason = "leaked"
 	VerdictReasonNoConnection   VerdictReason = "no_connection"
+	VerdictReasonNoDataPlane    VerdictReason = "no_data_plane"
 	VerdictReasonOff            VerdictReason = "off"
 	VerdictReasonQuotaExhausted VerdictReason = "quota_exhausted"
 	VerdictReasonRateLimited    VerdictReason = "rate_limited"
@@ -901,6 +903,8 @@ const (
 // Valid indicates whether the value is a known member of the VerdictReason enum.
 func (e VerdictReason) Valid() bool {
 	switch e {
+	case VerdictReasonAnyKey:
+		return true
 	case VerdictReasonBlocked:
 		return true
 	case VerdictReasonBusy:
@@ -912,6 +916,8 @@ func (e VerdictReason) Valid() bool {
 	case VerdictReasonLeaked:
 		return true
 	case VerdictReasonNoConnection:
+		return true
+	case VerdictReasonNoDataPlane:
 		return true
 	case VerdictReasonOff:
 		return true
@@ -1262,8 +1268,10 @@ type EventState struct {
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
 	// the service's signature, and its clock differs from the service's),
 	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-	// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-	// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+	// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+	// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+	// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+	// reason.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
@@ -2447,8 +2455,10 @@ type Verdict string
 // `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
 // the service's signature, and its clock differs from the service's),
 // `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+// reason.
 type VerdictReason string
 
 // Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
@@ -2463,8 +2473,10 @@ type Verification struct {
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
 	// the service's signature, and its clock differs from the service's),
 	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-	// many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-	// refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+	// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+	// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+	// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+	// reason.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.

@@ -470,6 +470,8 @@ class EventState(Model):
                 "clock",
                 "unsupported",
                 "busy",
+                "no_data_plane",
+                "any_key",
                 "off",
                 "rejected",
             ],
@@ -483,8 +485,10 @@ class EventState(Model):
     `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
     the service's signature, and its clock differs from the service's),
     `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-    many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-    refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+    many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+    (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+    rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+    reason.
 
     """
 
@@ -2241,6 +2245,8 @@ class Verification(Model):
                 "clock",
                 "unsupported",
                 "busy",
+                "no_data_plane",
+                "any_key",
                 "off",
                 "rejected",
             ],
@@ -2254,8 +2260,10 @@ class Verification(Model):
     `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
     the service's signature, and its clock differs from the service's),
     `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-    many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-    refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+    many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+    (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+    rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+    reason.
 
     """
 

@@ -1799,10 +1799,12 @@ export interface components {
          *     `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
          *     the service's signature, and its clock differs from the service's),
          *     `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-         *     many), or `off` (the service's operator allows no tests). With a rollback: `rejected`, the provider
-         *     refused the key. With a revocation: `leaked`. Absent if the verdict needs no reason.
+         *     many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
+         *     (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
+         *     rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
+         *     reason.
          */
-        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "clock" | "unsupported" | "busy" | "off" | "rejected" | (string & {});
+        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "clock" | "unsupported" | "busy" | "no_data_plane" | "any_key" | "off" | "rejected" | (string & {});
         /**
          * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
          *     `last_used_at` is later, the key has served successfully since.

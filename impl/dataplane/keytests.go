@@ -1,0 +1,148 @@
+package dataplane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/verification"
+	"github.com/agentrouter/aikeys/internal/keytests"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+var (
+	// errNoTest says that no test is known for a credential.
+	errNoTest = errors.New("no test is known")
+	// errNotForDataPlanes says that no data plane can make a test.
+	errNotForDataPlanes = fmt.Errorf("%w: no data plane can make the test", models.ErrNotFound)
+)
+
+// ClaimKeyTest gives a data plane the request that tests a key, which is opened for that as for a fetch. The claim is on record before it
+// is answered. A test that no data plane can make is answered here.
+func (s *server) ClaimKeyTest(ctx context.Context, req gen.ClaimKeyTestRequestObject) (gen.ClaimKeyTestResponseObject, error) {
+	dataPlaneID, now := auth.PrincipalFrom(ctx).DataPlaneID, s.now()
+	t, err := s.store.ClaimKeyTest(ctx, dataPlaneID, req.Body.TestID, now.UnixMicro())
+	if err != nil {
+		return nil, err
+	}
+	opened, err := s.openTest(ctx, t, now)
+	record := fetchRecord(ctx, now, opened.found, err)
+	if err == nil {
+		record.Reason = verification.RecordedReason
+	}
+	if t.KeyID == "" {
+		record.KeyID, record.Version = "", 0 // the test's id is no key's
+	}
+	if opened.credential.Grant != nil {
+		record.DataPlaneID = models.ControlPlane // which makes the exchange
+	}
+	if unrecorded := s.record(ctx, record, err); unrecorded != nil {
+		return nil, unrecorded
+	}
+	if err == nil && opened.credential.Grant == nil {
+		return wireTest(opened, t, now), nil
+	}
+	ctx = context.WithoutCancel(ctx) // somebody else waits for the result
+	result := verification.Result{Outcome: verification.Unreachable, Reason: keytests.ReasonUnknown}
+	switch {
+	case errors.Is(err, errNoTest):
+		result, err = verification.Unsupported(), nil
+	case err == nil:
+		result = s.tests.TryExchange(ctx, *opened.credential.Grant)
+	}
+	unanswered := s.store.AnswerKeyTest(ctx, dataPlaneID, t.ID, string(result.Outcome), result.Reason)
+	if err != nil && reasonOf(err) == reasonFailed {
+		return nil, err // for the log
+	}
+	return nil, cmp.Or(unanswered, errNotForDataPlanes)
+}
+
+// openedTest is a test with the request that makes it, unless the credential has a Grant.
+type openedTest struct {
+	found      found
+	credential providers.Credential
+	test       keytests.Test
+}
+
+// openTest finds and unseals what a test is of: a key that may still serve, as a fetch by its id finds it, or a secret.
+func (s *server) openTest(ctx context.Context, t models.KeyTest, now time.Time) (opened openedTest, err error) {
+	opened.found = found{provider: t.Provider, Fetched: byID(models.Key{
+		ID: t.ID, CustomerID: t.CustomerID, ProjectID: t.ProjectID, Provider: t.Provider, Version: 1, Envelope: t.Envelope,
+	}, "")}
+	if t.KeyID != "" {
+		if opened.found, err = s.findByID(ctx, t.ClaimedBy, t.KeyID, now); err == nil && opened.found.Key.Version != t.Version {
+			err = fmt.Errorf("%w: another version serves", models.ErrNotFound)
+		}
+	}
+	opened.found.caller = models.Caller{CustomerID: t.CustomerID, ProjectID: t.ProjectID, UserID: t.UserID, TokenID: t.TokenID}
+	if err != nil {
+		return opened, err
+	}
+	key := opened.found.Key
+	provider, err := s.findProvider(ctx, key)
+	if err != nil {
+		return opened, err
+	}
+	if provider.Verify == nil || provider.Destination != "" && !s.customProviders {
+		return opened, errNoTest
+	}
+	opened.credential, opened.test, err = provider.OpenTest(ctx, s.sealer, sealer.Binding{
+		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: sealer.ProviderAt(provider.Slug, provider.Destination), Version: key.Version,
+	}, key.Envelope, now)
+	if errors.Is(err, providers.ErrCredential) || errors.Is(err, providers.ErrCannotSign) {
+		err = errNoTest
+	}
+	return opened, err
+}
+
+// The bounds of the time that a data plane has for a test. The clock of the replica whose request waits may be another.
+const (
+	leastTestTime = time.Second
+	mostTestTime  = keytests.Timeout
+)
+
+// wireTest returns a test with the key in plain text.
+func wireTest(opened openedTest, t models.KeyTest, now time.Time) gen.ClaimKeyTest200JSONResponse {
+	r := opened.test.Request
+	left := time.UnixMicro(t.WaitUntil).Sub(now)
+	answer := gen.ClaimKeyTest200JSONResponse{
+		Provider: t.Provider, BaseURL: opened.credential.BaseURL, Method: r.Method, URL: r.URL.String(), Headers: wireHeaders(r.Header),
+		MadeUpHeaders: wireHeaders(opened.test.MadeUp), Answers: wireRules(opened.test.Rules), Signed: opened.test.Signed,
+		ExpiresInMs: min(max(left, leastTestTime), mostTestTime).Milliseconds(),
+	}
+	if r.ContentLength > 0 {
+		body, _ := io.ReadAll(r.Body) // a text
+		answer.Body = new(string(body))
+	}
+	return answer
+}
+
+func wireHeaders(h http.Header) (headers []gen.InjectedHeader) {
+	for name, values := range h {
+		headers = append(headers, gen.InjectedHeader{Name: name, Value: gensecret.New(values[0]), Mode: "set"})
+	}
+	return headers
+}
+
+// AnswerKeyTest stores what a data plane has found by a test that it has claimed.
+func (s *server) AnswerKeyTest(ctx context.Context, req gen.AnswerKeyTestRequestObject) (gen.AnswerKeyTestResponseObject, error) {
+	t, err := s.store.FindKeyTest(ctx, req.Body.TestID)
+	if err != nil {
+		return nil, err
+	}
+	result := verification.Judge(verification.Result{Outcome: keytests.Outcome(req.Body.Verdict), Reason: textOf(req.Body.Reason)},
+		textOf(req.Body.Date), time.UnixMicro(t.ClaimedAt), s.now())
+	if err := s.store.AnswerKeyTest(ctx, auth.PrincipalFrom(ctx).DataPlaneID, t.ID, string(result.Outcome), result.Reason); err != nil {
+		return nil, err
+	}
+	return gen.AnswerKeyTest204Response{}, nil
+}

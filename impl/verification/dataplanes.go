@@ -1,0 +1,126 @@
+package verification
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/internal/keytests"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// look is the longest time between two looks at a test that a request waits for, and lookPause the least.
+const (
+	look      = 250 * time.Millisecond
+	lookPause = 10 * time.Millisecond
+)
+
+// RecordedReason is the reason of the records of keys and secrets that were opened to test them.
+const RecordedReason = "verification"
+
+// Feed says when something may have been committed; *feed.Feed is one.
+type Feed interface {
+	Changed() <-chan struct{}
+}
+
+// Sealer seals secrets; *keysetcheck.Checker is one.
+type Sealer interface {
+	Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error)
+}
+
+// DataPlanes has data planes make tests: it stores what is to be tested, of which the replicas tell the data planes, and waits until one
+// has answered. It opens nothing. It is safe for concurrent use.
+type DataPlanes struct {
+	store  *models.Store
+	sealer Sealer
+	feed   Feed
+	wait   time.Duration
+	ids    models.IDs
+}
+
+// NewDataPlanes returns a DataPlanes that waits for each test for a time; zero is the bound of a test.
+func NewDataPlanes(store *models.Store, s Sealer, f Feed, wait time.Duration) *DataPlanes {
+	if wait == 0 {
+		wait = timeout
+	}
+	return &DataPlanes{store: store, sealer: s, feed: f, wait: wait}
+}
+
+// testSecret has a secret tested that is not a key's yet.
+func (d *DataPlanes) testSecret(ctx context.Context, caller models.Caller, p providers.Provider, secret string) Result {
+	t := models.KeyTest{
+		ID: d.ids.Next("", time.Now()), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: caller.UserID, TokenID: caller.TokenID,
+		Provider: p.Slug,
+	}
+	plain := sealer.NewSecret([]byte(secret))
+	defer plain.Wipe()
+	sealed, err := d.sealer.Seal(ctx, SecretBinding(t, p), plain)
+	if err != nil {
+		return Result{Unreachable, keytests.ReasonUnknown} // the register that follows can't seal either, and says so
+	}
+	t.Envelope = sealed.Bytes
+	return d.test(ctx, t)
+}
+
+// SecretBinding returns the binding of the envelope of a test: it opens for no key, and for no other test.
+func SecretBinding(t models.KeyTest, p providers.Provider) sealer.Binding {
+	return sealer.Binding{
+		CustomerID: t.CustomerID, ProjectID: t.ProjectID, KeyID: t.ID, Provider: sealer.ProviderAt(p.Slug, p.Destination), Version: 1,
+	}
+}
+
+// test stores a test, and returns what a data plane has found by it.
+func (d *DataPlanes) test(ctx context.Context, t models.KeyTest) Result {
+	now := time.Now()
+	if t.ID == "" {
+		t.ID = d.ids.Next("", now)
+	}
+	t.WaitUntil = now.Add(d.wait).UnixMicro()
+	err := d.store.AddKeyTest(ctx, t)
+	if errors.Is(err, models.ErrNoDataPlane) {
+		return Result{Unreachable, reasonNoDataPlane}
+	}
+	// Deleted in any case: an insert that has failed may have been committed.
+	defer func() { _ = d.store.DropKeyTest(context.WithoutCancel(ctx), t.ID) }() // if this fails, others delete it
+	if err != nil {
+		return Result{Unreachable, keytests.ReasonUnknown}
+	}
+	waiting, cancel := context.WithTimeout(ctx, d.wait)
+	defer cancel()
+	for {
+		changed := d.feed.Changed()
+		found, err := d.store.FindKeyTest(ctx, t.ID)
+		if err == nil && found.Verdict != "" {
+			return Result{keytests.Outcome(found.Verdict), found.Reason}
+		}
+		select {
+		case <-changed:
+			sleep(waiting, lookPause)
+		case <-time.After(look):
+		case <-waiting.Done():
+			if err == nil && found.ClaimedBy == "" {
+				return Result{Unreachable, reasonNoDataPlane}
+			}
+			return Result{Unreachable, keytests.ReasonTimeout}
+		}
+	}
+}
+
+// sleep returns after d, or as soon as ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// Judge returns what is to be stored of a data plane's answer to a test that was claimed at a time. date is that of the provider's answer
+// to a signed request, and otherwise empty.
+func Judge(result Result, date string, claimed, now time.Time) Result {
+	if !agreesOnTime(keytests.Answer{Result: keytests.Result(result), Date: date}, claimed, now) {
+		return Result{Unreachable, reasonClock}
+	}
+	return result
+}
