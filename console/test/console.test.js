@@ -1,10 +1,11 @@
 // What the console does in a real browser. browser.sh starts the service and the mock, and says where they are.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
 
 const { BASE_URL: base, GATEWAY_URL: gateway, OWNER_KEY: owner, MEMBER_KEY: member, MOCK_URL: mock, ISSUER_URL: issuer, SIGN_IN_URL: home, SHOTS: shots } = process.env;
@@ -385,6 +386,48 @@ test('a member is added, removed and brought back, and the last owner stays', as
   await v.page.getByRole('button', { name: 'Remove dora' }).waitFor();
   await call('DELETE', '/v1/customers/-/projects/-/members/dora');
   await v.close();
+});
+
+/** Runs a command that a page offers, with the session that "aikeysd dev" has written. */
+const run = (command, as) => promisify(execFile)('bash', ['-c', command], {
+  env: { ...process.env, AGENTROUTER_GATEWAY_URL: gateway, AGENTROUTER_API_KEY: as }, timeout: patience,
+}).then(({ stdout }) => stdout);
+
+test('a newcomer comes to a streamed answer, and a second person to a key of their own, until they leave', async () => {
+  for (const { id } of (await call('GET', '/v1/aikeys?state=active')).keys) await call('DELETE', `/v1/aikeys/${id}`);
+  const v = await visitor();
+  await signIn(v.page);
+  await v.page.getByText('Three steps to the first answer').waitFor();
+  await v.page.getByRole('listitem').getByRole('button', { name: 'Add key' }).click();
+  await v.page.locator('input[name=provider-key]').fill(secretOf());
+  await v.page.getByRole('dialog').getByRole('button', { name: 'Add key' }).click();
+  const command = await v.page.getByText('Send the first one, in a terminal:').locator('..').locator('pre').innerText();
+  const pieces = (await run(command, owner)).split('\n').filter((line) => line.startsWith('data: {'));
+  assert.ok(pieces.length > 3, 'the answer is streamed');
+
+  const second = await visitor();
+  await signIn(second.page, { as: member, path: '/keys?add=key' });
+  await second.page.locator('input[name=provider-key]').fill(secretOf());
+  await second.page.getByRole('dialog').getByRole('button', { name: 'Add key' }).click();
+  await second.page.getByRole('heading', { name: /^openai-bob/ }).waitFor();
+  assert.match(await run(command, member), /^data: /);
+  await visit(second.page, '/resolve?provider=openai');
+  await second.page.getByText('it is the newest own key').waitFor();
+
+  await visit(v.page, '/members');
+  await v.page.getByRole('button', { name: 'Remove bob' }).click();
+  const dialog = v.page.getByRole('dialog', { name: 'Remove bob?' });
+  await dialog.getByText(/own key/).first().waitFor();
+  await dialog.getByRole('button', { name: 'Remove bob' }).click();
+  await v.page.getByText('bob is no longer a member.').waitFor();
+  await v.page.getByText('No data plane can fetch a key for bob any more.').waitFor();
+  await v.page.getByText('● complete').waitFor();
+  await accessible(v.page, 'the receipt of a removal');
+  if (shots) await v.page.screenshot({ path: join(shots, 'removed.png') });
+  assert.match(await run(command, member), /"code":"permission_denied"/, 'nothing serves them any more');
+  await v.page.getByRole('button', { name: 'Undo' }).click();
+  await v.page.getByRole('button', { name: 'Remove bob' }).waitFor();
+  for (const one of [v, second]) await one.close();
 });
 
 test('a key gets another secret, which stays nowhere in the page', async () => {

@@ -1,6 +1,6 @@
 // Package docsite is what aikeysd shows to people in a browser: the console, the API reference and its OpenAPI documents, a page to
-// get started with, the guides, the SDKs to download, and what each problem type means. All content is embedded and rendered once, at
-// the start: a request reads no database and runs no template. It may import docs and leaves only.
+// get started with, the guides, the SDKs to download, and what each problem type means. All content is embedded, and rendered once,
+// when it is first asked for: pages read no database. It may import docs and leaves only.
 //
 // generated holds the API's document in the forms in which it is served. "make generate" writes it.
 package docsite
@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 )
 
 //go:generate go run ./generate
@@ -52,10 +53,11 @@ type Config struct {
 type Site struct {
 	handlers map[string]http.Handler // by path
 	console  http.Handler            // of each page of the console
-	missing  http.Handler            // of what browsers ask for and is not there
+	// pages renders the pages when the first of them is asked for: a service that nobody reads at spends nothing on them.
+	pages func() map[string]http.Handler
 }
 
-// New renders all pages.
+// New loads the downloads.
 func New(cfg Config) (*Site, error) {
 	var api summary
 	if err := json.Unmarshal(summaryJSON, &api); err != nil {
@@ -88,58 +90,71 @@ func New(cfg Config) (*Site, error) {
 		s.handlers[p.Path()] = p
 	}
 	s.addConsole(cfg.SignInServers)
-	if err := s.addPages(base, material{API: &api, SDKs: sdks, Programs: programs}, problem.Types(cfg.Problems...)); err != nil {
-		return nil, err
-	}
+	m := material{API: &api, SDKs: sdks, Programs: programs}
+	s.pages = sync.OnceValue(func() map[string]http.Handler { return loadPages(base, m, problem.Types(cfg.Problems...)) })
 	return s, nil
 }
 
-// addPages adds the pages, and the files that they show.
-func (s *Site) addPages(base *baseURL, m material, types []problem.Type) error {
+// loadPages returns the handlers of the pages and of the files that they show. All is embedded, and a test renders it, so an error here is
+// a mistake in the program.
+func loadPages(base *baseURL, m material, types []problem.Type) map[string]http.Handler {
 	pages, err := renderPages(&m, types)
 	if err != nil {
-		return err
-	}
-	for _, a := range m.Assets {
-		s.handlers[a.path] = compressedOnDemand(a.resource)
+		panic(err)
 	}
 	files, err := guideFiles()
 	if err != nil {
-		return err
+		panic(err)
+	}
+	handlers := map[string]http.Handler{}
+	for _, a := range m.Assets {
+		handlers[a.path] = compressedOnDemand(a.resource)
 	}
 	for path, file := range files {
-		s.handlers[path] = file
+		handlers[path] = file
 	}
-	s.missing = notFoundPage(pages[missingPath].body.bytes)
-	delete(pages, missingPath)
 	for path, page := range pages {
-		if bytes.Contains(page.body.bytes, []byte(baseURLPlaceholder)) {
+		switch {
+		case path == missingPath:
+			handlers[path] = notFoundPage(page.body.bytes)
+		case bytes.Contains(page.body.bytes, []byte(baseURLPlaceholder)):
 			page.base = base
-			s.handlers[path] = page
-		} else {
-			s.handlers[path] = compressedOnDemand(page)
+			handlers[path] = page
+		default:
+			handlers[path] = compressedOnDemand(page)
 		}
 	}
-	return nil
+	return handlers
 }
 
 // Lookup returns the handler for the request, nil if it is not for the site. Paths are compared whole and never name files; the
 // console's pages are all one file.
 // Browsers are redirected from / to the reference, and get a page where there is nothing; other clients get the API's answer.
 func (s *Site) Lookup(r *http.Request) http.Handler {
-	if r.URL.Path == "/" && !isBrowser(r) {
+	path := r.URL.Path
+	if path == "/" && !isBrowser(r) {
 		return nil
 	}
-	if h, ok := s.handlers[r.URL.Path]; ok {
+	if h, ok := s.handlers[path]; ok {
 		return h
 	}
-	if isConsole(r.URL.Path) {
+	if isConsole(path) {
 		return s.console
 	}
-	if isBrowser(r) && r.URL.Path != "/v1" && !strings.HasPrefix(r.URL.Path, "/v1/") {
-		return s.missing
+	if isPage(path) {
+		if h, ok := s.pages()[path]; ok {
+			return h
+		}
+	}
+	if isBrowser(r) && path != "/v1" && !strings.HasPrefix(path, "/v1/") {
+		return s.pages()[missingPath]
 	}
 	return nil
+}
+
+// isPage reports whether a path can be a page's, so that other requests never have the pages rendered.
+func isPage(path string) bool {
+	return path == "/docs" || path == "/llms.txt" || strings.HasPrefix(path, "/docs/") || strings.HasPrefix(path, "/problems/")
 }
 
 func isBrowser(r *http.Request) bool {

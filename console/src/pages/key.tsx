@@ -7,6 +7,7 @@ import { actorOf, changesOf, deed, healthOf, titleOf, verdictSentence } from '..
 import { exact, toLocalInput } from '../logic/time.ts';
 import { Await, Copy, CopyAs, Dialog, Fault, Field, Page, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
 import { ReceiptPanel } from '../ui/receipt.tsx';
+import { FirstRequest } from './first.tsx';
 import { nameOf } from './keys.tsx';
 import { later } from './later.ts';
 import { RotateDialog } from './rotate.tsx';
@@ -77,9 +78,9 @@ function OneKey({ item }: { item: Key }) {
         {verifying.error !== undefined && <Fault error={verifying.error} />}
         {enabling.error !== undefined && <Fault error={enabling.error} />}
         {health.remedy && item.state !== 'revoked' && health.tone !== 'ok' && <p className="notice warn">{health.remedy} {provider?.key_page_url && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Open {display} ↗</a>}</p>}
-        {item.receipt && <ReceiptPanel receipt={item.receipt} keyOf={item} />}
+        {item.receipt && <ReceiptPanel receipt={item.receipt} of={{ key_id: item.id }} />}
         {item.receipt && <StillThere provider={provider} display={display} />}
-        {!item.receipt && item.disable_receipt && <ReceiptPanel receipt={item.disable_receipt} keyOf={item} />}
+        {!item.receipt && item.disable_receipt && <ReceiptPanel receipt={item.disable_receipt} of={{ key_id: item.id }} />}
         <Panel title="Facts">
           <dl className="facts">
             <dt>Provider</dt><dd>{display}</dd>
@@ -97,7 +98,7 @@ function OneKey({ item }: { item: Key }) {
           </dl>
         </Panel>
         <Suspense><VersionsPanel item={item} display={display} mayWrite={mayWrite} /></Suspense>
-        <WhoUsesIt id={item.id} />
+        <WhoUsesIt item={item} />
         {who?.role === 'owner' && <DataPlanesOf id={item.id} />}
         <History item={item} />
       </Page>
@@ -281,18 +282,18 @@ function StillThere({ provider, display }: { provider: Provider | undefined; dis
   return <p className="notice warn">{display} itself still accepts this key until you delete it there. {provider?.key_page_url && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Open {new URL(provider.key_page_url).host} ↗</a>}</p>;
 }
 
-function WhoUsesIt({ id }: { id: string }) {
-  const usage = useUsage({ key_id: id });
+function WhoUsesIt({ item }: { item: Key }) {
+  const usage = useUsage({ key_id: item.id });
   const now = useNow();
   return (
-    <Panel title="Who uses it" note="last 90 days" tools={<Link className="quiet-link" href={`/usage?key=${id}`}>All usage</Link>}>
+    <Panel title="Who uses it" note="last 90 days" tools={<Link className="quiet-link" href={`/usage?key=${item.id}`}>All usage</Link>}>
       <Await query={usage} rows={2}>
         {({ entries }) => {
           const users = [...Map.groupBy(entries, (e) => e.user_id ?? '')].map(([user, list]) => ({
             user, requests: sum(list.map((e) => e.requests)), refusals: sum(list.map((e) => e.refusals)),
             last: list.map((e) => e.last_used_at).sort().at(-1),
           })).sort((a, b) => b.requests - a.requests);
-          return users.length === 0 ? <p className="panel-body quiet">No request has been served with it. Data planes report every 10 seconds.</p> : (
+          return users.length === 0 ? <><p className="panel-body quiet">No request has been served with it. Data planes report every 10 seconds.</p>{item.serves && <FirstRequest provider={item.provider} />}</> : (
             <table><thead><tr><th scope="col">User</th><th scope="col" className="number">Requests</th><th scope="col" className="number">Refused</th><th scope="col">Last</th></tr></thead>
               <tbody>{users.map((u) => <tr key={u.user}><td>{u.user || <span className="quiet">no particular user</span>}</td><td className="number">{u.requests.toLocaleString()}</td><td className="number">{u.refusals.toLocaleString()}</td><td><When at={u.last} now={now} /></td></tr>)}</tbody></table>
           );

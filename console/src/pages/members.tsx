@@ -1,9 +1,10 @@
 import { useMemo, useState } from 'react';
-import { api, project, Refusal, unwrap, type Member, type Role } from '../api/client.ts';
+import { api, project, Refusal, unwrap, type Member, type Role, type Schemas } from '../api/client.ts';
 import { queries, useConnection, useImpact, useKeys, useMembers, useUsage } from '../api/queries.ts';
 import { curl, projectPath, tare } from '../logic/commands.ts';
 import { titleOf } from '../logic/sentences.ts';
 import { Await, CopyAs, Dialog, Fault, Field, Page, Panel, useAction, useNow, When } from '../ui/basics.tsx';
+import { ReceiptPanel } from '../ui/receipt.tsx';
 import { Link, useFilters } from '../ui/router.tsx';
 
 export function MembersPage() {
@@ -20,10 +21,11 @@ export function MembersPage() {
   }, [usage.data]);
   const owners = members.data?.filter((m) => m.role === 'owner').length ?? 0;
   const setting = useAction((user: string, role: Role) => setRole(user, role));
-  const [removed, setRemoved] = useState('');
+  const [removed, setRemoved] = useState<Removal>();
   const restoring = useAction(async () => {
-    await unwrap(api.POST('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore', { params: { path: { ...project(), user_id: removed } } }));
-    setRemoved('');
+    if (!removed) return;
+    await unwrap(api.POST('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore', { params: { path: { ...project(), user_id: removed.user } } }));
+    setRemoved(undefined);
     await queries.invalidateQueries();
   });
   const leaving = members.data?.find((m) => m.user_id === f.remove);
@@ -32,7 +34,8 @@ export function MembersPage() {
       tools={isOwner && <button type="button" className="primary" data-key="a" onClick={() => setFilters({ add: 'member' })}>Add member <kbd aria-hidden="true">A</kbd></button>}
       commands={[curl(location.origin, 'GET', projectPath(project(), '/members')), tare(['members', 'list'])]}>
       {setting.error !== undefined && <LastOwner error={setting.error} />}
-      {removed && <p className="notice" role="status">{removed} is no longer a member. <button type="button" className="link" disabled={restoring.busy} onClick={() => void restoring.run()}>Undo</button></p>}
+      {removed && <p className="notice" role="status">{removed.user} is no longer a member. <button type="button" className="link" disabled={restoring.busy} onClick={() => void restoring.run()}>Undo</button></p>}
+      {removed?.receipt && <ReceiptPanel receipt={removed.receipt} of={{ user_id: removed.user }} />}
       {restoring.error !== undefined && <Fault error={restoring.error} />}
       <Panel>
         <Await query={members}>
@@ -100,8 +103,11 @@ function AddMember({ onClose }: { onClose: () => void }) {
   );
 }
 
+/** A member who was removed here, and the receipt. */
+interface Removal { user: string; receipt?: Schemas['Receipt'] }
+
 /** What a removal stops and what it leaves, before it is done. */
-function RemoveMember({ member, onRemoved, onClose }: { member: Member; onRemoved: (user: string) => void; onClose: () => void }) {
+function RemoveMember({ member, onRemoved, onClose }: { member: Member; onRemoved: (removal: Removal) => void; onClose: () => void }) {
   const user = member.user_id;
   const keys = useKeys();
   const usage = useUsage({ user_id: user });
@@ -109,8 +115,9 @@ function RemoveMember({ member, onRemoved, onClose }: { member: Member; onRemove
   const now = useNow();
   const last = (usage.data?.entries ?? []).map((u) => u.last_used_at).sort().at(-1);
   const { run, busy, error } = useAction(async () => {
-    await unwrap(api.DELETE('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}', { params: { path: { ...project(), user_id: user } } }));
-    onRemoved(user);
+    // Nearly always, the receipt is complete within this time.
+    const { receipt } = await unwrap(api.DELETE('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}', { params: { path: { ...project(), user_id: user }, query: { wait: '2s' } } }));
+    onRemoved({ user, receipt });
     onClose();
     // This dialog may still be there. Who is no member any more has no impact to be read: 404.
     await queries.invalidateQueries({ predicate: (q) => q.queryKey[0] !== 'impact' });

@@ -163,12 +163,15 @@ export function CopyAs({ commands }: { commands: Command[] }) {
   return (
     <details className="copy-as">
       <summary>Do this in a terminal</summary>
-      {commands.map(({ label, text }) => (
-        <div key={label} className="command"><pre tabIndex={0} aria-label={`As ${label}`}><code>{text}</code></pre><Copy text={text} label={`Copy ${label}`} /></div>
-      ))}
+      {commands.map((command) => <Copyable key={command.label} {...command} />)}
       <p className="hint">The credential comes from <code>AGENTROUTER_API_KEY</code>, and for tare from <code>tare login</code>.</p>
     </details>
   );
+}
+
+/** A command with a button that copies it. */
+export function Copyable({ label, text }: Command) {
+  return <div className="command"><pre tabIndex={0} aria-label={`As ${label}`}><code>{text}</code></pre><Copy text={text} label={`Copy ${label}`} /></div>;
 }
 
 /** Offers text as a file. */

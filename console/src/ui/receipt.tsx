@@ -1,20 +1,20 @@
-// The receipt of a revocation or a disabling, live while data planes confirm.
+// The receipt of a revocation, a disabling or the removal of a member, live while data planes confirm.
 import { useEffect, useRef, useState } from 'react';
-import type { Key } from '../api/client.ts';
 import { confirmedPlanes, namesOf, receiptSentence, stoppedAt, stoppedBy, type AnyReceipt } from '../logic/sentences.ts';
 import { relative } from '../logic/time.ts';
 import { Copy, download, Panel, Tone, useNow } from './basics.tsx';
 
-export function ReceiptPanel({ receipt, keyOf }: { receipt: AnyReceipt; keyOf: Key }) {
+export function ReceiptPanel({ receipt, of }: { receipt: AnyReceipt; of: { key_id: string } | { user_id: string } }) {
   const pending = receipt.state === 'pending';
   const now = useNow(pending ? 100 : 10_000);
   const at = stoppedAt(receipt);
-  const what = 'revoked_at' in receipt ? 'Revoked' : 'Disabled';
+  const ofMember = 'user_id' in of;
+  const what = ofMember ? 'Removed' : 'revoked_at' in receipt ? 'Revoked' : 'Disabled';
   const started = Date.parse(at);
   const limit = receipt.complete_by ? Date.parse(receipt.complete_by) - started : 0;
   const elapsed = Math.max(0, now - started);
   const missing = receipt.data_planes - receipt.acknowledged;
-  const json = () => JSON.stringify({ key_id: keyOf.id, receipt }, null, 2);
+  const json = () => JSON.stringify({ ...of, receipt }, null, 2);
   return (
     <Panel title="Receipt" note={pending
       ? <Tone tone="warn">pending · complete by {new Date(receipt.complete_by ?? at).toLocaleTimeString()}</Tone>
@@ -24,7 +24,7 @@ export function ReceiptPanel({ receipt, keyOf }: { receipt: AnyReceipt; keyOf: K
         <Announce text={`${what} by ${stoppedBy(receipt)}. ${receiptSentence(receipt, started)}`} settled={!pending} />
       </p>
       <ol className="timeline">
-        <li><span className="quiet">0 ms</span><b>database</b><span>{what === 'Revoked' ? 'Revocation' : 'Change'} committed. No data plane can fetch the key any more.</span></li>
+        <li><span className="quiet">0 ms</span><b>database</b><span>{what === 'Revoked' ? 'Revocation' : ofMember ? 'Removal' : 'Change'} committed. No data plane can fetch {ofMember ? `a key for ${of.user_id}` : 'the key'} any more.</span></li>
         {confirmedPlanes(receipt).map(({ name, ms, confirmation: a }) => (
           <li key={name}>
             <span className="quiet">{ms !== undefined ? `${ms} ms` : ''}</span>
@@ -46,7 +46,7 @@ export function ReceiptPanel({ receipt, keyOf }: { receipt: AnyReceipt; keyOf: K
       </ol>
       <div className="bar panel-foot">
         <Copy text={json} label="Copy as JSON" />
-        <button type="button" onClick={() => download(`receipt-${keyOf.id}.json`, 'application/json', json())}>Download</button>
+        <button type="button" onClick={() => download(`receipt-${ofMember ? of.user_id : of.key_id}.json`, 'application/json', json())}>Download</button>
         <button type="button" className="only-wide" onClick={() => print()}>Print</button>
       </div>
     </Panel>
