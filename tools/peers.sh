@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The programs of others that tests run against ours, pinned in tools/peers: official SDKs in Node and Python, an OpenID provider, Envoy,
-# OpenBao, and moto in place of AWS KMS; and LiteLLM, in tools/litellm. `install` installs them there, at once where that has been done,
+# OpenBao, the Portkey gateway, and moto in place of AWS KMS; and LiteLLM, in tools/litellm. `install` installs them there, at once where that has been done,
 # and `node` those that are in Node alone; `envoy` and `openbao` print the path of that program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/peers"
