@@ -33,7 +33,7 @@ With --activate now it serves at once, and with --activate manual it waits. The 
 --overlap 0s for a secret that has leaked.
 
 tare waits for the receipt, which is complete when all data planes serve the new version: then the old secret may be
-deleted at the provider. If it is not complete within --wait, the exit code is 8; "versions" shows it.`,
+deleted at the provider. A rollback needs it there: to keep that possible with --activate now, delete it after the overlap. If it is not complete within --wait, the exit code is 8; "versions" shows it.`,
 		Example: `  tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --secret-file new.key --expires 2099-06-30
   tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --activate now --overlap 0s`,

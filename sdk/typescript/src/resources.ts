@@ -575,10 +575,10 @@ export class Leaks {
 
   #send(customerId: string, projectId: string, body: t.LeaksRequest, options: t.RevokeLeaksOptions): Promise<t.LeaksResponse> {
     const path = `${project(customerId, projectId)}/leaks`;
-    const query = { wait: options.wait };
-    query satisfies Record<keyof t.LeaksQuery, unknown>;
+    const wait = waitText(options.wait);
+    const query = { wait } satisfies Record<keyof t.LeaksQuery, unknown>;
     const headers = { 'content-type': 'application/json' };
-    const call = { path, query, body, headers, secret: body.values, extraMs: waitMs(options.wait) };
+    const call = { path, query, body, headers, secret: body.values, extraMs: waitMs(wait) };
     return this.#transport.send({ method: 'POST', ...call, expect: ['matches', 'array'] }, options);
   }
 }

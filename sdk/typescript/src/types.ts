@@ -322,8 +322,8 @@ export interface CreateTokenOptions extends CallOptions {
 export interface RevokeLeaksOptions extends CallOptions {
   /** Where the values were found, for the audit trail. */
   source?: string | undefined;
-  /** How long to wait for the receipts: `2s` or `500ms`, at most 30 seconds. */
-  wait?: string | undefined;
+  /** How long to wait for the receipts: `2s`, or milliseconds; at most 30 seconds. */
+  wait?: string | number | undefined;
 }
 
 export interface AddCustomProviderOptions extends CallOptions {
