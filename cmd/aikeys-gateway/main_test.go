@@ -211,7 +211,8 @@ func newEnv(t *testing.T, options ...gatewaytest.Option) *env {
 	e.control.RegisterKey(dataplanetest.Key{
 		Provider: "gemini", Secret: providerSecret, BaseURL: e.provider.URL + "/v1beta", AuthStyle: "x_goog_api_key",
 		Routes: []gendp.Route{
-			{Path: "/v1", AuthStyle: "x_goog_api_key"}, {Path: "/upload", AuthStyle: "x_goog_api_key"}, {Path: "/v1beta/openai", AuthStyle: "bearer"},
+			{Path: "/v1", AuthStyle: "x_goog_api_key"}, {Path: "/v1alpha", AuthStyle: "x_goog_api_key"}, {Path: "/upload", AuthStyle: "x_goog_api_key"},
+			{Path: "/ws", AuthStyle: "x_goog_api_key"}, {Path: "/v1beta/openai", AuthStyle: "bearer"},
 		},
 	})
 	return e

@@ -270,6 +270,68 @@ func TestRealtimeSessions(t *testing.T) {
 	}
 }
 
+// answerAsGemini answers lists of files, downloads, questions and Live sessions as Gemini does, with one credential alone.
+func answerAsGemini(w http.ResponseWriter, r *http.Request) {
+	version, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	switch {
+	case r.Header.Get("X-Goog-Api-Key") != providerSecret || r.URL.Query().Has("key"):
+		w.WriteHeader(http.StatusForbidden)
+	case rest == "files" && r.URL.Query().Get("pageToken") == "":
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"files":[{"name":"files/a","downloadUri":"http://%s/%s/files/a:download?alt=media"}],"nextPageToken":"second"}`, r.Host, version)
+	case rest == "files":
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"files":[{"name":"files/b"}]}`)
+	case rest == "files/a:download" && r.URL.RawQuery == "alt=media":
+		_, _ = io.WriteString(w, "Hello")
+	case rest == "models/m:generateContent":
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"candidates":[{"content":{"role":"model","parts":[{"text":%q}]}}]}`, version)
+	case version == "ws" && strings.HasSuffix(rest, ".GenerativeService.BidiGenerateContent"):
+		websocket.Server{Handler: func(ws *websocket.Conn) {
+			for _, answer := range []string{`{"setupComplete":{}}`, `{"serverContent":{"modelTurn":{"parts":[{"text":"Hello"}]},"turnComplete":true}}`} {
+				var got string
+				if websocket.Message.Receive(ws, &got) != nil || websocket.Message.Send(ws, answer) != nil {
+					return
+				}
+			}
+			_, _ = io.Copy(io.Discard, ws) // until the client hangs up
+		}}.ServeHTTP(w, r)
+	default:
+		w.WriteHeader(http.StatusNotFound)
+	}
+}
+
+// What Google's SDKs ask for beside content comes back through the gateway: pages, downloads, another version, and Live sessions.
+func TestGoogleSDKsPageDownloadAndTalk(t *testing.T) {
+	t.Parallel()
+	folder, err := filepath.Abs("../../tools/peers")
+	require.NoError(t, err)
+	provider := httptest.NewServer(http.HandlerFunc(answerAsGemini))
+	t.Cleanup(provider.Close)
+	e := newEnv(t)
+	own := tlsfilestest.WriteCertificate(t, t.TempDir(), 1) // Python's SDK opens Live sessions over TLS only
+	gateway := e.start("--upstream", "gemini="+provider.URL+"/v1beta", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile).awaitReady()
+	for _, args := range [][]string{
+		{filepath.Join(folder, ".venv", "bin", "python"), "-B", filepath.Join(folder, "google_paths.py")}, {"node", filepath.Join(folder, "google_paths.mjs")},
+	} {
+		t.Run(filepath.Base(args[len(args)-1]), func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+			cmd.Env = []string{
+				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", "GOOGLE_GEMINI_BASE_URL=" + gateway.address.Gateway + "/gemini",
+				"GEMINI_API_KEY=" + callerToken, "SSL_CERT_FILE=" + own.CertFile, "NODE_EXTRA_CA_CERTS=" + own.CertFile}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			stdout, err := cmd.Output()
+			require.NoError(t, err, "%s\n%s", &stderr, &gateway.log)
+			require.JSONEq(t, `{"files": ["files/a", "files/b"], "download": "Hello", "alpha": "v1alpha", "live": "Hello"}`, string(stdout))
+		})
+	}
+}
+
 // Frameworks show the text of an error only if it has the form that the provider's errors have.
 func TestFrameworksShowWhyARequestWasRefused(t *testing.T) {
 	t.Parallel()
