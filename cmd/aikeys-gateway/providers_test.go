@@ -362,3 +362,28 @@ func (c *controlPlane) checkFailures(replica, gateway *process) {
 	delete(after, last.provider)
 	require.Equal(c.t, before, after, "a model, a region or a network is no key's failure")
 }
+
+// With CUSTOM_PROVIDERS=off, owners add no servers, those that are there take no keys, and keys that they have are given to no gateway.
+func TestCustomProvidersAreSwitchedOff(t *testing.T) {
+	t.Parallel()
+	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
+	edge := c.run("admin dataplane create --customer acme --name edge")
+	c.run("admin provider create --customer acme --slug x-ours --base-url http://127.0.0.1:9/v1")
+	for _, setting := range []string{"owner", "off"} {
+		want := []int{http.StatusForbidden, http.StatusBadRequest, http.StatusNotFound}
+		if setting == "owner" {
+			want = []int{http.StatusCreated, http.StatusCreated, http.StatusForbidden} // the last is the gateway's: it may not connect there
+		}
+		replica := c.start("AIKEYS_CUSTOM_PROVIDERS=" + setting)
+		gateway := startProcess(t, os.Args[0], gatewayEnviron(t, replica.address.Dataplane, edge)).awaitReady()
+		got := []int{}
+		for _, call := range [][2]string{
+			{replica.address.API + "/v1/customers/-/projects/-/providers", `{"slug":"x-theirs","base_url":"https://llm.example/v1"}`},
+			{replica.address.API + "/v1/aikeys", `{"provider":"x-ours","name":"ours","secret":"EXAMPLE-EXAMPLE-EXAMPLE-0001"}`},
+			{gateway.address.Gateway + "/x-ours/chat/completions", `{"model":"m"}`},
+		} {
+			got = append(got, send(http.MethodPost, call[0], c.alice, call[1], "Content-Type", "application/json").status)
+		}
+		require.Equal(t, want, got, setting)
+	}
+}

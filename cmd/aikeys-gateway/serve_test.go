@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -547,6 +548,18 @@ func TestUpstreamsReplaceProviders(t *testing.T) {
 	require.Equal(t, http.StatusOK, p.models().status)
 	require.Len(t, elsewhere.Requests(), 1)
 	require.Empty(t, e.provider.Requests())
+}
+
+// A provider whose certificate an authority of the operator's has signed is reached only with --upstream-ca.
+func TestUpstreamsOfOtherAuthorities(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, gatewaytest.WithTLS())
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.provider.Certificate().Raw}), 0o600))
+	require.Equal(t, http.StatusOK, e.start("--upstream-ca", file).awaitReady().models().status)
+	served := len(e.provider.Requests())
+	require.Equal(t, http.StatusBadGateway, e.start().awaitReady().models().status)
+	require.Len(t, e.provider.Requests(), served)
 }
 
 // A gateway's certificate is its credential: with aikeysd it fetches, follows changes and acknowledges, before and after the
