@@ -216,12 +216,28 @@ func TestOneHotCallIsOneRoundTripToPostgres(t *testing.T) {
 	proxy := newWireProxy(t, modelstest.EnginePostgres.MigratedURL(t))
 	f := newFixture(t, proxy.url, models.Options{MaxConns: 1})
 	c := f.withToken("live", 0, 0)
-	calls := guarded(f, f.register(f.own(mia)).ID)
-	for _, method := range []string{"Role", "GetKey", "ListKeys", "RegisterKey", "RegisterKey with an Idempotency-Key"} {
+	key, d := f.register(f.own(mia)), f.dataPlane("all", nil)
+	calls := guarded(f, key.ID)
+	fetch := func(provider string) func(context.Context, models.Caller) error {
+		return func(ctx context.Context, c models.Caller) error {
+			return failure(f.Fetch(ctx, d.ID, c, provider, now()))
+		}
+	}
+	calls["Fetch"], calls["Fetch of arranged keys"] = fetch("openai"), fetch("anthropic")
+	calls["FetchByID"] = func(ctx context.Context, _ models.Caller) error {
+		_, _, err := f.FetchByID(ctx, d.ID, key.ID, now())
+		return err
+	}
+	_, err := f.update(f.register(f.shared(olga, provider("anthropic"))).ID, ordered(1, 0))
+	require.NoError(t, err)
+	for method, want := range map[string]int{
+		"Role": 1, "GetKey": 1, "ListKeys": 1, "RegisterKey": 1, "RegisterKey with an Idempotency-Key": 1,
+		"Fetch": 1, "FetchByID": 1, "Fetch of arranged keys": 2,
+	} {
 		require.NoError(t, calls[method](t.Context(), c), "the first call prepares the statement")
 		before := proxy.roundTrips.Load()
 		require.NoError(t, calls[method](t.Context(), c))
-		require.EqualValues(t, 1, proxy.roundTrips.Load()-before, method)
+		require.EqualValues(t, want, proxy.roundTrips.Load()-before, method)
 	}
 }
 

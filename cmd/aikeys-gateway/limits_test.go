@@ -101,6 +101,7 @@ func TestTheNextKeyServesWhileTheFirstIsLimited(t *testing.T) {
 		requireServed(http.StatusTooManyRequests, first, "project_key")
 		requireServed(http.StatusOK, next, "next_key_limited")
 		requireServed(http.StatusOK, next, "next_key_limited")
+		gateway.awaitLog(`"key_id":"` + next + `","reason":"next_key_limited"`)
 		require.Equal(t, "complete", c.revoke(replica, next, "10s").State)
 		requireServed(http.StatusTooManyRequests, first, "project_key")
 	})

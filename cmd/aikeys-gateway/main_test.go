@@ -295,6 +295,19 @@ func (c *controlPlane) register(replica *process) string {
 	return c.call(replica, http.MethodPost, "", fmt.Sprintf(`{"provider":"openai","name":"key %s","secret":"sk-EXAMPLE-%[1]s"}`, name)).Key.ID
 }
 
+// projectPath is the path of the project of a caller's session.
+const projectPath = "/v1/customers/-/projects/-"
+
+// addBob makes bob a member who has a key of his own, and returns an API key of his and the key's id.
+func (c *controlPlane) addBob(replica *process) (token, own string) {
+	c.t.Helper()
+	c.run("admin member set --customer acme --project chat --user bob --role member")
+	asBob := *c
+	asBob.alice = c.run("admin token create --customer acme --project chat --user bob")
+	key := asBob.call(replica, http.MethodPost, "", `{"provider":"groq","name":"own","secret":"gsk_`+strings.Repeat("EXAMPLE", 8)+`","user_scope":true}`).Key
+	return asBob.alice, key.ID
+}
+
 // revoke revokes a key, or asks for the receipt once more, and waits for it for at most the given time.
 func (c *controlPlane) revoke(replica *process, key, wait string) pub.Receipt {
 	c.t.Helper()

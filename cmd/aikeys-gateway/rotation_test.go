@@ -130,7 +130,33 @@ func TestRotationsUnderLoadWhileTheLinkIsCut(t *testing.T) {
 	})
 }
 
-// aikeysd is killed while it makes each step of a rotation, and once more after it has answered.
+// The gateway reports that the provider refuses the new version, and the service has the version before serve again.
+func TestARefusedRotationIsRolledBackByItself(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		key := c.register(replica)
+		gateway := startProcess(t, os.Args[0], gatewayEnviron(t, replica.address.Dataplane, c.run("admin dataplane create --customer acme --name edge")),
+			"--upstream", "openai="+c.provider.URL+"/v1").awaitReady()
+		isServed := func() bool {
+			return send(http.MethodGet, gateway.address.Gateway+"/openai/models", c.alice, "").status == http.StatusOK
+		}
+		require.True(t, isServed())
+		c.call(replica, http.MethodPost, "/"+key+"/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-refused"}`)
+		events := func() string {
+			return send(http.MethodGet, replica.address.API+"/v1/customers/-/projects/-/events?type=key.rotation_rolled_back", c.alice, "").body
+		}
+		gateway.await("refused", func() bool { return !isServed() })
+		gateway.await("rolled back", func() bool { return strings.Contains(events(), key) })
+		require.Contains(t, events(), `"reason":"rejected"`)
+		require.Equal(t, 1, *c.call(replica, http.MethodGet, "/"+key, "").Key.Version)
+		gateway.await("served by the version before", isServed)
+	})
+}
+
+// aikeysd is killed while it makes each step of a rotation or another change, and once more after it has answered.
 func TestRotationsSurviveTheKillOfAikeysd(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -151,38 +177,59 @@ func TestRotationsSurviveTheKillOfAikeysd(t *testing.T) {
 			}
 			return all
 		}
+		keyPath, leaked := "/v1/aikeys/"+key, c.call(replica, http.MethodPost, "", `{"provider":"openai","name":"leaked","secret":"sk-EXAMPLE-EXAMPLE-leaked"}`).Key.ID
+		name := func() []string { return []string{c.call(replica, http.MethodGet, "/"+key, "").Key.Name} }
+		leakedState := func() []string { return []string{c.call(replica, http.MethodGet, "/"+leaked, "").Key.State} }
+		bob, bobs := c.addBob(replica)
+		bobSees := func() []string {
+			return []string{http.StatusText(send(http.MethodGet, replica.address.API+"/v1/aikeys/"+bobs, bob, "").status)}
+		}
 		for i, step := range []struct {
 			method, path, body string
+			show               func() []string
 			want               []string
 		}{
-			{http.MethodPost, "/rotate", `{"activate":"manual","secret":"sk-EXAMPLE-EXAMPLE-second"}`, []string{"pending", "active"}},
-			{http.MethodPost, "/versions/2/activate", "", []string{"active", "retiring"}},
-			{http.MethodPost, "/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-third"}`, []string{"active", "retiring", "destroyed"}},
-			{http.MethodPost, "/rollback", "", []string{"retiring", "active", "destroyed"}},
-			{http.MethodDelete, "/versions/3", "", []string{"destroyed", "active", "destroyed"}},
+			{http.MethodPost, keyPath + "/rotate", `{"activate":"manual","secret":"sk-EXAMPLE-EXAMPLE-second"}`, states, []string{"pending", "active"}},
+			{http.MethodPost, keyPath + "/versions/2/activate", "", states, []string{"active", "retiring"}},
+			{http.MethodPost, keyPath + "/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-third"}`, states, []string{"active", "retiring", "destroyed"}},
+			{http.MethodPost, keyPath + "/rollback", "", states, []string{"retiring", "active", "destroyed"}},
+			{http.MethodDelete, keyPath + "/versions/3", "", states, []string{"destroyed", "active", "destroyed"}},
+			{http.MethodPatch, keyPath, `{"name":"renamed"}`, name, []string{"renamed"}},
+			{http.MethodPost, projectPath + "/leaks", `{"values":["sk-EXAMPLE-EXAMPLE-leaked"],"revoke":true}`, leakedState, []string{"revoked"}},
+			{http.MethodDelete, projectPath + "/members/bob", "", bobSees, []string{http.StatusText(http.StatusForbidden)}},
+			{http.MethodPost, projectPath + "/members/bob/restore", "", bobSees, []string{http.StatusText(http.StatusOK)}},
 		} {
-			before := states()
+			before := step.show()
 			ask := func(api string) reply {
-				return send(step.method, api+"/v1/aikeys/"+key+step.path, c.alice, step.body,
+				return send(step.method, api+step.path, c.alice, step.body,
 					"Content-Type", "application/json", "Idempotency-Key", fmt.Sprintf("step-%d", i))
 			}
 			answered, api := make(chan reply, 1), replica.address.API
 			go func() { answered <- ask(api) }()
 			restart()
 			if (<-answered).status == http.StatusOK {
-				require.Equal(t, step.want, states(), "it was acknowledged")
+				require.Equal(t, step.want, step.show(), "it was acknowledged")
 			} else {
-				require.Contains(t, [][]string{before, step.want}, states(), "it was made, or not")
+				require.Contains(t, [][]string{before, step.want}, step.show(), "it was made, or not")
 			}
 			again := ask(replica.address.API)
-			require.Equal(t, http.StatusOK, again.status, again.body)
+			if again.status != http.StatusNotFound || !strings.Contains(step.path, "/members/") { // where nobody is left to remove or restore
+				require.Equal(t, http.StatusOK, again.status, again.body)
+			}
 			restart()
-			require.Equal(t, step.want, states())
+			require.Equal(t, step.want, step.show())
 		}
 		c.call(replica, http.MethodPost, "/"+key+"/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-fourth","overlap":"1s"}`)
+		removed := send(http.MethodDelete, replica.address.API+projectPath+"/members/bob?grace_days=0", c.alice, "")
+		require.Equal(t, http.StatusOK, removed.status, removed.body)
 		restart()
 		replica.await("destroyed when the overlap has ended", func() bool {
 			return slices.Equal([]string{"active", "destroyed", "destroyed", "destroyed"}, states())
+		})
+		c.run("admin member set --customer acme --project chat --user bob --role member")
+		bob = c.run("admin token create --customer acme --project chat --user bob")
+		replica.await("destroyed after the grace", func() bool {
+			return strings.Contains(send(http.MethodGet, replica.address.API+"/v1/aikeys/"+bobs, bob, "").body, `"state":"revoked"`)
 		})
 	})
 }

@@ -26,6 +26,7 @@ import (
 
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"log"
 	"net"
@@ -46,6 +47,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
+	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -177,8 +179,7 @@ func TestChangesReachGateways(t *testing.T) {
 		c := newControlPlane(t, e.URL(t))
 		replica := c.start()
 		first := c.register(replica)
-		c.run("admin member set --customer acme --project chat --user bob --role member")
-		bob := c.run("admin token create --customer acme --project chat --user bob")
+		bob, _ := c.addBob(replica)
 		spare := c.run("admin token create --customer acme --project chat --user alice")
 		caching := c.startGateway(replica.address.Dataplane, "--max-stale=5s")
 		fetching := c.startGateway(replica.address.Dataplane, "--cache-size=1", c.alice, bob) // nearly each request is a fetch
@@ -206,20 +207,25 @@ func TestChangesReachGateways(t *testing.T) {
 		}
 		require.Subset(t, keys, caching.answers(began, time.Now()), "no request failed")
 
-		removals := map[string]struct{ caller, answer, command string }{
-			"a member":   {bob, http.StatusText(http.StatusForbidden), "admin member remove --customer acme --project chat --user bob"},
-			"an API key": {spare, http.StatusText(http.StatusUnauthorized), "admin token revoke --customer acme --project chat --id " + strings.Split(spare, "_")[1]},
-		}
-		for name, r := range removals {
-			g := c.startGateway(replica.address.Dataplane, "--max-stale=5s --failed-auth-limit=0", r.caller)
-			g.awaitAnswer(first)
-			c.run(r.command)
-			removed := time.Now()
-			time.Sleep(time.Until(removed.Add(lease + margin)))
-			g.awaitAnswer(r.answer)
-			require.Equal(t, []string{r.answer}, g.answers(removed.Add(lease+margin), time.Now()))
-			t.Log(name + " is refused")
-		}
+		g := c.startGateway(replica.address.Dataplane, "--max-stale=5s --failed-auth-limit=0", spare)
+		g.awaitAnswer(first)
+		c.run("admin token revoke --customer acme --project chat --id " + strings.Split(spare, "_")[1])
+		revoked := time.Now()
+		time.Sleep(time.Until(revoked.Add(lease + margin)))
+		g.awaitAnswer(http.StatusText(http.StatusUnauthorized))
+		require.Equal(t, []string{http.StatusText(http.StatusUnauthorized)}, g.answers(revoked.Add(lease+margin), time.Now()))
+
+		g = c.startGateway(replica.address.Dataplane, "--max-stale=5s", bob)
+		g.awaitAnswer(first)
+		var removal struct{ Receipt pub.Receipt }
+		got := send(http.MethodDelete, replica.address.API+projectPath+"/members/bob?wait=10s", c.alice, "")
+		removed := time.Now()
+		require.NoError(t, json.Unmarshal([]byte(got.body), &removal), got.body)
+		require.Equal(t, []any{"complete", 4, 4}, []any{removal.Receipt.State, removal.Receipt.DataPlanes, removal.Receipt.Acknowledged})
+		g.awaitAnswer(http.StatusText(http.StatusForbidden))
+		require.Equal(t, []string{http.StatusText(http.StatusForbidden)}, g.answers(removed, time.Now()), "from the receipt on")
+		require.Equal(t, http.StatusOK, send(http.MethodPost, replica.address.API+projectPath+"/members/bob/restore", c.alice, "").status)
+		g.awaitAnswer(first)
 		require.Subset(t, keys, caching.answers(began, time.Now()), "no request failed")
 	})
 }

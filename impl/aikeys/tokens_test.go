@@ -57,6 +57,8 @@ func TestAPIKeysDoNotWiden(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	end := time.Now().Add(time.Hour).UTC()
 	_, limited := makeToken(t, s, s.As(owner).Token, map[string]any{"name": "limited", "projects": []string{aikeystest.Project}, "expires_at": end})
+	lasting, _ := makeToken(t, s, s.As(owner).Token, map[string]any{"name": "lasting", "expires_at": nil})
+	require.Nil(t, lasting.ExpiresAt)
 	child, _ := makeToken(t, s, limited, map[string]any{"name": "child"})
 	require.Equal(t, []string{aikeystest.Project}, child.Projects, "it is limited as the one that made it")
 	require.WithinDuration(t, end, *child.ExpiresAt, time.Microsecond)
