@@ -87,7 +87,7 @@ func (tx *Tx) suspendKeys(r Removal) (int64, error) {
 func (tx *Tx) suspendTokens(r Removal) (IDSet, error) {
 	var tokens []Token
 	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").
-		Where("customer_id = ? AND user_id = ? AND revoked_at = 0", r.CustomerID, r.UserID).Order("id").Find(&tokens).Error
+		Where("customer_id = ? AND user_id = ?", r.CustomerID, r.UserID).Where(liveToken, tx.Now).Order("id").Find(&tokens).Error
 	if err != nil {
 		return "", err
 	}
@@ -262,12 +262,12 @@ func removalImpact(db *gorm.DB, customerID, projectID, userID string, now int64)
 	}
 	i.LastOwner = i.Member.Role == RoleOwner && owners == 1
 	var tokens []Token
-	if err := db.Omit("hash").Where("customer_id = ? AND user_id = ? AND revoked_at = 0", customerID, userID).Find(&tokens).Error; err != nil {
+	if err := db.Omit("hash").Where("customer_id = ? AND user_id = ?", customerID, userID).Where(liveToken, now).Find(&tokens).Error; err != nil {
 		return i, err
 	}
 	for _, t := range tokens {
 		switch {
-		case !t.Live(now) || !t.Reaches(projectID):
+		case !t.Reaches(projectID):
 		case t.Projects == NewIDSet(projectID):
 			i.TokensHere++
 		default:

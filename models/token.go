@@ -266,7 +266,13 @@ func (tx *Tx) FitToken(c Caller, t *Token, hasEnd bool) error {
 	return nil
 }
 
-// CreateOwnToken stores an API key of the caller's, of which at most quota may be live. Errors: ErrSessionEnded, ErrNotMember of a project
+// liveToken is the condition of a live token at a time.
+const liveToken = "revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)"
+
+// MaxTokensADay is how many API keys a user can make within 24 hours, live or not: those that end after a moment stay in the table.
+const MaxTokensADay = 1000
+
+// CreateOwnToken stores an API key of the caller's, of which at most quota may be live, and MaxTokensADay recent. Errors: ErrSessionEnded, ErrNotMember of a project
 // that it names, ErrForbidden if it reached further than the API key in use or outlived it, ErrQuotaExceeded.
 func (tx *Tx) CreateOwnToken(c Caller, t Token, quota int64) error {
 	for _, id := range t.Projects.With(t.ProjectID).List() { // sorted, so that two such transactions don't deadlock
@@ -286,13 +292,17 @@ func (tx *Tx) CreateOwnToken(c Caller, t Token, quota int64) error {
 	if !mine.Covers(t) {
 		return ErrForbidden
 	}
-	var live int64
-	err = tx.db.Model(&Token{}).Where("customer_id = ? AND user_id = ? AND revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)",
-		c.CustomerID, c.UserID, tx.Now).Count(&live).Error
-	if err != nil {
+	own := func() *gorm.DB {
+		return tx.db.Model(&Token{}).Where("customer_id = ? AND user_id = ?", c.CustomerID, c.UserID)
+	}
+	var live, recent int64
+	if err := own().Where(liveToken, tx.Now).Count(&live).Error; err != nil {
 		return err
 	}
-	if live >= quota {
+	if err := own().Where("created_at > ?", tx.Now-(24*time.Hour).Microseconds()).Count(&recent).Error; err != nil {
+		return err
+	}
+	if live >= quota || recent >= MaxTokensADay {
 		return ErrQuotaExceeded
 	}
 	return tx.CreateToken(t)
@@ -354,20 +364,17 @@ func (tx *Tx) RevokeProjectToken(c Caller, id string, cascade bool, newEvent fun
 	})
 }
 
-// endTokens ends a token and, with cascade, those that were made with it, in turn. It returns the token, and of the ends the one that came
-// last: data planes that have acted on that have acted on all.
+// endTokens ends a token and, with cascade, the live ones that were made with it, in turn. It returns the token, and of the ends the one
+// that came last: data planes that have acted on that have acted on all.
 func (tx *Tx) endTokens(t Token, cascade bool, end func(*Token) error) (Token, Stop, error) {
-	family := []Token{t}
-	for i := 0; cascade && i < len(family); i++ {
-		var made []Token
-		err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").Where("customer_id = ? AND user_id = ? AND parent_id = ?",
-			t.CustomerID, t.UserID, family[i].ID).Order("id").Find(&made).Error
+	family, last := []Token{t}, Stop{}
+	if cascade {
+		made, before, err := tx.lockMadeWith(t)
 		if err != nil {
 			return Token{}, Stop{}, err
 		}
-		family = append(family, made...)
+		family, last = append(family, made...), before
 	}
-	var last Stop
 	for i := range slices.Backward(family) {
 		if err := end(&family[i]); err != nil {
 			return Token{}, Stop{}, err
@@ -377,6 +384,42 @@ func (tx *Tx) endTokens(t Token, cascade bool, end func(*Token) error) (Token, S
 		}
 	}
 	return family[0], last, nil
+}
+
+// lockMadeWith returns the live tokens that were made with a locked one, in turn, and locks them; of those that are not live, it returns the
+// last end. It looks again until there are no more: one that was being made while it looked is found once the token that makes it is locked.
+func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
+	own := func() *gorm.DB { return tx.db.Where("customer_id = ? AND user_id = ?", t.CustomerID, t.UserID).Order("id") }
+	for known := -1; ; {
+		var all, live []Token
+		err = own().Select("id", "parent_id", "revoked_at", "revocation_tx", "barred_at", "bar_tx").Find(&all).Error
+		if err == nil {
+			err = own().Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").Where(liveToken, tx.Now).Find(&live).Error
+		}
+		if err != nil {
+			return nil, last, err
+		}
+		madeWith := map[string][]Token{}
+		for _, other := range all {
+			madeWith[other.ParentID] = append(madeWith[other.ParentID], other)
+		}
+		made = nil
+		for family := []Token{t}; len(family) > 0; family = family[1:] {
+			next := madeWith[family[0].ID]
+			for _, other := range next {
+				if at := slices.IndexFunc(live, func(l Token) bool { return l.ID == other.ID }); at >= 0 {
+					made = append(made, live[at])
+				} else if stop := other.Stop(); stop.Tx > last.Tx {
+					last = stop
+				}
+			}
+			family = append(family, next...)
+		}
+		if len(made) == known {
+			return made, last, nil
+		}
+		known = len(made)
+	}
 }
 
 // lockToken returns an API key, which no other transaction can change or act with until this one ends: ErrNotFound.

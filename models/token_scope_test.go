@@ -120,6 +120,34 @@ func TestABarredTokenStaysBarred(t *testing.T) {
 	})
 }
 
+func TestShortLivedTokensAreBounded(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.joins(web)
+		_, err := f.token("", "01A", 0, web)
+		require.NoError(t, err)
+		// Each has made the next one and has expired, but the last.
+		require.NoError(t, models.Exec(t.Context(), f.Store, `INSERT INTO api_tokens (id, hash, customer_id, project_id, user_id, created_at, expires_at, parent_id)
+WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 998)
+SELECT 'n' || i, hash, customer_id, project_id, user_id, created_at, 1, CASE i WHEN 1 THEN id ELSE 'n' || (i - 1) END FROM n JOIN api_tokens ON id = '01A'`))
+		last, err := f.token("", "01B", 0, web)
+		require.NoError(t, err)
+		require.NoError(t, models.Exec(t.Context(), f.Store, `UPDATE api_tokens SET parent_id = 'n998' WHERE id = '01B'`))
+		_, err = f.token("", "01C", 0, web)
+		require.ErrorIs(t, err, models.ErrQuotaExceeded, "the 1,001st of a day")
+		require.NoError(t, f.Transact(t.Context(), func(tx *models.Tx) error {
+			got, stop, err := tx.RevokeOwnToken(models.Caller{CustomerID: acme, ProjectID: web, UserID: "mia"}, "01A", true, f.tokenEvent)
+			require.NotZero(t, got.RevokedAt)
+			require.NotZero(t, stop.Tx)
+			return err
+		}))
+		_, err = f.Role(t.Context(), last, now())
+		require.ErrorIs(t, err, models.ErrSessionEnded, "the last of the line")
+		require.NoError(t, models.Exec(t.Context(), f.Store, `UPDATE api_tokens SET created_at = created_at - 86400000000`))
+		_, err = f.token("", "01C", 0, web)
+		require.NoError(t, err, "a day later")
+	})
+}
+
 func TestATokenManagesOnlyWhatItMayActAs(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.joins(web, "ios")
