@@ -129,9 +129,11 @@ func (tx *Tx) RestoreMember(customerID, projectID, userID string, event Event) (
 		return Member{}, r, err
 	}
 	r.Keys, err = tx.exec(`UPDATE ai_keys SET disabled_at = 0, disabled_by = '', disabled_tx = 0, revision = revision + 1
-WHERE removal_id = $1 AND revoked_at = 0 AND disabled_tx = $2`, []any{r.ID, r.Tx})
+WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 AND removal_id = $1 AND revoked_at = 0 AND disabled_tx = $2`,
+		[]any{r.ID, r.Tx, r.CustomerID, r.ProjectID, r.UserID})
 	if err == nil {
-		_, err = tx.exec(`UPDATE ai_keys SET removal_id = '' WHERE removal_id = $1`, []any{r.ID})
+		_, err = tx.exec(`UPDATE ai_keys SET removal_id = '' WHERE customer_id = $2 AND project_id = $3 AND user_id = $4 AND removal_id = $1`,
+			[]any{r.ID, r.CustomerID, r.ProjectID, r.UserID})
 	}
 	if err != nil {
 		return Member{}, r, err
@@ -213,7 +215,9 @@ func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key)
 		return err
 	}
 	var keys []Key
-	if err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("envelope").Where("removal_id = ?", id).Order("id").Find(&keys).Error; err != nil {
+	if err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("envelope").
+		Where("customer_id = ? AND project_id = ? AND user_id = ? AND removal_id = ?", found.CustomerID, found.ProjectID, found.UserID, id).
+		Order("id").Find(&keys).Error; err != nil {
 		return err
 	}
 	for i := range keys {
@@ -221,7 +225,9 @@ func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key)
 			return err
 		}
 	}
-	if _, err := tx.exec(`UPDATE ai_keys SET envelope = $1, kek_id = '' WHERE removal_id = $2`, []any{[]byte{}, id}); err != nil {
+	_, err = tx.exec(`UPDATE ai_keys SET envelope = $1, kek_id = '' WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 AND removal_id = $2`,
+		[]any{[]byte{}, id, found.CustomerID, found.ProjectID, found.UserID})
+	if err != nil {
 		return err
 	}
 	return tx.closeRemoval(&open[0])
@@ -238,9 +244,13 @@ type Impact struct {
 	TokensHere, TokensElsewhere int
 	// OwnKeys counts their own keys by provider.
 	OwnKeys map[string]int
-	// Registered are the project-level keys that they registered, whose secrets they may know.
-	Registered []Key
+	// Registered are the first of the RegisteredKeys project-level keys that they registered, whose secrets they may know: ids and providers.
+	Registered     []Key
+	RegisteredKeys int64
 }
+
+// maxListed is how many keys an Impact lists.
+const maxListed = 1000
 
 // RemovalImpact returns what the removal of a member would do: ErrNotFound. The caller must check that the user is an owner.
 func (s *Store) RemovalImpact(ctx context.Context, customerID, projectID, userID string, now int64) (Impact, error) {
@@ -274,13 +284,21 @@ func removalImpact(db *gorm.DB, customerID, projectID, userID string, now int64)
 			i.TokensElsewhere++
 		}
 	}
-	var own []Key
-	if err := project().Omit("envelope").Where("user_id = ? AND revoked_at = 0", userID).Find(&own).Error; err != nil {
+	var own []struct {
+		Provider string
+		Keys     int
+	}
+	err := project().Model(&Key{}).Where("user_id = ? AND revoked_at = 0", userID).Select("provider, COUNT(*) AS keys").Group("provider").Find(&own).Error
+	if err != nil {
 		return i, err
 	}
 	for _, k := range own {
-		i.OwnKeys[k.Provider]++
+		i.OwnKeys[k.Provider] = k.Keys
 	}
-	err := project().Omit("envelope").Where("user_id = '' AND created_by = ? AND revoked_at = 0", userID).Order("id").Find(&i.Registered).Error
+	registered := project().Model(&Key{}).Where("user_id = '' AND created_by = ? AND revoked_at = 0", userID)
+	if err := registered.Session(&gorm.Session{}).Count(&i.RegisteredKeys).Error; err != nil {
+		return i, err
+	}
+	err = registered.Select("id", "provider").Order("id").Limit(maxListed).Find(&i.Registered).Error
 	return i, err
 }

@@ -79,6 +79,21 @@ func TestARemovalSuspendsAndOnlyItsUndoingRestores(t *testing.T) {
 	})
 }
 
+func TestAnImpactListsAtMost1000Keys(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.joins(web)
+		_, err := f.token("", "01A", 0, web) // its hash is bytes for the envelopes
+		require.NoError(t, err)
+		require.NoError(t, models.Exec(t.Context(), f.Store, `INSERT INTO ai_keys (id, customer_id, project_id, user_id, provider, name, display_suffix, version, envelope,
+kek_id, created_at, created_by) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001)
+SELECT 'byok_' || i, 'acme', 'web', '', 'openai', 'key-' || i, 'abcd', 1, hash, 'local:0', 1, 'mia' FROM n JOIN api_tokens ON api_tokens.id = '01A'`))
+		impact, err := f.RemovalImpact(t.Context(), acme, web, "mia", now())
+		require.NoError(t, err)
+		require.Len(t, impact.Registered, 1000)
+		require.Equal(t, int64(1001), impact.RegisteredKeys)
+	})
+}
+
 func TestUndoingARemovalResurrectsNothing(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.joins(web, "ios")

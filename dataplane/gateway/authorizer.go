@@ -87,7 +87,10 @@ func (a *Authorizer) authorize(ctx context.Context, peer string, head Head) (Gra
 	}
 	use := appendUse(nil, key, method, netaddr.Client(peer, head.Header["X-Forwarded-For"], a.proxies))
 	if err != nil && key == nil {
-		return Grant{}, a.Refuse(ctx, started, loggedProvider(head.Provider, err), err)
+		return Grant{}, a.Refuse(ctx, started, loggedProvider(head.Provider, err), err, use...)
+	}
+	if send.operation != "" {
+		use = append(use, slog.String("operation", send.operation))
 	}
 	err = asLimit(key, err)
 	a.resolver.CountUse(key, err != nil)
@@ -147,7 +150,7 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	for i := range head.Paths {
 		atThis, err := head.checkPath(i, to)
 		if err != nil {
-			return key, send, "", err
+			return key, atThis, "", err
 		}
 		if i > 0 && (atThis.header != send.header || atThis.value != send.value) {
 			return key, send, "", errNoPath // the caller may have chosen one of them
@@ -169,10 +172,11 @@ func (a *Authorizer) count(key *dataplane.Key) error {
 	return err
 }
 
-// sending is how a request is sent: the header that carries the key, and where to.
+// sending is how a request is sent: the header that carries the key, where to, and the class of its operation.
 type sending struct {
 	header, value string
 	base, url     *url.URL
+	operation     string
 }
 
 // checkPath checks whether a key may serve a request for one of its paths, and returns how to send it there.
@@ -181,7 +185,7 @@ func (h *Head) checkPath(i int, to destination) (send sending, err error) {
 	if err != nil {
 		return send, err
 	}
-	if _, err := checkOperation(to, target); err != nil {
+	if send.operation, err = checkOperation(to, target); err != nil {
 		return send, err
 	}
 	inBody, err := checkRestrictions(to, target, h.Header, h.queryOf(i))

@@ -100,22 +100,21 @@ func (g *Gateway) record(r *http.Request, p *proxiedRequest) {
 	g.log.LogAttrs(ctx, level, "request", attrs...)
 }
 
-// appendUse appends what a log line says about who used a key, and from where: nothing without a key.
+// appendUse appends what a log line says about a request: from where it came, and, if there is a key for it, who used that.
 func appendUse(attrs []slog.Attr, key *dataplane.Key, method string, client netip.Addr) []slog.Attr {
-	if key == nil {
-		return attrs
+	if key != nil {
+		attrs = append(attrs,
+			slog.String("key_id", key.ID), slog.String("reason", key.Reason),
+			slog.String("customer_id", key.CustomerID), slog.String("project_id", key.ProjectID))
+		if key.Caller != nil {
+			attrs = append(attrs, slog.String("user_id", key.Caller.UserID))
+			if key.Caller.TokenID != "" {
+				attrs = append(attrs, slog.String("token_id", key.Caller.TokenID))
+			}
+		}
 	}
-	attrs = append(attrs,
-		slog.String("key_id", key.ID), slog.String("reason", key.Reason),
-		slog.String("customer_id", key.CustomerID), slog.String("project_id", key.ProjectID))
 	if client.IsValid() { // a proxy on a unix socket may not say
 		attrs = append(attrs, slog.String("client", client.String()))
-	}
-	if key.Caller != nil {
-		attrs = append(attrs, slog.String("user_id", key.Caller.UserID))
-		if key.Caller.TokenID != "" {
-			attrs = append(attrs, slog.String("token_id", key.Caller.TokenID))
-		}
 	}
 	switch method {
 	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS": // others could be any text

@@ -97,7 +97,10 @@ func (l leakSearch) check(ctx context.Context, values []string) error {
 	return nil
 }
 
-// run returns the matches by the places of their values. All values are looked up in one query, whether they match or not.
+// maxMatches is how many matches an answer has: one key may match many values. What is revoked does not depend on it.
+const maxMatches = 1000
+
+// run returns the first matches by the places of their values. All values are looked up in one query, whether they match or not.
 func (l leakSearch) run(ctx context.Context, values []string) ([]gen.LeakMatch, error) {
 	key, err := l.keyset.Fingerprints(ctx)
 	if err != nil {
@@ -131,8 +134,9 @@ func (l leakSearch) run(ctx context.Context, values []string) ([]gen.LeakMatch, 
 			return nil, err
 		}
 		for _, match := range append(keys, tokens...) {
-			match.Index = i
-			matches = append(matches, match)
+			if match.Index = i; len(matches) < maxMatches {
+				matches = append(matches, match)
+			}
 		}
 	}
 	return matches, nil

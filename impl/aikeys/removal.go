@@ -98,7 +98,7 @@ func (s *server) GetMemberImpact(ctx context.Context, req gen.GetMemberImpactReq
 func (s *server) wireImpact(i models.Impact) gen.MemberImpactResponse {
 	wire := gen.MemberImpactResponse{
 		Member: wireMember(i.Member), LastOwner: i.LastOwner, Stops: gen.ImpactStops{Tokens: i.TokensHere + i.TokensElsewhere},
-		Stays: gen.ImpactStays{TokensElsewhere: i.TokensElsewhere, ProjectKeys: len(i.Registered)}, AtProviders: []gen.ImpactAtProvider{},
+		Stays: gen.ImpactStays{TokensElsewhere: i.TokensElsewhere, ProjectKeys: int(i.RegisteredKeys)}, AtProviders: []gen.ImpactAtProvider{},
 	}
 	registered := map[string][]string{}
 	for _, k := range i.Registered {

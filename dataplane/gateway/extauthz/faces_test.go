@@ -229,11 +229,20 @@ func TestLogSaysWhoUsedAKey(t *testing.T) {
 	for _, line := range lines {
 		for _, attribute := range []string{
 			`"customer_id":"acme"`, `"project_id":"chat"`, `"user_id":"bob"`, `"token_id":"ak_bob"`, `"key_id":"` + key.ID + `"`, `"method":"POST"`, `"client":"`,
+			`"operation":"inference"`,
 		} {
 			require.Contains(t, line, attribute)
 		}
 	}
 	require.Equal(t, 2, strings.Count(log.String(), `"client":"198.51.100.7"`))
-	require.Contains(t, log.String(), `"operation":"inference"`)
 	require.Contains(t, log.String(), `"upstream":`)
+
+	r := httptest.NewRequest(http.MethodPost, "/openai/chat", nil)
+	r.Header.Set("Authorization", "Bearer another")
+	proxy.ServeHTTP(httptest.NewRecorder(), r)
+	lines = strings.Split(strings.TrimSpace(log.String()), "\n")
+	refused := lines[len(lines)-1]
+	for _, attribute := range []string{`"method":"POST"`, `"client":"192.0.2.1"`, `"cause":"`} {
+		require.Contains(t, refused, attribute)
+	}
 }
