@@ -1379,7 +1379,7 @@ type ImpactAtProvider struct {
 	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider Provider `json:"provider"`
 
-	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know.
+	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know, at most 1,000 in all.
 	ReplaceKeys []string `json:"replace_keys"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1700,7 +1700,7 @@ type LeakMatchState string
 
 // LeaksResponse What matches the values of the request.
 type LeaksResponse struct {
-	// Matches The matches, by the place of their value in the request; at most 1,000 of keys, active ones first.
+	// Matches The first 1,000 matches, by the place of their value in the request, those of active keys first.
 	Matches []LeakMatch `json:"matches"`
 
 	// Unknown What the answer holds beyond these fields.

@@ -712,7 +712,7 @@ class ImpactAtProvider(Model):
 
     replace_keys: list[str]
     """
-    The project-level keys that they registered, and whose secrets they may know.
+    The project-level keys that they registered, and whose secrets they may know, at most 1,000 in all.
     """
 
 
@@ -1163,7 +1163,7 @@ class LeaksResponse(Model):
 
     matches: list[LeakMatch]
     """
-    The matches, by the place of their value in the request; at most 1,000 of keys, active ones first.
+    The first 1,000 matches, by the place of their value in the request, those of active keys first.
     """
 
 

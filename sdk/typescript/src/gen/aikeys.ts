@@ -1327,7 +1327,7 @@ export interface components {
         };
         /** @description What matches the values of the request. */
         LeaksResponse: {
-            /** @description The matches, by the place of their value in the request; at most 1,000 of keys, active ones first. */
+            /** @description The first 1,000 matches, by the place of their value in the request, those of active keys first. */
             matches: components["schemas"]["LeakMatch"][];
         };
         /** @description A key or an API key that has leaked. */
@@ -2220,7 +2220,7 @@ export interface components {
              * @description How many keys of their own they registered here.
              */
             own_keys: number;
-            /** @description The project-level keys that they registered, and whose secrets they may know. */
+            /** @description The project-level keys that they registered, and whose secrets they may know, at most 1,000 in all. */
             replace_keys: string[];
         };
         /** @description Members, sorted by user id. */
