@@ -389,7 +389,9 @@ func (tx *Tx) endTokens(t Token, cascade bool, end func(*Token) error) (Token, S
 // lockMadeWith returns the live tokens that were made with a locked one, in turn, and locks them; of those that are not live, it returns the
 // last end. It looks again until there are no more: one that was being made while it looked is found once the token that makes it is locked.
 func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
-	own := func() *gorm.DB { return tx.db.Where("customer_id = ? AND user_id = ?", t.CustomerID, t.UserID).Order("id") }
+	own := func() *gorm.DB {
+		return tx.db.Where("customer_id = ? AND user_id = ?", t.CustomerID, t.UserID).Order("id")
+	}
 	for known := -1; ; {
 		var all, live []Token
 		err = own().Select("id", "parent_id", "revoked_at", "revocation_tx", "barred_at", "bar_tx").Find(&all).Error
