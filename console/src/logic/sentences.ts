@@ -10,6 +10,7 @@ const reasons: Record<string, string> = {
   blocked: 'the provider refuses this network or region', unknown_answer: 'the answer was not understood',
   clock: 'the clock of this service is not the provider’s',
   unsupported: 'there is no test for this provider', busy: 'too many tests are in progress', off: 'this service makes no tests',
+  no_data_plane: 'no data plane that makes tests took it', any_key: 'the server accepts a made-up key too',
   external_id: 'the role can be assumed without the external ID',
 };
 
