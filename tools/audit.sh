@@ -72,7 +72,7 @@ for p in json.load(open(sys.argv[1]))["dependencies"]: print(p.get("skip_reason"
   report "Python: $1" "$outcome"
 }
 
-for module in . sdk/go; do
+for module in . sdk/go deploy/helm/test tools/localkms; do
   audit_go "$module/go.mod" -C "$module" ./...
 done
 for tool in govulncheck cyclonedx-gomod oasdiff golangci-lint gotestsum; do

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
@@ -138,8 +139,11 @@ func (s *config) keysetPath() (path string, ok bool) {
 
 // openSealer opens the sealer, and behind it the old sealers, which open what it has not sealed. It creates a missing keyset
 // file, except for old sealers, and connects to nothing. It adds to closers what closes the sealers. A process that only seals has no
-// use for the old ones.
+// use for the old ones. From here on the process's memory is hidden.
 func (s *config) openSealer(log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
+	if err := cli.HideMemory(); err != nil {
+		return nil, err
+	}
 	texts := []string{s.Sealer}
 	if s.keysetUse() != keysetcheck.SealOnly {
 		texts = append(texts, s.SealerOld...)

@@ -105,9 +105,6 @@ type service struct {
 // newService binds the listeners first, so that a taken address is reported before anything is touched. Then it opens what
 // the service needs and makes its servers. It waits for nothing: the database may be down.
 func (p *program) newService(ctx context.Context, cfg *config, command string) (*service, error) {
-	if err := cli.HideMemory(); err != nil {
-		return nil, err
-	}
 	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv, prepared: make(chan struct{}),
 		process: models.Process{Operator: cli.Operator(p.Getenv), Command: command},
 		notified: prometheus.NewGauge(prometheus.GaugeOpts{

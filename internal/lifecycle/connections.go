@@ -21,6 +21,9 @@ const (
 	strangerIdle = 10 * time.Second
 	// hostShare is the part of a listener's places that strangers from one address may have.
 	hostShare = 4
+	// connectionLife is how long a connection takes requests. After that, the next answer ends it: clients that keep their connections
+	// find other replicas, and show their certificates again.
+	connectionLife = time.Hour
 	// shedLogInterval is the least time between two log lines about connections that were closed for newcomers.
 	shedLogInterval = time.Minute
 )
@@ -115,6 +118,23 @@ type connection struct {
 	place, placeOfHost        *list.Element // in strangers or resting, and in ofHosts
 	idle                      *time.Timer   // closes a stranger without requests; nil before the first one has ended
 	framing                   framing
+	accepted                  time.Time
+}
+
+// checkConnection answers 400 to ambiguous requests, and closes their connection. It closes one whose life has ended with the answer.
+func checkConnection(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, ok := r.Context().Value(connectionKey{}).(*connection)
+		isAmbiguous := ok && c.framing.ambiguous.Load()
+		if isAmbiguous || ok && time.Since(c.accepted) > connectionLife {
+			w.Header().Set("Connection", "close")
+		}
+		if isAmbiguous {
+			http.Error(w, "400 Bad Request: its length is ambiguous", http.StatusBadRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Accept implements net.Listener.
@@ -133,7 +153,7 @@ func (p *pool) Accept() (net.Conn, error) {
 }
 
 func (p *pool) newConnection(accepted net.Conn) *connection {
-	c := &connection{Conn: accepted, pool: p}
+	c := &connection{Conn: accepted, pool: p, accepted: time.Now()}
 	address := netaddr.Parse(accepted.RemoteAddr().String())
 	c.isProxy = slices.ContainsFunc(p.TrustedProxies, func(n netip.Prefix) bool { return n.Contains(address) })
 	if !c.isProxy && address.IsValid() && !address.IsLoopback() {

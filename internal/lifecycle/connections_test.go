@@ -197,7 +197,7 @@ func TestStrangersOfAnAddressHaveABound(t *testing.T) {
 	}
 }
 
-func TestStrangersAreIdleForTenSeconds(t *testing.T) {
+func TestConnectionsEndInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		listener := fakeListener{make(chan net.Conn), make(chan struct{})}
 		serveConnections(t, listener, nil, Connections{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, io.Discard)
@@ -219,6 +219,17 @@ func TestStrangersAreIdleForTenSeconds(t *testing.T) {
 			require.True(t, isClosed(conn))
 			require.Equal(t, tc.lasts, time.Since(began), name)
 		}
+
+		conn, began := listener.connect("192.0.2.7:99"), time.Now()
+		for time.Since(began) < connectionLife {
+			require.Equal(t, 200, statusOf(conn, asOwner))
+			time.Sleep(30 * time.Second)
+		}
+		time.Sleep(time.Second)
+		require.Equal(t, 200, statusOf(conn, asOwner), "the last one")
+		ended := time.Now()
+		require.True(t, isClosed(conn))
+		require.Less(t, time.Since(ended), time.Second, "the answer ended the connection")
 	})
 }
 

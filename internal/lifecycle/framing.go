@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"bytes"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -142,16 +141,4 @@ func (f *framing) endBytes() {
 		return
 	}
 	f.part = requestLine
-}
-
-// refuseAmbiguous answers 400 to ambiguous requests, and closes their connection.
-func refuseAmbiguous(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := r.Context().Value(connectionKey{}).(*connection); ok && c.framing.ambiguous.Load() {
-			w.Header().Set("Connection", "close")
-			http.Error(w, "400 Bad Request: its length is ambiguous", http.StatusBadRequest)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }

@@ -65,7 +65,7 @@ func NewServer(cfg ServerConfig) *Server {
 		s.upgraded = new(sync.WaitGroup)
 	}
 	s.http.BaseContext = func(net.Listener) context.Context { return requests }
-	s.http.Handler = refuseAmbiguous(cfg.HTTP.Handler)
+	s.http.Handler = checkConnection(cfg.HTTP.Handler)
 	s.http.ConnState = pool.follow
 	inner := cfg.HTTP.ConnContext
 	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
