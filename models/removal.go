@@ -87,7 +87,7 @@ func (tx *Tx) suspendKeys(r Removal) (int64, error) {
 func (tx *Tx) suspendTokens(r Removal) (IDSet, error) {
 	var tokens []Token
 	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").
-		Where("customer_id = ? AND user_id = ?", r.CustomerID, r.UserID).Where(liveToken, tx.Now).Order("id").Find(&tokens).Error
+		Where("customer_id = ? AND user_id = ?", r.CustomerID, r.UserID).Where(whereLive, tx.Now).Order("id").Find(&tokens).Error
 	if err != nil {
 		return "", err
 	}
@@ -272,7 +272,7 @@ func removalImpact(db *gorm.DB, customerID, projectID, userID string, now int64)
 	}
 	i.LastOwner = i.Member.Role == RoleOwner && owners == 1
 	var tokens []Token
-	if err := db.Omit("hash").Where("customer_id = ? AND user_id = ?", customerID, userID).Where(liveToken, now).Find(&tokens).Error; err != nil {
+	if err := db.Omit("hash").Where("customer_id = ? AND user_id = ?", customerID, userID).Where(whereLive, now).Find(&tokens).Error; err != nil {
 		return i, err
 	}
 	for _, t := range tokens {

@@ -266,8 +266,8 @@ func (tx *Tx) FitToken(c Caller, t *Token, hasEnd bool) error {
 	return nil
 }
 
-// liveToken is the condition of a live token at a time.
-const liveToken = "revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)"
+// whereLive is the condition of a live API key at a time.
+const whereLive = "revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)"
 
 // MaxTokensADay is how many API keys a user can make within 24 hours, live or not: those that end after a moment stay in the table.
 const MaxTokensADay = 1000
@@ -296,7 +296,7 @@ func (tx *Tx) CreateOwnToken(c Caller, t Token, quota int64) error {
 		return tx.db.Model(&Token{}).Where("customer_id = ? AND user_id = ?", c.CustomerID, c.UserID)
 	}
 	var live, recent int64
-	if err := own().Where(liveToken, tx.Now).Count(&live).Error; err != nil {
+	if err := own().Where(whereLive, tx.Now).Count(&live).Error; err != nil {
 		return err
 	}
 	if err := own().Where("created_at > ?", tx.Now-(24*time.Hour).Microseconds()).Count(&recent).Error; err != nil {
@@ -396,7 +396,7 @@ func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
 		var all, live []Token
 		err = own().Select("id", "parent_id", "revoked_at", "revocation_tx", "barred_at", "bar_tx").Find(&all).Error
 		if err == nil {
-			err = own().Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").Where(liveToken, tx.Now).Find(&live).Error
+			err = own().Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").Where(whereLive, tx.Now).Find(&live).Error
 		}
 		if err != nil {
 			return nil, last, err
