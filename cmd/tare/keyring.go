@@ -63,6 +63,8 @@ func (systemKeyring) Delete(service, account string) error { return keyring.Dele
 
 // keyringItem is what the keyring holds of a profile.
 type keyringItem struct {
+	// BaseURL is the only service that the rest is for. Copies of profiles.json share an item, and each may log in elsewhere.
+	BaseURL      string      `json:"base_url"`
 	APIKey       secret.Text `json:"api_key,omitzero"`
 	RefreshToken secret.Text `json:"refresh_token,omitzero"`
 }
@@ -189,12 +191,12 @@ func (p *program) readKeyring(one *profile) error {
 		text, err = p.keyring.Get(keyringService, one.Keyring)
 		return err
 	})
-	if err == nil && json.Unmarshal([]byte(text), &item) != nil {
+	if err == nil && (json.Unmarshal([]byte(text), &item) != nil || !isSameAddress(item.BaseURL, one.BaseURL)) {
 		err = keyring.ErrNotFound
 	}
 	switch {
 	case errors.Is(err, keyring.ErrNotFound):
-		return hintedError{errNotLoggedIn, fmt.Sprintf("The system's keyring no longer has the item %q of %s.", one.Keyring, keyringService)}
+		return hintedError{errNotLoggedIn, fmt.Sprintf("The system's keyring no longer has the item %q of %s for %s.", one.Keyring, keyringService, one.BaseURL)}
 	case err != nil:
 		return hintedError{fmt.Errorf("%w: %w", errKeyringUnreadable, err),
 			"Unlock the keyring and try again, or log in again without it: " + keyringVariable + "=off tare login"}

@@ -74,7 +74,7 @@ func TestMoveToKeyring(t *testing.T) {
 			require.Equal(t, want.APIKey.Reveal(), got.APIKey.Reveal(), name)
 			require.Equal(t, want.SignIn.RefreshToken.Reveal(), got.SignIn.RefreshToken.Reveal(), name)
 		}
-		whole := profile{Keyring: "old", APIKey: token, SignIn: &signIn{RefreshToken: refresh}}
+		whole := profile{BaseURL: "https://a.example", Keyring: "old", APIKey: token, SignIn: &signIn{RefreshToken: refresh}}
 		one := whole
 		err := p.moveToKeyring("prod", &one)
 		require.Equal(t, c.storedIn, one.storedIn(), name)
@@ -92,6 +92,9 @@ func TestMoveToKeyring(t *testing.T) {
 		require.Equal(t, refresh.Reveal(), whole.SignIn.RefreshToken.Reveal(), "it is in use")
 		require.NoError(t, p.readKeyring(&one), name)
 		requireSame(whole, one)
+		elsewhere := profile{BaseURL: "https://b.example", Keyring: one.Keyring, SignIn: &signIn{}}
+		require.ErrorIs(t, p.readKeyring(&elsewhere), errNotLoggedIn, name)
+		require.Empty(t, elsewhere.keyringItem().APIKey.Reveal()+elsewhere.keyringItem().RefreshToken.Reveal(), "they are for another service")
 		fake.err = errors.New("it is locked now")
 		one.SignIn.RefreshToken = secret.Text{}
 		require.ErrorContains(t, p.readKeyring(&one), "can't be read: it is locked now", name)

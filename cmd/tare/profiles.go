@@ -47,7 +47,7 @@ type profile struct {
 
 // keyringItem returns what the keyring can hold of the profile.
 func (one profile) keyringItem() keyringItem {
-	item := keyringItem{APIKey: one.APIKey}
+	item := keyringItem{BaseURL: one.BaseURL, APIKey: one.APIKey}
 	if one.SignIn != nil {
 		item.RefreshToken = one.SignIn.RefreshToken
 	}
