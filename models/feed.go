@@ -102,6 +102,7 @@ type EventState struct {
 	OnBadKey           OnBadKey            `json:"on_bad_key,omitempty"`
 	OnLimited          OnLimited           `json:"on_limited,omitempty"`
 	Operations         Operations          `json:"operations,omitempty"`
+	RemovalGraceDays   *int                `json:"removal_grace_days,omitempty"`
 	Verdict            string              `json:"verdict,omitempty"`
 	Reason             string              `json:"reason,omitempty"`
 	Forced             bool                `json:"forced,omitempty"`

@@ -2,7 +2,9 @@ package models
 
 import (
 	"context"
+	"time"
 
+	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 )
 
@@ -52,12 +54,25 @@ type Policy struct {
 	OnBadKey           OnBadKey
 	OnLimited          OnLimited
 	Operations         Operations
-	UpdatedAt          int64 `gorm:"autoUpdateTime:false"`
-	UpdatedBy          string
+	// RemovalGraceDays is for how many days the removal of a member can be undone if it does not say; nil is the default. Fetch does not read it.
+	RemovalGraceDays *int
+	UpdatedAt        int64 `gorm:"autoUpdateTime:false"`
+	UpdatedBy        string
 }
 
 // TableName is the table's name.
 func (Policy) TableName() string { return "project_policies" }
+
+// RemovalGrace is how long the removal of a member can be undone if it does not say.
+func (p Policy) RemovalGrace() time.Duration {
+	days := defaultRemovalGraceDays
+	if p.RemovalGraceDays != nil {
+		days = *p.RemovalGraceDays
+	}
+	return time.Duration(days) * 24 * time.Hour
+}
+
+const defaultRemovalGraceDays = 30
 
 // For returns the choice on members' own keys of one provider.
 func (p Policy) For(provider string) UserKeys {
@@ -79,10 +94,15 @@ func DefaultPolicy(customerID, projectID string) Policy {
 func (s *Store) Policy(ctx context.Context, c Caller) (Policy, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	p, err := policyOf(s.orm(ctx), c.CustomerID, c.ProjectID)
+	return p, s.classify(err)
+}
+
+func policyOf(db *gorm.DB, customerID, projectID string) (Policy, error) {
 	var rows []Policy
-	err := s.orm(ctx).Where("customer_id = ? AND project_id = ?", c.CustomerID, c.ProjectID).Limit(1).Find(&rows).Error
+	err := db.Where("customer_id = ? AND project_id = ?", customerID, projectID).Limit(1).Find(&rows).Error
 	if err != nil || len(rows) == 0 {
-		return DefaultPolicy(c.CustomerID, c.ProjectID), s.classify(err)
+		return DefaultPolicy(customerID, projectID), err
 	}
 	return rows[0], nil
 }
@@ -91,6 +111,7 @@ func (s *Store) Policy(ctx context.Context, c Caller) (Policy, error) {
 func (p Policy) state() *EventState {
 	return &EventState{
 		UserKeys: p.UserKeys, UserKeysByProvider: p.UserKeysByProvider, OnBadKey: p.OnBadKey, OnLimited: p.OnLimited, Operations: p.Operations,
+		RemovalGraceDays: p.RemovalGraceDays,
 	}
 }
 
@@ -99,8 +120,8 @@ func (tx *Tx) SetPolicy(p *Policy, by string, event Event) error {
 	if err := tx.lockProject(p.CustomerID, p.ProjectID); err != nil {
 		return err
 	}
-	before := DefaultPolicy(p.CustomerID, p.ProjectID)
-	if err := tx.db.Where("customer_id = ? AND project_id = ?", p.CustomerID, p.ProjectID).Limit(1).Find(&before).Error; err != nil {
+	before, err := policyOf(tx.db, p.CustomerID, p.ProjectID)
+	if err != nil {
 		return err
 	}
 	event.Before, event.After = before.state(), p.state()

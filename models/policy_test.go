@@ -18,6 +18,7 @@ func TestAPolicyIsReadAsItWasWritten(t *testing.T) {
 		require.Equal(t, models.DefaultPolicy(acme, web), read())
 		for _, written := range []models.Policy{
 			{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysForbid, OnBadKey: models.OnBadKeyNextKey, OnLimited: models.OnLimitedNextKey, Operations: models.OperationsAll,
+				RemovalGraceDays:   new(0),
 				UserKeysByProvider: map[string]models.UserKeys{"openai": models.UserKeysRequire}},
 			{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysAllow, OnBadKey: models.OnBadKeyFail, OnLimited: models.OnLimitedFail, Operations: models.OperationsInference,
 				UserKeysByProvider: map[string]models.UserKeys{}},

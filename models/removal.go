@@ -2,7 +2,6 @@ package models
 
 import (
 	"context"
-	"time"
 
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
@@ -37,7 +36,7 @@ func (Removal) TableName() string { return "member_removals" }
 func (r Removal) Stop() Stop { return Stop{EventMemberRemoved, r.UserID, r.CustomerID, r.Tx} }
 
 // SuspendMember removes a member, and suspends their own keys and API keys in the project, so that adding the member again brings nothing back.
-// Data planes learn of it from the event. r has its ID, the member, and until when the removal can be undone. Errors: ErrNotFound, ErrLastOwner.
+// Data planes learn of it from the event. r has its ID, the member, and until when the removal can be undone; zero is as the project's policy says. Errors: ErrNotFound, ErrLastOwner.
 func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if err := tx.lockProject(r.CustomerID, r.ProjectID); err != nil {
 		return r, err
@@ -50,6 +49,13 @@ func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 		return r, ErrNotFound
 	}
 	r.Role, r.RemovedAt, r.RemovedBy = before.Role, tx.Now, event.ActorUserID
+	if r.RestoreUntil == 0 {
+		policy, err := policyOf(tx.db, r.CustomerID, r.ProjectID)
+		if err != nil {
+			return r, err
+		}
+		r.RestoreUntil = tx.Now + policy.RemovalGrace().Microseconds()
+	}
 	if err := tx.queryRow(`SELECT `+tx.number, nil, &r.Tx); err != nil {
 		return r, err
 	}
@@ -232,9 +238,6 @@ func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key)
 	}
 	return tx.closeRemoval(&open[0])
 }
-
-// RemovalGrace is how long a removal can be undone if the request does not say.
-const RemovalGrace = 30 * 24 * time.Hour
 
 // Impact is what the removal of a member would do.
 type Impact struct {

@@ -79,6 +79,29 @@ func TestARemovalSuspendsAndOnlyItsUndoingRestores(t *testing.T) {
 	})
 }
 
+func TestARemovalHasTheProjectsGrace(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		const day = 24 * time.Hour
+		f.joins(web)
+		suspend := func(until int64) time.Duration {
+			r := f.suspend(until)
+			require.NoError(t, f.setMember("mia", models.RoleMember))
+			return time.Duration(r.RestoreUntil-r.RemovedAt) * time.Microsecond
+		}
+		require.Equal(t, 30*day, suspend(0), "without a policy")
+		for _, row := range []struct {
+			days *int
+			want time.Duration
+		}{{new(365), 365 * day}, {nil, 30 * day}, {new(0), 0}} {
+			policy := models.DefaultPolicy(acme, web)
+			policy.RemovalGraceDays = row.days
+			f.transact(func(tx *models.Tx) error { return tx.SetPolicy(&policy, "olga", f.event(models.EventPolicySet)) })
+			require.Equal(t, row.want, suspend(0))
+		}
+		require.InDelta(t, time.Hour, suspend(now()+time.Hour.Microseconds()), float64(time.Minute), "the removal's own comes before the policy's")
+	})
+}
+
 func TestAnImpactListsAtMost1000Keys(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.joins(web)

@@ -99,8 +99,9 @@ func (p *program) memberRemoveCommand() *cobra.Command {
 		Use:   "remove",
 		Short: "Remove a member from a project",
 		Long: `Removes a member from a project. Their API keys no longer open the project, and their own provider keys no longer
-serve: at the API from the next request on, at gateways within a second. Adding the user again brings neither back: for 30
-days an owner can undo the removal, then the keys are destroyed. The last owner can't be removed.`,
+serve: at the API from the next request on, at gateways within a second. Adding the user again brings neither back. An
+owner can undo the removal for the project's grace, 30 days unless its policy says otherwise; then the keys are destroyed.
+The last owner can't be removed.`,
 		Example: `  aikeysd admin member remove --customer acme --project chat --user bob`,
 	}
 	a := p.newProjectAdmin(cmd)
@@ -108,8 +109,7 @@ days an owner can undo the removal, then the keys are destroyed. The last owner 
 	var ids models.IDs
 	return a.command(cmd, nil, func(ctx context.Context) error {
 		err := a.store.Transact(ctx, func(tx *models.Tx) error {
-			removal := models.Removal{ID: ids.Next("", time.Now()), CustomerID: a.customer, ProjectID: a.project, UserID: a.user,
-				RestoreUntil: time.Now().Add(models.RemovalGrace).UnixMicro()}
+			removal := models.Removal{ID: ids.Next("", time.Now()), CustomerID: a.customer, ProjectID: a.project, UserID: a.user}
 			_, err := tx.SuspendMember(removal, a.operator.event(tx, models.EventMemberRemoved, a.member()))
 			return err
 		})

@@ -84,6 +84,7 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 	}
 	about := query(t, databaseOf(environ), `SELECT type, token_id FROM events WHERE type LIKE 'token.%' ORDER BY id DESC`)
 	require.Equal(t, [][]any{{"token.revoked", bob}, {"token.created", bob}, {"token.created", strings.Split(token, "_")[1]}}, about)
+	require.Equal(t, [][]any{{int64(30 * 24 * time.Hour / time.Microsecond)}}, query(t, databaseOf(environ), `SELECT restore_until - removed_at FROM member_removals`))
 	require.Equal(t, []string{
 		"token.revoked bob", "member.removed bob", "token.created bob", "member.set bob member", "token.created alice", "member.set alice owner",
 	}, got)

@@ -218,10 +218,19 @@ func formatPolicyChanges(before, after aikeysv1.EventState) (lines []string) {
 	add("on-bad-key", string(before.OnBadKey), string(after.OnBadKey))
 	add("on-limited", string(before.OnLimited), string(after.OnLimited))
 	add("operations", string(before.Operations), string(after.Operations))
+	add("removal-grace-days", formatDays(before.RemovalGraceDays), formatDays(after.RemovalGraceDays))
 	if len(lines) == 0 {
 		return []string{"unchanged"}
 	}
 	return lines
+}
+
+// formatDays returns a number of days, or nothing for nil.
+func formatDays(days *int) string {
+	if days == nil {
+		return ""
+	}
+	return strconv.Itoa(*days)
 }
 
 // formatChange returns "name: was → is", with none for an empty value, or "name: is" if nothing changed.

@@ -55,8 +55,8 @@ func TestEventsSayWhatAChangeChanged(t *testing.T) {
 	t.Cleanup(func() { u.runOK("api policy set --reset") })
 	last := func(eventType string) string { return u.run("api byok events --limit 1 --type " + eventType).stdout }
 	u.runOK("api policy set --reset")
-	u.runOK("api policy set --user-keys forbid --user-keys-for openai=allow --on-limited next_key --operations all")
-	require.Regexp(t, `user-keys: allow → forbid .*\n +user-keys-for openai: default → allow\n +on-limited: fail → next_key\n +operations: inference → all\n$`, last("policy.set"))
+	u.runOK("api policy set --user-keys forbid --user-keys-for openai=allow --on-limited next_key --operations all --removal-grace-days 0")
+	require.Regexp(t, `user-keys: allow → forbid .*\n +user-keys-for openai: default → allow\n +on-limited: fail → next_key\n +operations: inference → all\n +removal-grace-days: default → 0\n$`, last("policy.set"))
 	u.runOK("api policy set --on-bad-key next_key --user-keys-for openai=default")
 	require.Regexp(t, `user-keys-for openai: allow → default .*\n +on-bad-key: fail → next_key\n$`, last("policy.set"))
 	u.runOK("api policy set --on-bad-key next_key")

@@ -84,8 +84,8 @@ func (p *program) membersRemoveCommand() *cobra.Command {
 		Use:   "remove <user>",
 		Short: "Remove a member from the project, and wait until every data plane refuses them",
 		Long: `Removes a member from the project: their sessions lose access at once, and their own keys and API keys stop serving in it.
-For 30 days, or --grace-days, "tare api members restore" undoes that; then their own keys are destroyed. Adding them again
-brings nothing back. "tare api members impact" shows beforehand what stops. Takes an owner; the last owner can't be removed.
+"tare api members restore" undoes that for --grace-days, or else the project's grace: 30 days unless its policy says otherwise.
+Then their own keys are destroyed. Adding them again brings nothing back. "tare api members impact" shows beforehand what stops. Takes an owner; the last owner can't be removed.
 
 tare waits for the receipt, which is complete when all data planes have confirmed. If it is not complete within --wait, 30s
 at the most, the exit code is 8; the member is removed in any case.
@@ -97,7 +97,7 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.Flags().IntVar(&graceDays, "grace-days", 0, "how many `days`, at most 90, the removal can be undone; after 0 it can't (default 30)")
+	cmd.Flags().IntVar(&graceDays, "grace-days", 0, "how many `days`, at most 365, the removal can be undone; after 0 it can't (default the project's grace)")
 	completeNothingFor(cmd, "grace-days")
 	addReceiptWait(cmd, &wait)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -20,7 +21,7 @@ func (p *program) policyCommand() *cobra.Command {
 		Use:   "policy",
 		Short: "Show or change whose keys serve whom",
 		Long: "The project's policy: whether members' own keys serve them, what happens when a provider refuses a key or a key\n" +
-			"is at a limit, and which operations of providers the keys serve.",
+			"is at a limit, which operations of providers the keys serve, and for how long the removal of a member can be undone.",
 		Example: `  tare api policy get
   tare api policy set --user-keys forbid --user-keys-for openai=allow`,
 	}, p.policyGetCommand(), p.policySetCommand())
@@ -45,6 +46,7 @@ type policyChange struct {
 	onBadKey   aikeysv1.OnBadKey
 	onLimited  aikeysv1.OnLimited
 	operations aikeysv1.Operations
+	graceDays  *int
 	exceptions []string // PROVIDER=WORD
 	reset      bool
 }
@@ -71,13 +73,16 @@ an owner of the project.
   --on-limited     fail: callers get the 429 of a key that is at a limit, its provider's or its own. next_key: data planes
                    leave the key aside for a while, and the next key in order serves.
   --operations     inference: what administers the provider's account or makes further credentials is refused.
-                   all: that is served, too.`,
+                   all: that is served, too.
+  --removal-grace-days  for how many days "tare api members restore" undoes the removal of a member that does not say so
+                   itself; after 0 it can't`,
 		Example: `  tare api policy set --user-keys require --on-bad-key fail
   tare api policy set --user-keys-for openai=forbid --user-keys-for groq=default
   tare api policy set --operations all
   tare api policy set --reset`,
-		Args: cli.NoArguments("--user-keys", "--user-keys-for", "--on-bad-key", "--on-limited", "--operations", "--reset"),
+		Args: cli.NoArguments("--user-keys", "--user-keys-for", "--on-bad-key", "--on-limited", "--operations", "--removal-grace-days", "--reset"),
 	}
+	graceDays := 0
 	flags := cmd.Flags()
 	addChoice(flags, cmd, &change.userKeys, "user-keys", "", "whether members' own keys serve them", userKeysWords()...)
 	addChoice(flags, cmd, &change.onBadKey, "on-bad-key", "", "what happens when the provider refuses a key",
@@ -86,10 +91,15 @@ an owner of the project.
 		aikeysv1.OnLimitedFail, aikeysv1.OnLimitedNextKey)
 	addChoice(flags, cmd, &change.operations, "operations", "", "which operations of providers are served",
 		aikeysv1.OperationsInference, aikeysv1.OperationsAll)
+	flags.IntVar(&graceDays, "removal-grace-days", 0, "for how many `days`, at most 365, the removal of a member can be undone")
+	completeNothingFor(cmd, "removal-grace-days")
 	flags.StringArrayVar(&change.exceptions, "user-keys-for", nil, "an exception for one provider, `provider=word`; can be repeated")
 	flags.BoolVar(&change.reset, "reset", false, "start from the default policy")
 	setCompletion(cmd, "user-keys-for", p.completeOnline(completeExceptions))
 	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.PolicyResponse, error) {
+		if flags.Changed("removal-grace-days") {
+			change.graceDays = &graceDays
+		}
 		return p.setPolicy(ctx, s, change)
 	}, p.printPolicy)
 	return cmd
@@ -132,12 +142,16 @@ func (p *program) setPolicy(ctx context.Context, s *session, change policyChange
 			return nil, hintedError{errUnknownProvider(unknown), hint}
 		}
 	}
-	return s.Policy().With(agentrouter.OnLimited(policy.OnLimited)).Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey, policy.Operations)
+	options := []agentrouter.CallOption{agentrouter.OnLimited(policy.OnLimited)}
+	if policy.RemovalGraceDays != nil {
+		options = append(options, agentrouter.RemovalGraceDays(*policy.RemovalGraceDays))
+	}
+	return s.Policy().With(options...).Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey, policy.Operations)
 }
 
 // isEmpty reports whether there is nothing to change.
 func (c *policyChange) isEmpty() bool {
-	return c.userKeys == "" && c.onBadKey == "" && c.onLimited == "" && c.operations == "" && len(c.exceptions) == 0 && !c.reset
+	return c.userKeys == "" && c.onBadKey == "" && c.onLimited == "" && c.operations == "" && c.graceDays == nil && len(c.exceptions) == 0 && !c.reset
 }
 
 // apply changes a policy. It returns the providers whose exception is to be removed although they have none.
@@ -153,6 +167,9 @@ func (c policyChange) apply(policy *aikeysv1.Policy) (removed []string, err erro
 	}
 	if c.operations != "" {
 		policy.Operations = c.operations
+	}
+	if c.graceDays != nil {
+		policy.RemovalGraceDays = c.graceDays
 	}
 	if policy.UserKeysByProvider == nil {
 		policy.UserKeysByProvider = aikeysv1.UserKeysByProvider{}
@@ -175,11 +192,18 @@ func (c policyChange) apply(policy *aikeysv1.Policy) (removed []string, err erro
 	return removed, nil
 }
 
+// defaultGraceDays is for how many days a removal can be undone if nothing else is said.
+const defaultGraceDays = 30
+
 func (p *program) printPolicy(reply *aikeysv1.PolicyResponse) error {
 	policy := &reply.Policy
 	details := []detail{{"Own keys", cell{string(policy.UserKeys), plain}}}
 	for _, provider := range slices.Sorted(maps.Keys(policy.UserKeysByProvider)) {
 		details = append(details, detail{"  of " + p.sanitize(provider), cell{string(policy.UserKeysByProvider[provider]), plain}})
+	}
+	grace := defaultGraceDays
+	if policy.RemovalGraceDays != nil {
+		grace = *policy.RemovalGraceDays
 	}
 	written := "never; this is the default"
 	if !policy.UpdatedAt.IsZero() {
@@ -188,5 +212,6 @@ func (p *program) printPolicy(reply *aikeysv1.PolicyResponse) error {
 	return p.printDetails(append(details,
 		detail{"On a bad key", cell{string(policy.OnBadKey), plain}},
 		detail{"On a limited key", cell{string(cmp.Or(policy.OnLimited, aikeysv1.OnLimitedFail)), plain}},
-		detail{"Operations", cell{string(cmp.Or(policy.Operations, aikeysv1.OperationsInference)), plain}}, detail{"Written", cell{written, plain}}))
+		detail{"Operations", cell{string(cmp.Or(policy.Operations, aikeysv1.OperationsInference)), plain}},
+		detail{"Removal grace", cell{fmt.Sprintf("%d days", grace), plain}}, detail{"Written", cell{written, plain}}))
 }

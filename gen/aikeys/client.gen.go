@@ -441,8 +441,8 @@ type ClientInterface interface {
 	// or that time is over.
 	//
 	// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-	// `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
-	// destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+	// `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
+	// stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 	RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -496,8 +496,8 @@ type ClientInterface interface {
 	// SetPolicyWithBody Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-	// owners may write it.
+	// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+	// Only owners may write it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -507,8 +507,8 @@ type ClientInterface interface {
 	// SetPolicy Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-	// owners may write it.
+	// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+	// Only owners may write it.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1247,8 +1247,8 @@ func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, project
 // or that time is over.
 //
 // Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-// `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
-// destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+// `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
+// stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1362,8 +1362,8 @@ func (c *Client) GetPolicy(ctx context.Context, customerID CustomerID, projectID
 // SetPolicyWithBody Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-// owners may write it.
+// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+// Only owners may write it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1383,8 +1383,8 @@ func (c *Client) SetPolicyWithBody(ctx context.Context, customerID CustomerID, p
 // SetPolicy Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-// owners may write it.
+// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+// Only owners may write it.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -4816,8 +4816,8 @@ type ClientWithResponsesInterface interface {
 	// or that time is over.
 	//
 	// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-	// `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
-	// destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+	// `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
+	// stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4879,8 +4879,8 @@ type ClientWithResponsesInterface interface {
 	// SetPolicyWithBodyWithResponse Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-	// owners may write it.
+	// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+	// Only owners may write it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4890,8 +4890,8 @@ type ClientWithResponsesInterface interface {
 	// SetPolicyWithResponse Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-	// owners may write it.
+	// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+	// Only owners may write it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -9591,8 +9591,8 @@ func (c *ClientWithResponses) ListMembersWithResponse(ctx context.Context, custo
 // or that time is over.
 //
 // Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-// `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
-// destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+// `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
+// stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9690,8 +9690,8 @@ func (c *ClientWithResponses) GetPolicyWithResponse(ctx context.Context, custome
 // SetPolicyWithBodyWithResponse Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-// owners may write it.
+// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+// Only owners may write it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9707,8 +9707,8 @@ func (c *ClientWithResponses) SetPolicyWithBodyWithResponse(ctx context.Context,
 // SetPolicyWithResponse Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-// owners may write it.
+// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+// Only owners may write it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

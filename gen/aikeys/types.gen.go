@@ -852,6 +852,10 @@ type EventState struct {
 	// reason.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+	// all. Absent is 30 days.
+	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
+
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
@@ -1381,7 +1385,7 @@ type OpaqueID = string
 // account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 type Operations string
 
-// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
+// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
 type Policy struct {
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
@@ -1395,6 +1399,10 @@ type Policy struct {
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations *Operations `json:"operations,omitempty"`
+
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+	// all. Absent is 30 days.
+	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// UpdatedAt When it was last written. Absent for the default.
 	UpdatedAt *time.Time `json:"updated_at,omitempty"`
@@ -1425,6 +1433,10 @@ type PolicyRequest struct {
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations *Operations `json:"operations,omitempty"`
 
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+	// all. Absent is 30 days.
+	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
+
 	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 	// project's, and `forbid` uses only the project's.
 	UserKeys *UserKeys `json:"user_keys,omitempty"`
@@ -1435,7 +1447,7 @@ type PolicyRequest struct {
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
+	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
 	Policy Policy `json:"policy"`
 }
 
@@ -1648,6 +1660,10 @@ type RegisterResponse struct {
 	// Warnings What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
 	Warnings []KeyWarning `json:"warnings,omitempty"`
 }
+
+// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+// all. Absent is 30 days.
+type RemovalGraceDays = int
 
 // RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and
 // nothing is suspended.
@@ -2499,7 +2515,8 @@ type ListMembersParams struct {
 
 // RemoveMemberParams defines parameters for RemoveMember.
 type RemoveMemberParams struct {
-	// GraceDays For how many days the removal can be undone; 0 is not at all. Without it, for 30 days.
+	// GraceDays For how many days the removal can be undone; 0 is not at all. Without it, for the project's grace: 30 days
+	// unless its policy says otherwise (`removal_grace_days`).
 	GraceDays *GraceDays `form:"grace_days,omitempty" json:"grace_days,omitempty"`
 
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or

@@ -116,6 +116,7 @@ func (s *server) parsePolicy(ctx context.Context, caller models.Caller, body *ge
 	if body.Operations != nil {
 		policy.Operations = models.Operations(*body.Operations)
 	}
+	policy.RemovalGraceDays = body.RemovalGraceDays
 	if body.UserKeysByProvider == nil {
 		return policy, nil
 	}
@@ -256,7 +257,7 @@ func wirePolicy(p models.Policy) gen.Policy {
 	return gen.Policy{
 		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: wireExceptions(p.UserKeysByProvider), OnBadKey: gen.OnBadKey(p.OnBadKey),
 		OnLimited: new(gen.OnLimited(p.OnLimited)), Operations: new(gen.Operations(p.Operations)),
-		UpdatedAt: optionalTime(p.UpdatedAt), UpdatedBy: optional(p.UpdatedBy),
+		RemovalGraceDays: p.RemovalGraceDays, UpdatedAt: optionalTime(p.UpdatedAt), UpdatedBy: optional(p.UpdatedBy),
 	}
 }
 
@@ -290,7 +291,7 @@ func wireState(s *models.EventState) *gen.EventState {
 		Name: optional(s.Name), ExpiresAt: optionalTime(s.ExpiresAt), Order: s.Order, Weight: s.Weight,
 		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
 		OnLimited: optional(gen.OnLimited(s.OnLimited)), Operations: optional(gen.Operations(s.Operations)),
-		Verdict: optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
+		RemovalGraceDays: s.RemovalGraceDays, Verdict: optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
 		Source: optional(s.Source), BaseURL: optional(s.BaseURL),
 	}
 	if l := s.Limit; l != nil {

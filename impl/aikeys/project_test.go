@@ -404,11 +404,11 @@ func TestRefusalsSayWhatTakesAnOwner(t *testing.T) {
 func TestEventsSayWhatAChangeChanged(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		last := func() gen.Event { return events(t, s, owner)[0] }
-		setPolicy(t, s, map[string]any{"user_keys": "forbid", "user_keys_by_provider": map[string]any{"groq": "allow"}, "on_limited": "next_key", "operations": "all"})
+		setPolicy(t, s, map[string]any{"user_keys": "forbid", "user_keys_by_provider": map[string]any{"groq": "allow"}, "on_limited": "next_key", "operations": "all", "removal_grace_days": 0})
 		first := last()
 		none := gen.UserKeysByProvider{}
 		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("allow")), UserKeysByProvider: &none, OnBadKey: new(gen.OnBadKey("fail")), OnLimited: new(gen.OnLimitedFail), Operations: new(gen.OperationsInference)}, first.Before)
-		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("forbid")), UserKeysByProvider: &gen.UserKeysByProvider{"groq": "allow"}, OnBadKey: new(gen.OnBadKey("fail")), OnLimited: new(gen.OnLimitedNextKey), Operations: new(gen.OperationsAll)}, first.After)
+		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("forbid")), UserKeysByProvider: &gen.UserKeysByProvider{"groq": "allow"}, OnBadKey: new(gen.OnBadKey("fail")), OnLimited: new(gen.OnLimitedNextKey), Operations: new(gen.OperationsAll), RemovalGraceDays: new(0)}, first.After)
 		setPolicy(t, s, map[string]any{})
 		require.Equal(t, first.After, last().Before)
 		require.Equal(t, first.Before, last().After)
@@ -664,11 +664,11 @@ func TestSetPolicy(t *testing.T) {
 		t.Run("written and read", func(t *testing.T) {
 			before := time.Now().Truncate(time.Microsecond)
 			exceptions := gen.UserKeysByProvider{"anthropic": "require", "openai": "forbid"}
-			set := setPolicy(t, s, map[string]any{"user_keys": "require", "user_keys_by_provider": exceptions, "on_bad_key": "next_key", "on_limited": "next_key", "operations": "all"})
+			set := setPolicy(t, s, map[string]any{"user_keys": "require", "user_keys_by_provider": exceptions, "on_bad_key": "next_key", "on_limited": "next_key", "operations": "all", "removal_grace_days": 365})
 			by := owner
 			require.WithinRange(t, *set.UpdatedAt, before, time.Now())
 			require.Equal(t, gen.Policy{
-				UserKeys: "require", UserKeysByProvider: exceptions, OnBadKey: "next_key", OnLimited: new(gen.OnLimitedNextKey), Operations: new(gen.OperationsAll), UpdatedAt: set.UpdatedAt, UpdatedBy: &by,
+				UserKeys: "require", UserKeysByProvider: exceptions, OnBadKey: "next_key", OnLimited: new(gen.OnLimitedNextKey), Operations: new(gen.OperationsAll), RemovalGraceDays: new(365), UpdatedAt: set.UpdatedAt, UpdatedBy: &by,
 			}, set)
 			require.Equal(t, set, read(member))
 			require.Equal(t, gen.OnBadKey("next_key"), resolve(t, s, member, "openai").OnBadKey)
@@ -694,6 +694,9 @@ func TestSetPolicy(t *testing.T) {
 		t.Run("a refused one changes nothing", func(t *testing.T) {
 			before := read(member)
 			require.Equal(t, http.StatusBadRequest, put(t, s, owner, project+"/policy", map[string]any{"user_keys": "never"}).Status)
+			for _, days := range []int{-1, 366} {
+				require.Equal(t, http.StatusBadRequest, put(t, s, owner, project+"/policy", map[string]any{"removal_grace_days": days}).Status)
+			}
 			require.Equal(t, http.StatusForbidden, put(t, s, member, project+"/policy", map[string]any{"user_keys": "allow"}).Status)
 			require.Equal(t, before, read(member))
 		})

@@ -24,17 +24,13 @@ func (s *server) RemoveMember(ctx context.Context, req gen.RemoveMemberRequestOb
 	if err != nil {
 		return nil, err
 	}
-	grace := models.RemovalGrace
-	if req.Params.GraceDays != nil {
-		grace = time.Duration(*req.Params.GraceDays) * 24 * time.Hour
-	}
 	wait, leave := s.enterWait(caller, wait)
 	defer leave()
 	event := s.event(ctx, models.EventMemberRemoved, caller)
 	event.MemberID = req.UserID
-	removal := models.Removal{
-		ID: s.ids.Next("", s.now()), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: req.UserID,
-		RestoreUntil: s.now().Add(grace).UnixMicro(),
+	removal := models.Removal{ID: s.ids.Next("", s.now()), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: req.UserID}
+	if days := req.Params.GraceDays; days != nil {
+		removal.RestoreUntil = s.now().Add(time.Duration(*days) * 24 * time.Hour).UnixMicro()
 	}
 	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) (err error) {
 		removal, err = tx.SuspendMember(removal, event)

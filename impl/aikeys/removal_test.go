@@ -3,6 +3,7 @@ package aikeys_test
 import (
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -35,5 +36,9 @@ func TestARemovalHasAReceiptAndIsUndoneByOwners(t *testing.T) {
 		restored := decode[gen.RestoreMemberResponse](t, ask(t, s, owner, http.MethodPost, path+"/restore", nil))
 		require.Equal(t, []int{1, 1}, []int{restored.RestoredKeys, restored.RestoredTokens})
 		require.True(t, *decode[gen.GetResponse](t, get(t, s, member, project+"/aikeys/"+key.ID)).Key.Serves)
+
+		setPolicy(t, s, map[string]any{"removal_grace_days": 14})
+		removed = decode[gen.RemoveMemberResponse](t, del(t, s, owner, path))
+		require.Equal(t, 14*24*time.Hour, removed.RestoreUntil.Sub(removed.Receipt.RevokedAt))
 	})
 }

@@ -70,6 +70,12 @@ func OnLimited(choice aikeysv1.OnLimited) CallOption {
 	return func(s *service) { s.onLimited = choice }
 }
 
+// RemovalGraceDays has Policy().Set say for how many days the removal of a member can be undone if it does not say itself; after 0 it can't.
+// Without it, the policy has the default, 30.
+func RemovalGraceDays(days int) CallOption {
+	return func(s *service) { s.removalGraceDays = &days }
+}
+
 // IfMatch has Update, and what changes versions, change nothing if the key's Etag is another one by now: the error has status 412 then.
 func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
@@ -198,6 +204,7 @@ type service struct {
 	restrict          *aikeysv1.Restrictions
 	limit             *aikeysv1.KeyLimit
 	onLimited         aikeysv1.OnLimited
+	removalGraceDays  *int
 	ifMatch           string
 	hasIfMatch        bool
 	wait              time.Duration
@@ -294,6 +301,7 @@ func (r *request) checkOptions() {
 		{"limit", r.limit != nil, registers},
 		{"order", r.order != nil || r.weight != nil, registers},
 		{"on_limited", r.onLimited != "", r.op.ID == operations.SetPolicy().ID},
+		{"removal_grace_days", r.removalGraceDays != nil, r.op.ID == operations.SetPolicy().ID},
 		{"projects", len(r.token) > 0, r.op.ID == operations.CreateToken().ID},
 		{ifMatchHeader, r.hasIfMatch, takesIfMatch},
 	} {

@@ -54,7 +54,8 @@ func (m *MembersClient) Set(
 	return send(ctx, r, func(r *aikeysv1.MemberResponse) bool { return r.Member.UserID != "" })
 }
 
-// GraceDays has Remove make a removal that can be undone for so many days, instead of 30; after 0 it can't.
+// GraceDays has Remove make a removal that can be undone for so many days, instead of the project's grace: 30 days unless its policy says
+// otherwise. After 0 it can't.
 func GraceDays(days int) CallOption {
 	return func(s *service) { s.setQuery("grace_days", strconv.Itoa(days)) }
 }

@@ -16,9 +16,10 @@ type policyRequest struct {
 	OnBadKey           aikeysv1.OnBadKey           `json:"on_bad_key,omitempty"`
 	OnLimited          aikeysv1.OnLimited          `json:"on_limited,omitempty"`
 	Operations         aikeysv1.Operations         `json:"operations,omitempty"`
+	RemovalGraceDays   *int                        `json:"removal_grace_days,omitempty"`
 }
 
-// With returns a client with these parameters as well: OnLimited for Set.
+// With returns a client with these parameters as well: OnLimited and RemovalGraceDays for Set.
 func (p *PolicyClient) With(options ...CallOption) *PolicyClient {
 	return &PolicyClient{p.service.with(options)}
 }
@@ -28,14 +29,16 @@ func (p *PolicyClient) Get(ctx context.Context, customerID, projectID string) (*
 	return sendPolicy(ctx, p.service.inProject(operations.GetPolicy(), customerID, projectID))
 }
 
-// Set replaces the whole policy; empty and nil values mean the defaults, and so does leaving served, or OnLimited, out. Owners only.
+// Set replaces the whole policy; empty and nil values mean the defaults, and so does leaving served,
+// OnLimited or RemovalGraceDays out. Owners only.
 func (p *PolicyClient) Set(
 	ctx context.Context, customerID, projectID string,
 	userKeys aikeysv1.UserKeys, userKeysByProvider aikeysv1.UserKeysByProvider, onBadKey aikeysv1.OnBadKey,
 	served ...aikeysv1.Operations,
 ) (*aikeysv1.PolicyResponse, error) {
 	r := p.service.inProject(operations.SetPolicy(), customerID, projectID)
-	body := policyRequest{UserKeys: userKeys, UserKeysByProvider: userKeysByProvider, OnBadKey: onBadKey, OnLimited: r.onLimited}
+	body := policyRequest{UserKeys: userKeys, UserKeysByProvider: userKeysByProvider, OnBadKey: onBadKey, OnLimited: r.onLimited,
+		RemovalGraceDays: r.removalGraceDays}
 	if len(served) > 0 {
 		body.Operations = served[0]
 	}

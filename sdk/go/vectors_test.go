@@ -322,7 +322,11 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		for name, value := range given {
 			byProvider[name] = aikeysv1.UserKeys(fmt.Sprint(value))
 		}
-		result, err = c.Policy().With(agentrouter.OnLimited(aikeysv1.OnLimited(text("on_limited")))).Set(ctx, customer, project,
+		policy := c.Policy().With(agentrouter.OnLimited(aikeysv1.OnLimited(text("on_limited"))))
+		if days, ok := v.Args["removal_grace_days"].(float64); ok {
+			policy = policy.With(agentrouter.RemovalGraceDays(int(days)))
+		}
+		result, err = policy.Set(ctx, customer, project,
 			aikeysv1.UserKeys(text("user_keys")), byProvider, aikeysv1.OnBadKey(text("on_bad_key")))
 	case "events.list":
 		result, err = events.List(ctx, customer, project)

@@ -65,6 +65,9 @@ test('a change of the policy says whom it moves, and whom it leaves without a ke
   assert.match(effect(policy(), policy({ on_bad_key: 'next_key' }))[0]!, /^ok: .*next key/);
   assert.match(effect(policy(), policy({ on_limited: 'next_key' }))[0]!, /^ok: .*at a limit, the next key/);
   assert.deepEqual(effect(policy(), policy({ on_limited: 'fail' })), []);
+  assert.deepEqual(effect(policy(), policy({ removal_grace_days: 1 })), ['warn: The removal of a member can be undone for 1 day.']);
+  assert.deepEqual(effect(policy(), policy({ removal_grace_days: 0 })), ['warn: The removal of a member can’t be undone.']);
+  assert.deepEqual(effect(policy(), policy({ removal_grace_days: 30 })), []);
 });
 
 test('the policy decides between own keys and the project’s, by provider too', () => {

@@ -41,5 +41,12 @@ export function effectOf(before: Policy, after: Policy, keys: readonly Key[], us
       ? { provider: '', tone: 'bad', text: 'Requests that administer a provider’s account are served too. Credentials that they make outlive a revocation here.' }
       : { provider: '', tone: 'warn', text: 'Requests that administer a provider’s account are refused.' });
   }
+  const [was, is] = [graceOf(before), graceOf(after)];
+  if (was !== is) {
+    effects.push({ provider: '', tone: is < was ? 'warn' : 'ok', text: is === 0 ? 'The removal of a member can’t be undone.' : `The removal of a member can be undone for ${is} ${is === 1 ? 'day' : 'days'}.` });
+  }
   return effects;
 }
+
+/** For how many days the removal of a member can be undone. */
+export const graceOf = (policy: Policy): number => policy.removal_grace_days ?? 30;

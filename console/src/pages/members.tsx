@@ -1,7 +1,8 @@
 import { useMemo, useState } from 'react';
 import { api, project, Refusal, unwrap, type Member, type Role, type Schemas } from '../api/client.ts';
-import { queries, useConnection, useImpact, useKeys, useMembers, useUsage } from '../api/queries.ts';
+import { queries, useConnection, useImpact, useKeys, useMembers, usePolicy, useUsage } from '../api/queries.ts';
 import { curl, projectPath, tare } from '../logic/commands.ts';
+import { graceOf } from '../logic/policy.ts';
 import { titleOf } from '../logic/sentences.ts';
 import { Await, CopyAs, Dialog, Fault, Field, Page, Panel, useAction, useNow, When } from '../ui/basics.tsx';
 import { ReceiptPanel } from '../ui/receipt.tsx';
@@ -111,6 +112,7 @@ function RemoveMember({ member, onRemoved, onClose }: { member: Member; onRemove
   const user = member.user_id;
   const keys = useKeys();
   const usage = useUsage({ user_id: user });
+  const policy = usePolicy();
   const impact = useImpact(user);
   const now = useNow();
   const last = (usage.data?.entries ?? []).map((u) => u.last_used_at).sort().at(-1);
@@ -122,6 +124,7 @@ function RemoveMember({ member, onRemoved, onClose }: { member: Member; onRemove
     // This dialog may still be there. Who is no member any more has no impact to be read: 404.
     await queries.invalidateQueries({ predicate: (q) => q.queryKey[0] !== 'impact' });
   });
+  const grace = policy.data && graceOf(policy.data);
   const titled = (id: string) => keys.data?.find((k) => k.id === id);
   return (
     <Dialog title={`Remove ${user}?`} onClose={onClose} wide>
@@ -134,7 +137,7 @@ function RemoveMember({ member, onRemoved, onClose }: { member: Member; onRemove
               <ul className="impact">
                 <li>{user} may no longer act in this project: {counted(stops.tokens, 'API key')} of {user} {stops.tokens === 1 ? 'is' : 'are'} barred from it. Their last request was: <b><When at={last} now={now} /></b>.</li>
                 <li>{stops.own_keys === 0 ? `${user} has no keys of their own here.` : `${counted(stops.own_keys, 'key')} of ${user}’s own serve${stops.own_keys === 1 ? 's' : ''} nobody any more. Adding ${user} again does not bring ${stops.own_keys === 1 ? 'it' : 'them'} back.`}</li>
-                <li>You can undo the removal for 30 days.{stops.own_keys > 0 && ` After that, ${user}’s own keys are destroyed.`}</li>
+                {grace !== undefined && <li>{grace === 0 ? 'You can’t undo the removal.' : `You can undo the removal for ${counted(grace, 'day')}.`}{stops.own_keys > 0 && ` ${grace === 0 ? '' : 'After that, '}${user}’s own keys are destroyed.`}</li>}
               </ul>
               <h3>Stays as it is</h3>
               <ul className="impact">

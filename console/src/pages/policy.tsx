@@ -3,7 +3,7 @@ import { api, project, unwrap, type Policy } from '../api/client.ts';
 import { queries, useConnection, useKeys, usePolicy, useProviders, useUsage } from '../api/queries.ts';
 import { curl, projectPath, tare } from '../logic/commands.ts';
 import { effectOf } from '../logic/policy.ts';
-import { Await, CopyAs, Fault, Page, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
+import { Await, CopyAs, Fault, Field, Page, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
 import { nameOf } from './keys.tsx';
 import { Servers } from './servers.tsx';
 
@@ -35,7 +35,7 @@ const operations: [NonNullable<Policy['operations']>, string, string][] = [
   ['all', 'Everything', 'Credentials that are made this way outlive a revocation here.'],
 ];
 
-type Draft = Required<Pick<Policy, 'user_keys' | 'user_keys_by_provider' | 'on_bad_key' | 'on_limited' | 'operations'>>;
+type Draft = Required<Pick<Policy, 'user_keys' | 'user_keys_by_provider' | 'on_bad_key' | 'on_limited' | 'operations'>> & { removal_grace_days: number | undefined };
 
 function Form({ saved }: { saved: Policy }) {
   const { who } = useConnection();
@@ -45,7 +45,7 @@ function Form({ saved }: { saved: Policy }) {
   const now = useNow();
   const since = useMemo(() => new Date(Math.floor((Date.now() - 30 * 86400e3) / 86400e3) * 86400e3).toISOString(), []);
   const usage = useUsage({ from: since }, isOwner);
-  const start: Draft = { user_keys: saved.user_keys, user_keys_by_provider: saved.user_keys_by_provider, on_bad_key: saved.on_bad_key, on_limited: saved.on_limited ?? 'fail', operations: saved.operations ?? 'inference' };
+  const start: Draft = { user_keys: saved.user_keys, user_keys_by_provider: saved.user_keys_by_provider, on_bad_key: saved.on_bad_key, on_limited: saved.on_limited ?? 'fail', operations: saved.operations ?? 'inference', removal_grace_days: saved.removal_grace_days };
   const [draft, setDraft] = useState(start);
   const [stale, setStale] = useState(false);
   const dirty = JSON.stringify(draft) !== JSON.stringify(start);
@@ -99,6 +99,11 @@ function Form({ saved }: { saved: Policy }) {
       <Panel title="When a provider refuses a key"><div className="panel-body">{choice('on_bad_key', 'The caller’s request', onBadKey)}</div></Panel>
       <Panel title="When a key is at a limit"><div className="panel-body">{choice('on_limited', 'Requests from then on', onLimited)}</div></Panel>
       <Panel title="What the project’s keys may be used for"><div className="panel-body">{choice('operations', 'Requests', operations)}</div></Panel>
+      <Panel title="When a member is removed"><div className="panel-body">
+        <Field label="Days for which that can be undone" hint="Then the member’s own keys are destroyed; after 0 days it can’t be undone. Empty is 30.">
+          {(ids) => <input {...ids} type="number" min={0} max={365} step={1} placeholder="30" disabled={!isOwner || busy} value={draft.removal_grace_days ?? ''} onChange={(e) => { const days = e.target.value; setDraft((d) => ({ ...d, removal_grace_days: days === '' ? undefined : Number(days) })); }} />}
+        </Field>
+      </div></Panel>
       {dirty && (
         <Panel title="What this changes" note="from who was served in the last 30 days">
           <ul className="effects panel-body" role="status">
@@ -122,6 +127,6 @@ function Terminal({ draft }: { draft: Draft }) {
   const words = Object.entries(draft.user_keys_by_provider).map(([slug, rule]) => ` --user-keys-for ${slug}=${rule}`).join('');
   return <CopyAs commands={[
     curl(location.origin, 'PUT', projectPath(project(), '/policy'), draft),
-    { label: 'tare', text: `${tare(['policy', 'set'], { 'user-keys': draft.user_keys, 'on-bad-key': draft.on_bad_key, 'on-limited': draft.on_limited, operations: draft.operations }).text} --reset${words}` },
+    { label: 'tare', text: `${tare(['policy', 'set'], { 'user-keys': draft.user_keys, 'on-bad-key': draft.on_bad_key, 'on-limited': draft.on_limited, operations: draft.operations, 'removal-grace-days': draft.removal_grace_days?.toString() }).text} --reset${words}` },
   ]} />;
 }

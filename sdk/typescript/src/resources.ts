@@ -362,6 +362,7 @@ export class PolicyMethods {
       on_bad_key: onBadKey,
       on_limited: options.onLimited,
       operations,
+      removal_grace_days: options.removalGraceDays,
     };
     body satisfies Record<keyof t.PolicyRequest, unknown>;
     const headers = { 'content-type': 'application/json' };

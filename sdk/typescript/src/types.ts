@@ -204,6 +204,8 @@ export interface ResolveOptions extends CallOptions {
 export interface SetPolicyOptions extends CallOptions {
   /** What happens when a key is at a limit; without it, the default. */
   onLimited?: OnLimited | undefined;
+  /** For how many days the removal of a member can be undone if it does not say itself; after 0 it can't. Without it, 30. */
+  removalGraceDays?: number | undefined;
 }
 
 export interface UpdateOptions extends CallOptions {
@@ -303,7 +305,7 @@ export interface UsageOptions extends PageOptions {
 }
 
 export interface RemoveMemberOptions extends RevokeOptions {
-  /** For how many days the removal can be undone, instead of 30. */
+  /** For how many days the removal can be undone, instead of the project's grace: 30 unless its policy says otherwise. */
   graceDays?: number | undefined;
 }
 

@@ -130,7 +130,7 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
       client.aikeys.resolve(...at(), take('provider'), { explain: take('explain'), userId: take('user_id'), limited: take('limited') }),
     'policy.get': () => client.policy.get(...at()),
     'policy.set': () =>
-      client.policy.set(...at(), take('user_keys'), take('user_keys_by_provider'), take('on_bad_key'), undefined, { onLimited: take('on_limited') }),
+      client.policy.set(...at(), take('user_keys'), take('user_keys_by_provider'), take('on_bad_key'), undefined, { onLimited: take('on_limited'), removalGraceDays: take('removal_grace_days') }),
     'events.list': () => client.events.list(...at(), page()),
     'events.iterate': () => collect(client.events.iterate(...at(), page())),
     'fetches.list': () => client.fetches.list(...at(), fetches()),

@@ -1274,6 +1274,10 @@ type EventState struct {
 	// reason.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+	// all. Absent is 30 days.
+	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
+
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
@@ -1899,7 +1903,7 @@ type OpaqueID = string
 // account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 type Operations string
 
-// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
+// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
 type Policy struct {
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
@@ -1913,6 +1917,10 @@ type Policy struct {
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations Operations `json:"operations,omitempty,omitzero"`
+
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+	// all. Absent is 30 days.
+	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
@@ -1933,7 +1941,7 @@ type Policy struct {
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
+	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
 	Policy Policy `json:"policy"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2098,6 +2106,10 @@ type RegisterResponse struct {
 	// Warnings What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
 	Warnings []KeyWarning `json:"warnings,omitempty,omitzero"`
 }
+
+// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+// all. Absent is 30 days.
+type RemovalGraceDays = int
 
 // RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and
 // nothing is suspended.

@@ -167,7 +167,7 @@ SET_POLICY = Operation(
     "PUT",
     "/v1/customers/{customer_id}/projects/{project_id}/policy",
     models.PolicyResponse,
-    body=("user_keys", "user_keys_by_provider", "on_bad_key", "on_limited", "operations"),
+    body=("user_keys", "user_keys_by_provider", "on_bad_key", "on_limited", "operations", "removal_grace_days"),
 )
 LIST_EVENTS = Operation(
     "listEvents",

@@ -532,6 +532,13 @@ class EventState(Model):
 
     """
 
+    removal_grace_days: Optional[int] = None
+    """
+    For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+    all. Absent is 30 days.
+
+    """
+
     version: Optional[int] = None
     """
     A version of the key. Absent in events that are about none.
@@ -1392,7 +1399,7 @@ class OIDCClient(Model):
 
 class Policy(Model):
     """
-    The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
+    The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
     """
 
     user_keys: Union[Literal["allow", "require", "forbid"], str]
@@ -1422,6 +1429,13 @@ class Policy(Model):
     """
     Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
     account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+
+    """
+
+    removal_grace_days: Optional[int] = None
+    """
+    For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+    all. Absent is 30 days.
 
     """
 

@@ -517,8 +517,8 @@ export interface paths {
         /**
          * Write the project's policy
          * @description Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-         *     `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
-         *     owners may write it.
+         *     `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+         *     Only owners may write it.
          */
         put: operations["setPolicy"];
         post?: never;
@@ -710,8 +710,8 @@ export interface paths {
          *     or that time is over.
          *
          *     Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-         *     `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
-         *     destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+         *     `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
+         *     stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
          */
         delete: operations["removeMember"];
         options?: never;
@@ -1166,6 +1166,12 @@ export interface components {
          * @enum {string}
          */
         Operations: "inference" | "all";
+        /**
+         * Format: int32
+         * @description For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
+         *     all. Absent is 30 days.
+         */
+        RemovalGraceDays: number;
         /** @description `active` until the key is revoked, and `revoked` from then on. */
         KeyState: "active" | "revoked" | (string & {});
         /** @description Whose key it is: the caller's own (`user`) or the project's (`project`). */
@@ -1892,18 +1898,20 @@ export interface components {
             on_bad_key?: components["schemas"]["OnBadKey"];
             on_limited?: components["schemas"]["OnLimited"];
             operations?: components["schemas"]["Operations"];
+            removal_grace_days?: components["schemas"]["RemovalGraceDays"];
         };
         /** @description Exceptions to `user_keys`, by provider slug. There are none by default. */
         UserKeysByProvider: {
             [key: string]: components["schemas"]["UserKeys"];
         };
-        /** @description The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`. */
+        /** @description The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days. */
         Policy: {
             user_keys: components["schemas"]["UserKeys"];
             user_keys_by_provider: components["schemas"]["UserKeysByProvider"];
             on_bad_key: components["schemas"]["OnBadKey"];
             on_limited?: components["schemas"]["OnLimited"];
             operations?: components["schemas"]["Operations"];
+            removal_grace_days?: components["schemas"]["RemovalGraceDays"];
             /**
              * Format: date-time
              * @description When it was last written. Absent for the default.
@@ -2105,6 +2113,7 @@ export interface components {
             on_bad_key?: components["schemas"]["OnBadKey"];
             on_limited?: components["schemas"]["OnLimited"];
             operations?: components["schemas"]["Operations"];
+            removal_grace_days?: components["schemas"]["RemovalGraceDays"];
             /**
              * Format: int32
              * @description A version of the key. Absent in events that are about none.
@@ -3025,7 +3034,8 @@ export interface components {
          */
         TokenStateFilter: "active";
         /**
-         * @description For how many days the removal can be undone; 0 is not at all. Without it, for 30 days.
+         * @description For how many days the removal can be undone; 0 is not at all. Without it, for the project's grace: 30 days
+         *     unless its policy says otherwise (`removal_grace_days`).
          * @example 30
          */
         GraceDays: number;
@@ -4503,7 +4513,8 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description For how many days the removal can be undone; 0 is not at all. Without it, for 30 days.
+                 * @description For how many days the removal can be undone; 0 is not at all. Without it, for the project's grace: 30 days
+                 *     unless its policy says otherwise (`removal_grace_days`).
                  * @example 30
                  */
                 grace_days?: components["parameters"]["GraceDays"];

@@ -450,6 +450,7 @@ class AsyncPolicy(_Resource):
         operations: Optional[Operations] = None,
         *,
         on_limited: Optional[OnLimited] = None,
+        removal_grace_days: Optional[int] = None,
         timeout: Optional[float] = None,
     ) -> models.PolicyResponse:
         """Replace the whole policy. What is left out returns to its default."""
@@ -461,6 +462,7 @@ class AsyncPolicy(_Resource):
             "on_bad_key": on_bad_key,
             "on_limited": on_limited,
             "operations": operations,
+            "removal_grace_days": removal_grace_days,
         }
         return await self._transport.send(_operations.SET_POLICY.call(arguments, timeout=timeout))
 
@@ -722,8 +724,8 @@ class AsyncMembers(_Resource):
     ) -> models.RemoveMemberResponse:
         """Take a member out of the project, and suspend their own keys and API keys there.
 
-        For grace_days, 30 unless given, restore undoes it. The receipt is for all of it; wait waits for that as for a
-        key's.
+        For grace_days, restore undoes it; without grace_days, for the project's grace, 30 days unless its policy says
+        otherwise. The receipt is for all of it; wait waits for that as for a key's.
         """
         arguments = {
             "customer_id": customer_id,
