@@ -36,7 +36,8 @@ func (Removal) TableName() string { return "member_removals" }
 func (r Removal) Stop() Stop { return Stop{EventMemberRemoved, r.UserID, r.CustomerID, r.Tx} }
 
 // SuspendMember removes a member, and suspends their own keys and API keys in the project, so that adding the member again brings nothing back.
-// Data planes learn of it from the event. r has its ID, the member, and until when the removal can be undone; zero is as the project's policy says. Errors: ErrNotFound, ErrLastOwner.
+// Data planes learn of it from the event. r has its ID, the member, and until when the removal can be undone; zero is for as long as the
+// project's policy says. Errors: ErrNotFound, ErrLastOwner.
 func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if err := tx.lockProject(r.CustomerID, r.ProjectID); err != nil {
 		return r, err

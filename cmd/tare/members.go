@@ -84,8 +84,9 @@ func (p *program) membersRemoveCommand() *cobra.Command {
 		Use:   "remove <user>",
 		Short: "Remove a member from the project, and wait until every data plane refuses them",
 		Long: `Removes a member from the project: their sessions lose access at once, and their own keys and API keys stop serving in it.
-"tare api members restore" undoes that for --grace-days, or else the project's grace: 30 days unless its policy says otherwise.
-Then their own keys are destroyed. Adding them again brings nothing back. "tare api members impact" shows beforehand what stops. Takes an owner; the last owner can't be removed.
+"tare api members restore" undoes that for --grace-days, or else the project's grace: 30 days unless its policy says
+otherwise. Then their own keys are destroyed. Adding them again brings nothing back. "tare api members impact" shows
+beforehand what stops. Takes an owner; the last owner can't be removed.
 
 tare waits for the receipt, which is complete when all data planes have confirmed. If it is not complete within --wait, 30s
 at the most, the exit code is 8; the member is removed in any case.

@@ -21,7 +21,8 @@ func (p *program) policyCommand() *cobra.Command {
 		Use:   "policy",
 		Short: "Show or change whose keys serve whom",
 		Long: "The project's policy: whether members' own keys serve them, what happens when a provider refuses a key or a key\n" +
-			"is at a limit, which operations of providers the keys serve, and for how long the removal of a member can be undone.",
+			"is at a limit, which operations of providers the keys serve, and for how long the removal of a member can be\n" +
+			"undone.",
 		Example: `  tare api policy get
   tare api policy set --user-keys forbid --user-keys-for openai=allow`,
 	}, p.policyGetCommand(), p.policySetCommand())
@@ -74,8 +75,8 @@ an owner of the project.
                    leave the key aside for a while, and the next key in order serves.
   --operations     inference: what administers the provider's account or makes further credentials is refused.
                    all: that is served, too.
-  --removal-grace-days  for how many days "tare api members restore" undoes the removal of a member that does not say so
-                   itself; after 0 it can't`,
+  --removal-grace-days
+                   for how many days a removal can be undone; after 0 it can't`,
 		Example: `  tare api policy set --user-keys require --on-bad-key fail
   tare api policy set --user-keys-for openai=forbid --user-keys-for groq=default
   tare api policy set --operations all
