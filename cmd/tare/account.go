@@ -293,7 +293,8 @@ func (p *program) logoutCommand() *cobra.Command {
 		Short: "Forget the API key or session of a profile",
 		Long: `Removes the API key from the current profile, or from the one that --profile names. The profile keeps its address
 for the next "tare login". Logging out does not revoke the API key: "tare api tokens revoke" does. A session at an issuer
-is ended there, if the issuer has a way to; its last session token is valid until it expires.`,
+is ended there, if the issuer has a way to; its last session token is valid until it expires. If the system's keyring has
+the API key and can't be reached, logging out fails; repeat it when the keyring is unlocked.`,
 		Example: `  tare logout
   tare logout --profile staging`,
 		Args: cli.NoArguments("--profile"),
@@ -305,6 +306,7 @@ func (p *program) logout(ctx context.Context) error {
 	var (
 		name, tokenID string
 		was           profile
+		left          error
 	)
 	err := p.changeProfiles(ctx, func(all *profiles) error {
 		name = cmp.Or(p.flags.profile, all.Current)
@@ -313,12 +315,14 @@ func (p *program) logout(ctx context.Context) error {
 			return err
 		}
 		tokenID, was = known.TokenID, known
-		p.forgetCredential(&was)
-		known.APIKey, known.TokenID, known.SignIn, known.Keyring = secret.Text{}, "", nil, ""
+		known.APIKey = secret.Text{}
+		if left = p.forgetCredential(&was); left == nil {
+			known.TokenID, known.SignIn, known.Keyring = "", nil, ""
+		}
 		all.Profiles[name] = known
 		return nil
 	})
-	if err != nil {
+	if err = cmp.Or(err, left); err != nil {
 		return err
 	}
 	if tokenID != "" {

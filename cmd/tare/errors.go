@@ -158,7 +158,7 @@ func (p *program) diagnose(ctx context.Context, err error) diagnosis {
 		return diagnosis{exitDeclined, err.Error(), nil}
 	case errors.Is(err, errSignInEnded):
 		return diagnosis{exitUnauthenticated, errSignInEnded.Error(), nil}
-	case errors.Is(err, errIssuerUnavailable), errors.Is(err, errKeyringUnreadable): // they have hints of their own
+	case errors.Is(err, errIssuerUnavailable), errors.Is(err, errKeyringUnreadable), errors.Is(err, errKeyringKept): // they have hints of their own
 		return diagnosis{exitUnavailable, cli.OneLine(err.Error()), nil}
 	case errors.Is(err, errNotLoggedIn):
 		return diagnosis{exitUnauthenticated, errNotLoggedIn.Error(), p.hintAtFirstLogin()}

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// keyringVariable turns the system's keyring off.
+	// keyringVariable turns the system's keyring off: tare then stores and reads nothing there. What it stored there before is still deleted.
 	keyringVariable = "TARE_KEYRING"
 	// keyringService is the service of tare's items in the keyring. The account of each is its profile's.
 	keyringService = "tare"
@@ -32,6 +32,9 @@ const (
 
 // errKeyringUnreadable means that the keyring, which has a profile's credential, can't be read.
 var errKeyringUnreadable = errors.New("what you are logged in with is in the system's keyring, which can't be read")
+
+// errKeyringKept means that the keyring, which can't be reached, still has a profile's credential.
+var errKeyringKept = errors.New("what you are logged in with is still in the system's keyring")
 
 // Why the keyring can't be used.
 var (
@@ -77,11 +80,8 @@ func (p *program) checkKeyringSetting() error {
 	return nil
 }
 
-// findKeyring returns why the keyring can't be used. Without a session bus, the D-Bus library would start one.
+// findKeyring returns why the keyring can't be reached. Without a session bus, the D-Bus library would start one.
 func (p *program) findKeyring() error {
-	if p.Getenv(keyringVariable) == "off" {
-		return errKeyringOff
-	}
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" || p.Getenv(busVariable) != "" {
 		return nil
 	}
@@ -92,8 +92,16 @@ func (p *program) findKeyring() error {
 	return os.Setenv(busVariable, "unix:path="+socket) // the library looks in /run/user alone
 }
 
-// useKeyring runs one use of the keyring, which can't be interrupted. One that takes too long is abandoned, and this run makes no further use.
+// useKeyring runs one use of the keyring, unless it is off.
 func (p *program) useKeyring(use func() error) error {
+	if p.Getenv(keyringVariable) == "off" {
+		return errKeyringOff
+	}
+	return p.callKeyring(use)
+}
+
+// callKeyring runs one use of the keyring, which can't be interrupted. One that takes too long is abandoned, and this run makes no further use.
+func (p *program) callKeyring(use func() error) error {
 	if p.keyringFailure == nil {
 		p.keyringFailure = p.findKeyring()
 	}
@@ -156,7 +164,9 @@ func (p *program) moveToKeyring(name string, one *profile) error {
 		err = p.setKeyringItem(account, item)
 	}
 	if err != nil {
-		p.deleteKeyringItem(*one)
+		if kept := p.deleteKeyringItem(*one); kept != nil {
+			p.printNote("tare: warning: " + cli.OneLine(kept.Error()))
+		}
 		one.Keyring = ""
 		return err
 	}
@@ -214,22 +224,28 @@ func (p *program) readKeyring(one *profile) error {
 	return nil
 }
 
-// deleteKeyringItem deletes the item of a profile, if it has one, and warns if that fails.
-func (p *program) deleteKeyringItem(one profile) {
+// deleteKeyringItem deletes the item of a profile, if it has one. It does so even if the keyring is off.
+func (p *program) deleteKeyringItem(one profile) error {
 	if one.Keyring == "" {
-		return
+		return nil
 	}
-	err := p.useKeyring(func() error { return p.keyring.Delete(keyringService, one.Keyring) })
+	err := p.callKeyring(func() error { return p.keyring.Delete(keyringService, one.Keyring) })
 	if err != nil && !errors.Is(err, keyring.ErrNotFound) {
-		p.printNote(fmt.Sprintf("tare: warning: the system's keyring still has the item %q of %s, which you can delete there: %s",
-			one.Keyring, keyringService, cli.OneLine(err.Error())))
+		return hintedError{fmt.Errorf("%w, as the item %q of %s: %w", errKeyringKept, one.Keyring, keyringService, err),
+			"Unlock the keyring, and try again."}
 	}
+	return nil
 }
 
-// forgetCredential reads and deletes what the keyring holds of a profile. It warns if that fails.
-func (p *program) forgetCredential(one *profile) {
-	if err := p.readKeyring(one); errors.Is(err, errKeyringUnreadable) && one.SignIn != nil {
-		p.printNote("tare: warning: the session at the issuer could not be ended: " + cli.OneLine(err.Error()))
+// forgetCredential reads and deletes what the keyring holds of a profile. If it can't be deleted, the profile must keep the item's name, by
+// which a later attempt finds it.
+func (p *program) forgetCredential(one *profile) error {
+	unread := p.readKeyring(one)
+	if err := p.deleteKeyringItem(*one); err != nil {
+		return err
 	}
-	p.deleteKeyringItem(*one)
+	if errors.Is(unread, errKeyringUnreadable) && one.SignIn != nil {
+		p.printNote("tare: warning: the session at the issuer could not be ended: " + cli.OneLine(unread.Error()))
+	}
+	return nil
 }

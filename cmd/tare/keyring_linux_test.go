@@ -62,8 +62,18 @@ func TestKeyringItem(t *testing.T) {
 	require.Equal(t, exitUsage, u.run("whoami").code)
 	u.env = append(u.env, keyringVariable+"=")
 
-	require.Equal(t, exitOK, u.run("logout").code)
+	reachable := slices.Clone(u.env)
+	u.env = append(u.env, busVariable+"=")
+	for _, command := range []string{"logout", "profiles remove default"} {
+		got = u.run(command)
+		require.Equal(t, exitUnavailable, got.code, got.all())
+		require.Contains(t, got.stderr, fmt.Sprintf("is still in the system's keyring, as the item %q of tare: this session has no keyring", loggedIn.Keyring))
+		require.Equal(t, loggedIn, u.stored(), command)
+	}
+	u.env = append(slices.Clone(reachable), keyringVariable+"=off")
+	require.Equal(t, exitOK, u.run("logout").code, "what is off is not used, but emptied")
 	require.Empty(t, u.stored().storedIn())
+	u.env = reachable
 	u.store(loggedIn)
 	got = u.run("whoami")
 	require.Equal(t, exitUnauthenticated, got.code, got.all())

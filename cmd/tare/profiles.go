@@ -295,7 +295,10 @@ func (p *program) profilesUseCommand() *cobra.Command {
 		Short:   "Make a profile the current one",
 		Long:    "Makes a profile the current one: commands use it unless --profile or the environment says otherwise.",
 		Example: "  tare profiles use prod",
-	}, "The profile %s is in use.", "in_use", func(all *profiles, name string) { all.Current = name })
+	}, "The profile %s is in use.", "in_use", func(all *profiles, name string) error {
+		all.Current = name
+		return nil
+	})
 }
 
 func (p *program) profilesRemoveCommand() *cobra.Command {
@@ -306,13 +309,16 @@ func (p *program) profilesRemoveCommand() *cobra.Command {
 		Long: `Removes a profile and its API key from this machine. Nothing changes on the server; the API key stays valid. A session at
 an issuer is ended there, if the issuer has a way to.`,
 		Example: "  tare profiles remove staging",
-	}, "Removed the profile %s.", "removed", func(all *profiles, name string) {
+	}, "Removed the profile %s.", "removed", func(all *profiles, name string) error {
 		was = all.Profiles[name]
-		p.forgetCredential(&was)
+		if err := p.forgetCredential(&was); err != nil {
+			return err
+		}
 		delete(all.Profiles, name)
 		if all.Current == name {
 			all.Current = defaultProfile
 		}
+		return nil
 	})
 	remove := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -327,7 +333,7 @@ an issuer is ended there, if the issuer has a way to.`,
 
 // profileChange makes cmd change the profile that its argument names. It prints done, which repeats the name, or JSON in which
 // member is true.
-func (p *program) profileChange(cmd *cobra.Command, done, member string, change func(all *profiles, name string)) *cobra.Command {
+func (p *program) profileChange(cmd *cobra.Command, done, member string, change func(all *profiles, name string) error) *cobra.Command {
 	cmd.Args, cmd.ValidArgsFunction = oneArgument("the profile's name"), completeFirst(p.completeProfiles)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name := args[0]
@@ -335,8 +341,7 @@ func (p *program) profileChange(cmd *cobra.Command, done, member string, change 
 			if _, err := all.find(name); err != nil {
 				return err
 			}
-			change(all, name)
-			return nil
+			return change(all, name)
 		})
 		if err != nil {
 			return err
