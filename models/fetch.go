@@ -283,6 +283,9 @@ type FetchRecord struct {
 	// Reason is the reason code of the resolution, or why it was refused.
 	Reason    string
 	RequestID string
+	// DerivedUntil is when what was given out ends, in microseconds, if it was made from the key and is not the key's secret itself; zero
+	// otherwise.
+	DerivedUntil int64
 }
 
 // TableName is the table's name.

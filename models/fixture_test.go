@@ -397,7 +397,7 @@ func expiring(at int64) func(*models.DataPlane) {
 
 func record(requestID string) models.FetchRecord {
 	return models.FetchRecord{At: now(), DataPlaneID: "dp", CustomerID: acme, ProjectID: web, UserID: "mia", TokenID: "01T", Provider: "openai",
-		KeyID: "byok_1", Version: 3, Decision: models.OutcomeAllowed, Reason: "own_key", RequestID: requestID}
+		KeyID: "byok_1", Version: 3, Decision: models.OutcomeAllowed, Reason: "own_key", RequestID: requestID, DerivedUntil: 7}
 }
 
 // together calls fn n times at once, with 0 to n-1, and returns what each call returned.

@@ -85,6 +85,6 @@ func wireFetch(r models.FetchRecord, dataPlane string) gen.Fetch {
 	return gen.Fetch{
 		At: wireTime(r.At), DataPlaneID: r.DataPlaneID, DataPlane: optional(dataPlane), Decision: string(r.Decision), Reason: r.Reason,
 		Provider: r.Provider, KeyID: optional(r.KeyID), Version: optional(int(r.Version)), UserID: optional(r.UserID), TokenID: optional(r.TokenID),
-		RequestID: r.RequestID,
+		RequestID: r.RequestID, DerivedUntil: optionalTime(r.DerivedUntil),
 	}
 }

@@ -42,7 +42,11 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 	if err == nil {
 		key, err = s.open(ctx, found.Key, now)
 	}
-	if unrecorded := s.record(ctx, fetchRecord(ctx, now, found, err), err); unrecorded != nil {
+	record := fetchRecord(ctx, now, found, err)
+	if key.Life > 0 {
+		record.DerivedUntil = now.Add(key.Life).UnixMicro()
+	}
+	if unrecorded := s.record(ctx, record, err); unrecorded != nil {
 		return nil, unrecorded
 	}
 	if errors.Is(err, exchange.ErrRefused) {

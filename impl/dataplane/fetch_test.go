@@ -254,6 +254,7 @@ func TestFetchOfCredentialDocument(t *testing.T) {
 			require.Equal(t, tc.style, got.AuthStyle)
 			require.Empty(t, got.Inject)
 			require.Nil(t, got.ExpiresInMs)
+			require.Zero(t, s.records(acme, web)[0].DerivedUntil)
 		})
 	}
 }
@@ -275,6 +276,8 @@ func TestFetchNeverAnswersACloudsCredential(t *testing.T) {
 	require.Len(t, got.Inject, 1)
 	require.Equal(t, []string{"Authorization", "Bearer " + token, "set"}, []string{got.Inject[0].Name, got.Inject[0].Value.Reveal(), got.Inject[0].Mode})
 	require.Equal(t, []int64{3_600_000, 2_880_000}, []int64{*got.ExpiresInMs, *got.RefreshInMs})
+	recorded := s.records(acme, web)[0]
+	require.Equal(t, recorded.At+time.Hour.Microseconds(), recorded.DerivedUntil)
 }
 
 // tokenService is a double of a cloud's token service.

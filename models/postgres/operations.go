@@ -280,20 +280,20 @@ func (e *engine) insertRecords(group []queuedRecord) error {
 	first := slices.MinFunc(group, func(a, b queuedRecord) int { return a.deadline.Compare(b.deadline) })
 	ctx, cancel := context.WithDeadline(context.Background(), first.deadline)
 	defer cancel()
-	at, versions := make([]int64, n), make([]uint32, n)
+	at, versions, ends := make([]int64, n), make([]uint32, n), make([]int64, n)
 	var dataPlanes, customers, projects, users, tokens, providers, keys, decisions, reasons, requests []string
 	for i, r := range group {
-		at[i], versions[i] = r.At, r.Version
+		at[i], versions[i], ends[i] = r.At, r.Version, r.DerivedUntil
 		dataPlanes, customers, projects = append(dataPlanes, r.DataPlaneID), append(customers, r.CustomerID), append(projects, r.ProjectID)
 		users, tokens, providers = append(users, r.UserID), append(tokens, r.TokenID), append(providers, r.Provider)
 		keys, decisions = append(keys, r.KeyID), append(decisions, string(r.Decision))
 		reasons, requests = append(reasons, r.Reason), append(requests, r.RequestID)
 	}
 	_, err := e.reserved.Exec(ctx, `WITH quick AS (SELECT set_config('synchronous_commit', 'off', true))
-INSERT INTO fetches (at, data_plane_id, customer_id, project_id, user_id, token_id, provider, key_id, version, decision, reason, request_id)
+INSERT INTO fetches (at, data_plane_id, customer_id, project_id, user_id, token_id, provider, key_id, version, decision, reason, request_id, derived_until)
 SELECT r.* FROM quick, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-  $9::integer[], $10::text[], $11::text[], $12::text[]) AS r`,
-		at, dataPlanes, customers, projects, users, tokens, providers, keys, versions, decisions, reasons, requests)
+  $9::integer[], $10::text[], $11::text[], $12::text[], $13::bigint[]) AS r`,
+		at, dataPlanes, customers, projects, users, tokens, providers, keys, versions, decisions, reasons, requests, ends)
 	return err
 }
 

@@ -164,9 +164,9 @@ func (e *engine) FetchByID(ctx context.Context, dataPlaneID, id string, now int6
 func (e *engine) RecordFetch(ctx context.Context, r models.FetchRecord) error {
 	return e.writer.do(ctx, func(*models.Tx) error {
 		_, err := e.writer.exec(`INSERT INTO fetches (at, data_plane_id, customer_id, project_id, user_id, token_id, provider, key_id, version,
-decision, reason, request_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+decision, reason, request_id, derived_until) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			r.At, r.DataPlaneID, r.CustomerID, r.ProjectID, r.UserID, r.TokenID, r.Provider, r.KeyID, r.Version,
-			string(r.Decision), r.Reason, r.RequestID)
+			string(r.Decision), r.Reason, r.RequestID, r.DerivedUntil)
 		return err
 	})
 }

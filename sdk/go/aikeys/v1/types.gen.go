@@ -1319,6 +1319,10 @@ type Fetch struct {
 	// Decision Whether it got a key.
 	Decision FetchDecision `json:"decision"`
 
+	// DerivedUntil When what it got ends, if that was made from the key, as tokens for a cloud are, and is not the key's secret
+	// itself. Absent otherwise.
+	DerivedUntil time.Time `json:"derived_until,omitempty,omitzero"`
+
 	// KeyID The key that it got, or asked for. Absent if there was none.
 	KeyID string `json:"key_id,omitempty,omitzero"`
 

@@ -647,6 +647,13 @@ class Fetch(Model):
     The id of the request that led to it, which the service's log has too.
     """
 
+    derived_until: Optional[AwareDatetime] = None
+    """
+    When what it got ends, if that was made from the key, as tokens for a cloud are, and is not the key's secret
+    itself. Absent otherwise.
+
+    """
+
 
 class FieldError(Model):
     """

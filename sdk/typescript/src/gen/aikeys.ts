@@ -2009,6 +2009,12 @@ export interface components {
             token_id?: string;
             /** @description The id of the request that led to it, which the service's log has too. */
             request_id: string;
+            /**
+             * Format: date-time
+             * @description When what it got ends, if that was made from the key, as tokens for a cloud are, and is not the key's secret
+             *     itself. Absent otherwise.
+             */
+            derived_until?: string;
         };
         /**
          * @description Something that was done or attempted. A change and its event are written in the same transaction, so that
