@@ -36,6 +36,12 @@ type KeyTest struct {
 // than the clocks of replicas differ by.
 const keptTests = time.Minute
 
+// claimableLate is how long after anybody waits for it a test can still be claimed, because clocks of replicas differ.
+const claimableLate = 10 * time.Second
+
+// isOver reports whether it is too late to claim the test.
+func (t KeyTest) isOver(now int64) bool { return t.WaitUntil+claimableLate.Microseconds() <= now }
+
 // AddKeyTest stores a test for data planes to make: ErrNoDataPlane.
 func (s *Store) AddKeyTest(ctx context.Context, t KeyTest) error {
 	able, err := s.countTestingStreams(ctx, t.CustomerID)
@@ -72,7 +78,7 @@ func (s *Store) WaitingKeyTests(ctx context.Context, now int64) (waiting []KeyTe
 		switch {
 		case t.WaitUntil+keptTests.Microseconds() <= now:
 			expired = append(expired, t.ID)
-		case t.ClaimedBy == "":
+		case t.ClaimedBy == "" && !t.isOver(now):
 			waiting = append(waiting, t)
 		}
 	}
@@ -85,7 +91,8 @@ func (s *Store) WaitingKeyTests(ctx context.Context, now int64) (waiting []KeyTe
 }
 
 // ClaimKeyTest gives a test to a data plane that has a stream on which it says that it tests keys: once, with the envelope, which then is no
-// longer in the database. Errors: ErrDataPlaneEnded, and ErrNotFound also for a test of another customer, or one that another data plane has.
+// longer in the database. Errors: ErrDataPlaneEnded, and ErrNotFound also for a test of another customer, one that a data plane has, or
+// one that nobody waits for any more.
 func (s *Store) ClaimKeyTest(ctx context.Context, dataPlaneID, id string, now int64) (t KeyTest, err error) {
 	err = s.Transact(ctx, func(tx *Tx) error {
 		var d DataPlane
@@ -99,7 +106,7 @@ func (s *Store) ClaimKeyTest(ctx context.Context, dataPlaneID, id string, now in
 		if err := tx.db.Where("id = ?", id).Take(&t).Error; err != nil {
 			return err
 		}
-		if !d.Serves(t.CustomerID) {
+		if !d.Serves(t.CustomerID) || t.ClaimedBy != "" || t.isOver(now) {
 			return ErrNotFound
 		}
 		t.ClaimedBy, t.ClaimedAt = dataPlaneID, now

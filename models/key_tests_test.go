@@ -48,6 +48,12 @@ func TestKeyTestsHaveOneDataPlane(t *testing.T) {
 			require.ErrorIs(t, err, models.ErrNotFound, name)
 		}
 		require.ErrorIs(t, answer(all, "1"), models.ErrNotFound, "not claimed")
+		late := now() + 20*time.Second.Microseconds()
+		_, err = f.ClaimKeyTest(t.Context(), all.ID, "1", late)
+		require.ErrorIs(t, err, models.ErrNotFound, "nobody waits for it")
+		waiting, err = f.WaitingKeyTests(t.Context(), late)
+		require.NoError(t, err)
+		require.Empty(t, waiting)
 		got, err := claim(all, "1")
 		require.NoError(t, err)
 		require.Equal(t, "sealed", string(got.Envelope))

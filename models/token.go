@@ -329,6 +329,11 @@ func (tx *Tx) RevokeOwnToken(c Caller, id string, cascade bool, newEvent func(To
 	if err != nil {
 		return Token{}, Stop{}, err
 	}
+	if cascade {
+		if err := tx.lockTokensOf(c.CustomerID, c.UserID); err != nil {
+			return Token{}, Stop{}, err
+		}
+	}
 	t, err := tx.lockToken(c.CustomerID, id)
 	if err == nil && (t.UserID != c.UserID || !mine.Manages(t)) {
 		err = ErrNotFound
@@ -348,6 +353,11 @@ func (tx *Tx) RevokeProjectToken(c Caller, id string, cascade bool, newEvent fun
 	}
 	if len(found) == 0 {
 		return Token{}, Stop{}, ErrNotFound
+	}
+	if cascade {
+		if err := tx.lockTokensOf(c.CustomerID, found[0].UserID); err != nil {
+			return Token{}, Stop{}, err
+		}
 	}
 	t, err := tx.lockToken(c.CustomerID, id)
 	if err == nil && !t.Reaches(c.ProjectID) && !t.Barred.Has(c.ProjectID) {
@@ -422,6 +432,12 @@ func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
 		}
 		known = len(made)
 	}
+}
+
+// lockTokensOf locks the live API keys of a user, in the order in which all who lock several do, so that two transactions don't deadlock.
+func (tx *Tx) lockTokensOf(customerID, userID string) error {
+	return tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Select("id").Where("customer_id = ? AND user_id = ?", customerID, userID).
+		Where(whereLive, tx.Now).Order("id").Find(&[]Token{}).Error
 }
 
 // lockToken returns an API key, which no other transaction can change or act with until this one ends: ErrNotFound.

@@ -2,6 +2,7 @@ package models_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -116,6 +117,27 @@ func TestABarredTokenStaysBarred(t *testing.T) {
 		for _, absent := range []string{"01Z", "01C"} {
 			_, _, err = bar(absent, false)
 			require.ErrorIs(t, err, models.ErrNotFound)
+		}
+	})
+}
+
+func TestCascadesOfOneUserDontDeadlock(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.joins(web)
+		for round := range 10 {
+			ids := []string{fmt.Sprintf("%02dA", round), fmt.Sprintf("%02dB", round)}
+			for _, id := range ids {
+				_, err := f.token("", id, 0, web)
+				require.NoError(t, err)
+			}
+			for _, err := range together(2, func(i int) error {
+				return f.Transact(t.Context(), func(tx *models.Tx) error {
+					_, _, err := tx.RevokeOwnToken(models.Caller{CustomerID: acme, ProjectID: web, UserID: "mia"}, ids[i], true, f.tokenEvent)
+					return err
+				})
+			}) {
+				require.NoError(t, err)
+			}
 		}
 	})
 }

@@ -47,7 +47,7 @@ All data is in the folder --data, and the next start uses it again; delete the f
 --sealer secrets+unix:<path>, the keyset is that of a secrets-svc on this machine; "make run-split" starts both.
 
 With --mock it is a mock for people who build a client or a front end: it has example data, with a key in each state, in the
-folder data/mock. Any bearer token acts as the owner, and the token "bob" as the member. With the header "Prefer: code=404",
+folder mock of --data. Any bearer token acts as the owner, and the token "bob" as the member. With the header "Prefer: code=404",
 "Prefer: example=failing" or both, a valid request gets that example of the document; the page / lists them.
 
 It is for development only: it listens on this machine only, and refuses production settings.`,
@@ -60,9 +60,7 @@ It is for development only: it listens on this machine only, and refuses product
 				return err
 			}
 			if options.mock {
-				if !cmd.Flags().Changed("data") {
-					options.data = filepath.Join(options.data, "mock") // not the data of real work: any token opens it
-				}
+				options.data = filepath.Join(options.data, "mock") // not the data of real work: any token opens it
 				var err error
 				if cfg.mock, err = newMock(); err != nil {
 					return err

@@ -654,7 +654,7 @@ type ClientInterface interface {
 	//
 	// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
 	// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-	// request says less. A user may have 100 API keys that are neither revoked nor expired.
+	// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
 	//
 	// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
 	//
@@ -674,7 +674,7 @@ type ClientInterface interface {
 	//
 	// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
 	// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-	// request says less. A user may have 100 API keys that are neither revoked nor expired.
+	// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
 	//
 	// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
 	//
@@ -1660,7 +1660,7 @@ func (c *Client) ListTokens(ctx context.Context, params *ListTokensParams, reqEd
 //
 // An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
 // makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-// request says less. A user may have 100 API keys that are neither revoked nor expired.
+// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
 //
 // A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
 //
@@ -1690,7 +1690,7 @@ func (c *Client) CreateTokenWithBody(ctx context.Context, contentType string, bo
 //
 // An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
 // makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-// request says less. A user may have 100 API keys that are neither revoked nor expired.
+// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
 //
 // A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
 //
@@ -5057,7 +5057,7 @@ type ClientWithResponsesInterface interface {
 	//
 	// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
 	// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-	// request says less. A user may have 100 API keys that are neither revoked nor expired.
+	// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
 	//
 	// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
 	//
@@ -5077,7 +5077,7 @@ type ClientWithResponsesInterface interface {
 	//
 	// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
 	// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-	// request says less. A user may have 100 API keys that are neither revoked nor expired.
+	// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
 	//
 	// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
 	//
@@ -9952,7 +9952,7 @@ func (c *ClientWithResponses) ListTokensWithResponse(ctx context.Context, params
 //
 // An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
 // makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-// request says less. A user may have 100 API keys that are neither revoked nor expired.
+// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
 //
 // A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
 //
@@ -9978,7 +9978,7 @@ func (c *ClientWithResponses) CreateTokenWithBodyWithResponse(ctx context.Contex
 //
 // An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
 // makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-// request says less. A user may have 100 API keys that are neither revoked nor expired.
+// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
 //
 // A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
 //

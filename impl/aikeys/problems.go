@@ -120,7 +120,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	{Err: models.ErrLastOwner, Status: http.StatusConflict, Code: "failed_precondition", Slug: "failed-precondition", Title: "Failed precondition",
 		Detail: "A project must have an owner; make another member an owner first."},
 	{Err: errTokenQuota, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
-		Detail: "You have 100 API keys that are neither revoked nor expired; revoke one that is not needed."},
+		Detail: "You have 100 API keys that are neither revoked nor expired, or made 1,000 within a day; revoke one that is not needed, or wait."},
 	{Err: errProviderQuota, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
 		Detail: "The project's owners have added 20 servers; remove one that is not needed."},
 	{Err: models.ErrQuotaExceeded, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",

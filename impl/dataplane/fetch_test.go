@@ -694,7 +694,10 @@ func TestSecretFieldsOfDocument(t *testing.T) {
 		}
 	}
 	slices.Sort(found)
-	require.Equal(t, []string{"request fetchKey.credential", "response fetchKey 200.inject[].value", "response fetchKey 200.secret"}, found)
+	require.Equal(t, []string{
+		"request fetchKey.credential", "response claimKeyTest 200.headers[].value", "response claimKeyTest 200.made_up_headers[].value",
+		"response fetchKey 200.inject[].value", "response fetchKey 200.secret",
+	}, found)
 }
 
 func TestSecretsDoNotPrint(t *testing.T) {

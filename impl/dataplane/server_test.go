@@ -19,11 +19,13 @@ type operation struct{ method, path, body string }
 
 // operations holds a valid request for each operation of the document.
 var operations = map[string]operation{
-	"fetchKey":     {http.MethodPost, "/v1/fetch", `{"customer_id":"acme","project_id":"web","provider":"openai"}`},
-	"reportKeys":   {http.MethodPost, "/v1/reports", `{"keys":[{"key_id":"` + absent + `","used_ms_ago":1}]}`},
-	"reportUsage":  {http.MethodPost, "/v1/usage", `{"reporter_id":"01M83VVAHQQW2E4R6T8Y0A1S3D","batch":1,"counts":[{"key_id":"` + absent + `","requests":1,"refusals":0,"last_used_ms_ago":1}]}`},
-	"streamEvents": {http.MethodGet, "/v1/events", ""},
-	"acknowledge":  {http.MethodPost, "/v1/acknowledgements", `{"session_id":"01M83VVAHQQW2E4R6T8Y0A1S3D","position":"1:1:"}`},
+	"fetchKey":      {http.MethodPost, "/v1/fetch", `{"customer_id":"acme","project_id":"web","provider":"openai"}`},
+	"reportKeys":    {http.MethodPost, "/v1/reports", `{"keys":[{"key_id":"` + absent + `","used_ms_ago":1}]}`},
+	"reportUsage":   {http.MethodPost, "/v1/usage", `{"reporter_id":"01M83VVAHQQW2E4R6T8Y0A1S3D","batch":1,"counts":[{"key_id":"` + absent + `","requests":1,"refusals":0,"last_used_ms_ago":1}]}`},
+	"streamEvents":  {http.MethodGet, "/v1/events", ""},
+	"claimKeyTest":  {http.MethodPost, "/v1/claims", `{"test_id":"01M83VVAHQQW2E4R6T8Y0A1S3D"}`},
+	"answerKeyTest": {http.MethodPost, "/v1/verdicts", `{"test_id":"01M83VVAHQQW2E4R6T8Y0A1S3D","verdict":"valid"}`},
+	"acknowledge":   {http.MethodPost, "/v1/acknowledgements", `{"session_id":"01M83VVAHQQW2E4R6T8Y0A1S3D","position":"1:1:"}`},
 }
 
 func TestOperationsRequireDataPlaneCredential(t *testing.T) {

@@ -3,6 +3,7 @@ package verification
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/agentrouter/aikeys/impl/providers"
@@ -14,7 +15,7 @@ import (
 // look is the longest time between two looks at a test that a request waits for, and lookPause the least.
 const (
 	look      = 250 * time.Millisecond
-	lookPause = 10 * time.Millisecond
+	lookPause = 50 * time.Millisecond
 )
 
 // RecordedReason is the reason of the records of keys and secrets that were opened to test them.
@@ -122,5 +123,20 @@ func Judge(result Result, date string, claimed, now time.Time) Result {
 	if !agreesOnTime(keytests.Answer{Result: keytests.Result(result), Date: date}, claimed, now) {
 		return Result{Unreachable, reasonClock}
 	}
+	switch {
+	case slices.Contains(reportedReasons[result.Outcome], result.Reason):
+	case result.Outcome == Unreachable:
+		result.Reason = keytests.ReasonUnknown
+	default:
+		result.Reason = ""
+	}
 	return result
+}
+
+// reportedReasons are those that a data plane may give. The others are the service's own.
+var reportedReasons = map[keytests.Outcome][]string{
+	Valid:    {keytests.ReasonRestricted, keytests.ReasonQuotaExhausted},
+	Rejected: {keytests.ReasonLeaked},
+	Unreachable: {keytests.ReasonRateLimited, keytests.ReasonBlocked, keytests.ReasonNoConnection, keytests.ReasonTimeout,
+		keytests.ReasonUnknown, keytests.ReasonAnyKey},
 }

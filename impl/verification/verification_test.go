@@ -326,3 +326,16 @@ func TestClientSecretsAreTestedByAnExchange(t *testing.T) {
 		require.Equal(t, want, v.Verify(t.Context(), models.Caller{CustomerID: "acme", UserID: "alice"}, azure, secret), answer)
 	}
 }
+
+func TestDataPlanesGiveTheirOwnReasonsOnly(t *testing.T) {
+	now := time.Now()
+	for _, tc := range []struct{ given, stored verification.Result }{
+		{verification.Result{Outcome: verification.Valid, Reason: "restricted"}, verification.Result{Outcome: verification.Valid, Reason: "restricted"}},
+		{verification.Result{Outcome: verification.Valid, Reason: "off_the_wall"}, verification.Result{Outcome: verification.Valid}},
+		{verification.Result{Outcome: verification.Rejected, Reason: "restricted"}, verification.Result{Outcome: verification.Rejected}},
+		{verification.Result{Outcome: verification.Unreachable, Reason: "any_key"}, verification.Result{Outcome: verification.Unreachable, Reason: "any_key"}},
+		{verification.Result{Outcome: verification.Unreachable, Reason: "off"}, verification.Result{Outcome: verification.Unreachable, Reason: "unknown_answer"}},
+	} {
+		require.Equal(t, tc.stored, verification.Judge(tc.given, "", now, now))
+	}
+}

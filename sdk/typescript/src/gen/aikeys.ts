@@ -1001,7 +1001,7 @@ export interface paths {
          *
          *     An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
          *     makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-         *     request says less. A user may have 100 API keys that are neither revoked nor expired.
+         *     request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
          *
          *     A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
          */
@@ -2801,7 +2801,7 @@ export interface components {
                  *       "type": "/problems/quota-exceeded",
                  *       "title": "Quota exceeded",
                  *       "status": 409,
-                 *       "detail": "You have 100 API keys that are neither revoked nor expired; revoke one that is not needed.",
+                 *       "detail": "You have 100 API keys that are neither revoked nor expired, or made 1,000 within a day; revoke one that is not needed, or wait.",
                  *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
                  *       "code": "failed_precondition",
                  *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
