@@ -2,6 +2,7 @@
 
 // The credential is in this page's memory and nowhere else: not in storage, in no URL, and not in the document after a request.
 let credential = '';
+let attempts = new AbortController(); // aborted when their answers must not show any more
 
 for (const sample of document.querySelectorAll('.samples pre')) {
   sample.textContent = sample.textContent.replaceAll('$AGENTROUTER_BASE_URL', location.origin);
@@ -55,15 +56,37 @@ for (const details of document.querySelectorAll('.try')) {
       void attempt(form, details.querySelector('.outcome'));
     });
     form.querySelector('.forget')?.addEventListener('click', () => {
-      hold('');
+      forget();
       form.querySelector('.key input').focus();
     });
     hold(credential);
   });
 }
-addEventListener('pagehide', () => hold(''));
+addEventListener('pagehide', forget); // the browser may keep the page, to go back to it
 
-/** Keeps a credential, or with '' forgets it. Forms ask for one only while there is none. */
+/** Forgets the credential, and what is secret on the page: answers, such as one with a new API key, and bodies that were not sent. */
+function forget() {
+  hold('');
+  attempts.abort();
+  attempts = new AbortController();
+  for (const outcome of document.querySelectorAll('.outcome')) clear(outcome);
+  for (const form of document.querySelectorAll('form[data-secret]')) resetBody(form);
+}
+
+/** Empties an outcome, but for its report, and returns that. */
+function clear(outcome) {
+  const report = outcome.querySelector('[role=status]');
+  outcome.replaceChildren(report);
+  report.textContent = '';
+  return report;
+}
+
+function resetBody(form) {
+  const body = form.querySelector('textarea');
+  body.value = body.defaultValue;
+}
+
+/** Keeps a credential, or with '' none. Forms ask for one only while there is none. */
 function hold(given) {
   credential = given;
   for (const form of document.querySelectorAll('.try form')) {
@@ -107,12 +130,10 @@ function read(form) {
 }
 
 async function attempt(form, outcome) {
-  const report = outcome.querySelector('[role=status]');
+  const report = clear(outcome);
   const button = form.querySelector('[type=submit]');
   const key = form.querySelector('.key input');
   const given = key?.value.trim() ?? '';
-  outcome.replaceChildren(report);
-  report.textContent = '';
   const refuse = (input, fault) => {
     report.textContent = fault;
     input.focus();
@@ -124,12 +145,13 @@ async function attempt(form, outcome) {
   const { input, fault, url, headers, body } = read(form);
   if (fault) return refuse(input, fault);
   if (key) headers.set('Authorization', `Bearer ${credential}`);
-  if ('secret' in form.dataset) form.querySelector('textarea').value = form.querySelector('textarea').defaultValue;
+  if ('secret' in form.dataset) resetBody(form);
   button.disabled = true;
   report.textContent = 'Sending…';
   const sent = performance.now();
+  const { signal } = attempts;
   try {
-    const response = await fetch(url, { method: form.dataset.method, headers, body, credentials: 'omit', redirect: 'error', cache: 'no-store' });
+    const response = await fetch(url, { signal, method: form.dataset.method, headers, body, credentials: 'omit', redirect: 'error', cache: 'no-store' });
     const text = await response.text();
     report.textContent = `${response.status} ${response.statusText}, in ${Math.round(performance.now() - sent)} ms`;
     outcome.append(
@@ -139,7 +161,8 @@ async function attempt(form, outcome) {
       block('Headers', [...response.headers].map(([name, value]) => `${name}: ${value}`).join('\n')),
     );
   } catch {
-    report.textContent = 'The service does not answer. Check that it runs, then try again.';
+    report.textContent = signal.aborted ? 'Stopped before the answer came. The service may have done it.'
+      : 'The service does not answer. Check that it runs, then try again.';
   }
   button.disabled = false;
   button.focus();

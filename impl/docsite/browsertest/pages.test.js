@@ -110,7 +110,7 @@ async function assertNowhere(page, text) {
   assert.ok(places.every((place) => !place.includes(text)));
 }
 
-test('a reader tries an operation, and the API key stays in memory', async () => {
+test('a reader tries an operation, and secrets stay in memory until they are forgotten', async () => {
   const key = process.env.OWNER_KEY;
   const { page, faults, close } = await open('/docs');
   const who = page.getByRole('region', { name: 'Show my session' });
@@ -139,7 +139,21 @@ test('a reader tries an operation, and the API key stays in memory', async () =>
   await assertNowhere(page, secret);
   if (process.env.SHOTS) await page.screenshot({ path: join(process.env.SHOTS, 'docs-try.png') });
 
-  await register.getByRole('button', { name: 'Forget it' }).click();
+  const make = page.getByRole('region', { name: 'Make an API key', exact: true });
+  await make.getByText('Try it').click();
+  for (const forget of [
+    () => register.getByRole('button', { name: 'Forget it' }).click(),
+    () => page.evaluate(() => dispatchEvent(new Event('pagehide'))),
+  ]) {
+    if (await make.getByLabel('API key or session token').isVisible()) await make.getByLabel('API key or session token').fill(key);
+    await make.getByRole('button', { name: 'Send POST' }).click();
+    await make.getByText(/^201 Created, in/).waitFor();
+    const [made] = (await make.locator('.outcome').innerText()).match(/ak_\w{20,}/);
+    await register.getByLabel('Body').fill(secret);
+    await forget();
+    await assertNowhere(page, made);
+    await assertNowhere(page, secret);
+  }
   assert.equal(await who.getByLabel('API key or session token').isVisible(), true);
   assert.deepEqual(faults, []);
   await close();
