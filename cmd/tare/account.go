@@ -322,7 +322,7 @@ func (p *program) logout(ctx context.Context) error {
 		all.Profiles[name] = known
 		return nil
 	})
-	if err = cmp.Or(err, left); err != nil {
+	if err := cmp.Or(err, left); err != nil {
 		return err
 	}
 	if tokenID != "" {
