@@ -1,4 +1,4 @@
-// Package docs embeds the guides, which aikeysd shows at /docs/guides. It imports nothing of ours.
+// Package docs embeds the guides, which aikeysd shows at /docs/guides. It imports no other package of this module.
 package docs
 
 import "embed"

@@ -298,7 +298,7 @@ func (c *controlPlane) register(replica *process) string {
 // projectPath is the path of the project of a caller's session.
 const projectPath = "/v1/customers/-/projects/-"
 
-// addBob makes bob a member who has a key of his own, and returns an API key of his and the key's id.
+// addBob makes bob a member with a provider key of his own. It returns his API key and the id of that provider key.
 func (c *controlPlane) addBob(replica *process) (token, own string) {
 	c.t.Helper()
 	c.run("admin member set --customer acme --project chat --user bob --role member")

@@ -25,7 +25,7 @@ type mockRequest struct {
 	status       int
 }
 
-// mockData makes a key in each state, by the API alone: newest last. No name is one that the samples of the document register.
+// mockData makes a key in each state through the API, the newest last. The document's samples register other names.
 func mockData() []mockRequest {
 	const keys = "/v1/aikeys"
 	register := func(as, body string) mockRequest {

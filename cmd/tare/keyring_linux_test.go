@@ -20,7 +20,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// withKeyring gives a user a keyring, GNOME's, on a bus of its own. Both run until the test ends.
+// withKeyring starts a GNOME keyring for a user, on a private bus. Both run until the test ends.
 func (u *user) withKeyring() *user {
 	u.t.Helper()
 	home := u.t.TempDir()

@@ -403,7 +403,7 @@ receipt, for which --wait waits.`,
 		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
 	}
-	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for a pending receipt, 30s at the most")
+	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for a pending receipt, at most 30s")
 	completeNothingFor(cmd, "wait")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, err := p.findKey(ctx, s, args[0])

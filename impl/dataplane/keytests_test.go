@@ -165,7 +165,8 @@ func (refusingTokens) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusUnauthorized, Body: io.NopCloser(strings.NewReader(`{"error": "invalid_client"}`)), Request: r}, nil
 }
 
-// No data plane gets a key that was stopped meanwhile, nor a credential that only the control plane exchanges. The request that waits is answered.
+// Data planes get neither a key that has been stopped in the meantime nor a credential that only the control plane can exchange. The waiting
+// request gets an answer.
 func TestDataPlanesGetNoTestTheyCannotMake(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.runFeed()

@@ -233,6 +233,19 @@ func TestConnectionsEndInTime(t *testing.T) {
 	})
 }
 
+func TestPanicInAHandshakeEndsItsConnection(t *testing.T) {
+	listener, err := Listen(t.Context(), "127.0.0.1:0")
+	require.NoError(t, err)
+	serveConnections(t, listener, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { panic("wrong") }}, Connections{}, io.Discard)
+	for range 2 {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		require.NoError(t, err)
+		require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+		require.ErrorIs(t, tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(t.Context()), io.EOF)
+		require.NoError(t, conn.Close())
+	}
+}
+
 func TestAmbiguousRequestsAreRefused(t *testing.T) {
 	certified := httptest.NewTLSServer(http.NotFoundHandler())
 	defer certified.Close()

@@ -106,7 +106,7 @@ func (s *Server) Run(stop, cut context.Context) error {
 func (s *Server) Serve() error {
 	listener := s.listener
 	if s.tls != nil {
-		listener = newTLSListener(listener, s.tls, s.http.ReadHeaderTimeout)
+		listener = newTLSListener(listener, s.tls, s.http.ReadHeaderTimeout, s.http.ErrorLog)
 	}
 	err := s.http.Serve(listener)
 	if errors.Is(err, http.ErrServerClosed) {

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"crypto/tls"
+	"log"
 	"net"
 	"time"
 )
@@ -13,6 +14,7 @@ type tlsListener struct {
 	net.Listener
 	config    *tls.Config
 	timeout   time.Duration // of a handshake
+	log       *log.Logger
 	accepting context.Context
 	close     context.CancelFunc
 	ready     chan accepted
@@ -24,8 +26,8 @@ type accepted struct {
 	err  error
 }
 
-func newTLSListener(inner net.Listener, config *tls.Config, timeout time.Duration) *tlsListener {
-	l := &tlsListener{Listener: inner, config: config.Clone(), timeout: timeout, ready: make(chan accepted)}
+func newTLSListener(inner net.Listener, config *tls.Config, timeout time.Duration, log *log.Logger) *tlsListener {
+	l := &tlsListener{Listener: inner, config: config.Clone(), timeout: timeout, log: log, ready: make(chan accepted)}
 	l.accepting, l.close = context.WithCancel(context.Background())
 	if l.config.NextProtos == nil {
 		l.config.NextProtos = []string{"h2", "http/1.1"}
@@ -49,6 +51,12 @@ func (l *tlsListener) acceptAll() {
 // handshake passes a connection on after its handshake. If that failed, net/http gets the same error from the connection: it
 // logs it, and answers clients that speak plain HTTP.
 func (l *tlsListener) handshake(conn net.Conn) {
+	defer func() { // as net/http does, so that one client's handshake can't end the process
+		if recover() != nil {
+			l.log.Print("http: panic serving a TLS handshake")
+			_ = conn.Close()
+		}
+	}()
 	secure := tls.Server(conn, l.config)
 	_ = conn.SetDeadline(time.Now().Add(l.timeout)) // fails only on a connection that is closed
 	err := secure.HandshakeContext(l.accepting)

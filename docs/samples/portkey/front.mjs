@@ -11,7 +11,7 @@ const PORTKEY = "http://127.0.0.1:8787";
 const LIMIT = 32 << 20; // bytes of a request's body
 
 // What callers may ask of Portkey, by its provider: the path below the provider's base URL, for which the key is asked, and how much of
-// it Portkey adds by itself. All else is refused.
+// it Portkey adds itself. Everything else is refused.
 const ROUTES = {
   openai: {
     "/v1/chat/completions": ["/chat/completions", "/chat/completions"],
