@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/agentrouter/aikeys/impl/fingerprint"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/models"
@@ -83,7 +82,7 @@ func (a *admin) makeFingerprints(ctx context.Context, s sealer.Sealer) error {
 }
 
 // makeFingerprint opens a version of a key, and stores its fingerprints.
-func (a *admin) makeFingerprint(ctx context.Context, s sealer.Sealer, key fingerprint.Key, catalogue *providers.Catalogue, k models.Key) error {
+func (a *admin) makeFingerprint(ctx context.Context, s sealer.Sealer, key keysetcheck.FingerprintKey, catalogue *providers.Catalogue, k models.Key) error {
 	opened, err := s.Open(ctx, sealer.Binding{
 		CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: sealer.ProviderAt(k.Provider, k.Destination), Version: k.Version,
 	}, k.Envelope)

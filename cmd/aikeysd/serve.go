@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/aikeys"
@@ -82,7 +83,7 @@ type service struct {
 
 	publicListener, dataplaneListener, opsListener net.Listener // those of APIs that the role does not serve are nil
 
-	traces              *tracing.Provider // nil exports none
+	traces              *sdktrace.TracerProvider // nil exports none
 	sealer              sealer.Sealer
 	madeKeyset          bool // the keyset file was missing, so a new keyset was made
 	store               *models.Store
@@ -145,7 +146,10 @@ func (s *service) openTraces(ctx context.Context) error {
 	s.closers.Add(func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 		defer cancel()
-		return s.traces.Shutdown(ctx)
+		if err := s.traces.Shutdown(ctx); err != nil {
+			return fmt.Errorf("flush traces: %w", err)
+		}
+		return nil
 	})
 	return nil
 }

@@ -8,16 +8,9 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// defaultFetches is the default of page_size for fetches, as the OpenAPI document states it.
-const defaultFetches = 50
-
 // ListFetches returns a page of the records of fetches, to an owner.
 func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObject) (gen.ListFetchesResponseObject, error) {
-	size := req.Params.PageSize
-	if size == nil {
-		size = new(defaultFetches)
-	}
-	page, err := parsePage(size, req.Params.PageToken, func(id string) bool { return parseFetchID(id) > 0 })
+	page, err := parsePage(req.Params.PageSize, defaultEvents, req.Params.PageToken, func(id string) bool { return parseFetchID(id) > 0 })
 	if err != nil {
 		return nil, err
 	}
@@ -25,23 +18,19 @@ func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObje
 	if err != nil {
 		return nil, err
 	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
-	if err != nil {
-		return nil, err
-	}
-	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	caller, role, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
 	if role != models.RoleOwner {
 		return nil, errReadFetches
 	}
-	fetches, err := s.store.ListFetches(ctx, caller.CustomerID, caller.ProjectID, filter)
+	fetches, err := s.Store.ListFetches(ctx, caller.CustomerID, caller.ProjectID, filter)
 	if err != nil {
 		return nil, err
 	}
 	fetches, next := cut(page, fetches, func(r models.FetchRecord) string { return strconv.FormatInt(r.ID, 10) })
-	names, err := s.store.DataPlaneNames(ctx, convert(fetches, func(r models.FetchRecord) string { return r.DataPlaneID }))
+	names, err := s.Store.DataPlaneNames(ctx, convert(fetches, func(r models.FetchRecord) string { return r.DataPlaneID }))
 	if err != nil {
 		return nil, err
 	}
@@ -51,22 +40,10 @@ func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObje
 
 func (s *server) fetchFilter(params gen.ListFetchesParams, page page) (f models.FetchFilter, err error) {
 	f.Before, f.Limit = parseFetchID(page.after), page.limit()
-	if params.KeyID != nil {
-		f.KeyID = parseKeyID(*params.KeyID)
-	}
-	if params.UserID != nil {
-		f.UserID = *params.UserID
-	}
-	if params.DataPlane != nil {
-		f.DataPlane = *params.DataPlane
-	}
-	if params.Provider != nil {
-		if f.Provider, err = s.parseProvider(*params.Provider); err != nil {
-			return f, err
-		}
-	}
-	if params.Decision != nil {
-		f.Decision = models.Outcome(*params.Decision)
+	f.KeyID, f.UserID, f.DataPlane = parseKeyID(orZero(params.KeyID)), orZero(params.UserID), orZero(params.DataPlane)
+	f.Decision = models.Outcome(orZero(params.Decision))
+	if f.Provider, err = s.parseProvider(params.Provider); err != nil {
+		return f, err
 	}
 	f.From, f.To, err = parsePeriod(params.From, params.To)
 	return f, err

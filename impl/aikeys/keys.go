@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/internal/problem"
@@ -31,44 +33,41 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	if err != nil {
 		return nil, err
 	}
-	now := s.now()
 	provider, err := s.findProvider(ctx, caller, req.Body.Provider)
 	if err != nil {
 		return nil, err
 	}
-	displaySuffix, err := s.checkRegistration(provider, req.Body, now)
+	now := s.Now()
+	form, err := s.checkRegistration(provider, req.Body, now)
 	if err != nil {
 		return nil, err
 	}
-	key := newKey(caller, provider, req.Body, displaySuffix, now)
+	key := newKey(caller, provider, req.Body, form.DisplaySuffix, now)
 	key.ID = s.ids.Next(models.KeyIDPrefix, now)
-	quota := s.quotas.Project
+	quota := s.Quotas.Project
 	if key.UserID != "" {
-		quota = s.quotas.User
+		quota = s.Quotas.User
 	}
-	var idempotency *models.IdempotencyRecord
-	if req.Params.IdempotencyKey != nil {
-		idempotency = idempotencyRecord(*req.Params.IdempotencyKey, caller, key, req.Body.Secret.Reveal())
-	}
+	idempotency := registrationRecord(req.Params.IdempotencyKey, caller, key, req.Body.Secret.Reveal())
 	event := s.keyEvent(ctx, models.EventKeyRegistered, caller, key)
 	if event.After, err = s.verifySecret(ctx, caller, provider, &key, req.Body); err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
-	if key.Envelope, key.KEKID, err = s.sealSecret(ctx, key, req.Body.Secret.Reveal()); err != nil {
+	sealed, err := s.sealSecret(ctx, key, req.Body.Secret.Reveal(), form.Parts)
+	if err != nil {
 		return nil, err
 	}
+	key.Envelope, key.KEKID = sealed.Envelope.Bytes, sealed.Envelope.KEKID
 	// The store checks the caller's role and writes key, event and idempotency record in one statement, or nothing. For a retry
 	// it returns the key of the first request.
-	key, err = s.store.RegisterKey(ctx, caller, roleToWrite(key),
-		models.Registration{
-			Key: key, Event: event, Idempotency: idempotency, Quota: quota,
-			Fingerprints: s.fingerprints(ctx, key.CustomerID, provider, req.Body.Secret.Reveal()),
-		}, s.now().UnixMicro())
+	key, err = s.Store.RegisterKey(ctx, caller, roleToWrite(key), models.Registration{
+		Key: key, Event: event, Idempotency: idempotency, Quota: quota, Fingerprints: sealed.Fingerprints,
+	}, s.Now().UnixMicro())
 	if errors.Is(err, models.ErrAlreadyExists) {
 		return nil, errNameTaken(err)
 	}
 	if errors.Is(err, models.ErrDestinationGone) {
-		return nil, problem.Invalid("provider", s.providers.UnknownReason())
+		return nil, problem.Invalid("provider", s.Providers.UnknownReason())
 	}
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
@@ -84,15 +83,10 @@ func newKey(caller models.Caller, provider providers.Provider, body *gen.Registe
 	key := models.Key{
 		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, Provider: provider.Slug, Destination: provider.Destination,
 		Name: norm.NFC.String(body.Name), DisplaySuffix: displaySuffix, Version: 1, CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
+		Order: orZero(body.Order), Weight: orZero(body.Weight),
 	}
 	if at := body.ExpiresAt; at != nil {
 		key.ExpiresAt = at.UnixMicro()
-	}
-	if body.Order != nil {
-		key.Order = *body.Order
-	}
-	if body.Weight != nil {
-		key.Weight = *body.Weight
 	}
 	if r := body.Restrict; r != nil {
 		key.Restrictions = models.Restrictions{Users: r.Users, Models: r.Models, Operations: r.Operations}
@@ -100,17 +94,37 @@ func newKey(caller models.Caller, provider providers.Provider, body *gen.Registe
 	if l := body.Limit; l != nil {
 		key.Limits = models.Limits{RequestsPerMinute: orZero(l.RequestsPerMinute), RequestsPerDay: orZero(l.RequestsPerDay), Concurrent: orZero(l.Concurrent)}
 	}
-	if body.UserScope != nil && *body.UserScope {
+	if orZero(body.UserScope) {
 		key.UserID = caller.UserID
 	}
 	return key
 }
 
-// checkRegistration checks what the OpenAPI document can't express, and returns the end of the secret that may be displayed.
-func (s *server) checkRegistration(provider providers.Provider, body *gen.RegisterRequest, now time.Time) (displaySuffix string, err error) {
-	displaySuffix, err = s.providers.CheckKey(provider, body.Name, body.Secret.Reveal())
+// findProvider returns a provider of the catalogue, or a custom provider that the caller's project can use. Only members learn which custom
+// providers there are.
+func (s *server) findProvider(ctx context.Context, caller models.Caller, slug string) (providers.Provider, error) {
+	if found, known := s.Providers.Lookup(slug); known {
+		return found, nil
+	}
+	unknown := problem.Invalid("provider", s.Providers.UnknownReason())
+	if !s.CustomProviders || !providers.IsCustom(slug) {
+		return providers.Provider{}, unknown
+	}
+	if _, err := s.Store.Role(ctx, caller, s.Now().UnixMicro()); err != nil {
+		return providers.Provider{}, err
+	}
+	found, err := s.Store.CustomProvider(ctx, caller.CustomerID, caller.ProjectID, slug)
+	if errors.Is(err, models.ErrNotFound) {
+		return providers.Provider{}, unknown
+	}
+	return providers.CustomOf(found.Slug, found.Name, found.BaseURL, found.Dialect, found.Auth, found.Header).Provider(), err
+}
+
+// checkRegistration checks what the OpenAPI document can't express.
+func (s *server) checkRegistration(provider providers.Provider, body *gen.RegisterRequest, now time.Time) (providers.Form, error) {
+	form, err := s.Providers.CheckKey(provider, body.Name, body.Secret.Reveal())
 	if refusal := (*providers.Refusal)(nil); errors.As(err, &refusal) {
-		return "", problem.Invalid(refusal.Field, refusal.Reason)
+		return form, problem.Invalid(refusal.Field, refusal.Reason)
 	}
 	if err == nil && !isPrintable(body.Name) {
 		err = errName()
@@ -118,10 +132,10 @@ func (s *server) checkRegistration(provider providers.Provider, body *gen.Regist
 	if err == nil && body.ExpiresAt != nil {
 		err = checkExpiry(*body.ExpiresAt, now)
 	}
-	if r := body.Restrict; err == nil && r != nil && len(r.Users) > 0 && body.UserScope != nil && *body.UserScope {
+	if r := body.Restrict; err == nil && r != nil && len(r.Users) > 0 && orZero(body.UserScope) {
 		err = errOwnKeyUsers()
 	}
-	return displaySuffix, err
+	return form, err
 }
 
 // errNameTaken says which field a models.ErrAlreadyExists is about.
@@ -156,14 +170,11 @@ func isPrintable(name string) bool {
 	})
 }
 
-// idempotencyRecord returns the record by which a retry of a registration is recognized. Its fingerprint covers everything that
-// the caller chose, including the secret. It is keyed by the caller's Idempotency-Key, of which the database holds only a hash, so
-// that a copy of the database can't be searched for a secret.
-func idempotencyRecord(idempotencyKey string, caller models.Caller, key models.Key, secret string) *models.IdempotencyRecord {
-	// The prefix sets the MAC's key apart from the stored hash: HMAC hashes a key that is longer than a block.
-	mac := hmac.New(sha256.New, []byte("aikeys/v1/fingerprint:"+idempotencyKey))
+// registrationRecord returns the idempotency record of a registration, or nil without an Idempotency-Key. It covers everything that the
+// caller chose, including the secret.
+func registrationRecord(idempotencyKey *string, caller models.Caller, key models.Key, secret string) *models.IdempotencyRecord {
 	parts := []string{key.Provider, key.Name, key.UserID, secret}
-	if key.ExpiresAt != 0 { // without one, the fingerprint is as it was before there were any
+	if key.ExpiresAt != 0 { // what a key does not have is left out, so that records of earlier releases still match
 		parts = append(parts, strconv.FormatInt(key.ExpiresAt, 10))
 	}
 	if restrictions, err := key.Restrictions.Value(); err == nil && restrictions != "" {
@@ -175,14 +186,28 @@ func idempotencyRecord(idempotencyKey string, caller models.Caller, key models.K
 	if key.IsArranged() {
 		parts = append(parts, fmt.Sprintf("order %d, weight %d", key.Order, key.Weight))
 	}
+	return idempotencyRecord(idempotencyKey, "aikeys/v1/fingerprint:", caller, key.ID, key.CreatedAt, parts...)
+}
+
+// idempotencyRecord returns the record by which a retry of a request is recognized, or nil without an Idempotency-Key. Its fingerprint is a
+// MAC of the parts under the Idempotency-Key, of which the database holds only a hash, so that a copy of the database can't be searched for
+// a secret.
+func idempotencyRecord(
+	idempotencyKey *string, purpose string, caller models.Caller, keyID string, now int64, parts ...string,
+) *models.IdempotencyRecord {
+	if idempotencyKey == nil {
+		return nil
+	}
+	// The purpose sets the MAC's key apart from the stored hash: HMAC hashes a key that is longer than a block.
+	mac := hmac.New(sha256.New, []byte(purpose+*idempotencyKey))
 	for _, part := range parts {
 		_ = binary.Write(mac, binary.BigEndian, uint64(len(part))) // a hash never fails to write
 		mac.Write([]byte(part))
 	}
-	hash := sha256.Sum256([]byte(idempotencyKey))
+	hash := sha256.Sum256([]byte(*idempotencyKey))
 	return &models.IdempotencyRecord{
 		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: caller.UserID,
-		KeyHash: hash[:], Fingerprint: mac.Sum(nil), KeyID: key.ID, CreatedAt: key.CreatedAt,
+		KeyHash: hash[:], Fingerprint: mac.Sum(nil), KeyID: keyID, CreatedAt: now,
 	}
 }
 
@@ -194,10 +219,10 @@ var errSecretRejected = errors.New("secret is rejected by the provider")
 func (s *server) verifySecret(
 	ctx context.Context, caller models.Caller, provider providers.Provider, key *models.Key, body *gen.RegisterRequest,
 ) (*models.EventState, error) {
-	if body.Verify == nil || !*body.Verify {
+	if !orZero(body.Verify) {
 		return nil, nil
 	}
-	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	role, err := s.Store.Role(ctx, caller, s.Now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -205,26 +230,24 @@ func (s *server) verifySecret(
 		return nil, models.ErrForbidden
 	}
 	result := verification.TurnedOff()
-	if s.verifier != nil {
-		result = s.verifier.Verify(ctx, caller, provider, body.Secret.Reveal())
+	if s.Verifier != nil {
+		result = s.Verifier.Verify(ctx, caller, provider, body.Secret.Reveal())
 	}
-	isForced := body.Force != nil && *body.Force
 	rejected := result.Outcome == verification.Rejected
-	if rejected && !isForced {
+	if rejected && !orZero(body.Force) {
 		return nil, &problem.Error{Kind: errSecretRejected, Fields: []problem.Field{{Field: "secret", Message: "is rejected by the provider"}}}
 	}
-	key.Verdict, key.VerdictReason, key.VerifiedAt = string(result.Outcome), result.Reason, s.now().UnixMicro()
+	key.Verdict, key.VerdictReason, key.VerifiedAt = string(result.Outcome), result.Reason, s.Now().UnixMicro()
 	return &models.EventState{Verdict: key.Verdict, Reason: key.VerdictReason, Forced: rejected}, nil
 }
 
-// sealSecret seals the secret of a key and wipes its own copy of the plaintext.
-func (s *server) sealSecret(ctx context.Context, key models.Key, plaintext string) (envelope []byte, kekID string, err error) {
+// sealSecret seals the secret of a key and makes the fingerprints of its parts. It wipes its own copy of the plaintext.
+func (s *server) sealSecret(ctx context.Context, key models.Key, plaintext string, parts []string) (keysetcheck.Sealed, error) {
 	secret := sealer.NewSecret([]byte(plaintext))
 	defer secret.Wipe()
-	sealed, err := s.keyset.Seal(ctx, sealer.Binding{
+	return s.Keyset.SealSecret(ctx, sealer.Binding{
 		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: sealer.ProviderAt(key.Provider, key.Destination), Version: key.Version,
-	}, secret)
-	return sealed.Bytes, sealed.KEKID, err
+	}, secret, parts)
 }
 
 // GetKey returns one key's metadata: at once, or once its receipt is complete if the caller waits for that.
@@ -237,15 +260,13 @@ func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.G
 	if err != nil {
 		return nil, err
 	}
-	key, err := s.store.GetKey(ctx, caller, parseKeyID(req.ID), s.now().UnixMicro())
+	key, err := s.Store.GetKey(ctx, caller, parseKeyID(req.ID), s.Now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
 	wire := s.wireKey(key)
 	if key.RevokedAt != 0 || key.DisabledAt != 0 {
-		wait, leave := s.enterWait(caller, wait)
-		defer leave()
-		receipt, err := s.receipts.WaitForReceipt(ctx, key.Stop(), wait)
+		receipt, err := s.awaitReceipt(ctx, key.Stop(), wait)
 		if err != nil {
 			return nil, err
 		}
@@ -277,20 +298,15 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	if err != nil {
 		return nil, err
 	}
-	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, isKeyID)
+	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, isKeyID)
 	if err != nil {
 		return nil, err
 	}
-	filter := models.KeyFilter{Before: page.after, Limit: page.limit()}
-	if req.Params.Provider != nil {
-		if filter.Provider, err = s.parseProvider(*req.Params.Provider); err != nil {
-			return nil, err
-		}
+	filter := models.KeyFilter{Before: page.after, Limit: page.limit(), State: models.KeyState(orZero(req.Params.State))}
+	if filter.Provider, err = s.parseProvider(req.Params.Provider); err != nil {
+		return nil, err
 	}
-	if req.Params.State != nil {
-		filter.State = models.KeyState(*req.Params.State)
-	}
-	keys, err := s.store.ListKeys(ctx, caller, filter, s.now().UnixMicro())
+	keys, err := s.Store.ListKeys(ctx, caller, filter, s.Now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -309,23 +325,13 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	var (
 		key   models.Key
 		event models.Event
 	)
-	err = s.store.Transact(ctx, func(tx *models.Tx) error {
-		role, err := tx.Role(caller)
-		if err != nil {
+	err = s.Store.Transact(ctx, func(tx *models.Tx) (err error) {
+		if key, event, err = s.keyToWrite(ctx, tx, tx.Key, caller, req.ID, models.EventKeyRevoked); err != nil {
 			return err
-		}
-		if key, err = tx.Key(caller, parseKeyID(req.ID)); err != nil {
-			return err
-		}
-		event = s.keyEvent(ctx, models.EventKeyRevoked, caller, key)
-		if !role.Covers(roleToWrite(key)) {
-			return models.ErrForbidden
 		}
 		_, err = tx.RevokeKey(&key, caller.UserID, event)
 		return err
@@ -333,29 +339,76 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
-	return gen.RevokeKey200JSONResponse{Receipt: s.wireReceipt(key, s.awaitReceipt(ctx, key.Stop(), wait))}, nil
+	return gen.RevokeKey200JSONResponse{Receipt: s.wireReceipt(key, s.receiptOfStop(ctx, key.Stop(), wait))}, nil
 }
 
-// enterWait returns how long the user may wait for a receipt: not at all while they wait for many others, since a key is never left in
-// use for the sake of its receipt. The caller must call leave.
-func (s *server) enterWait(caller models.Caller, wait time.Duration) (allowed time.Duration, leave func()) {
-	if wait <= 0 {
-		return 0, func() {}
+// keyToWrite finds a key that a request writes, with Key or LockKey of the transaction, and returns it with the event of the attempt. The
+// error is models.ErrForbidden if the caller may not write the key.
+func (s *server) keyToWrite(
+	ctx context.Context, tx *models.Tx, find func(models.Caller, string) (models.Key, error), caller models.Caller, id string, what models.EventType,
+) (key models.Key, event models.Event, err error) {
+	role, err := tx.Role(caller)
+	if err != nil {
+		return key, event, err
 	}
-	leave, admitted := s.waits.enter(caller.CustomerID + "/" + caller.UserID)
+	if key, err = find(caller, parseKeyID(id)); err != nil {
+		return key, event, err
+	}
+	event = s.keyEvent(ctx, what, caller, key)
+	if !role.Covers(roleToWrite(key)) {
+		err = models.ErrForbidden
+	}
+	return key, event, err
+}
+
+// awaitReceipt returns the receipt of a stop. It waits until the receipt is complete, but no longer than requested, and not at all if the
+// user has maxWaits other requests that wait.
+func (s *server) awaitReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error) {
+	if wait <= 0 {
+		return s.Receipts.WaitForReceipt(ctx, stop, 0)
+	}
+	who := auth.PrincipalFrom(ctx)
+	leave, admitted := s.waits.enter(who.CustomerID + "/" + who.UserID)
+	defer leave()
 	if !admitted {
 		wait = 0
 	}
-	return wait, leave
+	return s.Receipts.WaitForReceipt(ctx, stop, wait)
 }
 
-// awaitReceipt returns the receipt of a stop, as requested. If it can't be read, it claims nothing.
-func (s *server) awaitReceipt(ctx context.Context, stop models.Stop, wait time.Duration) feed.Receipt {
-	receipt, err := s.receipts.WaitForReceipt(ctx, stop, wait)
+// receiptOfStop is awaitReceipt for a stop that was just made. If its receipt can't be read, the result claims nothing.
+func (s *server) receiptOfStop(ctx context.Context, stop models.Stop, wait time.Duration) feed.Receipt {
+	receipt, err := s.awaitReceipt(ctx, stop, wait)
 	if err != nil {
 		return feed.Receipt{Remaining: unknownRemaining}
 	}
 	return receipt
+}
+
+// maxWaits is how many requests of one user may wait for receipts at a time, in each process.
+const maxWaits = 20
+
+// waits counts each user's requests that wait for a receipt.
+type waits struct {
+	mu     sync.Mutex
+	byUser map[string]int // has no zeros; guarded by mu
+}
+
+// enter admits a request that will wait, and reports whether the user may have one more. The caller calls leave in any case.
+func (w *waits) enter(user string) (leave func(), admitted bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.byUser[user] >= maxWaits {
+		return func() {}, false
+	}
+	w.byUser[user]++
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.byUser[user]--; w.byUser[user] == 0 {
+			delete(w.byUser, user)
+		}
+	}, true
 }
 
 // VerifyKey tests a stored key at its provider, stores the verdict and answers with it.
@@ -365,24 +418,14 @@ func (s *server) VerifyKey(ctx context.Context, req gen.VerifyKeyRequestObject) 
 		return nil, err
 	}
 	var event models.Event
-	tested, err := s.tests.Test(ctx, caller.CustomerID+"/"+caller.UserID, func(tx *models.Tx) (key models.Key, _ models.Event, err error) {
-		role, err := tx.Role(caller)
-		if err != nil {
-			return key, event, err
-		}
-		if key, err = tx.Key(caller, parseKeyID(req.ID)); err != nil {
-			return key, event, err
-		}
-		event = s.keyEvent(ctx, models.EventKeyVerified, caller, key)
-		if !role.Covers(roleToWrite(key)) {
-			return key, event, models.ErrForbidden
-		}
-		return key, event, nil
+	tested, err := s.Tests.Test(ctx, caller.CustomerID+"/"+caller.UserID, func(tx *models.Tx) (key models.Key, _ models.Event, err error) {
+		key, event, err = s.keyToWrite(ctx, tx, tx.Key, caller, req.ID, models.EventKeyVerified)
+		return key, event, err
 	})
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
-	key, err := s.store.GetKey(ctx, caller, tested.ID, s.now().UnixMicro()) // as it is now, with what the policy says of it
+	key, err := s.Store.GetKey(ctx, caller, tested.ID, s.Now().UnixMicro()) // as it is now, with what the policy says of it
 	if err != nil {
 		return nil, err
 	}
@@ -451,7 +494,7 @@ func (s *server) caller(ctx context.Context, customerID, projectID string) (mode
 
 // event returns the audit event of what a request does in a project.
 func (s *server) event(ctx context.Context, what models.EventType, caller models.Caller) models.Event {
-	call, who, now := httpapi.CallFrom(ctx), auth.PrincipalFrom(ctx), s.now()
+	call, who, now := httpapi.CallFrom(ctx), auth.PrincipalFrom(ctx), s.Now()
 	return models.Event{
 		ID: s.ids.Next(models.EventIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
 		Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
@@ -478,7 +521,7 @@ func (s *server) recordDenied(ctx context.Context, err error, event models.Event
 	if event.Type == models.EventKeyRegistered {
 		event.KeyID = "" // no key was created
 	}
-	if lost := s.denials.record(context.WithoutCancel(ctx), event); lost != nil {
+	if lost := s.Denials.record(context.WithoutCancel(ctx), event); lost != nil {
 		return fmt.Errorf("%w: %w: %w", err, httpapi.ErrUnrecorded, lost)
 	}
 	return err
@@ -503,7 +546,7 @@ func notServing(k models.Key, now int64) string {
 func etag(k models.Key) string { return `"` + strconv.FormatInt(k.Revision, 10) + `"` }
 
 func (s *server) wireKey(k models.Key) gen.Key {
-	now := s.now().UnixMicro()
+	now := s.Now().UnixMicro()
 	key := gen.Key{
 		ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, Provider: k.Provider, Name: k.Name,
 		DisplaySuffix: k.DisplaySuffix, UserScope: k.UserID != "", CreatedAt: wireTime(k.CreatedAt), CreatedBy: k.CreatedBy,
@@ -584,9 +627,18 @@ func (s *server) receiptOf(at int64, by string, r feed.Receipt) gen.Receipt {
 	}
 	if !r.Complete {
 		receipt.State = "pending"
-		receipt.CompleteBy = new(wireTime(s.now().Add(r.Remaining).UnixMicro()))
+		receipt.CompleteBy = new(wireTime(s.Now().Add(r.Remaining).UnixMicro()))
 	}
 	return receipt
+}
+
+// wireWarnings names the other keys that have the same secret, or a field of it.
+func wireWarnings(duplicates []string) []gen.KeyWarning {
+	var warnings []gen.KeyWarning
+	for _, id := range duplicates {
+		warnings = append(warnings, gen.KeyWarning{Code: "duplicate_secret", KeyID: id})
+	}
+	return warnings
 }
 
 // convert maps rows to their wire form. The result is never nil, so it is never null on the wire.
@@ -607,17 +659,18 @@ func optional[T comparable](v T) *T {
 	return &v
 }
 
+// orZero returns the value of a member that the request may leave out.
+func orZero[T any](given *T) (value T) {
+	if given != nil {
+		value = *given
+	}
+	return value
+}
+
 // wireTime converts microseconds since 1970.
 func wireTime(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
 
 // optionalTime is wireTime with nil for 0, which means never.
-func orZero(n *int) int {
-	if n == nil {
-		return 0
-	}
-	return *n
-}
-
 func optionalTime(micros int64) *time.Time {
 	if micros == 0 {
 		return nil

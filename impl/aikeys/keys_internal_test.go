@@ -20,10 +20,10 @@ func TestFingerprintsNeedTheIdempotencyKey(t *testing.T) {
 		"as long as a UUID": strings.Repeat("k", 36), "longer than HMAC takes without hashing it": strings.Repeat("k", 255),
 	} {
 		t.Run(name, func(t *testing.T) {
-			record := idempotencyRecord(idempotencyKey, models.Caller{}, key, secret)
-			require.Equal(t, record, idempotencyRecord(idempotencyKey, models.Caller{}, key, secret), "a retry is recognized")
-			require.NotEqual(t, record.Fingerprint, idempotencyRecord(idempotencyKey+"2", models.Caller{}, key, secret).Fingerprint)
-			require.NotEqual(t, record.Fingerprint, idempotencyRecord(idempotencyKey, models.Caller{}, key, secret+"2").Fingerprint)
+			record := registrationRecord(&idempotencyKey, models.Caller{}, key, secret)
+			require.Equal(t, record, registrationRecord(&idempotencyKey, models.Caller{}, key, secret), "a retry is recognized")
+			require.NotEqual(t, record.Fingerprint, registrationRecord(new(idempotencyKey+"2"), models.Caller{}, key, secret).Fingerprint)
+			require.NotEqual(t, record.Fingerprint, registrationRecord(&idempotencyKey, models.Caller{}, key, secret+"2").Fingerprint)
 			for _, known := range [][]byte{nil, record.KeyHash, []byte("aikeys/v1/fingerprint:" + string(record.KeyHash))} {
 				mac := hmac.New(sha256.New, known)
 				for _, part := range []string{key.Provider, key.Name, key.UserID, secret} {

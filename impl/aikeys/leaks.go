@@ -57,15 +57,10 @@ func (s *server) FindLeaks(ctx context.Context, req gen.FindLeaksRequestObject) 
 	for i, value := range req.Body.Values {
 		values[i] = value.Reveal()
 	}
-	search := leakSearch{server: s, caller: caller, revoke: req.Body.Revoke, done: map[string]gen.LeakMatch{}}
-	if req.Body.Source != nil {
-		search.source = *req.Body.Source
-	}
+	search := leakSearch{server: s, caller: caller, revoke: req.Body.Revoke, source: orZero(req.Body.Source), done: map[string]gen.LeakMatch{}}
 	if err := search.check(ctx, values); err != nil {
 		return nil, err
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	search.deadline = time.Now().Add(wait)
 	matches, err := search.run(ctx, values)
 	if err != nil {
@@ -76,7 +71,7 @@ func (s *server) FindLeaks(ctx context.Context, req gen.FindLeaksRequestObject) 
 
 // check returns nil if the caller may make the search now.
 func (l leakSearch) check(ctx context.Context, values []string) error {
-	role, err := l.store.Role(ctx, l.caller, l.now().UnixMicro())
+	role, err := l.Store.Role(ctx, l.caller, l.Now().UnixMicro())
 	switch {
 	case err != nil:
 		return err
@@ -87,7 +82,7 @@ func (l leakSearch) check(ctx context.Context, values []string) error {
 	case !l.leaks.Allow(l.caller.CustomerID + "/" + l.caller.UserID):
 		return &problem.Wait{Kind: httpapi.ErrTooManyRequests, Seconds: l.leaks.RetryAfter()}
 	}
-	reveals := l.providers.Reveals(l.source, providers.Provider{}, "")
+	reveals := l.Providers.Reveals(l.source, providers.Provider{}, "")
 	for _, value := range values {
 		reveals = reveals || l.source != "" && strings.Contains(l.source, value)
 	}
@@ -102,7 +97,7 @@ const maxMatches = 1000
 
 // run returns the first matches by the places of their values. All values are looked up in one query, whether they match or not.
 func (l leakSearch) run(ctx context.Context, values []string) ([]gen.LeakMatch, error) {
-	key, err := l.keyset.Fingerprints(ctx)
+	key, err := l.Keyset.Fingerprints(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +110,7 @@ func (l leakSearch) run(ctx context.Context, values []string) ([]gen.LeakMatch, 
 		}
 		all = append(all, fingerprints[i]...)
 	}
-	found, err := l.store.FindLeaks(ctx, l.caller, all)
+	found, err := l.Store.FindLeaks(ctx, l.caller, all)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +164,7 @@ func (l leakSearch) matchKeys(ctx context.Context, fingerprints [][]byte, found 
 func (l leakSearch) endKey(ctx context.Context, leak models.Leak) (gen.LeakMatch, error) {
 	action := actionNone
 	if l.revoke {
-		err := l.store.Transact(ctx, func(tx *models.Tx) (err error) {
+		err := l.Store.Transact(ctx, func(tx *models.Tx) (err error) {
 			action, err = l.endVersion(ctx, tx, &leak)
 			return err
 		})
@@ -194,7 +189,7 @@ func (l leakSearch) endKey(ctx context.Context, leak models.Leak) (gen.LeakMatch
 		match.State = string(models.VersionActive)
 	}
 	if l.revoke && k.RevokedAt != 0 {
-		match.Receipt = new(l.wireReceipt(k, l.awaitReceipt(ctx, k.Stop(), time.Until(l.deadline))))
+		match.Receipt = new(l.wireReceipt(k, l.receiptOfStop(ctx, k.Stop(), time.Until(l.deadline))))
 	}
 	return match, nil
 }
@@ -251,7 +246,7 @@ func (l leakSearch) matchTokens(ctx context.Context, candidates []string) (match
 		}
 		match, isDone := l.done[id]
 		if !isDone {
-			t, err := l.store.FindToken(ctx, id)
+			t, err := l.Store.FindToken(ctx, id)
 			if errors.Is(err, models.ErrNotFound) || err == nil && (t.CustomerID != l.caller.CustomerID || subtle.ConstantTimeCompare(t.Hash, hash[:]) != 1) {
 				continue
 			}
@@ -277,7 +272,7 @@ func (l leakSearch) endToken(ctx context.Context, t models.Token) (gen.LeakMatch
 	if l.revoke {
 		wasRevoked := t.RevokedAt != 0
 		var stop models.Stop
-		err := l.store.Transact(ctx, func(tx *models.Tx) error {
+		err := l.Store.Transact(ctx, func(tx *models.Tx) error {
 			role, err := tx.Role(l.caller)
 			if err == nil && role != models.RoleOwner {
 				err = errFindLeaks
@@ -301,31 +296,8 @@ func (l leakSearch) endToken(ctx context.Context, t models.Token) (gen.LeakMatch
 		if !wasRevoked {
 			match.Action = actionRevoked
 		}
-		match.Receipt = new(l.receiptOf(t.RevokedAt, t.RevokedBy, l.awaitReceipt(ctx, stop, time.Until(l.deadline))))
+		match.Receipt = new(l.receiptOf(t.RevokedAt, t.RevokedBy, l.receiptOfStop(ctx, stop, time.Until(l.deadline))))
 	}
 	match.State = l.wireToken(l.caller, t).State
 	return match, nil
-}
-
-// fingerprints returns the fingerprints of the secret parts of a key's secret. Without the fingerprint key it returns nothing, which keeps no
-// key from being stored.
-func (s *server) fingerprints(ctx context.Context, customerID string, provider providers.Provider, secret string) [][]byte {
-	key, err := s.keyset.Fingerprints(ctx)
-	if err != nil {
-		return nil
-	}
-	found, err := key.Of(customerID, provider.SecretParts(secret)...)
-	if err != nil {
-		return nil
-	}
-	return found
-}
-
-// wireWarnings names the other keys that have the same secret, or a field of it.
-func wireWarnings(duplicates []string) []gen.KeyWarning {
-	var warnings []gen.KeyWarning
-	for _, id := range duplicates {
-		warnings = append(warnings, gen.KeyWarning{Code: "duplicate_secret", KeyID: id})
-	}
-	return warnings
 }

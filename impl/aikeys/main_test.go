@@ -2,6 +2,7 @@ package aikeys_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -61,7 +62,6 @@ func each(t *testing.T, test func(t *testing.T, s *aikeystest.Service), changes 
 
 // ask sends a request in a user's session; get, del, put and post do so by their methods.
 func ask(t *testing.T, s *aikeystest.Service, user, method, path string, body any) aikeystest.Reply {
-	t.Helper()
 	r := aikeystest.Request{Method: method, Path: path, Token: s.As(user).Token}
 	if body != nil {
 		r.Body = encode(t, body)
@@ -70,28 +70,23 @@ func ask(t *testing.T, s *aikeystest.Service, user, method, path string, body an
 }
 
 func get(t *testing.T, s *aikeystest.Service, user, path string) aikeystest.Reply {
-	t.Helper()
 	return ask(t, s, user, http.MethodGet, path, nil)
 }
 
 func del(t *testing.T, s *aikeystest.Service, user, path string) aikeystest.Reply {
-	t.Helper()
 	return ask(t, s, user, http.MethodDelete, path, nil)
 }
 
 func put(t *testing.T, s *aikeystest.Service, user, path string, body any) aikeystest.Reply {
-	t.Helper()
 	return ask(t, s, user, http.MethodPut, path, body)
 }
 
 func post(t *testing.T, s *aikeystest.Service, user, path string, body any) aikeystest.Reply {
-	t.Helper()
 	return ask(t, s, user, http.MethodPost, path, body)
 }
 
 // encode returns the JSON of a body; bytes are sent as they are.
 func encode(t *testing.T, body any) []byte {
-	t.Helper()
 	if raw, ok := body.([]byte); ok {
 		return raw
 	}
@@ -100,27 +95,26 @@ func encode(t *testing.T, body any) []byte {
 	return text
 }
 
-func decode[T any](t *testing.T, r aikeystest.Reply) T {
-	t.Helper()
-	var value T
+// decode returns the body of a reply, which must say that the request has succeeded.
+func decode[T any](t *testing.T, r aikeystest.Reply) (value T) {
+	require.Less(t, r.Status, http.StatusMultipleChoices, "%s", r.Body)
 	require.NoError(t, json.Unmarshal(r.Body, &value), "%s", r.Body)
 	return value
 }
 
 // list returns all keys that a user sees in their project.
 func list(t *testing.T, s *aikeystest.Service, user string) []gen.Key {
-	t.Helper()
-	reply := get(t, s, user, project+"/aikeys")
-	require.Equal(t, http.StatusOK, reply.Status)
-	return decode[gen.ListResponse](t, reply).Keys
+	return decode[gen.ListResponse](t, get(t, s, user, project+"/aikeys")).Keys
 }
 
 // events returns the newest events that a user sees in their project.
 func events(t *testing.T, s *aikeystest.Service, user string) []gen.Event {
-	t.Helper()
-	reply := get(t, s, user, project+"/events?page_size=500")
-	require.Equal(t, http.StatusOK, reply.Status)
-	return decode[gen.ListEventsResponse](t, reply).Events
+	return decode[gen.ListEventsResponse](t, get(t, s, user, project+"/events?page_size=500")).Events
+}
+
+// read returns a key as a user sees it.
+func read(t *testing.T, s *aikeystest.Service, user, id string) gen.Key {
+	return decode[gen.GetResponse](t, get(t, s, user, project+"/aikeys/"+id)).Key
 }
 
 func ids(keys []gen.Key) []string {
@@ -148,39 +142,28 @@ func together[T any](n int, fn func(i int) T) []T {
 }
 
 // pages reads a list page by page and returns the pages' ids. Size 0 leaves the size to the service.
-func pages(t *testing.T, s *aikeystest.Service, user, path string, size int) [][]string {
-	t.Helper()
-	var all [][]string
-	token := ""
-	for range 100 {
-		query := path
-		if size > 0 {
-			query += fmt.Sprintf("page_size=%d&", size)
+func pages(t *testing.T, s *aikeystest.Service, user, path string, size int) (all [][]string) {
+	if size > 0 {
+		path += fmt.Sprintf("page_size=%d&", size)
+	}
+	for token := ""; len(all) < 100; {
+		type item struct {
+			ID     string
+			UserID string `json:"user_id"`
 		}
-		if token != "" {
-			query += "page_token=" + token
-		}
-		reply := get(t, s, user, strings.TrimRight(query, "?&"))
-		require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
 		page := decode[struct {
-			Keys   []gen.Key    `json:"keys"`
-			Events []gen.Event  `json:"events"`
-			People []gen.Member `json:"members"`
-			Next   *string      `json:"next_page_token"`
-		}](t, reply)
-		of := ids(page.Keys)
-		for _, e := range page.Events {
-			of = append(of, e.ID)
-		}
-		for _, m := range page.People {
-			of = append(of, m.UserID)
+			Keys, Events, Members []item
+			Next                  *string `json:"next_page_token"`
+		}](t, get(t, s, user, strings.TrimRight(path+token, "?&")))
+		of := []string{}
+		for _, i := range slices.Concat(page.Keys, page.Events, page.Members) {
+			of = append(of, cmp.Or(i.ID, i.UserID))
 		}
 		all = append(all, of)
 		if page.Next == nil {
 			return all
 		}
-		require.NotEmpty(t, *page.Next)
-		token = *page.Next
+		token = "page_token=" + *page.Next
 	}
 	require.Fail(t, "the list does not end")
 	return nil
@@ -188,7 +171,6 @@ func pages(t *testing.T, s *aikeystest.Service, user, path string, size int) [][
 
 // requirePaged asserts that a list read in pages of any size is the same list.
 func requirePaged(t *testing.T, s *aikeystest.Service, user, path string, want []string, most int) {
-	t.Helper()
 	for _, size := range []int{1, 2, 3, len(want) - 1, len(want), len(want) + 1, most} {
 		t.Run("in pages of "+strconv.Itoa(size), func(t *testing.T) {
 			got := pages(t, s, user, path, size)
@@ -200,7 +182,6 @@ func requirePaged(t *testing.T, s *aikeystest.Service, user, path string, want [
 
 // retry sends a register with an Idempotency-Key.
 func retry(t *testing.T, s *aikeystest.Service, token, key string, body gen.RegisterRequest) aikeystest.Reply {
-	t.Helper()
 	return s.Send(t, aikeystest.Request{Method: http.MethodPost, Path: "/v1/aikeys", Token: token, Body: encode(t, body),
 		Header: http.Header{"Idempotency-Key": {key}}})
 }
@@ -208,15 +189,9 @@ func retry(t *testing.T, s *aikeystest.Service, token, key string, body gen.Regi
 // exampleKey is the key id of the document's examples.
 const exampleKey = "byok_01JD8Q6Z3V8M2T5K7N9R4W1XYZ"
 
-// locked is a service on Postgres whose tables a test can lock.
-type locked struct {
-	*aikeystest.Service
-	db *sql.DB
-}
-
-// newLocked starts a service on Postgres. Its database waits half of the options' Timeout for a lock.
-func newLocked(t *testing.T, opts models.Options) *locked {
-	t.Helper()
+// newLockable starts a service on Postgres, and returns a function that locks tables until the test ends or calls release, and one that waits
+// until a connection waits for a table. The database waits half of the options' Timeout for a lock.
+func newLockable(t *testing.T, opts models.Options) (s *aikeystest.Service, lock func(tables string) (release func()), awaitWaiting func(table string)) {
 	url := modelstest.EnginePostgres.URL(t)
 	store := modelstest.OpenStore(t, url, opts)
 	_, err := store.Migrate(t.Context())
@@ -224,35 +199,25 @@ func newLocked(t *testing.T, opts models.Options) *locked {
 	db, err := sql.Open("pgx", url)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return &locked{aikeystest.Start(t, aikeystest.Options{Store: store}), db}
+	lock = func(tables string) (release func()) {
+		tx, err := db.BeginTx(context.WithoutCancel(t.Context()), nil)
+		require.NoError(t, err)
+		release = sync.OnceFunc(func() { require.NoError(t, tx.Rollback()) })
+		t.Cleanup(release)
+		_, err = tx.ExecContext(t.Context(), "LOCK TABLE "+tables+" IN ACCESS EXCLUSIVE MODE")
+		require.NoError(t, err)
+		return release
+	}
+	return aikeystest.Start(t, aikeystest.Options{Store: store}), lock, func(table string) {
+		require.Eventually(t, func() (waits bool) {
+			err := db.QueryRowContext(t.Context(), "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = $1::regclass)", table).Scan(&waits)
+			return err == nil && waits
+		}, 5*time.Second, 5*time.Millisecond)
+	}
 }
 
-// lock locks tables until the test ends or calls release.
-func (l *locked) lock(t *testing.T, tables string) (release func()) {
-	t.Helper()
-	tx, err := l.db.BeginTx(context.WithoutCancel(t.Context()), nil)
-	require.NoError(t, err)
-	release = sync.OnceFunc(func() { require.NoError(t, tx.Rollback()) })
-	t.Cleanup(release)
-	_, err = tx.ExecContext(t.Context(), "LOCK TABLE "+tables+" IN ACCESS EXCLUSIVE MODE")
-	require.NoError(t, err)
-	return release
-}
-
-// awaitWaiting waits until n connections wait for a lock on the table.
-func (l *locked) awaitWaiting(t *testing.T, table string, n int) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		var waiting int
-		err := l.db.QueryRowContext(t.Context(),
-			"SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND relation = $1::regclass", table).Scan(&waiting)
-		return err == nil && waiting >= n
-	}, 5*time.Second, 5*time.Millisecond)
-}
-
-func denied(t *testing.T, s *aikeystest.Service) int {
-	t.Helper()
-	n := 0
+// denied returns how many denied attempts are in the audit trail.
+func denied(t *testing.T, s *aikeystest.Service) (n int) {
 	for _, event := range events(t, s, owner) {
 		if event.Outcome == string(models.OutcomeDenied) {
 			n++
@@ -263,7 +228,6 @@ func denied(t *testing.T, s *aikeystest.Service) int {
 
 // request builds a request that the test sends, or hands over, by itself.
 func request(ctx context.Context, t *testing.T, s *aikeystest.Service, user, method, path string, body any) *http.Request {
-	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, method, s.URL+path, bytes.NewReader(encode(t, body)))
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/json")
@@ -272,7 +236,6 @@ func request(ctx context.Context, t *testing.T, s *aikeystest.Service, user, met
 }
 
 func requireUnavailable(t *testing.T, reply aikeystest.Reply) {
-	t.Helper()
 	require.Equal(t, http.StatusServiceUnavailable, reply.Status)
 	require.Equal(t, "unavailable", reply.Problem(t).Code)
 	require.NotEmpty(t, reply.Header.Get("Retry-After"))
@@ -280,44 +243,33 @@ func requireUnavailable(t *testing.T, reply aikeystest.Reply) {
 
 // end is what the log says of a request's end.
 type end struct {
-	level  string
-	status int
+	Level, Operation string
+	Status           int
 }
 
 // ends returns the log lines of an operation's requests.
-func ends(s *aikeystest.Service, operation string) []end {
-	var found []end
+func ends(s *aikeystest.Service, operation string) (found []end) {
 	for text := range strings.Lines(s.Evidence.Log()) {
-		var line struct {
-			Level, Operation string
-			Status           int
-		}
+		var line end
 		if json.Unmarshal([]byte(text), &line) == nil && line.Operation == operation {
-			found = append(found, end{line.Level, line.Status})
+			found = append(found, line)
 		}
 	}
 	return found
 }
 
 func requireExhausted(t *testing.T, reply aikeystest.Reply) time.Duration {
-	t.Helper()
 	require.Equal(t, http.StatusTooManyRequests, reply.Status)
 	require.Equal(t, "resource_exhausted", reply.Problem(t).Code)
-	seconds, err := strconv.Atoi(reply.Header.Get("Retry-After"))
+	wait, err := time.ParseDuration(reply.Header.Get("Retry-After") + "s")
 	require.NoError(t, err)
-	return time.Duration(seconds) * time.Second
+	return wait
 }
 
 func resolve(t *testing.T, s *aikeystest.Service, user, provider string) gen.ResolveResponse {
-	t.Helper()
-	reply := get(t, s, user, project+"/resolve?provider="+provider)
-	require.Equal(t, http.StatusOK, reply.Status)
-	return decode[gen.ResolveResponse](t, reply)
+	return decode[gen.ResolveResponse](t, get(t, s, user, project+"/resolve?provider="+provider))
 }
 
 func setPolicy(t *testing.T, s *aikeystest.Service, body map[string]any) gen.Policy {
-	t.Helper()
-	reply := put(t, s, owner, project+"/policy", body)
-	require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
-	return decode[gen.PolicyResponse](t, reply).Policy
+	return decode[gen.PolicyResponse](t, put(t, s, owner, project+"/policy", body)).Policy
 }

@@ -1,6 +1,7 @@
 package aikeys
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -58,11 +59,7 @@ func wireSignIn(cfg Config) gen.SignInOptionsResponse {
 
 // ownRole returns the caller's role in the default project of their session, or an empty role if they are not a member.
 func (s *server) ownRole(ctx context.Context) (models.Role, error) {
-	caller, err := s.caller(ctx, httpapi.SessionDefault, httpapi.SessionDefault)
-	if err != nil {
-		return "", err
-	}
-	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	_, role, err := s.member(ctx, httpapi.SessionDefault, httpapi.SessionDefault)
 	if errors.Is(err, models.ErrNotMember) {
 		return "", nil
 	}
@@ -71,11 +68,11 @@ func (s *server) ownRole(ctx context.Context) (models.Role, error) {
 
 // GetPolicy returns the project's policy.
 func (s *server) GetPolicy(ctx context.Context, req gen.GetPolicyRequestObject) (gen.GetPolicyResponseObject, error) {
-	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	caller, _, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
-	policy, err := s.store.Policy(ctx, caller)
+	policy, err := s.Store.Policy(ctx, caller)
 	if err != nil {
 		return nil, err
 	}
@@ -104,27 +101,16 @@ func (s *server) SetPolicy(ctx context.Context, req gen.SetPolicyRequestObject) 
 func (s *server) parsePolicy(ctx context.Context, caller models.Caller, body *gen.PolicyRequest) (models.Policy, error) {
 	policy := models.DefaultPolicy(caller.CustomerID, caller.ProjectID)
 	policy.UserKeysByProvider = map[string]models.UserKeys{} // a nil map would be stored as NULL, which the column refuses
-	if body.UserKeys != nil {
-		policy.UserKeys = models.UserKeys(*body.UserKeys)
-	}
-	if body.OnBadKey != nil {
-		policy.OnBadKey = models.OnBadKey(*body.OnBadKey)
-	}
-	if body.OnLimited != nil {
-		policy.OnLimited = models.OnLimited(*body.OnLimited)
-	}
-	if body.Operations != nil {
-		policy.Operations = models.Operations(*body.Operations)
-	}
+	policy.UserKeys = cmp.Or(models.UserKeys(orZero(body.UserKeys)), policy.UserKeys)
+	policy.OnBadKey = cmp.Or(models.OnBadKey(orZero(body.OnBadKey)), policy.OnBadKey)
+	policy.OnLimited = cmp.Or(models.OnLimited(orZero(body.OnLimited)), policy.OnLimited)
+	policy.Operations = cmp.Or(models.Operations(orZero(body.Operations)), policy.Operations)
 	policy.RemovalGraceDays = body.RemovalGraceDays
-	if body.UserKeysByProvider == nil {
-		return policy, nil
-	}
-	for slug, choice := range *body.UserKeysByProvider {
+	for slug, choice := range orZero(body.UserKeysByProvider) {
 		_, err := s.findProvider(ctx, caller, slug)
 		if errors.Is(err, problem.ErrInvalid) {
 			return policy, problem.Invalid("user_keys_by_provider",
-				"names a provider that we don't know; known are "+strings.Join(s.providers.Slugs(), ", "))
+				"names a provider that we don't know; known are "+strings.Join(s.Providers.Slugs(), ", "))
 		}
 		if err != nil {
 			return policy, err
@@ -136,15 +122,15 @@ func (s *server) parsePolicy(ctx context.Context, caller models.Caller, body *ge
 
 // ListMembers returns the project's members.
 func (s *server) ListMembers(ctx context.Context, req gen.ListMembersRequestObject) (gen.ListMembersResponseObject, error) {
-	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, models.ValidID)
+	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, models.ValidID)
 	if err != nil {
 		return nil, err
 	}
-	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	caller, _, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
-	members, err := s.store.ListMembers(ctx, caller, page.after, page.limit())
+	members, err := s.Store.ListMembers(ctx, caller, page.after, page.limit())
 	if err != nil {
 		return nil, err
 	}
@@ -177,16 +163,12 @@ func (s *server) SetMember(ctx context.Context, req gen.SetMemberRequestObject) 
 	return gen.SetMember200JSONResponse{Member: wireMember(member)}, nil
 }
 
-// defaultEvents is the default of page_size for events, as the OpenAPI document states it.
+// defaultEvents is the default of page_size for events and fetches, as the OpenAPI document states it.
 const defaultEvents = 50
 
 // ListEvents returns a page of the audit trail.
 func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject) (gen.ListEventsResponseObject, error) {
-	size := req.Params.PageSize
-	if size == nil {
-		size = new(defaultEvents)
-	}
-	page, err := parsePage(size, req.Params.PageToken, func(id string) bool {
+	page, err := parsePage(req.Params.PageSize, defaultEvents, req.Params.PageToken, func(id string) bool {
 		return strings.HasPrefix(id, models.EventIDPrefix) && models.ValidID(id)
 	})
 	if err != nil {
@@ -196,15 +178,11 @@ func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject
 	if err != nil {
 		return nil, err
 	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, role, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
-	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
-	if err != nil {
-		return nil, err
-	}
-	events, err := s.store.ListEvents(ctx, caller, filter, page.after, page.limit())
+	events, err := s.Store.ListEvents(ctx, caller, filter, page.after, page.limit())
 	if err != nil {
 		return nil, err
 	}
@@ -218,22 +196,10 @@ func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject
 }
 
 func (s *server) eventFilter(params gen.ListEventsParams) (f models.EventFilter, err error) {
-	if params.KeyID != nil {
-		f.KeyID = parseKeyID(*params.KeyID)
-	}
-	if params.Actor != nil {
-		f.Actor = *params.Actor
-	}
-	if params.Type != nil {
-		f.Type = models.EventType(*params.Type)
-	}
-	if params.Outcome != nil {
-		f.Outcome = models.Outcome(*params.Outcome)
-	}
-	if params.Provider != nil {
-		if f.Provider, err = s.parseProvider(*params.Provider); err != nil {
-			return f, err
-		}
+	f.KeyID, f.Actor = parseKeyID(orZero(params.KeyID)), orZero(params.Actor)
+	f.Type, f.Outcome = models.EventType(orZero(params.Type)), models.Outcome(orZero(params.Outcome))
+	if f.Provider, err = s.parseProvider(params.Provider); err != nil {
+		return f, err
 	}
 	f.From, f.To, err = parsePeriod(params.From, params.To)
 	return f, err
@@ -312,16 +278,12 @@ type page struct {
 	size  int
 }
 
-// defaultPageSize is the size of a page of keys or members whose request names none. It is the largest that may be asked for:
-// an answer costs bounded memory, however many keys there are.
-const defaultPageSize = 1000
+// maxPageSize is the largest page_size of a list, and the default of most: an answer takes bounded memory, however long the list is.
+const maxPageSize = 1000
 
 // parsePage parses page_size and page_token. A token is the last id of the previous page, in base64url.
-func parsePage(size *int, token *string, isValid func(id string) bool) (page, error) {
-	p := page{size: defaultPageSize}
-	if size != nil {
-		p.size = *size
-	}
+func parsePage(size *int, defaultSize int, token *string, isValid func(id string) bool) (page, error) {
+	p := page{size: cmp.Or(orZero(size), defaultSize)}
 	if token == nil {
 		return p, nil
 	}
@@ -345,19 +307,19 @@ func cut[Row any](p page, rows []Row, id func(Row) string) ([]Row, *string) {
 	return rows, new(base64.RawURLEncoding.EncodeToString([]byte(id(rows[p.size-1]))))
 }
 
-// member returns the caller if they are a member of the project.
-func (s *server) member(ctx context.Context, customerID, projectID string) (models.Caller, error) {
+// member returns the caller and their role, if they are a member of the project.
+func (s *server) member(ctx context.Context, customerID, projectID string) (models.Caller, models.Role, error) {
 	caller, err := s.caller(ctx, customerID, projectID)
 	if err != nil {
-		return caller, err
+		return caller, "", err
 	}
-	_, err = s.store.Role(ctx, caller, s.now().UnixMicro())
-	return caller, err
+	role, err := s.Store.Role(ctx, caller, s.Now().UnixMicro())
+	return caller, role, err
 }
 
 // asOwner runs a write that only an owner may do, and that stores event. A member's attempt is recorded as denied.
 func (s *server) asOwner(ctx context.Context, caller models.Caller, event models.Event, write func(*models.Tx) error) error {
-	err := s.store.Transact(ctx, func(tx *models.Tx) error {
+	err := s.Store.Transact(ctx, func(tx *models.Tx) error {
 		role, err := tx.Role(caller)
 		if err != nil {
 			return err

@@ -81,7 +81,7 @@ func TestBadPolicy(t *testing.T) {
 
 func TestDeniedWriteIsRecordedOfALeavingMember(t *testing.T) {
 	t.Parallel()
-	l := newLocked(t, models.Options{Timeout: 20 * time.Second})
+	s, lock, awaitWaiting := newLockable(t, models.Options{Timeout: 20 * time.Second})
 	for name, tc := range map[string]struct {
 		method, path string
 		body         any
@@ -91,22 +91,22 @@ func TestDeniedWriteIsRecordedOfALeavingMember(t *testing.T) {
 		"remove member": {http.MethodDelete, "/members/" + owner, []byte{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := denied(t, l.Service)
-			release := l.lock(t, "events")
+			before := denied(t, s)
+			release := lock("events")
 			ctx, leave := context.WithCancel(t.Context())
 			defer leave()
-			req := request(ctx, t, l.Service, member, tc.method, project+tc.path, tc.body)
+			req := request(ctx, t, s, member, tc.method, project+tc.path, tc.body)
 			status := make(chan int, 1)
 			go func() {
-				reply, _ := l.Serve(req)
+				reply, _ := s.Serve(req)
 				status <- reply.Status
 			}()
-			l.awaitWaiting(t, "events", 1)
+			awaitWaiting("events")
 			leave()
 			require.Never(t, func() bool { return len(status) > 0 }, 50*time.Millisecond, 10*time.Millisecond, "its record is waited for")
 			release()
 			require.Equal(t, http.StatusForbidden, <-status)
-			require.Equal(t, before+1, denied(t, l.Service))
+			require.Equal(t, before+1, denied(t, s))
 		})
 	}
 }
@@ -148,8 +148,8 @@ func TestDeniedWriteOfADisconnectedClient(t *testing.T) {
 		require.Eventually(t, func() bool { return len(ends(s, "setPolicy")) == clients }, 10*time.Second, 5*time.Millisecond)
 		refused := 0
 		for _, end := range ends(s, "setPolicy") {
-			require.Equal(t, "INFO", end.level, "status %d", end.status)
-			if end.status == http.StatusForbidden {
+			require.Equal(t, "INFO", end.Level, "status %d", end.Status)
+			if end.Status == http.StatusForbidden {
 				refused++
 			}
 		}
@@ -159,11 +159,11 @@ func TestDeniedWriteOfADisconnectedClient(t *testing.T) {
 
 func TestDeniedWriteThatCannotBeRecorded(t *testing.T) {
 	t.Parallel()
-	l := newLocked(t, models.Options{Timeout: time.Second})
-	l.lock(t, "events")
-	reply := put(t, l.Service, member, project+"/policy", map[string]any{})
+	s, lock, _ := newLockable(t, models.Options{Timeout: time.Second})
+	lock("events")
+	reply := put(t, s, member, project+"/policy", map[string]any{})
 	require.Equal(t, http.StatusForbidden, reply.Status)
-	line := l.LogLine(t, reply)
+	line := s.LogLine(t, reply)
 	require.Equal(t, "ERROR", line["level"])
 	require.Contains(t, line["error"], "refusal not recorded in the audit trail")
 }
@@ -171,22 +171,19 @@ func TestDeniedWriteThatCannotBeRecorded(t *testing.T) {
 // line is an event without its ids and times.
 type line struct{ kind, outcome, actor, key, provider, member, role string }
 
-func lines(found []gen.Event) []line {
-	text := func(s *string) string {
-		if s == nil {
-			return ""
-		}
-		return *s
-	}
-	out := []line{}
+func lines(found []gen.Event) (out []line) {
 	for _, e := range slices.Backward(found) {
-		l := line{kind: e.Type, outcome: e.Outcome, actor: e.Actor.UserID, key: text(e.KeyID), provider: text(e.Provider), member: text(e.MemberID)}
-		if e.Role != nil {
-			l.role = string(*e.Role)
-		}
-		out = append(out, l)
+		out = append(out, line{e.Type, e.Outcome, e.Actor.UserID, text(e.KeyID), text(e.Provider), text(e.MemberID), text(e.Role)})
 	}
 	return out
+}
+
+// text returns what an optional member holds.
+func text[T ~string](s *T) string {
+	if s == nil {
+		return ""
+	}
+	return string(*s)
 }
 
 func TestEventsOfWrites(t *testing.T) {
@@ -371,9 +368,8 @@ func TestListsRefuseFiltersThatSelectNothing(t *testing.T) {
 
 // requireField requires a refusal of one field. want is its name and the beginning of its message.
 func requireField(t *testing.T, reply aikeystest.Reply, want string) {
-	t.Helper()
 	require.Equal(t, http.StatusBadRequest, reply.Status, want)
-	fields := decode[gen.Problem](t, reply).Errors
+	fields := reply.Problem(t).Errors
 	require.Len(t, fields, 1, want)
 	got := fields[0]
 	require.True(t, strings.HasPrefix(got.Field+" "+got.Message, want), "%s %s", got.Field, got.Message)
@@ -397,7 +393,7 @@ func TestRefusalsSayWhatTakesAnOwner(t *testing.T) {
 	} {
 		reply := ask(t, s, member, row.method, project+row.path, row.body)
 		require.Equal(t, http.StatusForbidden, reply.Status, row.path)
-		require.Contains(t, decode[gen.Problem](t, reply).Detail, "Only an owner of the project "+row.want)
+		require.Contains(t, reply.Problem(t).Detail, "Only an owner of the project "+row.want)
 	}
 }
 
@@ -778,7 +774,7 @@ func TestKeyLastUse(t *testing.T) {
 		before := time.Now().Truncate(time.Microsecond)
 		refuse(t, s, key.ID, false)
 		refuse(t, s, key.ID, true)
-		got := decode[gen.GetResponse](t, get(t, s, member, project+"/aikeys/"+key.ID)).Key
+		got := read(t, s, member, key.ID)
 		require.WithinRange(t, *got.LastUsedAt, before, time.Now())
 		require.WithinRange(t, got.LastFailure.At, *got.LastUsedAt, time.Now())
 		require.Equal(t, http.StatusUnauthorized, got.LastFailure.Status)

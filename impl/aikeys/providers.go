@@ -1,6 +1,7 @@
 package aikeys
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -19,8 +20,8 @@ func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestOb
 	if _, err := s.ownRole(ctx); err != nil {
 		return nil, err
 	}
-	reply := gen.ListProviders200JSONResponse{Providers: convert(s.providers.All(), wireProvider)}
-	for i, p := range s.providers.All() {
+	reply := gen.ListProviders200JSONResponse{Providers: convert(s.Providers.All(), wireProvider)}
+	for i, p := range s.Providers.All() {
 		if p.HasRoles() {
 			reply.Providers[i].ExternalID = new(providers.ExternalID(auth.PrincipalFrom(ctx).CustomerID))
 		}
@@ -30,17 +31,17 @@ func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestOb
 
 // ListCustomProviders returns the customer's own servers that the project can use.
 func (s *server) ListCustomProviders(ctx context.Context, req gen.ListCustomProvidersRequestObject) (gen.ListCustomProvidersResponseObject, error) {
-	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	caller, _, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
 	var all []models.CustomProvider
-	if s.customProviders {
-		if all, err = s.store.ListCustomProviders(ctx, caller.CustomerID, caller.ProjectID); err != nil {
+	if s.CustomProviders {
+		if all, err = s.Store.ListCustomProviders(ctx, caller.CustomerID, caller.ProjectID); err != nil {
 			return nil, err
 		}
 	}
-	return gen.ListCustomProviders200JSONResponse{Providers: convert(all, wireCustom), OwnersMayAdd: s.ownersAddProviders}, nil
+	return gen.ListCustomProviders200JSONResponse{Providers: convert(all, wireCustom), OwnersMayAdd: s.OwnersAddProviders}, nil
 }
 
 // AddCustomProvider makes a server a provider of the project.
@@ -95,58 +96,32 @@ func (s *server) changeProviders(
 	event := s.event(ctx, what, caller)
 	event.Provider = slug
 	return s.asOwner(ctx, caller, event, func(tx *models.Tx) error {
-		if !s.ownersAddProviders {
+		if !s.OwnersAddProviders {
 			return errOperatorsAdd
 		}
 		return change(tx, event)
 	})
 }
 
-// findProvider returns a provider of the catalogue, or a custom provider that the caller's project can use. Only members learn of the latter.
-func (s *server) findProvider(ctx context.Context, caller models.Caller, slug string) (providers.Provider, error) {
-	if found, known := s.providers.Lookup(slug); known {
-		return found, nil
-	}
-	unknown := problem.Invalid("provider", s.providers.UnknownReason())
-	if !s.customProviders || !providers.IsCustom(slug) {
-		return providers.Provider{}, unknown
-	}
-	if _, err := s.store.Role(ctx, caller, s.now().UnixMicro()); err != nil {
-		return providers.Provider{}, err
-	}
-	found, err := s.store.CustomProvider(ctx, caller.CustomerID, caller.ProjectID, slug)
-	if errors.Is(err, models.ErrNotFound) {
-		return providers.Provider{}, unknown
-	}
-	return providers.CustomOf(found.Slug, found.Name, found.BaseURL, found.Dialect, found.Auth, found.Header).Provider(), err
-}
-
-// parseProvider returns a provider's slug if the catalogue has it, or if it has the form of a custom provider's slug. It does not check
-// that the customer has that provider, so that lists can be filtered by one that was deleted.
-func (s *server) parseProvider(slug string) (string, error) {
-	if s.customProviders && providers.IsCustom(slug) {
+// parseProvider returns a provider's slug, or "" if the request names none. It refuses a slug that is neither in the catalogue nor of the
+// form of a custom provider's. Lists can be filtered by a custom provider that was deleted, so it need not exist.
+func (s *server) parseProvider(given *string) (string, error) {
+	slug := orZero(given)
+	if given == nil || s.CustomProviders && providers.IsCustom(slug) {
 		return slug, nil
 	}
-	if _, known := s.providers.Lookup(slug); !known {
-		return "", problem.Invalid("provider", s.providers.UnknownReason())
+	if _, known := s.Providers.Lookup(slug); !known {
+		return "", problem.Invalid("provider", s.Providers.UnknownReason())
 	}
 	return slug, nil
 }
 
 // parseCustom returns the server that a request describes. It makes the checks that the document can't express.
 func (s *server) parseCustom(body *gen.AddCustomProviderRequest) (providers.Custom, error) {
-	custom := providers.Custom{Slug: body.Slug, Name: body.Slug, BaseURL: body.BaseURL, Dialect: providers.DialectOpenAI, Auth: providers.AuthBearer}
-	if body.DisplayName != nil {
-		custom.Name = *body.DisplayName
-	}
-	if body.Dialect != nil {
-		custom.Dialect = providers.Dialect(*body.Dialect)
-	}
-	if body.AuthStyle != nil {
-		custom.Auth = providers.AuthStyle(*body.AuthStyle)
-	}
-	if body.Header != nil {
-		custom.Header = *body.Header
+	custom := providers.Custom{
+		Slug: body.Slug, Name: cmp.Or(orZero(body.DisplayName), body.Slug), BaseURL: body.BaseURL,
+		Dialect: cmp.Or(providers.Dialect(orZero(body.Dialect)), providers.DialectOpenAI),
+		Auth:    cmp.Or(providers.AuthStyle(orZero(body.AuthStyle)), providers.AuthBearer), Header: orZero(body.Header),
 	}
 	faults := custom.Check()
 	for i := range faults {
@@ -155,7 +130,7 @@ func (s *server) parseCustom(body *gen.AddCustomProviderRequest) (providers.Cust
 		}
 	}
 	for _, shown := range [...]problem.Field{{Field: "display_name", Message: custom.Name}, {Field: "base_url", Message: custom.BaseURL}} {
-		if s.providers.Reveals(shown.Message, providers.Provider{}, "") {
+		if s.Providers.Reveals(shown.Message, providers.Provider{}, "") {
 			faults = append(faults, problem.Field{Field: shown.Field, Message: "looks like it holds a secret; it is shown to people"})
 		}
 	}

@@ -38,7 +38,7 @@ func TestOwnersAddAndRemoveServersOfTheirOwn(t *testing.T) {
 		key := s.As(member).Register(t, gen.RegisterRequest{Provider: "x-vllm", Name: "mine", Secret: secret.New(s.Secret()), UserScope: new(true)})
 		inUse := del(t, s, owner, project+"/providers/x-vllm")
 		require.Equal(t, http.StatusConflict, inUse.Status)
-		require.Equal(t, "/problems/provider-in-use", decode[gen.Problem](t, inUse).Type)
+		require.Equal(t, "/problems/provider-in-use", inUse.Problem(t).Type)
 		require.Equal(t, http.StatusOK, del(t, s, member, project+"/aikeys/"+key.ID).Status)
 		require.Equal(t, http.StatusOK, del(t, s, owner, project+"/providers/x-vllm").Status)
 		require.Equal(t, http.StatusNotFound, del(t, s, owner, project+"/providers/x-vllm").Status)
@@ -78,7 +78,7 @@ func TestOnlyWhereOperatorsLetThemDoOwnersAddServers(t *testing.T) {
 	}))
 	for _, reply := range []aikeystest.Reply{post(t, s, owner, project+"/providers", vllm()), del(t, s, owner, project+"/providers/x-ours")} {
 		require.Equal(t, http.StatusForbidden, reply.Status)
-		require.Contains(t, decode[gen.Problem](t, reply).Detail, "operator")
+		require.Contains(t, reply.Problem(t).Detail, "operator")
 	}
 	listed := decode[gen.ListCustomProvidersResponse](t, get(t, s, member, project+"/providers"))
 	require.False(t, listed.OwnersMayAdd)
@@ -108,5 +108,5 @@ func TestServersAreDescribedPlainlyAndFewToAProject(t *testing.T) {
 	}
 	reply := post(t, s, owner, project+"/providers", vllm())
 	require.Equal(t, http.StatusConflict, reply.Status)
-	require.Equal(t, "/problems/quota-exceeded", decode[gen.Problem](t, reply).Type)
+	require.Equal(t, "/problems/quota-exceeded", reply.Problem(t).Type)
 }

@@ -24,13 +24,11 @@ func (s *server) RemoveMember(ctx context.Context, req gen.RemoveMemberRequestOb
 	if err != nil {
 		return nil, err
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	event := s.event(ctx, models.EventMemberRemoved, caller)
 	event.MemberID = req.UserID
-	removal := models.Removal{ID: s.ids.Next("", s.now()), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: req.UserID}
+	removal := models.Removal{ID: s.ids.Next("", s.Now()), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: req.UserID}
 	if days := req.Params.GraceDays; days != nil {
-		removal.RestoreUntil = s.now().Add(time.Duration(*days) * 24 * time.Hour).UnixMicro()
+		removal.RestoreUntil = s.Now().Add(time.Duration(*days) * 24 * time.Hour).UnixMicro()
 	}
 	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) (err error) {
 		removal, err = tx.SuspendMember(removal, event)
@@ -39,7 +37,7 @@ func (s *server) RemoveMember(ctx context.Context, req gen.RemoveMemberRequestOb
 	if err != nil {
 		return nil, err
 	}
-	receipt := s.receiptOf(removal.RemovedAt, removal.RemovedBy, s.awaitReceipt(ctx, removal.Stop(), wait))
+	receipt := s.receiptOf(removal.RemovedAt, removal.RemovedBy, s.receiptOfStop(ctx, removal.Stop(), wait))
 	return gen.RemoveMember200JSONResponse{
 		Receipt: &receipt, RestoreUntil: new(wireTime(removal.RestoreUntil)), SuspendedKeys: new(int(removal.Keys)),
 		SuspendedTokens: new(len(removal.Tokens.List())),
@@ -72,19 +70,14 @@ func (s *server) RestoreMember(ctx context.Context, req gen.RestoreMemberRequest
 
 // GetMemberImpact returns what the removal of a member would do, to an owner.
 func (s *server) GetMemberImpact(ctx context.Context, req gen.GetMemberImpactRequestObject) (gen.GetMemberImpactResponseObject, error) {
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
-	if err != nil {
-		return nil, err
-	}
-	now := s.now().UnixMicro()
-	role, err := s.store.Role(ctx, caller, now)
+	caller, role, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
 	if role != models.RoleOwner {
 		return nil, errRemoveMember
 	}
-	impact, err := s.store.RemovalImpact(ctx, caller.CustomerID, caller.ProjectID, req.UserID, now)
+	impact, err := s.Store.RemovalImpact(ctx, caller.CustomerID, caller.ProjectID, req.UserID, s.Now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +97,7 @@ func (s *server) wireImpact(i models.Impact) gen.MemberImpactResponse {
 	slices.Sort(slugs)
 	for _, slug := range slices.Compact(slugs) {
 		at := gen.ImpactAtProvider{Provider: slug, OwnKeys: i.OwnKeys[slug], ReplaceKeys: append([]string{}, registered[slug]...)}
-		if provider, known := s.providers.Lookup(slug); known {
+		if provider, known := s.Providers.Lookup(slug); known {
 			at.KeyPageURL = optional(provider.KeyPage)
 		}
 		wire.Stops.OwnKeys += at.OwnKeys

@@ -35,7 +35,7 @@ func TestARemovalHasAReceiptAndIsUndoneByOwners(t *testing.T) {
 
 		restored := decode[gen.RestoreMemberResponse](t, ask(t, s, owner, http.MethodPost, path+"/restore", nil))
 		require.Equal(t, []int{1, 1}, []int{restored.RestoredKeys, restored.RestoredTokens})
-		require.True(t, *decode[gen.GetResponse](t, get(t, s, member, project+"/aikeys/"+key.ID)).Key.Serves)
+		require.True(t, *read(t, s, member, key.ID).Serves)
 
 		setPolicy(t, s, map[string]any{"removal_grace_days": 14})
 		removed = decode[gen.RemoveMemberResponse](t, del(t, s, owner, path))

@@ -11,20 +11,20 @@ import (
 
 // ResolveKey returns which key would serve the caller, or another member if an owner asks for them, and why.
 func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject) (gen.ResolveKeyResponseObject, error) {
-	provider, err := s.parseProvider(req.Params.Provider)
+	provider, err := s.parseProvider(&req.Params.Provider)
 	if err != nil {
 		return nil, err
 	}
-	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	caller, _, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
-	now := s.now().UnixMicro()
+	now := s.Now().UnixMicro()
 	served, isMember, err := s.servedUser(ctx, caller, req.Params.UserID, now)
 	if err != nil {
 		return nil, err
 	}
-	policy, err := s.store.Policy(ctx, caller)
+	policy, err := s.Store.Policy(ctx, caller)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	if !isMember {
 		return reply, nil
 	}
-	serving, err := s.store.ServingKeys(ctx, served, provider, now)
+	serving, err := s.Store.ServingKeys(ctx, served, provider, now)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	if req.Params.Limited != nil {
 		asked.Limited = []string{parseKeyID(*req.Params.Limited)}
 	}
-	choice, err := resolution.Resolve(ctx, s.store, asked, policy, serving)
+	choice, err := resolution.Resolve(ctx, s.Store, asked, policy, serving)
 	if err != nil {
 		return nil, err
 	}
@@ -58,10 +58,10 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	} else {
 		reply.StoppedKey = show(choice.Stopped)
 	}
-	if req.Params.Explain == nil || !*req.Params.Explain {
+	if !orZero(req.Params.Explain) {
 		return reply, nil
 	}
-	held, err := s.store.HeldKeys(ctx, served, provider, now)
+	held, err := s.Store.HeldKeys(ctx, served, provider, now)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (s *server) servedUser(ctx context.Context, caller models.Caller, userID *s
 	if userID == nil || *userID == caller.UserID {
 		return caller, true, nil
 	}
-	role, err := s.store.Role(ctx, caller, now)
+	role, err := s.Store.Role(ctx, caller, now)
 	if err == nil && !role.Covers(models.RoleOwner) {
 		err = errResolveOther
 	}
@@ -98,7 +98,7 @@ func (s *server) servedUser(ctx context.Context, caller models.Caller, userID *s
 		return caller, false, err
 	}
 	served = models.Caller{CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: *userID}
-	_, err = s.store.Role(ctx, served, now)
+	_, err = s.Store.Role(ctx, served, now)
 	if errors.Is(err, models.ErrNotMember) {
 		return served, false, nil
 	}

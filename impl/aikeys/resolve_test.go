@@ -12,10 +12,7 @@ import (
 
 // explain returns what a user reads of the keys that could serve, as the query asks.
 func explain(t *testing.T, s *aikeystest.Service, user, query string) gen.ResolveResponse {
-	t.Helper()
-	reply := get(t, s, user, project+"/resolve?provider=openai&explain=true"+query)
-	require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
-	return decode[gen.ResolveResponse](t, reply)
+	return resolve(t, s, user, "openai&explain=true"+query)
 }
 
 // reasons are the reasons of the candidates by their names; "" is a key that is not shown.

@@ -2,10 +2,7 @@ package aikeys
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/binary"
 	"errors"
 	"slices"
 	"strconv"
@@ -64,11 +61,9 @@ func (s *server) RotateKey(ctx context.Context, req gen.RotateKeyRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	if made := s.fingerprints(ctx, caller.CustomerID, providers.Provider{}, r.secret); len(made) > 0 {
+	if made := s.Keyset.FingerprintsOf(ctx, caller.CustomerID, r.secret); len(made) > 0 {
 		r.fingerprint = made[0]
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	key, version, err := s.rotate(ctx, caller, &r)
 	if err != nil {
 		return nil, err
@@ -97,29 +92,14 @@ func (s *server) parseRotation(caller models.Caller, req gen.RotateKeyRequestObj
 		r.expiresAt = 0
 	} else if req.Body.ExpiresAt.IsSpecified() {
 		at := req.Body.ExpiresAt.MustGet()
-		if err := checkExpiry(at, s.now()); err != nil {
+		if err := checkExpiry(at, s.Now()); err != nil {
 			return r, err
 		}
 		r.expiresAt = at.UnixMicro()
 	}
-	if req.Params.IdempotencyKey != nil {
-		r.idempotency = r.idempotencyRecord(*req.Params.IdempotencyKey, caller, s.now().UnixMicro())
-	}
+	r.idempotency = idempotencyRecord(req.Params.IdempotencyKey, "aikeys/v1/fingerprint/rotate:", caller, r.keyID, s.Now().UnixMicro(),
+		r.keyID, r.secret, string(r.activate), strconv.FormatInt(r.overlap, 10), strconv.FormatInt(r.expiresAt, 10))
 	return r, nil
-}
-
-// idempotencyRecord returns the record by which a retry of a rotation is recognized, as the one of a registration.
-func (r rotation) idempotencyRecord(idempotencyKey string, caller models.Caller, now int64) *models.IdempotencyRecord {
-	mac := hmac.New(sha256.New, []byte("aikeys/v1/fingerprint/rotate:"+idempotencyKey))
-	for _, part := range []string{r.keyID, r.secret, string(r.activate), strconv.FormatInt(r.overlap, 10), strconv.FormatInt(r.expiresAt, 10)} {
-		_ = binary.Write(mac, binary.BigEndian, uint64(len(part))) // a hash never fails to write
-		mac.Write([]byte(part))
-	}
-	hash := sha256.Sum256([]byte(idempotencyKey))
-	return &models.IdempotencyRecord{
-		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: caller.UserID,
-		KeyHash: hash[:], Fingerprint: mac.Sum(nil), KeyID: r.keyID, CreatedAt: now,
-	}
 }
 
 // rotate adds the version, and returns the key as it is then, and the number of the version. No transaction is open while the secret is
@@ -166,7 +146,7 @@ func (s *server) beginRotation(ctx context.Context, caller models.Caller, r *rot
 		if key.RevokedAt != 0 {
 			return errRevoked
 		}
-		if kept, err = s.notCompared(c.tx, key, r); err != nil || s.opener == nil {
+		if kept, err = s.notCompared(c.tx, key, r); err != nil || s.Opener == nil {
 			return err
 		}
 		for _, v := range kept {
@@ -215,7 +195,7 @@ func (s *server) newVersion(
 	if err != nil {
 		return next, err
 	}
-	suffix, err := s.providers.CheckKey(provider, key.Name, r.secret)
+	form, err := s.Providers.CheckKey(provider, key.Name, r.secret)
 	if refusal := (*providers.Refusal)(nil); errors.As(err, &refusal) {
 		return next, problem.Invalid("secret", refusal.Reason)
 	}
@@ -225,9 +205,9 @@ func (s *server) newVersion(
 	if err := s.checkIsAnother(ctx, key, kept, r.secret); err != nil {
 		return next, err
 	}
-	now := s.now().UnixMicro()
+	now := s.Now().UnixMicro()
 	next.KeyVersion = models.KeyVersion{
-		KeyID: key.ID, Version: key.LastVersion + 1, DisplaySuffix: suffix, CreatedAt: now, CreatedBy: caller.UserID,
+		KeyID: key.ID, Version: key.LastVersion + 1, DisplaySuffix: form.DisplaySuffix, CreatedAt: now, CreatedBy: caller.UserID,
 		Overlap: r.overlap, ExpiresAt: r.expiresAt,
 	}
 	next.Activate = r.activate == gen.RotateRequestActivateNow
@@ -236,19 +216,19 @@ func (s *server) newVersion(
 			return next, err
 		}
 		next.Activate = r.tested.Outcome == verification.Valid
-		next.Verdict, next.VerdictReason, next.VerifiedAt = string(r.tested.Outcome), r.tested.Reason, s.now().UnixMicro()
+		next.Verdict, next.VerdictReason, next.VerifiedAt = string(r.tested.Outcome), r.tested.Reason, s.Now().UnixMicro()
 		next.Verified = &models.EventState{Verdict: next.Verdict, Reason: next.VerdictReason}
 	}
 	key.Version = next.Version
-	next.Fingerprints = s.fingerprints(ctx, key.CustomerID, provider, r.secret)
-	next.Envelope, next.KEKID, err = s.sealSecret(ctx, key, r.secret)
+	sealed, err := s.sealSecret(ctx, key, r.secret, form.Parts)
+	next.Envelope, next.KEKID, next.Fingerprints = sealed.Envelope.Bytes, sealed.Envelope.KEKID, sealed.Fingerprints
 	return next, err
 }
 
 // checkIsAnother returns errSameSecret if a version of a key has a secret. A version that can't be read is no reason not to replace it.
 func (s *server) checkIsAnother(ctx context.Context, key models.Key, kept []models.KeyVersion, secret string) error {
 	for _, v := range kept {
-		plain, err := s.opener.Open(ctx, sealer.Binding{
+		plain, err := s.Opener.Open(ctx, sealer.Binding{
 			CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: sealer.ProviderAt(key.Provider, key.Destination), Version: v.Version,
 		}, v.Envelope)
 		if errors.Is(err, sealer.ErrUnavailable) || ctx.Err() != nil {
@@ -270,8 +250,8 @@ func (s *server) checkIsAnother(ctx context.Context, key models.Key, kept []mode
 func (s *server) testRotation(ctx context.Context, caller models.Caller, provider providers.Provider, r *rotation) error {
 	if r.tested == nil {
 		result := verification.TurnedOff()
-		if s.verifier != nil {
-			result = s.verifier.Verify(ctx, caller, provider, r.secret)
+		if s.Verifier != nil {
+			result = s.Verifier.Verify(ctx, caller, provider, r.secret)
 		}
 		r.tested = &result
 	}
@@ -350,20 +330,13 @@ func (s *server) changeVersions(
 	ctx context.Context, caller models.Caller, what versionChange, change func(changing) error,
 ) (done versioned, err error) {
 	var event models.Event
-	err = s.store.Transact(ctx, func(tx *models.Tx) error {
-		role, err := tx.Role(caller)
-		if err != nil {
-			return err
-		}
-		key, err := tx.LockKey(caller, what.keyID)
+	err = s.Store.Transact(ctx, func(tx *models.Tx) error {
+		key, attempt, err := s.keyToWrite(ctx, tx, tx.LockKey, caller, what.keyID, what.denied)
+		event = attempt
 		if err != nil {
 			return err
 		}
 		newEvent := func(kind models.EventType) models.Event { return s.keyEvent(ctx, kind, caller, key) }
-		event = newEvent(what.denied)
-		if !role.Covers(roleToWrite(key)) {
-			return models.ErrForbidden
-		}
 		if key, err = tx.KeyToOpen(key.ID); err != nil {
 			return err
 		}
@@ -405,15 +378,13 @@ func (s *server) ListKeyVersions(ctx context.Context, req gen.ListKeyVersionsReq
 		return nil, err
 	}
 	var found versioned
-	err = s.store.Transact(ctx, func(tx *models.Tx) error { // of one state of the key
+	err = s.Store.Transact(ctx, func(tx *models.Tx) error { // of one state of the key
 		found, err = readVersions(tx, caller, parseKeyID(req.ID))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	body := gen.VersionsResponse{Versions: []gen.KeyVersion{}, Receipt: s.rotationReceipt(ctx, found.key, wait)}
 	active, isListed := found.key.ActiveVersion(), false
 	for _, v := range found.others {
@@ -465,8 +436,6 @@ func (s *server) switchVersion(
 	if err != nil {
 		return body, err
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	done, err := s.changeVersions(ctx, caller, what, func(c changing) error {
 		if c.key.RevokedAt != 0 {
 			return errRevoked
@@ -506,7 +475,7 @@ func (s *server) DestroyKeyVersion(ctx context.Context, req gen.DestroyKeyVersio
 func (s *server) wireRotation(ctx context.Context, done versioned, version uint32, wait time.Duration) gen.RotateResponse {
 	body := gen.RotateResponse{Key: s.wireKey(done.key), Version: wireVersion(done.find(version)), Warnings: wireWarnings(done.key.Duplicates)}
 	if done.key.RevokedAt != 0 || done.key.DisabledAt != 0 { // revoked since, if the request is repeated
-		s.setReceipt(&body.Key, done.key, s.awaitReceipt(ctx, done.key.Stop(), 0))
+		s.setReceipt(&body.Key, done.key, s.receiptOfStop(ctx, done.key.Stop(), 0))
 	}
 	if version == done.key.Version {
 		body.Receipt = s.rotationReceipt(ctx, done.key, wait)
@@ -520,7 +489,7 @@ func (s *server) rotationReceipt(ctx context.Context, k models.Key, wait time.Du
 	if k.RotationTx == 0 {
 		return nil
 	}
-	r := s.wireReceipt(k, s.awaitReceipt(ctx, k.Rotation(), wait))
+	r := s.wireReceipt(k, s.receiptOfStop(ctx, k.Rotation(), wait))
 	return &gen.RotationReceipt{
 		State: r.State, Version: int(k.Version), ReplacedVersion: int(k.ReplacedVersion), RotatedAt: wireTime(k.RotatedAt),
 		RotatedBy: optional(k.RotatedBy), OldVersionSafeToDelete: r.State == receiptComplete,

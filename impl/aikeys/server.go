@@ -67,25 +67,13 @@ type Receipts interface {
 	WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error)
 }
 
-// server holds the handlers. Those of keys are in keys.go, update.go and rotate.go, those of customers' own servers in providers.go,
-// all others in project.go.
+// server holds the handlers.
 type server struct {
-	store     *models.Store
-	keyset    *keysetcheck.Checker
-	receipts  Receipts
-	providers *providers.Catalogue
-	now       func() time.Time
-	ids       models.IDs
-	quotas    Quotas
-	denials   *Denials
-	verifier  Verifier
-	opener    sealer.Sealer
-	tests     *verification.Keys
-	waits     waits
-	leaks     *ratelimit.Limiter[string]
-	signIn    gen.SignInOptionsResponse
-	// customProviders is whether the customers' own servers take keys, and ownersAddProviders whether owners may add them.
-	customProviders, ownersAddProviders bool
+	Config
+	ids    models.IDs
+	waits  waits
+	leaks  *ratelimit.Limiter[string]
+	signIn gen.SignInOptionsResponse
 }
 
 var _ gen.StrictServerInterface = (*server)(nil)
@@ -104,14 +92,15 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
-	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas,
-		denials: cfg.Denials, verifier: cfg.Verifier, opener: cfg.Opener, tests: cfg.Tests, customProviders: cfg.CustomProviders,
-		ownersAddProviders: cfg.CustomProviders && cfg.OwnersAddProviders, leaks: ratelimit.New[string](leakRate), signIn: wireSignIn(cfg)}
-	if s.denials == nil {
-		s.denials = &Denials{store: cfg.Store}
+	cfg.OwnersAddProviders = cfg.OwnersAddProviders && cfg.CustomProviders
+	if cfg.Denials == nil {
+		cfg.Denials = &Denials{store: cfg.Store}
 	}
-	if s.now == nil {
-		s.now = time.Now
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &server{
+		Config: cfg, waits: waits{byUser: map[string]int{}}, leaks: ratelimit.New[string](leakRate), signIn: wireSignIn(cfg),
 	}
 	gen.RegisterHandlersWithOptions(api.Echo, gen.NewStrictHandler(s, []gen.StrictMiddlewareFunc{httpapi.RequireChecked[gen.StrictHandlerFunc]}),
 		gen.RegisterHandlersOptions{OperationMiddlewares: api.Middlewares})

@@ -27,7 +27,7 @@ const (
 
 // ListProjects returns the projects in which the caller may act.
 func (s *server) ListProjects(ctx context.Context, req gen.ListProjectsRequestObject) (gen.ListProjectsResponseObject, error) {
-	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, models.ValidID)
+	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, models.ValidID)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (s *server) ListProjects(ctx context.Context, req gen.ListProjectsRequestOb
 	if err != nil {
 		return nil, err
 	}
-	memberships, err := s.store.ListProjects(ctx, caller, page.after, page.limit(), s.now().UnixMicro())
+	memberships, err := s.Store.ListProjects(ctx, caller, page.after, page.limit(), s.Now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (s *server) ListProjects(ctx context.Context, req gen.ListProjectsRequestOb
 
 // ListTokens returns a page of the caller's API keys.
 func (s *server) ListTokens(ctx context.Context, req gen.ListTokensRequestObject) (gen.ListTokensResponseObject, error) {
-	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, models.ValidID)
+	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, models.ValidID)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (s *server) ListTokens(ctx context.Context, req gen.ListTokensRequestObject
 		return nil, err
 	}
 	filter := models.TokenFilter{Live: req.Params.State != nil, Before: page.after, Limit: page.limit()}
-	tokens, err := s.store.ListOwnTokens(ctx, caller, filter, s.now().UnixMicro())
+	tokens, err := s.Store.ListOwnTokens(ctx, caller, filter, s.Now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -69,15 +69,11 @@ func (s *server) ListTokens(ctx context.Context, req gen.ListTokensRequestObject
 
 // ListProjectTokens returns a page of the API keys that reach a project, to an owner.
 func (s *server) ListProjectTokens(ctx context.Context, req gen.ListProjectTokensRequestObject) (gen.ListProjectTokensResponseObject, error) {
-	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, models.ValidID)
+	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, models.ValidID)
 	if err != nil {
 		return nil, err
 	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
-	if err != nil {
-		return nil, err
-	}
-	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	caller, role, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +81,7 @@ func (s *server) ListProjectTokens(ctx context.Context, req gen.ListProjectToken
 		return nil, errReadTokens
 	}
 	filter := models.TokenFilter{Live: req.Params.State != nil, Before: page.after, Limit: page.limit()}
-	tokens, err := s.store.ListProjectTokens(ctx, caller, filter, s.now().UnixMicro())
+	tokens, err := s.Store.ListProjectTokens(ctx, caller, filter, s.Now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +96,7 @@ func (s *server) CreateToken(ctx context.Context, req gen.CreateTokenRequestObje
 	if err != nil {
 		return nil, err
 	}
-	now := s.now()
+	now := s.Now()
 	token, err := s.parseToken(caller, req.Body, now)
 	if err != nil {
 		return nil, err
@@ -112,7 +108,7 @@ func (s *server) CreateToken(ctx context.Context, req gen.CreateTokenRequestObje
 	token.ID, token.Hash = id, hash
 	event := s.event(ctx, models.EventTokenCreated, caller)
 	event.MemberID = token.UserID
-	err = s.store.Transact(ctx, func(tx *models.Tx) error {
+	err = s.Store.Transact(ctx, func(tx *models.Tx) error {
 		if err := tx.FitToken(caller, &token, req.Body.ExpiresAt.IsSpecified()); err != nil {
 			return err
 		}
@@ -135,7 +131,7 @@ func (s *server) CreateToken(ctx context.Context, req gen.CreateTokenRequestObje
 // parseToken returns the API key that a request asks for. It makes the checks that the document can't express.
 func (s *server) parseToken(caller models.Caller, body *gen.CreateTokenRequest, now time.Time) (t models.Token, err error) {
 	switch {
-	case s.providers.Reveals(body.Name, providers.Provider{}, ""):
+	case s.Providers.Reveals(body.Name, providers.Provider{}, ""):
 		return t, problem.Invalid("name", "looks like a secret; names are shown to people, choose another")
 	case !isPrintable(body.Name):
 		return t, errName()
@@ -171,14 +167,12 @@ func (s *server) RevokeToken(ctx context.Context, req gen.RevokeTokenRequestObje
 	if err != nil {
 		return nil, err
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	var (
 		token models.Token
 		stop  models.Stop
 	)
-	err = s.store.Transact(ctx, func(tx *models.Tx) (err error) {
-		token, stop, err = tx.RevokeOwnToken(caller, req.TokenID, req.Params.Cascade != nil && *req.Params.Cascade == "true", func(t models.Token) models.Event {
+	err = s.Store.Transact(ctx, func(tx *models.Tx) (err error) {
+		token, stop, err = tx.RevokeOwnToken(caller, req.TokenID, orZero(req.Params.Cascade) == "true", func(t models.Token) models.Event {
 			of := caller
 			of.ProjectID = t.ProjectID
 			return s.event(ctx, models.EventTokenRevoked, of)
@@ -188,7 +182,7 @@ func (s *server) RevokeToken(ctx context.Context, req gen.RevokeTokenRequestObje
 	if err != nil {
 		return nil, err
 	}
-	receipt := s.receiptOf(token.RevokedAt, token.RevokedBy, s.awaitReceipt(ctx, stop, wait))
+	receipt := s.receiptOf(token.RevokedAt, token.RevokedBy, s.receiptOfStop(ctx, stop, wait))
 	return gen.RevokeToken200JSONResponse{Token: s.wireToken(caller, token), Receipt: receipt}, nil
 }
 
@@ -202,14 +196,12 @@ func (s *server) RevokeProjectToken(ctx context.Context, req gen.RevokeProjectTo
 	if err != nil {
 		return nil, err
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	var (
 		token models.Token
 		stop  models.Stop
 	)
 	err = s.asOwner(ctx, caller, s.event(ctx, models.EventTokenRevoked, caller), func(tx *models.Tx) (err error) {
-		token, stop, err = tx.RevokeProjectToken(caller, req.TokenID, req.Params.Cascade != nil && *req.Params.Cascade == "true", func(models.Token) models.Event {
+		token, stop, err = tx.RevokeProjectToken(caller, req.TokenID, orZero(req.Params.Cascade) == "true", func(models.Token) models.Event {
 			return s.event(ctx, models.EventTokenRevoked, caller)
 		})
 		return err
@@ -217,7 +209,7 @@ func (s *server) RevokeProjectToken(ctx context.Context, req gen.RevokeProjectTo
 	if err != nil {
 		return nil, err
 	}
-	receipt := s.receiptOf(cmp.Or(token.RevokedAt, token.BarredAt), cmp.Or(token.RevokedBy, token.BarredBy), s.awaitReceipt(ctx, stop, wait))
+	receipt := s.receiptOf(cmp.Or(token.RevokedAt, token.BarredAt), cmp.Or(token.RevokedBy, token.BarredBy), s.receiptOfStop(ctx, stop, wait))
 	return gen.RevokeProjectToken200JSONResponse{Token: s.wireProjectToken(caller, token), Receipt: receipt}, nil
 }
 
@@ -234,7 +226,7 @@ func (s *server) wireToken(caller models.Caller, t models.Token) gen.Token {
 	switch {
 	case t.RevokedAt != 0:
 		token.State = "revoked"
-	case !t.Live(s.now().UnixMicro()):
+	case !t.Live(s.Now().UnixMicro()):
 		token.State = "expired"
 	}
 	return token

@@ -36,25 +36,15 @@ func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	wait, leave := s.enterWait(caller, wait)
-	defer leave()
 	var (
 		key   models.Key
 		event models.Event
 	)
-	err = s.store.Transact(ctx, func(tx *models.Tx) error {
-		role, err := tx.Role(caller)
-		if err != nil {
-			return err
-		}
-		if key, err = tx.LockKey(caller, parseKeyID(req.ID)); err != nil {
+	err = s.Store.Transact(ctx, func(tx *models.Tx) (err error) {
+		if key, event, err = s.keyToWrite(ctx, tx, tx.LockKey, caller, req.ID, eventOf(change)); err != nil {
 			return err
 		}
 		newEvent := func(what models.EventType) models.Event { return s.keyEvent(ctx, what, caller, key) }
-		event = newEvent(eventOf(change))
-		if !role.Covers(roleToWrite(key)) {
-			return models.ErrForbidden
-		}
 		if err := checkChange(key, change, req.Params.IfMatch); err != nil {
 			return err
 		}
@@ -72,7 +62,7 @@ func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) 
 	}
 	wire := s.wireKey(key)
 	if key.DisabledAt != 0 {
-		s.setReceipt(&wire, key, s.awaitReceipt(ctx, key.Stop(), wait))
+		s.setReceipt(&wire, key, s.receiptOfStop(ctx, key.Stop(), wait))
 	}
 	return gen.UpdateKey200JSONResponse{
 		Body:    gen.UpdateResponse{Key: wire},
@@ -85,7 +75,7 @@ func checkChange(key models.Key, change models.KeyChange, ifMatch *string) error
 	switch {
 	case key.RevokedAt != 0:
 		return errRevoked
-	case key.UserID != "" && change.Restrict != nil && change.Restrict.Users != nil && len(*change.Restrict.Users) > 0:
+	case key.UserID != "" && change.Restrict != nil && len(orZero(change.Restrict.Users)) > 0:
 		return errOwnKeyUsers()
 	case key.RemovalID != "" && change.Disabled != nil && !*change.Disabled:
 		return errSuspended
@@ -100,7 +90,7 @@ func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, 
 	change.Disabled = body.Disabled
 	if body.Name != nil {
 		switch {
-		case s.providers.Reveals(*body.Name, providers.Provider{}, ""):
+		case s.Providers.Reveals(*body.Name, providers.Provider{}, ""):
 			return change, problem.Invalid("name", "looks like a secret; names are shown to people, choose another")
 		case !isPrintable(*body.Name):
 			return change, errName()
@@ -111,7 +101,7 @@ func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, 
 		change.ExpiresAt = new(int64(0))
 	} else if body.ExpiresAt.IsSpecified() {
 		at := body.ExpiresAt.MustGet()
-		if err := checkExpiry(at, s.now()); err != nil {
+		if err := checkExpiry(at, s.Now()); err != nil {
 			return change, err
 		}
 		change.ExpiresAt = new(at.UnixMicro())

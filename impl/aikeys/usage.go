@@ -12,7 +12,7 @@ import (
 
 // ListUsage returns a page of the usage: the project's for an owner, and for other members what was served to them.
 func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) (gen.ListUsageResponseObject, error) {
-	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, func(text string) bool {
+	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, func(text string) bool {
 		_, ok := models.ParseUsageKey(text)
 		return ok
 	})
@@ -23,11 +23,7 @@ func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
-	if err != nil {
-		return nil, err
-	}
-	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	caller, role, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +33,7 @@ func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) 
 	if role != models.RoleOwner && filter.UserID != caller.UserID {
 		return nil, errReadUsage
 	}
-	usage, err := s.store.ListUsage(ctx, caller.CustomerID, caller.ProjectID, filter)
+	usage, err := s.Store.ListUsage(ctx, caller.CustomerID, caller.ProjectID, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -48,16 +44,9 @@ func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) 
 func (s *server) usageFilter(params gen.ListUsageParams, page page) (filter models.UsageFilter, err error) {
 	filter.Limit = page.limit()
 	filter.After, _ = models.ParseUsageKey(page.after) // parsePage has checked it
-	if params.KeyID != nil {
-		filter.KeyID = parseKeyID(*params.KeyID)
-	}
-	if params.UserID != nil {
-		filter.UserID = *params.UserID
-	}
-	if params.Provider != nil {
-		if filter.Provider, err = s.parseProvider(*params.Provider); err != nil {
-			return filter, err
-		}
+	filter.KeyID, filter.UserID = parseKeyID(orZero(params.KeyID)), orZero(params.UserID)
+	if filter.Provider, err = s.parseProvider(params.Provider); err != nil {
+		return filter, err
 	}
 	filter.From, filter.To, err = parsePeriod(params.From, params.To)
 	return filter, err

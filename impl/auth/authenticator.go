@@ -72,9 +72,11 @@ type Principal struct {
 }
 
 const (
-	defaultCacheSize = 10_000
-	defaultCacheTTL  = 500 * time.Millisecond
-	maxCacheTTL      = 900 * time.Millisecond
+	// cacheSize is how many sessions are cached.
+	cacheSize = 10_000
+	// cacheTTL is how long a session is served without a look-up. It bounds how long a credential that another process has revoked stays
+	// good where no statement checks it again.
+	cacheTTL = 500 * time.Millisecond
 	// jwtCacheTTL may be longer: a JWT can't be revoked, only its expiry ends it.
 	jwtCacheTTL = time.Minute
 	// lookUpTimeout bounds a shared look-up, to which the deadlines of its callers do not apply.
@@ -109,24 +111,13 @@ type Config struct {
 	Uses *TokenUses
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
-	// CacheSize is the number of sessions to keep; 0 means 10,000.
-	CacheSize int
-	// CacheTTL is how long a session is served without a look-up; 0 means 500 ms, and at most 900 ms are granted. It bounds
-	// how long a credential revoked by another process stays good where no statement checks it again.
-	CacheTTL time.Duration
 }
 
 // Authenticator opens sessions. It is safe for concurrent use.
 type Authenticator struct {
-	tokens     TokenFinder
-	dataPlanes DataPlaneFinder
-	oidc       *OIDC
-	metrics    *Metrics
-	uses       *TokenUses
-	now        func() time.Time
-	ttl        time.Duration
-	cache      *otter.Cache[cacheKey, session]
-	lookUps    singleflight.Group // by cacheKey
+	cfg     Config
+	cache   *otter.Cache[cacheKey, session]
+	lookUps singleflight.Group // by cacheKey
 }
 
 // session is an entry of the cache. The injected clock decides until when it is served; the cache bounds only the number of
@@ -138,20 +129,10 @@ type session struct {
 
 // New returns an Authenticator.
 func New(cfg Config) *Authenticator {
-	a := &Authenticator{
-		tokens:     cfg.Tokens,
-		dataPlanes: cfg.DataPlanes,
-		oidc:       cfg.OIDC,
-		metrics:    cfg.Metrics,
-		uses:       cfg.Uses,
-		now:        cfg.Now,
-		ttl:        min(cmp.Or(max(cfg.CacheTTL, 0), defaultCacheTTL), maxCacheTTL),
-		cache:      otter.Must(&otter.Options[cacheKey, session]{MaximumSize: cmp.Or(max(cfg.CacheSize, 0), defaultCacheSize)}),
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
-	if a.now == nil {
-		a.now = time.Now
-	}
-	return a
+	return &Authenticator{cfg: cfg, cache: otter.Must(&otter.Options[cacheKey, session]{MaximumSize: cacheSize})}
 }
 
 // Authenticate returns the principal of an Authorization header. The caller must have refused a request with several such
@@ -160,7 +141,7 @@ func New(cfg Config) *Authenticator {
 func (a *Authenticator) Authenticate(ctx context.Context, authorization string) (Principal, error) {
 	p, err := a.authenticate(ctx, authorization)
 	if err == nil {
-		a.uses.note(p.TokenID, a.now())
+		a.cfg.Uses.note(p.TokenID, a.cfg.Now())
 	}
 	return p, err
 }
@@ -202,7 +183,7 @@ func (a *Authenticator) Drop(id string) {
 
 func (a *Authenticator) cached(key cacheKey) (Principal, bool) {
 	s, ok := a.cache.GetIfPresent(key)
-	return s.principal, ok && a.now().Before(s.until)
+	return s.principal, ok && a.cfg.Now().Before(s.until)
 }
 
 // verifier looks a credential up and returns its principal.
@@ -211,13 +192,13 @@ type verifier func(ctx context.Context, now time.Time) (Principal, error)
 // verifierOf chooses how to verify a bearer token, by its shape: one of ours, or a JWT.
 func (a *Authenticator) verifierOf(token string) (verifier, error) {
 	if isJWT(token) {
-		if a.oidc == nil {
+		if a.cfg.OIDC == nil {
 			return nil, unauthenticated(errNoIssuer)
 		}
-		return func(ctx context.Context, _ time.Time) (Principal, error) { return a.oidc.verify(ctx, token) }, nil
+		return func(ctx context.Context, _ time.Time) (Principal, error) { return a.cfg.OIDC.verify(ctx, token) }, nil
 	}
 	parse, verify := ParseAPIKey, a.verifyAPIKey
-	if a.dataPlanes != nil {
+	if a.cfg.DataPlanes != nil {
 		parse, verify = parseDataPlane, a.verifyDataPlane
 	}
 	id, hash, err := parse(token)
@@ -232,12 +213,12 @@ func (a *Authenticator) verifierOf(token string) (verifier, error) {
 // the others nor waits for them.
 func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, verify verifier) (Principal, error) {
 	p, err := shared(ctx, &a.lookUps, key.String(), lookUpTimeout, func(ctx context.Context) (Principal, error) {
-		now := a.now() // before the look-up, so that its duration counts against the TTL
+		now := a.cfg.Now() // before the look-up, so that its duration counts against the TTL
 		p, err := verify(ctx, now)
 		if err != nil {
 			return Principal{}, err
 		}
-		until := now.Add(a.ttl)
+		until := now.Add(cacheTTL)
 		if p.Method == MethodOIDC {
 			until = now.Add(jwtCacheTTL)
 		}
@@ -256,8 +237,8 @@ func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, verify verifie
 // verifyAPIKey returns the principal of an API key. An unknown id costs the same comparison as a known one, and only a caller
 // that knows the secret learns more than "unknown".
 func (a *Authenticator) verifyAPIKey(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
-	a.metrics.countLookUp()
-	token, err := a.tokens.FindToken(ctx, id)
+	a.cfg.Metrics.countLookUp()
+	token, err := a.cfg.Tokens.FindToken(ctx, id)
 	if err := checkSecret(ctx, token.Hash, hash, err); err != nil {
 		return Principal{}, err
 	}

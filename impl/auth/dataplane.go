@@ -17,7 +17,7 @@ const maxCertificateNames = 100
 // verified. Its errors are those of Authenticate, and its sessions are cached and dropped in the same way.
 func (a *Authenticator) AuthenticateCertificate(ctx context.Context, names []string) (Principal, error) {
 	switch {
-	case a.dataPlanes == nil:
+	case a.cfg.DataPlanes == nil:
 		return Principal{}, unauthenticated(errNoCertificates)
 	case len(names) == 0:
 		return Principal{}, unauthenticated(errNameless)
@@ -45,8 +45,8 @@ func cacheKeyOfNames(names []string) cacheKey {
 // verifyCertificate returns the data plane of a certificate. A certificate with the names of several data planes stands for
 // none of them.
 func (a *Authenticator) verifyCertificate(ctx context.Context, names []string, now time.Time) (Principal, error) {
-	a.metrics.countLookUp()
-	rows, err := a.dataPlanes.FindDataPlanesByCertificate(ctx, names)
+	a.cfg.Metrics.countLookUp()
+	rows, err := a.cfg.DataPlanes.FindDataPlanesByCertificate(ctx, names)
 	switch {
 	case err != nil:
 		return Principal{}, fmt.Errorf("find certificate: %w", unavailableIfLate(ctx, err))
@@ -61,8 +61,8 @@ func (a *Authenticator) verifyCertificate(ctx context.Context, names []string, n
 // verifyDataPlane looks up the data plane of a token. It fails unless the hash matches and the data plane is neither revoked
 // nor expired.
 func (a *Authenticator) verifyDataPlane(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
-	a.metrics.countLookUp()
-	row, err := a.dataPlanes.FindDataPlane(ctx, id)
+	a.cfg.Metrics.countLookUp()
+	row, err := a.cfg.DataPlanes.FindDataPlane(ctx, id)
 	if err := checkSecret(ctx, row.Hash, hash, err); err != nil {
 		return Principal{}, err
 	}

@@ -119,13 +119,11 @@ func (o *OIDC) verify(ctx context.Context, jwt string) (Principal, error) {
 		return Principal{}, err
 	}
 	p := Principal{Method: MethodOIDC, ExpiresAt: token.Expiry}
-	if p.CustomerID, err = claims.id(o.claims.Customer); err != nil {
-		return Principal{}, err
-	}
-	if p.UserID, err = claims.id(o.claims.User); err != nil {
-		return Principal{}, err
-	}
-	if p.ProjectID, err = claims.id(o.claims.Project); err != nil {
+	var errs [3]error
+	p.CustomerID, errs[0] = claims.id(o.claims.Customer)
+	p.UserID, errs[1] = claims.id(o.claims.User)
+	p.ProjectID, errs[2] = claims.id(o.claims.Project)
+	if err := cmp.Or(errs[:]...); err != nil {
 		return Principal{}, err
 	}
 	return p, nil

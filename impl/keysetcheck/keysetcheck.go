@@ -8,19 +8,23 @@
 //
 // The keys of fingerprints are derived from the canary's value, too: it is sealed, and stays the same when the KEK changes.
 //
-// The package may import impl/fingerprint, models and sealer.
+// The package may import models and sealer.
 package keysetcheck
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
-	"github.com/agentrouter/aikeys/impl/fingerprint"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -61,8 +65,8 @@ type Checker struct {
 	isRight bool            // whether Check has succeeded
 	checked map[string]bool // :: KEKs → whether they were found to be of this database's keyset
 
-	fingerprints atomic.Pointer[fingerprint.Key] // nil until the canary was opened
-	asked        atomic.Int64                    // when a process that only seals tried last to open it, in Unix nanoseconds
+	fingerprints atomic.Pointer[FingerprintKey] // nil until the canary was opened
+	asked        atomic.Int64                   // when a process that only seals tried last to open it, in Unix nanoseconds
 }
 
 // New returns a Checker. It seals and opens nothing yet.
@@ -159,23 +163,52 @@ func (c *Checker) Seal(ctx context.Context, binding sealer.Binding, secret seale
 	return envelope, nil
 }
 
+// Sealed is the secret of a key: its envelope, and the fingerprints of its parts, nil without the key of fingerprints.
+type Sealed struct {
+	Envelope     sealer.Envelope
+	Fingerprints [][]byte
+}
+
+// SealSecret is Seal for the secret of a key, of which it also makes the fingerprints.
+func (c *Checker) SealSecret(ctx context.Context, binding sealer.Binding, secret sealer.Secret, parts []string) (Sealed, error) {
+	envelope, err := c.Seal(ctx, binding, secret)
+	if err != nil {
+		return Sealed{}, err
+	}
+	return Sealed{envelope, c.FingerprintsOf(ctx, binding.CustomerID, parts...)}, nil
+}
+
 // askInterval is how often a process that only seals tries to open the canary, for which it may have no right.
 const askInterval = time.Minute
 
 // ErrNoFingerprints wraps sealer.ErrUnavailable. It says that this process could not open the canary, so that it has no key of fingerprints.
 var ErrNoFingerprints = fmt.Errorf("%w: the canary, from which the key of fingerprints is derived, could not be opened", sealer.ErrUnavailable)
 
+// FingerprintsOf returns the fingerprints of a customer's secrets, in their order. Without the key of fingerprints it returns nil, which
+// keeps no secret from being stored.
+func (c *Checker) FingerprintsOf(ctx context.Context, customerID string, secrets ...string) [][]byte {
+	key, err := c.Fingerprints(ctx)
+	if err != nil {
+		return nil
+	}
+	found, err := key.Of(customerID, secrets...)
+	if err != nil {
+		return nil
+	}
+	return found
+}
+
 // Fingerprints returns the key of fingerprints. Errors: ErrNoFingerprints.
-func (c *Checker) Fingerprints(ctx context.Context) (fingerprint.Key, error) {
+func (c *Checker) Fingerprints(ctx context.Context) (FingerprintKey, error) {
 	if key := c.fingerprints.Load(); key != nil {
 		return *key, nil
 	}
 	now, last := time.Now().UnixNano(), c.asked.Load()
 	if now-last < askInterval.Nanoseconds() || !c.asked.CompareAndSwap(last, now) {
-		return fingerprint.Key{}, ErrNoFingerprints
+		return FingerprintKey{}, ErrNoFingerprints
 	}
 	if err := c.openAgain(ctx); err != nil {
-		return fingerprint.Key{}, fmt.Errorf("%w: %w", ErrNoFingerprints, err)
+		return FingerprintKey{}, fmt.Errorf("%w: %w", ErrNoFingerprints, err)
 	}
 	return *c.fingerprints.Load(), nil
 }
@@ -202,7 +235,7 @@ func (c *Checker) open(ctx context.Context, row models.Canary) error {
 	case err != nil:
 		return fmt.Errorf("canary: %w", err)
 	}
-	key, err := fingerprint.NewKey(opened.Reveal())
+	key, err := NewFingerprintKey(opened.Reveal())
 	c.fingerprints.Store(&key)
 	return err
 }
@@ -253,4 +286,51 @@ func sealCanary(ctx context.Context, s sealer.Sealer) (sealer.Envelope, error) {
 		return sealer.Envelope{}, fmt.Errorf("canary: %w", err)
 	}
 	return envelope, nil
+}
+
+// FingerprintKey makes the fingerprints of secrets, by which equal ones are found without opening any. Without it, a fingerprint says
+// nothing about its secret, and no guess can be tested. Each customer has a key derived from it, so that the fingerprints of one secret
+// differ between customers. It does not print.
+type FingerprintKey struct{ root string }
+
+// String implements fmt.Stringer.
+func (FingerprintKey) String() string { return "[redacted]" }
+
+// GoString implements fmt.GoStringer.
+func (FingerprintKey) GoString() string { return "[redacted]" }
+
+// NewFingerprintKey derives a FingerprintKey from random bytes, of which it keeps none.
+func NewFingerprintKey(random []byte) (FingerprintKey, error) {
+	root, err := hkdf.Extract(sha256.New, random, []byte("aikeys/v1/fingerprints"))
+	if err != nil {
+		return FingerprintKey{}, fmt.Errorf("derive the key of fingerprints: %w", err)
+	}
+	return FingerprintKey{string(root)}, nil
+}
+
+// Of returns the fingerprints of a customer's secrets, in their order. White space does not count, nor a line end that is written as a
+// backslash and a letter: a private key is the same key however its lines are broken.
+func (k FingerprintKey) Of(customerID string, secrets ...string) ([][]byte, error) {
+	key, err := hkdf.Expand(sha256.New, []byte(k.root), "customer:"+customerID, sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("derive the key of fingerprints: %w", err)
+	}
+	found := make([][]byte, len(secrets))
+	for i, secret := range secrets {
+		mac := hmac.New(sha256.New, key)
+		mac.Write([]byte(canonical(secret)))
+		found[i] = mac.Sum(nil)
+	}
+	return found, nil
+}
+
+var lineEnds = strings.NewReplacer(`\r`, "", `\n`, "")
+
+func canonical(secret string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) {
+			return -1
+		}
+		return r
+	}, lineEnds.Replace(secret))
 }

@@ -263,3 +263,30 @@ func TestFingerprintsAreOfTheCanary(t *testing.T) {
 		require.Equal(t, 1, tries, "a refusal is not asked for again at once")
 	})
 }
+
+func TestFingerprintsCanNotBeJoinedAcrossCustomers(t *testing.T) {
+	of := func(random, customer, secret string) string {
+		key, err := keysetcheck.NewFingerprintKey([]byte(random))
+		require.NoError(t, err)
+		require.Equal(t, "[redacted] [redacted]", fmt.Sprintf("%v %#v", key, key))
+		found, err := key.Of(customer, secret)
+		require.NoError(t, err)
+		require.Len(t, found[0], 32)
+		return string(found[0])
+	}
+	one := of("r", "acme", "sk-1")
+	require.Equal(t, one, of("r", "acme", "sk-1"))
+	for _, other := range []string{of("r", "globex", "sk-1"), of("s", "acme", "sk-1"), of("r", "acme", "sk-2")} {
+		require.NotEqual(t, one, other)
+	}
+}
+
+func TestAPrivateKeyIsTheSameHoweverItsLinesAreBroken(t *testing.T) {
+	key, err := keysetcheck.NewFingerprintKey([]byte("r"))
+	require.NoError(t, err)
+	found, err := key.Of("acme", "-----BEGIN KEY-----\nab\ncd\n-----END KEY-----\n", `-----BEGIN KEY-----\nab\ncd\n-----END KEY-----\n`,
+		"  -----BEGIN KEY-----\r\nabcd\r\n-----END KEY-----")
+	require.NoError(t, err)
+	require.Equal(t, found[0], found[1])
+	require.Equal(t, found[0], found[2])
+}

@@ -4,7 +4,7 @@
 // A catalogue never changes after [Load] and may be shared between goroutines. No error of [Catalogue.CheckSecret] holds any
 // part of the secret, so it may be shown, logged and stored.
 //
-// The package may import spec, sealer, internal/secret and internal/verdict, and nothing else of ours.
+// The package may import spec, sealer and leaves.
 package providers
 
 import (

@@ -40,31 +40,34 @@ func (c *Credential) SetHolder(customerID, keyID string) {
 	}
 }
 
-// grantOfRole returns what a role is assumed with. Its name was checked at registration, and is again here.
+// grantOfRole returns what a role is assumed with.
 func (p Provider) grantOfRole(field func(name string) string) (*Grant, error) {
+	return &Grant{Role: &Role{ARN: field(fieldRole), Region: field("region")}}, p.checkFields(field)
+}
+
+// checkFields checks the values of a stored credential as they were checked at registration, so that a changed one can't name another role,
+// nor change the path of a request.
+func (p Provider) checkFields(field func(name string) string) error {
 	for _, f := range p.Fields {
 		if value := field(f.Name); value != "" && !f.matches(value) {
-			return nil, ErrCredential
+			return ErrCredential
 		}
 	}
-	return &Grant{Role: &Role{ARN: field(fieldRole), Region: field("region")}}, nil
+	return nil
 }
 
 // HasRoles reports whether a credential of the provider may name a role to assume.
 func (p Provider) HasRoles() bool { return p.hasAlternative(fieldRole) }
 
 // grant returns the request for a token of an application in Microsoft Entra
-// (learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow). What the credential's values must look like is
-// checked again, so that a stored one can't change the path of the request.
+// (learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow).
 func (p Provider) grant(c Cloud, field func(name string) string) (*Grant, error) {
 	tenant, client, password := field("tenant_id"), field("client_id"), field("client_secret")
 	if tenant == "" || client == "" || password == "" {
 		return nil, ErrCredential
 	}
-	for _, f := range p.Fields {
-		if value := field(f.Name); value != "" && !f.matches(value) {
-			return nil, ErrCredential
-		}
+	if err := p.checkFields(field); err != nil {
+		return nil, err
 	}
 	form := url.Values{
 		"grant_type": {"client_credentials"}, "client_id": {client}, "client_secret": {password}, "scope": {c.Scope},

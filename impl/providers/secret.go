@@ -76,24 +76,31 @@ var (
 // byteOrderMark is U+FEFF, with which some editors and shells begin a file.
 const byteOrderMark = "\ufeff"
 
+// Form is what a secret's form tells of it.
+type Form struct {
+	// DisplaySuffix is the end of the secret that may be displayed: see the function of that name.
+	DisplaySuffix string
+	// Parts are what is secret in it: see SecretParts.
+	Parts []string
+}
+
 // CheckKey checks a key that is to be registered: the secret must have the form of the provider's secrets (see CheckSecret), and
-// the name, which is shown to people, must not reveal a secret. It returns the end of the secret that may be displayed (see
-// DisplaySuffix), or a *[Refusal].
-func (c *Catalogue) CheckKey(provider Provider, name, secret string) (displaySuffix string, err error) {
+// the name, which is shown to people, must not reveal a secret. Its errors are a *[Refusal].
+func (c *Catalogue) CheckKey(provider Provider, name, secret string) (Form, error) {
 	if provider.AuthStyle == AuthNone {
 		if secret != NoSecret {
-			return "", &Refusal{"secret", "The provider takes no key: give the word " + NoSecret + " as the secret."}
+			return Form{}, &Refusal{"secret", "The provider takes no key: give the word " + NoSecret + " as the secret."}
 		}
 	} else if err := c.CheckSecret(provider, secret); err != nil {
-		return "", err
+		return Form{}, err
 	}
 	if c.Reveals(name, provider, secret) {
-		return "", &Refusal{"name", "looks like a secret; names are shown to people, choose another"}
+		return Form{}, &Refusal{"name", "looks like a secret; names are shown to people, choose another"}
 	}
 	if provider.AuthStyle == AuthNone {
-		return "", nil
+		return Form{}, nil
 	}
-	return DisplaySuffix(secret), nil
+	return Form{DisplaySuffix(secret), provider.SecretParts(secret)}, nil
 }
 
 // UnknownReason returns the reason to refuse a provider that the catalogue does not have.
@@ -171,8 +178,8 @@ func (c *Catalogue) Reveals(text string, p Provider, secret string) bool {
 	if members, err := readMembers(secret); err == nil {
 		for name, value := range members {
 			isPublic := slices.ContainsFunc(p.Fields, func(f Field) bool { return f.Name == name && f.Public })
-			if unquoted, err := jsontext.AppendUnquote(nil, value); err == nil && !isPublic {
-				parts = append(parts, string(unquoted))
+			if text, ok := textOf(value); ok && !isPublic {
+				parts = append(parts, text)
 			}
 		}
 	}
@@ -496,10 +503,7 @@ func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
 	if err != nil {
 		return Credential{}, ErrCredential // the reader's error quotes the secret
 	}
-	field := func(name string) string {
-		text, _ := textOf(members[name])
-		return text
-	}
+	field := fieldsOf(members)
 	var cloud Cloud
 	if got.BaseURL, cloud, err = p.destination(field); err != nil {
 		return Credential{}, err
@@ -621,4 +625,72 @@ func (p Provider) open(
 		return err
 	}
 	return use(opened, secret)
+}
+
+// SecretParts returns what is secret in a provider's secret: the whole of it, and the fields of a credential that are neither public nor the
+// same in all credentials. It returns nothing for a provider that takes no key.
+func (p Provider) SecretParts(secret string) []string {
+	if p.AuthStyle == AuthNone {
+		return nil
+	}
+	parts := []string{secret}
+	members, err := readMembers(secret)
+	if err != nil {
+		return parts
+	}
+	for _, f := range p.Fields {
+		if text, ok := textOf(members[f.Name]); ok && !f.Public && len(f.OneOf) == 0 {
+			parts = append(parts, text)
+		}
+	}
+	return parts
+}
+
+// maxCandidates bounds how many texts Candidates returns.
+const maxCandidates = 24
+
+// Candidates returns the texts that may be the secret in what was found somewhere: all of it, and what is left without a name and quotes, as
+// in a line of an .env file, a header or a credential's JSON.
+func Candidates(found string) []string {
+	found = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(found), byteOrderMark))
+	all := []string{found}
+	if members, err := readMembers(found); err == nil {
+		for _, value := range members {
+			if text, ok := textOf(value); ok {
+				all = append(all, text)
+			}
+		}
+	}
+	for _, separator := range []string{"=", ":"} { // a key may end with equals signs
+		if _, rest, ok := strings.Cut(found, separator); ok {
+			all = append(all, strings.Trim(strings.TrimSpace(rest), "\"'`;,"))
+		}
+	}
+	all = append(all, strings.Trim(found, "\"'`;,"))
+	for _, word := range strings.FieldsFunc(found, isSeparator) {
+		if len(word) >= shortestKey {
+			all = append(all, word)
+		}
+	}
+	var distinct []string
+	for _, text := range all {
+		if text != "" && len(distinct) < maxCandidates && !slices.Contains(distinct, text) {
+			distinct = append(distinct, text)
+		}
+	}
+	return distinct
+}
+
+// fieldsOf returns a function for the fields of a credential by their names. A field that is absent, or not a string, is "".
+func fieldsOf(members map[string]jsontext.Value) func(name string) string {
+	return func(name string) string {
+		text, _ := textOf(members[name])
+		return text
+	}
+}
+
+// textOf returns the text of a member's value; ok is false unless it is a non-empty string.
+func textOf(value jsontext.Value) (text string, ok bool) {
+	unquoted, err := jsontext.AppendUnquote(nil, value)
+	return string(unquoted), err == nil && len(unquoted) > 0
 }

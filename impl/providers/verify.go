@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -112,7 +113,8 @@ func (v *Verify) testOf(c Credential) *Verify {
 // newRequest returns the request of a test.
 func (p Provider) newRequest(ctx context.Context, secret string, c Credential, now time.Time) (*http.Request, error) {
 	test := p.Verify.testOf(c)
-	field := fieldsOf(secret)
+	members, _ := readMembers(secret) // a secret that is no JSON object has no fields
+	field := fieldsOf(members)
 	base, err := url.Parse(c.BaseURL)
 	if err != nil {
 		return nil, ErrCredential
@@ -128,11 +130,7 @@ func (p Provider) newRequest(ctx context.Context, secret string, c Credential, n
 	if target.Path, err = fill(path, pathFieldPattern, field); err != nil {
 		return nil, err
 	}
-	method := http.MethodGet
-	if test.Method != "" {
-		method = test.Method
-	}
-	r, err := http.NewRequestWithContext(ctx, method, target.String(), strings.NewReader(test.Body))
+	r, err := http.NewRequestWithContext(ctx, cmp.Or(test.Method, http.MethodGet), target.String(), strings.NewReader(test.Body))
 	if err != nil {
 		return nil, ErrCredential
 	}
@@ -150,15 +148,6 @@ func (p Provider) newRequest(ctx context.Context, secret string, c Credential, n
 		err = p.authorize(r.Header, c)
 	}
 	return r, err
-}
-
-// fieldsOf returns what reads the fields of a secret that is a JSON object; of any other, all are empty.
-func fieldsOf(secret string) func(name string) string {
-	members, _ := readMembers(secret)
-	return func(name string) string {
-		text, _ := textOf(members[name])
-		return text
-	}
 }
 
 // fill replaces the names in braces by the fields of a credential, each of which must match.

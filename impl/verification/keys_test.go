@@ -23,6 +23,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func TestMain(m *testing.M) {
@@ -196,24 +197,15 @@ func TestNoTestBeginsAfterARevocation(t *testing.T) {
 	}, func(http.ResponseWriter, *http.Request) {})
 }
 
-// closedSealer opens nothing.
-type closedSealer struct {
-	sealer.Sealer
-	err error
-}
-
-func (c closedSealer) Open(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
-	return sealer.Secret{}, c.err
-}
-
 func TestSealersFailureIsNoVerdict(t *testing.T) {
 	var asked atomic.Int32
 	eachHeld(t, func(h held) {
 		key := h.register()
 		for _, failure := range []error{sealer.ErrUnavailable, errors.New("damaged")} {
 			catalogue := start(t, nil).catalogue
+			fails := sealertest.Fake{OpenFunc: func(context.Context, sealer.Binding, []byte) (sealer.Secret, error) { return sealer.Secret{}, failure }}
 			keys := verification.NewKeys(verification.KeysConfig{
-				Store: h.Store, Sealer: closedSealer{h.Sealer, failure}, Providers: catalogue,
+				Store: h.Store, Sealer: fails, Providers: catalogue,
 				Verifier: verification.New(verification.Config{}), Log: h.Evidence.Logger(),
 			})
 			_, err := test(h, keys, key)

@@ -15,7 +15,6 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // The variables that say where to send spans
@@ -55,7 +54,7 @@ func Endpoint(getenv func(name string) string) (string, error) {
 	return u.String(), nil
 }
 
-// Config is what a Provider needs. Everything is required.
+// Config is what New needs. Everything is required.
 type Config struct {
 	// Endpoint is the URL that spans are posted to.
 	Endpoint string
@@ -64,32 +63,18 @@ type Config struct {
 	Log              *slog.Logger
 }
 
-// Provider makes tracers and sends their spans in batches, in a goroutine that Shutdown ends.
-type Provider struct{ sdk *sdktrace.TracerProvider }
-
-// New returns a Provider that has not connected yet.
-func New(ctx context.Context, cfg Config) (*Provider, error) {
+// New returns a provider of tracers that has not connected yet. It sends spans in batches, in a goroutine that its Shutdown ends.
+func New(ctx context.Context, cfg Config) (*sdktrace.TracerProvider, error) {
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(cfg.Endpoint))
 	if err != nil {
 		return nil, fmt.Errorf("trace exporter: %w", err)
 	}
-	return &Provider{sdktrace.NewTracerProvider(
+	return sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(&reporting{SpanExporter: exporter, log: cfg.Log}),
 		sdktrace.WithResource(resource.NewSchemaless(
 			attribute.String("service.name", cfg.Service), attribute.String("service.version", cfg.Version),
 		)),
-	)}, nil
-}
-
-// Tracer returns a tracer with the given name.
-func (p *Provider) Tracer(name string) trace.Tracer { return p.sdk.Tracer(name) }
-
-// Shutdown sends the remaining spans, until ctx ends, and ends the Provider.
-func (p *Provider) Shutdown(ctx context.Context) error {
-	if err := p.sdk.Shutdown(ctx); err != nil {
-		return fmt.Errorf("flush traces: %w", err)
-	}
-	return nil
+	), nil
 }
 
 // reporting keeps an exporter's errors from the SDK's global handler. Of a series of failures it logs only the first and the

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 )
@@ -44,7 +45,7 @@ func TestEndpoint(t *testing.T) {
 	}
 }
 
-func newProvider(t *testing.T, endpoint string, log io.Writer) *Provider {
+func newProvider(t *testing.T, endpoint string, log io.Writer) *sdktrace.TracerProvider {
 	t.Helper()
 	provider, err := New(t.Context(), Config{
 		Endpoint: endpoint, Service: "aikeysd", Version: "v1.2.3", Log: slog.New(slog.NewTextHandler(log, nil)),
@@ -90,7 +91,7 @@ func TestCollectorFailureIsLoggedOnce(t *testing.T) {
 	send := func() {
 		_, span := provider.Tracer("test").Start(t.Context(), "listKeys")
 		span.End()
-		require.NoError(t, provider.sdk.ForceFlush(t.Context()))
+		require.NoError(t, provider.ForceFlush(t.Context()))
 	}
 	send()
 	send()
