@@ -13,7 +13,7 @@ var (
 	ErrUserKeyRequired = errors.New("the project's policy requires a key of the user's own")
 	// ErrKeyRevoked: the key that was requested by its id is revoked, or all keys that could serve the caller are. See Refusal.
 	ErrKeyRevoked = errors.New("the key is revoked")
-	// ErrKeyDisabled and ErrKeyExpired: the same of a key that is disabled for now, or whose time is over. See Refusal.
+	// ErrKeyDisabled and ErrKeyExpired: as ErrKeyRevoked, for keys that are disabled or have expired.
 	ErrKeyDisabled = errors.New("the key is disabled")
 	ErrKeyExpired  = errors.New("the key has expired")
 	// ErrKeyRestricted: the keys that could serve the caller are restricted to other users.
@@ -44,12 +44,14 @@ var (
 	// errIssuer: a session token can't be checked. It says nothing about the control plane; otherwise strangers with
 	// made-up tokens could mark it as down for every caller.
 	errIssuer = fmt.Errorf("%w: the issuer of the caller's token can't be reached", ErrUnavailable)
-	// ErrTokenUnavailable says that the token service of a key's cloud gives no token. It says nothing about the control plane, either.
+	// ErrTokenUnavailable: the token service of a key's cloud gives no token. It says nothing about the control plane.
 	ErrTokenUnavailable = fmt.Errorf("%w: the token service of the key's cloud can't be reached", ErrUnavailable)
+	// errLate: an answer came too late to be used.
+	errLate = fmt.Errorf("%w: the answer came too late", ErrUnavailable)
 	// errOutdated: every answer to a fetch was older than an event that had arrived by then.
-	errOutdated = fmt.Errorf("%w: each answer was older than what is known to have changed since", ErrUnavailable)
+	errOutdated = fmt.Errorf("%w: each answer was older than a change that had already arrived", ErrUnavailable)
 	// errProtocol: a message or an answer breaks the contract. Error texts never repeat what was received.
-	errProtocol = errors.New("not as the contract has it")
+	errProtocol = errors.New("not as the contract requires")
 )
 
 // unreachable is a failure of the control plane rather than of one request: other requests need not try now.
@@ -66,44 +68,28 @@ type problemAnswer struct {
 	problem string
 }
 
-// refusalOf maps a problem of the control plane to the error that Resolve returns, or nil if the contract has no such
-// answer.
-func refusalOf(status int, problem string) error {
-	switch (problemAnswer{status, problem}) {
-	case problemAnswer{400, "invalid-argument"}, problemAnswer{413, "body-too-large"},
-		problemAnswer{415, "unsupported-media-type"}:
-		return ErrInvalid
-	case problemAnswer{401, "unauthenticated"}:
-		return ErrDataPlaneUnauthenticated
-	case problemAnswer{403, "key-revoked"}:
-		return ErrKeyRevoked
-	case problemAnswer{403, "key-disabled"}:
-		return ErrKeyDisabled
-	case problemAnswer{403, "key-expired"}:
-		return ErrKeyExpired
-	case problemAnswer{403, "key-restricted"}:
-		return ErrKeyRestricted
-	case problemAnswer{403, "credential-refused"}:
-		return ErrCredentialRefused
-	case problemAnswer{403, "permission-denied"}:
-		return ErrNotMember
-	case problemAnswer{403, "customer-not-served"}:
-		return ErrCustomerNotServed
-	case problemAnswer{404, "no-key"}:
-		return ErrNoKey
-	case problemAnswer{404, "user-key-required"}:
-		return ErrUserKeyRequired
-	case problemAnswer{422, "caller-unauthenticated"}:
-		return ErrCallerUnauthenticated
-	default:
-		return nil
-	}
+// refusals maps the problems of the control plane to the errors that Resolve returns.
+var refusals = map[problemAnswer]error{
+	{400, "invalid-argument"}:       ErrInvalid,
+	{413, "body-too-large"}:         ErrInvalid,
+	{415, "unsupported-media-type"}: ErrInvalid,
+	{401, "unauthenticated"}:        ErrDataPlaneUnauthenticated,
+	{403, "key-revoked"}:            ErrKeyRevoked,
+	{403, "key-disabled"}:           ErrKeyDisabled,
+	{403, "key-expired"}:            ErrKeyExpired,
+	{403, "key-restricted"}:         ErrKeyRestricted,
+	{403, "credential-refused"}:     ErrCredentialRefused,
+	{403, "permission-denied"}:      ErrNotMember,
+	{403, "customer-not-served"}:    ErrCustomerNotServed,
+	{404, "no-key"}:                 ErrNoKey,
+	{404, "user-key-required"}:      ErrUserKeyRequired,
+	{422, "caller-unauthenticated"}: ErrCallerUnauthenticated,
 }
 
 // Refusal is a refusal that the control plane explains.
 type Refusal struct {
 	Kind error // ErrKeyRevoked, ErrKeyDisabled or ErrKeyExpired
-	// Detail is a sentence for the caller of the request alone: which key stopped, when and by whom. It is in no error's text.
+	// Detail is a sentence for the caller alone: which key stopped, when and by whom. No error's text repeats it.
 	Detail string
 }
 
@@ -113,15 +99,8 @@ func (r *Refusal) Error() string { return r.Kind.Error() }
 // Unwrap returns the kind.
 func (r *Refusal) Unwrap() error { return r.Kind }
 
-// isCacheable reports whether a refusal is about the request itself, and so may be cached for NegativeTTL.
+// isCacheable reports whether a refusal may be cached for NegativeTTL. A malformed request costs no look-up, and a new
+// credential of the data plane must work at once.
 func isCacheable(refusal error) bool {
-	for _, cacheable := range []error{
-		ErrNoKey, ErrUserKeyRequired, ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired, ErrKeyRestricted, ErrCredentialRefused, ErrNotMember, ErrCallerUnauthenticated,
-		ErrCustomerNotServed,
-	} {
-		if errors.Is(refusal, cacheable) {
-			return true
-		}
-	}
-	return false
+	return !errors.Is(refusal, ErrInvalid) && !errors.Is(refusal, ErrDataPlaneUnauthenticated)
 }

@@ -2,17 +2,14 @@ package dataplane
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,44 +24,14 @@ const (
 	maxAnswer = 256 << 10
 	// maxDetail bounds the sentence about a refusal, as the contract does, in bytes of UTF-8.
 	maxDetail = 4 * 1024
-	// maxTries is how often a fetch is sent whose answers are older than events that have arrived.
-	maxTries = 3
 	// maxValid stands for no limit on the validity of a credential.
 	maxValid = 100 * 365 * 24 * time.Hour
 )
 
-// issuerUnavailable is the problem type for session tokens that can't be checked.
-const issuerUnavailable = "issuer-unavailable"
-
-// tokenUnavailable is the problem type for keys whose cloud gives no token.
-const tokenUnavailable = "token-unavailable" //nolint:gosec // G101: a name
-
-// runFetch fetches an answer for all callers that share the fetch. It ends within FetchTimeout.
-func (r *Resolver) runFetch(ctx context.Context, p *pendingFetch, req Request) {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.FetchTimeout)
-	defer cancel()
-	for try := 1; try <= maxTries; try++ {
-		sent := r.clock.Now()
-		e, asOf, err := r.fetchKey(ctx, req)
-		if err == nil && e.err != nil && !isCacheable(e.err) {
-			err = e.err
-		}
-		if err != nil {
-			r.store.failFetch(p, err)
-			return
-		}
-		e.id = p.id
-		if r.setExpiry(e, sent) && r.store.commitFetch(p, e, asOf, try == maxTries) {
-			return
-		}
-		r.metrics.discarded.Inc()
-	}
-	r.store.failFetch(p, errOutdated)
-}
-
-// fetchKey sends a fetch and reads the answer. A broken connection is tried once more: the replica may be gone, and
-// another one answers in its place. A refusal is an entry; the error wraps ErrUnavailable and means no answer.
-func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf position.Position, err error) {
+// fetchKey sends a fetch and returns the answer, a key or a refusal. After a broken connection it tries once more: the
+// replica may be gone, and another may answer. The error is a refusal that may not be cached, or errLate, or wraps
+// ErrUnavailable and means that there is no answer.
+func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, err error) {
 	body := r.fetchRequest(req)
 	var params gen.FetchKeyParams
 	var enforces []string
@@ -89,7 +56,7 @@ func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf po
 	}
 	r.metrics.fetchTime.Observe((r.clock.Now() - sent).Seconds())
 	if err == nil {
-		e, asOf, err = readAnswer(req, status, answer)
+		e, err = readAnswer(req, status, answer)
 		clear(answer) // it has the key in it
 	}
 	var failure error // of the control plane, not of this request
@@ -103,7 +70,15 @@ func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf po
 		r.credential.setAccepted(sent)
 	}
 	r.health.requestDone(sent, r.clock.Now(), failure)
-	return e, asOf, err
+	switch {
+	case err != nil:
+		return nil, err
+	case e.err != nil && !isCacheable(e.err):
+		return nil, e.err
+	case !r.setExpiry(e, sent):
+		return nil, errLate
+	}
+	return e, nil
 }
 
 // fetchRequest returns the body of a fetch.
@@ -124,10 +99,13 @@ func (r *Resolver) fetchRequest(req Request) gen.FetchRequest {
 	return body
 }
 
-// send sends a request and reads the whole answer. Errors are of type unreachable.
+// send sends a request and reads the whole answer, within FetchTimeout. The status is 0 if there is no answer; then the
+// error is of type unreachable.
 func (r *Resolver) send(
 	ctx context.Context, do func(context.Context) (*http.Response, error),
 ) (status int, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.FetchTimeout)
+	defer cancel()
 	response, err := do(ctx)
 	if err == nil {
 		defer func() { _ = response.Body.Close() }()
@@ -143,7 +121,7 @@ func (r *Resolver) send(
 }
 
 // readAnswer returns the entry for an answer: a key, or a refusal.
-func readAnswer(req Request, status int, body []byte) (*entry, position.Position, error) {
+func readAnswer(req Request, status int, body []byte) (*entry, error) {
 	if status == http.StatusOK {
 		return readKey(req, body)
 	}
@@ -152,36 +130,37 @@ func readAnswer(req Request, status int, body []byte) (*entry, position.Position
 	slug := path.Base(problem.Type)
 	switch status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		if slug == issuerUnavailable {
-			return nil, position.Position{}, errIssuer
+		switch slug {
+		case "issuer-unavailable":
+			return nil, errIssuer
+		case "token-unavailable":
+			return nil, ErrTokenUnavailable
 		}
-		if slug == tokenUnavailable {
-			return nil, position.Position{}, ErrTokenUnavailable
+		return nil, unreachable{fmt.Errorf("it answers %d", status)}
+	}
+	refused := refusals[problemAnswer{status, slug}]
+	switch refused { //nolint:errorlint // a value of the table
+	case nil:
+		return nil, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)
+	case ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired:
+		if len(problem.Detail) <= maxDetail {
+			refused = &Refusal{refused, problem.Detail}
 		}
-		return nil, position.Position{}, unreachable{fmt.Errorf("it answers %d", status)}
-	}
-	refused := refusalOf(status, slug)
-	if refused == nil {
-		return nil, position.Position{}, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)
-	}
-	explained := errors.Is(refused, ErrKeyRevoked) || errors.Is(refused, ErrKeyDisabled) || errors.Is(refused, ErrKeyExpired)
-	if explained && len(problem.Detail) <= maxDetail {
-		refused = &Refusal{refused, problem.Detail}
 	}
 	e := &entry{err: refused, provider: req.Provider, user: req.UserID, keyID: req.KeyID}
 	if req.CustomerID != "" && req.ProjectID != "" {
 		e.project = project{req.CustomerID, req.ProjectID}
 	}
-	return e, position.Position{}, nil
+	return e, nil
 }
 
 // readKey returns the entry for a key, or an error if the answer is incomplete or for another request.
-func readKey(req Request, body []byte) (*entry, position.Position, error) {
+func readKey(req Request, body []byte) (*entry, error) {
 	var got gen.FetchResponse
 	invalid := len(body) > maxAnswer || json.Unmarshal(body, &got) != nil
 	asOf, err := position.Parse(got.AsOf)
 	if invalid || err != nil || !isComplete(&got) || !answersRequest(&got, &req) {
-		return nil, position.Position{}, fmt.Errorf("%w: its answer is %w", ErrUnavailable, errProtocol)
+		return nil, fmt.Errorf("%w: its answer is %w", ErrUnavailable, errProtocol)
 	}
 	key := &Key{
 		ID: got.KeyID, Version: got.Version, CustomerID: got.CustomerID, ProjectID: got.ProjectID,
@@ -221,7 +200,7 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 			e.validUntil = min(e.validUntil, milliseconds(*ms, maxValid))
 		}
 	}
-	return e, asOf, nil
+	return e, nil
 }
 
 // setValidity sets for how long an entry and its key may be used, counted from the answer.
@@ -308,75 +287,6 @@ func valueOf[T any](p *T) (v T) {
 	return v
 }
 
-const (
-	// downFor is how long no request is sent after the control plane could not be reached, and how long requests may all
-	// go unanswered before it counts as hanging.
-	downFor = 250 * time.Millisecond
-	// refusedFor is how long no request is sent after the control plane refused the data plane's credential. It counts
-	// refused requests, and finally accepts none from their address.
-	refusedFor = 3 * time.Second
-)
-
-// health records whether the control plane answers, as seen by ordinary requests; it sends none of its own. All times
-// are the Clock's.
-type health struct {
-	mu          sync.Mutex    // guards every field
-	inFlight    int           // requests sent and not yet answered
-	silentSince time.Duration // since when no request in flight was answered
-	answeredAt  time.Duration // when a request was last answered
-	failure     error         // the outcome of the last request that ended; nil if it was answered
-	failedAt    time.Duration
-}
-
-// requestSent records that a request is sent.
-func (h *health) requestSent(now time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.inFlight == 0 {
-		h.silentSince = now
-	}
-	h.inFlight++
-}
-
-// requestDone records the outcome of a request; failure is nil if it was answered. A failure is ignored if another
-// request was answered since this one was sent.
-func (h *health) requestDone(sent, now time.Duration, failure error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.inFlight--
-	switch {
-	case failure == nil:
-		h.silentSince, h.answeredAt, h.failure = now, now, nil
-	case h.answeredAt <= sent:
-		h.failedAt, h.failure = now, failure
-	}
-}
-
-// streamOpened records that the control plane has answered on the stream: requests are worth sending again.
-func (h *health) streamOpened(now time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.silentSince, h.answeredAt, h.failure = now, now, nil
-}
-
-// downReason returns why a request would be useless now, or nil. Requests that hang count only without a lease: while
-// heartbeats arrive, the control plane is merely slow.
-func (h *health) downReason(now time.Duration, leased bool) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	pause := downFor
-	if errors.Is(h.failure, ErrDataPlaneUnauthenticated) {
-		pause = refusedFor
-	}
-	if h.failure != nil && now-h.failedAt < pause {
-		return h.failure
-	}
-	if !leased && h.inFlight > 0 && now-h.silentSince >= downFor {
-		return errSilent
-	}
-	return nil
-}
-
 // credentialStatus records whether the control plane refuses the data plane's credential. After a refusal it must accept
 // the credential again before anything is cached. Silence afterwards, or a limit on this address, does not undo a refusal.
 type credentialStatus struct {
@@ -412,62 +322,4 @@ func (r *Resolver) refuseCredential(sent time.Duration) {
 		r.leaseEnd.Store(int64(never))
 		r.store.dropAll(true)
 	}
-}
-
-// newTransport returns a pool of direct HTTP/1.1 connections to the control plane. Without HTTP/2, a broken connection
-// fails only the request that was on it.
-func newTransport(timeout time.Duration) *http.Transport {
-	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   timeout,
-		ResponseHeaderTimeout: timeout,
-		MaxConnsPerHost:       256, // many misses at once wait for a connection
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       90 * time.Second,
-		DisableCompression:    true,
-	}
-}
-
-// newClients returns the client for single requests, the client for the stream, and a function that closes the idle
-// connections of the first. The stream dials a new connection each time and shares none, so that it never reuses a dead
-// one.
-func newClients(cfg *Config) (unary, stream *gen.Client, closeIdle func(), err error) {
-	base := cfg.HTTPClient
-	if base == nil {
-		base = &http.Client{
-			Transport:     newTransport(cfg.FetchTimeout),
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
-	}
-	streaming := *base
-	streaming.Timeout = 0
-	transport := base.Transport
-	if transport == nil {
-		transport = http.DefaultTransport
-	}
-	if pool, ok := transport.(*http.Transport); ok {
-		unshared := pool.Clone()
-		unshared.DisableKeepAlives = true
-		unshared.DisableCompression = true
-		unshared.ResponseHeaderTimeout = 0
-		unshared.ForceAttemptHTTP2 = false
-		unshared.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
-		unshared.Protocols = new(http.Protocols)
-		unshared.Protocols.SetHTTP1(true)
-		streaming.Transport = unshared
-	}
-	authorize := gen.WithRequestEditorFn(func(_ context.Context, request *http.Request) error {
-		if cfg.Token != nil {
-			request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(cfg.Token())) // files end in a newline
-		}
-		// The empty header is not sent. It allows net/http to repeat the request if a kept connection was closed.
-		request.Header["X-Idempotency-Key"] = nil
-		return nil
-	})
-	unary, err = gen.NewClient(cfg.ControlPlane, gen.WithHTTPClient(base), authorize)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	stream, err = gen.NewClient(cfg.ControlPlane, gen.WithHTTPClient(&streaming), authorize)
-	return unary, stream, base.CloseIdleConnections, err
 }

@@ -1,8 +1,6 @@
 package dataplane
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,113 +16,6 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/internal/verdict"
 )
-
-// Request names the caller or the key to resolve. Make one with ForCaller, ForUser or ByID. It prints without the
-// credential.
-type Request struct {
-	// Credential is the caller's API key or session token, without "Bearer". With it, CustomerID and UserID are empty.
-	Credential string
-	CustomerID string
-	// ProjectID may be empty with a Credential: then it is the session's.
-	ProjectID string
-	// UserID may be empty: then users' own keys are not considered.
-	UserID   string
-	Provider string
-	// KeyID asks for one key; every other field is empty then.
-	KeyID string
-
-	// limited are the ids of keys that are at a limit, with commas between: see Resolver.resolveNext.
-	limited string
-}
-
-// ForCaller asks for the key that serves the caller with this credential. Set ProjectID to use another project than
-// that of the caller's session.
-func ForCaller(credential, provider string) Request {
-	return Request{Credential: credential, Provider: provider}
-}
-
-// ForUser asks for the key that serves a user of a project, whom you have authenticated. An empty user means no
-// particular user.
-func ForUser(customer, project, user, provider string) Request {
-	return Request{CustomerID: customer, ProjectID: project, UserID: user, Provider: provider}
-}
-
-// ByID asks for one key, regardless of the project's policy.
-func ByID(keyID string) Request { return Request{KeyID: keyID} }
-
-// check reports how the request differs from the three kinds. The control plane checks the form of ids.
-func (q *Request) check() error {
-	switch {
-	case q.KeyID != "":
-		if *q != (Request{KeyID: q.KeyID}) {
-			return fmt.Errorf("%w: a key's id goes alone", ErrInvalid)
-		}
-	case q.Provider == "":
-		return fmt.Errorf("%w: a provider or a key's id is required", ErrInvalid)
-	case q.Credential != "":
-		if q.CustomerID != "" || q.UserID != "" {
-			return fmt.Errorf("%w: a credential excludes customer and user", ErrInvalid)
-		}
-	case q.CustomerID == "" || q.ProjectID == "":
-		return fmt.Errorf("%w: a credential, or customer and project, are required", ErrInvalid)
-	}
-	return nil
-}
-
-// digest identifies a request in the cache. It is a hash so that the cache holds no caller's credential.
-type digest [sha256.Size]byte
-
-// digest returns the request's digest. It is on the hot path, and allocates nothing for an API key or a session token
-// of the usual length. There are two buffer sizes because clearing the larger one takes as long as hashing an API key.
-func (q *Request) digest() digest {
-	const small = 192
-	if len(q.Credential)+len(q.CustomerID)+len(q.ProjectID)+len(q.UserID)+len(q.Provider)+len(q.KeyID)+len(q.limited) <= small-7*2 {
-		var buffer [small]byte
-		return sha256.Sum256(q.encode(buffer[:0]))
-	}
-	return q.longDigest()
-}
-
-//go:noinline
-func (q *Request) longDigest() digest {
-	var buffer [4096]byte
-	return sha256.Sum256(q.encode(buffer[:0]))
-}
-
-func (q *Request) encode(b []byte) []byte {
-	b = appendField(b, q.Credential)
-	b = appendField(b, q.CustomerID)
-	b = appendField(b, q.ProjectID)
-	b = appendField(b, q.UserID)
-	b = appendField(b, q.Provider)
-	b = appendField(b, q.KeyID)
-	return appendField(b, q.limited)
-}
-
-// appendField puts the length before the field, so that no two requests share an encoding.
-func appendField(b []byte, field string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(field))), field...)
-}
-
-// printableRequest is a Request without its methods, so that it prints field by field.
-type printableRequest Request
-
-// String prints the request without its credential.
-func (q Request) String() string {
-	if q.Credential != "" {
-		q.Credential = secret.Text{}.String()
-	}
-	return fmt.Sprintf("%+v", printableRequest(q))
-}
-
-// Format prints the request without its credential, whatever the verb.
-func (q Request) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, q.String()) }
-
-// LogValue logs the request without its credential.
-func (q Request) LogValue() slog.Value { return slog.StringValue(q.String()) }
-
-// MarshalText keeps the credential out of JSON and other encodings.
-func (q Request) MarshalText() ([]byte, error) { return []byte(q.String()), nil }
 
 // AuthStyle is how a provider takes its key. A control plane may send other values than these; they are unsupported.
 type AuthStyle string

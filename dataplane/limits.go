@@ -127,21 +127,6 @@ func (l *limiter) share(limit int, customer string, now time.Duration) int {
 	return max(limit/dataPlanes, 1)
 }
 
-// Begin counts a request against the limits of the key that Resolve returned for it. Call end when the request and its answer have ended. The
-// error is a *LimitError if the key has reached this data plane's share of a limit: refuse the request. Refused requests are not counted. The
-// counts start at zero when the program starts.
-func (r *Resolver) Begin(key *Key) (end func(), err error) {
-	if key.Limits == nil {
-		return func() {}, nil
-	}
-	end, limited := r.limiter.begin(key, time.Now(), r.clock.Now()) //nolint:forbidigo // limits are those of UTC's minutes and days
-	if limited != nil {
-		r.metrics.limited.WithLabelValues(limited.Limit).Inc()
-		return nil, limited
-	}
-	return end, nil
-}
-
 func (l *limiter) begin(key *Key, now time.Time, passed time.Duration) (end func(), limited *LimitError) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -250,9 +235,6 @@ func (l *limiter) setAside(of secretID, now, until time.Duration) {
 
 // isAside reports whether the next key serves instead of this one, because this one was set aside or has reached its own limit here.
 func (r *Resolver) isAside(key *Key) bool {
-	if !key.NextIfLimited {
-		return false
-	}
 	now, wall := r.clock.Now(), time.Now() //nolint:forbidigo // limits are those of UTC's minutes and days
 	l := &r.limiter
 	l.mu.Lock()
@@ -274,7 +256,7 @@ func (r *Resolver) resolveNext(ctx context.Context, req Request, first *Key) (*K
 		if err != nil || slices.Contains(limited, key.ID) {
 			break
 		}
-		if !r.isAside(key) {
+		if !key.NextIfLimited || !r.isAside(key) {
 			return key, nil
 		}
 		limited = append(limited, key.ID)

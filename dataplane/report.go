@@ -68,7 +68,7 @@ func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
 	if key == nil || key.ID == "" {
 		return
 	}
-	if status == http.StatusTooManyRequests && !r.isAside(key) {
+	if status == http.StatusTooManyRequests && key.NextIfLimited && !r.isAside(key) {
 		r.SetAside(key, asideTime)
 	}
 	judged := key.Answers.Judge(status, body)
@@ -107,10 +107,7 @@ func (r *Resolver) ReportExposed(key *Key) {
 // addUrgent adds an outcome that is reported soon.
 func (p *reports) addUrgent(keyID string, o outcome) {
 	p.add(keyID, o)
-	select {
-	case p.urgent <- struct{}{}:
-	default: // a signal is pending
-	}
+	signal(p.urgent)
 }
 
 // confirmForbidden remembers a 403 and reports whether it confirms another user's.
@@ -216,8 +213,6 @@ func (r *Resolver) flushReports(ctx context.Context) {
 
 // sendBatch sends a batch and returns the status of the answer, or 0 if there was none.
 func (r *Resolver) sendBatch(ctx context.Context, batch map[string]outcome) int {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.FetchTimeout)
-	defer cancel()
 	now := r.clock.Now()
 	body := gen.ReportRequest{Keys: make([]gen.KeyReport, 0, len(batch))}
 	for keyID, o := range batch {
@@ -231,22 +226,13 @@ func (r *Resolver) sendBatch(ctx context.Context, batch map[string]outcome) int 
 		}
 		body.Keys = append(body.Keys, report)
 	}
-	status := r.sendReport(ctx, body)
+	post := func(ctx context.Context) (*http.Response, error) { return r.client.ReportKeys(ctx, body) }
+	status, _, _ := r.send(ctx, post)
 	if status == http.StatusBadRequest { // a replica of an older release does not know versions
 		for i := range body.Keys {
 			body.Keys[i].FailedVersion = nil
 		}
-		status = r.sendReport(ctx, body)
-	}
-	return status
-}
-
-func (r *Resolver) sendReport(ctx context.Context, body gen.ReportRequest) int {
-	status, _, err := r.send(ctx, func(ctx context.Context) (*http.Response, error) {
-		return r.client.ReportKeys(ctx, body)
-	})
-	if err != nil {
-		return 0
+		status, _, _ = r.send(ctx, post)
 	}
 	return status
 }

@@ -2,8 +2,11 @@ package dataplane
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"sync"
@@ -11,6 +14,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 // never stands for a time that has not come, such as the end of a lease that was never given. Durations may be added
@@ -19,6 +23,113 @@ const never = time.Duration(math.MinInt64 / 2)
 
 // initialLeaseTerm is the assumed length of a lease until the control plane has named it.
 const initialLeaseTerm = time.Second
+
+// Request names the caller or the key to resolve. Make one with ForCaller, ForUser or ByID. It prints without the
+// credential.
+type Request struct {
+	// Credential is the caller's API key or session token, without "Bearer". With it, CustomerID and UserID are empty.
+	Credential string
+	CustomerID string
+	// ProjectID may be empty with a Credential: then it is the session's.
+	ProjectID string
+	// UserID may be empty: then users' own keys are not considered.
+	UserID   string
+	Provider string
+	// KeyID asks for one key; every other field is empty then.
+	KeyID string
+
+	// limited are the ids of keys that are at a limit, with commas between: see Resolver.resolveNext.
+	limited string
+}
+
+// ForCaller asks for the key that serves the caller with this credential. Set ProjectID to use another project than
+// that of the caller's session.
+func ForCaller(credential, provider string) Request {
+	return Request{Credential: credential, Provider: provider}
+}
+
+// ForUser asks for the key that serves a user of a project, whom you have authenticated. An empty user means no
+// particular user.
+func ForUser(customer, project, user, provider string) Request {
+	return Request{CustomerID: customer, ProjectID: project, UserID: user, Provider: provider}
+}
+
+// ByID asks for one key, regardless of the project's policy.
+func ByID(keyID string) Request { return Request{KeyID: keyID} }
+
+// check reports how the request differs from the three kinds. The control plane checks the form of ids.
+func (q *Request) check() error {
+	switch {
+	case q.KeyID != "":
+		if *q != (Request{KeyID: q.KeyID}) {
+			return fmt.Errorf("%w: a key's id goes alone", ErrInvalid)
+		}
+	case q.Provider == "":
+		return fmt.Errorf("%w: a provider or a key's id is required", ErrInvalid)
+	case q.Credential != "":
+		if q.CustomerID != "" || q.UserID != "" {
+			return fmt.Errorf("%w: a credential excludes customer and user", ErrInvalid)
+		}
+	case q.CustomerID == "" || q.ProjectID == "":
+		return fmt.Errorf("%w: a credential, or customer and project, are required", ErrInvalid)
+	}
+	return nil
+}
+
+// digest identifies a request in the cache. It is a hash so that the cache holds no caller's credential.
+type digest [sha256.Size]byte
+
+// digest returns the request's digest. It is on the hot path, and allocates nothing for an API key or a session token
+// of the usual length. There are two buffer sizes because clearing the larger one takes as long as hashing an API key.
+func (q *Request) digest() digest {
+	const small = 192
+	if len(q.Credential)+len(q.CustomerID)+len(q.ProjectID)+len(q.UserID)+len(q.Provider)+len(q.KeyID)+len(q.limited) <= small-7*2 {
+		var buffer [small]byte
+		return sha256.Sum256(q.encode(buffer[:0]))
+	}
+	return q.longDigest()
+}
+
+//go:noinline
+func (q *Request) longDigest() digest {
+	var buffer [4096]byte
+	return sha256.Sum256(q.encode(buffer[:0]))
+}
+
+func (q *Request) encode(b []byte) []byte {
+	b = appendField(b, q.Credential)
+	b = appendField(b, q.CustomerID)
+	b = appendField(b, q.ProjectID)
+	b = appendField(b, q.UserID)
+	b = appendField(b, q.Provider)
+	b = appendField(b, q.KeyID)
+	return appendField(b, q.limited)
+}
+
+// appendField puts the length before the field, so that no two requests share an encoding.
+func appendField(b []byte, field string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(field))), field...)
+}
+
+// printableRequest is a Request without its methods, so that it prints field by field.
+type printableRequest Request
+
+// String prints the request without its credential.
+func (q Request) String() string {
+	if q.Credential != "" {
+		q.Credential = secret.Text{}.String()
+	}
+	return fmt.Sprintf("%+v", printableRequest(q))
+}
+
+// Format prints the request without its credential, whatever the verb.
+func (q Request) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, q.String()) }
+
+// LogValue logs the request without its credential.
+func (q Request) LogValue() slog.Value { return slog.StringValue(q.String()) }
+
+// MarshalText keeps the credential out of JSON and other encodings.
+func (q Request) MarshalText() ([]byte, error) { return []byte(q.String()), nil }
 
 // Resolver finds the keys that serve requests. It is safe for concurrent use. It answers from its cache only while Run
 // is running; without Run, each call of Resolve asks the control plane.
@@ -57,20 +168,24 @@ func New(cfg Config) (*Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage(), keyTests: make(chan string), limiter: limiter{counted: map[string]*counts{}, aside: map[secretID]time.Duration{}}}
+	r := &Resolver{
+		cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage(), keyTests: make(chan string),
+		limiter: limiter{counted: map[string]*counts{}, aside: map[secretID]time.Duration{}},
+	}
 	r.leaseEnd.Store(int64(never))
 	r.leaseTerm.Store(int64(initialLeaseTerm))
 	r.credential.refusedAt.Store(int64(never))
 	r.credential.acceptedAt.Store(int64(never))
-	if r.store, err = newStore(cfg.CacheSize); err != nil {
+	if r.client, r.stream, r.closeIdle, err = newClients(&r.cfg); err != nil {
 		return nil, fmt.Errorf("data plane: %w", err)
 	}
-	if r.client, r.stream, r.closeIdle, err = newClients(&r.cfg); err != nil {
+	if r.store, err = newStore(cfg.CacheSize, cfg.FetchTimeout); err != nil {
 		return nil, fmt.Errorf("data plane: %w", err)
 	}
 	if r.metrics, err = newMetrics(cfg.Metrics, r); err != nil {
 		return nil, fmt.Errorf("data plane: %w", err)
 	}
+	r.store.discarded = r.metrics.discarded
 	return r, nil
 }
 
@@ -100,7 +215,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 // the Reason next_key_limited. Errors wrap the package's sentinels, or are ctx's.
 func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 	key, err := r.resolve(ctx, req)
-	if err == nil && r.isAside(key) {
+	if err == nil && key.NextIfLimited && r.isAside(key) {
 		return r.resolveNext(ctx, req, key)
 	}
 	return key, err
@@ -115,7 +230,7 @@ func (r *Resolver) resolve(ctx context.Context, req Request) (*Key, error) {
 	if r.isLeased(now) {
 		if e, ok := r.store.cache.GetIfPresent(id); ok && now < e.freshUntil {
 			if now >= e.refreshFrom && e.refreshing.CompareAndSwap(false, true) {
-				go r.refresh(context.WithoutCancel(ctx), e, req)
+				go r.refresh(ctx, e, req)
 			}
 			return r.hit(e)
 		}
@@ -164,6 +279,21 @@ func (r *Resolver) endAtExpiry(ctx context.Context, id string, ended func(certai
 	}
 }
 
+// Begin counts a request against the limits of the key that Resolve returned for it. Call end when the request and its answer have ended. The
+// error is a *LimitError if the key has reached this data plane's share of a limit: refuse the request. Refused requests are not counted. The
+// counts start at zero when the program starts.
+func (r *Resolver) Begin(key *Key) (end func(), err error) {
+	if key.Limits == nil {
+		return func() {}, nil
+	}
+	end, limited := r.limiter.begin(key, time.Now(), r.clock.Now()) //nolint:forbidigo // limits are those of UTC's minutes and days
+	if limited != nil {
+		r.metrics.limited.WithLabelValues(limited.Limit).Inc()
+		return nil, limited
+	}
+	return end, nil
+}
+
 // isLeased reports whether the cache may be used without asking the control plane.
 func (r *Resolver) isLeased(now time.Duration) bool { return int64(now) < r.leaseEnd.Load() }
 
@@ -190,17 +320,19 @@ func (r *Resolver) miss(ctx context.Context, id digest, req Request) (*Key, erro
 	if reason := r.health.downReason(now, r.isLeased(now)); reason != nil {
 		return r.withoutAnswer(id, reason)
 	}
-	p, isNew, e := r.store.joinFetch(id, func(e *entry) bool {
+	p, e := r.store.fetch(ctx, id, func(e *entry) bool {
 		now := r.clock.Now()
 		return r.isLeased(now) && now < e.freshUntil
-	})
+	}, r.asker(req))
 	if e != nil {
 		return r.hit(e)
 	}
-	if isNew {
-		go r.runFetch(context.WithoutCancel(ctx), p, req)
-	}
 	return r.wait(ctx, p)
+}
+
+// asker returns the function that asks the control plane for the answer to a request.
+func (r *Resolver) asker(req Request) asker {
+	return func(ctx context.Context) (*entry, error) { return r.fetchKey(ctx, req) }
 }
 
 // refresh fetches an entry again while it still serves. If that fails, the next use of the entry tries again.
@@ -209,9 +341,8 @@ func (r *Resolver) refresh(ctx context.Context, e *entry, req Request) {
 	if now := r.clock.Now(); r.health.downReason(now, r.isLeased(now)) != nil {
 		return
 	}
-	if p, isNew, _ := r.store.joinFetch(e.id, func(*entry) bool { return false }); isNew {
-		r.runFetch(ctx, p, req)
-	}
+	p, _ := r.store.fetch(ctx, e.id, nil, r.asker(req))
+	<-p.done
 }
 
 // wait returns the result of a fetch, or the stale key if one may serve and the fetch is slow.
@@ -277,6 +408,75 @@ func (r *Resolver) staleKey(id digest) *Key {
 		return nil
 	}
 	return e.key
+}
+
+const (
+	// downFor is how long no request is sent after the control plane could not be reached, and how long requests may all
+	// go unanswered before it counts as hanging.
+	downFor = 250 * time.Millisecond
+	// refusedFor is how long no request is sent after the control plane refused the data plane's credential. It counts
+	// refused requests, and finally accepts none from their address.
+	refusedFor = 3 * time.Second
+)
+
+// health records whether the control plane answers, as seen by ordinary requests; it sends none of its own. All times
+// are the Clock's.
+type health struct {
+	mu          sync.Mutex    // guards every field
+	inFlight    int           // requests sent and not yet answered
+	silentSince time.Duration // since when no request in flight was answered
+	answeredAt  time.Duration // when a request was last answered
+	failure     error         // the outcome of the last request that ended; nil if it was answered
+	failedAt    time.Duration
+}
+
+// requestSent records that a request is sent.
+func (h *health) requestSent(now time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inFlight == 0 {
+		h.silentSince = now
+	}
+	h.inFlight++
+}
+
+// requestDone records the outcome of a request; failure is nil if it was answered. A failure is ignored if another
+// request was answered since this one was sent.
+func (h *health) requestDone(sent, now time.Duration, failure error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.inFlight--
+	switch {
+	case failure == nil:
+		h.silentSince, h.answeredAt, h.failure = now, now, nil
+	case h.answeredAt <= sent:
+		h.failedAt, h.failure = now, failure
+	}
+}
+
+// streamOpened records that the control plane has answered on the stream: requests are worth sending again.
+func (h *health) streamOpened(now time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.silentSince, h.answeredAt, h.failure = now, now, nil
+}
+
+// downReason returns why a request would be useless now, or nil. Requests that hang count only without a lease: while
+// heartbeats arrive, the control plane is merely slow.
+func (h *health) downReason(now time.Duration, leased bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	pause := downFor
+	if errors.Is(h.failure, ErrDataPlaneUnauthenticated) {
+		pause = refusedFor
+	}
+	if h.failure != nil && now-h.failedAt < pause {
+		return h.failure
+	}
+	if !leased && h.inFlight > 0 && now-h.silentSince >= downFor {
+		return errSilent
+	}
+	return nil
 }
 
 // Status is the state of a Resolver.

@@ -86,7 +86,7 @@ func (s *store) mayKeep(ev *event, e *entry) bool {
 }
 
 // switchVersion has an answer serve in place of the version that it replaces. The caller holds mu.
-func (s *store) switchVersion(answer *entry, asOf position.Position) {
+func (s *store) switchVersion(answer *entry) {
 	id := answer.keyID
 	if answer.key != nil {
 		id = answer.key.ID
@@ -96,7 +96,7 @@ func (s *store) switchVersion(answer *entry, asOf position.Position) {
 	case r == nil:
 	case answer.key == nil: // it is refused to everybody
 		s.dropEntries(r)
-	case asOf.Contains(r.tx):
+	case answer.key.asOf.Contains(r.tx):
 		for kept, found := range r.entries {
 			s.unindex(kept)
 			s.insert(found.withKey(answer))
@@ -137,10 +137,7 @@ func (s *store) removeReplaced(e *entry) {
 		}
 		s.inFlight[r.keyID] = counted
 	}
-	select {
-	case s.settled <- struct{}{}:
-	default: // a signal is pending
-	}
+	signal(s.settled)
 }
 
 // isReplaced reports whether the old version still serves somebody.
@@ -211,10 +208,7 @@ func (r *Resolver) fetchReplacement(ctx context.Context, old *replacement) {
 			return
 		case <-time.After(min(wait, left)):
 		}
-		p, isNew, _ := r.store.joinFetch(request.digest(), func(*entry) bool { return false })
-		if isNew {
-			go r.runFetch(context.WithoutCancel(ctx), p, request)
-		}
+		p, _ := r.store.fetch(ctx, request.digest(), nil, r.asker(request))
 		select {
 		case <-ctx.Done():
 			return

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"context"
 	"errors"
 	"math"
 	"sync"
@@ -8,10 +9,14 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/internal/position"
 )
+
+// maxTries is how often a fetch is sent whose answers are older than events that have arrived.
+const maxTries = 3
 
 // maxEventLog is the number of events kept for the fetches in flight. A fetch that more events have passed is sent
 // again.
@@ -49,7 +54,9 @@ type entry struct {
 // mu orders events and the ends of fetches, so that an answer is cached either before an event, which then drops it, or
 // after, when the fence has compared the two. Hits read the cache without mu.
 type store struct {
-	cache *otter.Cache[digest, *entry] // safe for concurrent use; written under mu
+	fetchTimeout time.Duration
+	discarded    prometheus.Counter
+	cache        *otter.Cache[digest, *entry] // safe for concurrent use; written under mu
 
 	mu        sync.Mutex
 	byProject map[project]map[*entry]struct{}
@@ -160,14 +167,23 @@ func (s *store) dropInFlight(counts []gen.InFlight) {
 	}
 }
 
-func newStore(size int) (*store, error) {
+// signal wakes the receiver of a channel that holds one signal. If one is pending, that is enough.
+func signal(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
+func newStore(size int, fetchTimeout time.Duration) (*store, error) {
 	s := &store{
-		byProject: map[project]map[*entry]struct{}{},
-		byToken:   map[string]map[*entry]struct{}{},
-		unscoped:  map[*entry]struct{}{},
-		pending:   map[digest]*pendingFetch{},
-		watches:   map[*watch]struct{}{},
-		inFlight:  map[string]inFlight{},
+		fetchTimeout: fetchTimeout,
+		byProject:    map[project]map[*entry]struct{}{},
+		byToken:      map[string]map[*entry]struct{}{},
+		unscoped:     map[*entry]struct{}{},
+		pending:      map[digest]*pendingFetch{},
+		watches:      map[*watch]struct{}{},
+		inFlight:     map[string]inFlight{},
 
 		replacements: map[string]*replacement{},
 		replaced:     make(chan *replacement, maxReplaced),
@@ -192,7 +208,7 @@ func (s *store) size() int { return s.cache.EstimatedSize() }
 
 // pendingFetch is a fetch in flight, shared by all callers that want its answer.
 //
-// It begins in joinFetch. It ends in commitFetch, with an answer that is newer than every event since, or in failFetch.
+// It begins in fetch. It ends in commitFetch, with an answer that is newer than every event since, or in failFetch.
 // An answer that is older leaves it in flight, to be sent again.
 type pendingFetch struct {
 	id   digest
@@ -204,21 +220,46 @@ type pendingFetch struct {
 	since, generation uint64
 }
 
-// joinFetch returns the fetch in flight for a request, or a new one, which the caller has to run. If an entry that
-// isUsable accepts has been cached since the caller looked, joinFetch returns that entry instead.
-func (s *store) joinFetch(id digest, isUsable func(*entry) bool) (p *pendingFetch, isNew bool, e *entry) {
+// asker asks the control plane for the answer to a request.
+type asker func(ctx context.Context) (*entry, error)
+
+// fetch returns the fetch in flight for a request, or starts one. If an entry that isUsable accepts has been cached since
+// the caller looked, fetch returns that entry instead; a nil isUsable accepts none.
+func (s *store) fetch(ctx context.Context, id digest, isUsable func(*entry) bool, ask asker) (*pendingFetch, *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p, ok := s.pending[id]; ok {
-		return p, false, nil
+		return p, nil
 	}
-	if e, ok := s.cache.GetIfPresent(id); ok && isUsable(e) {
-		return nil, false, e
+	if e, ok := s.cache.GetIfPresent(id); ok && isUsable != nil && isUsable(e) {
+		return nil, e
 	}
-	p = &pendingFetch{id: id, done: make(chan struct{})}
+	p := &pendingFetch{id: id, done: make(chan struct{})}
 	s.setFence(p)
 	s.pending[id] = p
-	return p, true, nil
+	go s.runFetch(context.WithoutCancel(ctx), p, ask)
+	return p, nil
+}
+
+// runFetch asks for an answer, for all callers that share the fetch, and ends it within FetchTimeout.
+func (s *store) runFetch(ctx context.Context, p *pendingFetch, ask asker) {
+	ctx, cancel := context.WithTimeout(ctx, s.fetchTimeout)
+	defer cancel()
+	for try := 1; try <= maxTries; try++ {
+		e, err := ask(ctx)
+		if err != nil && !errors.Is(err, errLate) {
+			s.failFetch(p, err)
+			return
+		}
+		if err == nil {
+			e.id = p.id
+			if s.commitFetch(p, e, try == maxTries) {
+				return
+			}
+		}
+		s.discarded.Inc()
+	}
+	s.failFetch(p, errOutdated)
 }
 
 // setFence remembers which events had arrived when a fetch is sent. The caller holds mu.
@@ -228,10 +269,10 @@ func (s *store) setFence(p *pendingFetch) {
 
 // commitFetch ends a fetch with an answer and caches it. It returns false if the answer is older than an event that
 // touches it: then the fetch has to be sent again. On the last try such a refusal is handed out, but not cached.
-func (s *store) commitFetch(p *pendingFetch, e *entry, asOf position.Position, last bool) bool {
+func (s *store) commitFetch(p *pendingFetch, e *entry, last bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	outdated, passed := s.compareWithEvents(p, e, asOf)
+	outdated, passed := s.compareWithEvents(p, e)
 	if outdated && (e.err == nil || !last) {
 		s.setFence(p)
 		return false
@@ -241,8 +282,8 @@ func (s *store) commitFetch(p *pendingFetch, e *entry, asOf position.Position, l
 	if !outdated && (!passed || e.project.customer != "") {
 		s.insert(e)
 	}
-	if !outdated {
-		s.switchVersion(e, asOf)
+	if !outdated && len(s.replacements) > 0 {
+		s.switchVersion(e)
 	}
 	s.endFetch(p, e.key, e.err)
 	return true
@@ -251,9 +292,13 @@ func (s *store) commitFetch(p *pendingFetch, e *entry, asOf position.Position, l
 // compareWithEvents reports whether an answer is outdated, that is, whether an event since the fetch was sent touches it
 // and is not contained in its position, and whether any event passed at all. A refusal has no position, and so contains
 // no event.
-func (s *store) compareWithEvents(p *pendingFetch, e *entry, asOf position.Position) (outdated, passed bool) {
+func (s *store) compareWithEvents(p *pendingFetch, e *entry) (outdated, passed bool) {
 	if p.generation != s.generation || p.since < s.eventsBefore {
 		return true, true
+	}
+	var asOf position.Position
+	if e.key != nil {
+		asOf = e.key.asOf
 	}
 	since := s.events[p.since-s.eventsBefore:]
 	for i := range since {

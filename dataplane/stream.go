@@ -12,7 +12,6 @@ import (
 	"mime"
 	"net/http"
 	"net/http/httptrace"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -286,14 +285,14 @@ func (s *session) handleHello(m *gen.StreamMessage) error {
 	}
 	// Leases count from when the request was sent. If it waited for long, such as for a replica that hung, each lease of this stream
 	// would have run out before the next heartbeat; a new request does better.
-	if term := milliseconds(int64(*m.LeaseMs), time.Hour); s.r.clock.Now()-s.sent > term*6/10 {
+	s.leaseTerm = milliseconds(int64(*m.LeaseMs), time.Hour)
+	if s.r.clock.Now()-s.sent > s.leaseTerm*6/10 {
 		return errLateHello
 	}
 	s.greeted, s.urgent = true, true // the first acknowledgement shows the control plane that we are here
 	s.replicaClock = *m.ClockMs
-	s.leaseTerm = milliseconds(int64(*m.LeaseMs), time.Hour)
 	s.acks.session = *m.SessionID
-	s.acks.setLimit(valueOf(m.AcknowledgeWithinMs))
+	s.r.setAcknowledgeWithin(valueOf(m.AcknowledgeWithinMs))
 	if !s.resumes {
 		s.r.store.dropAll(false)
 	}
@@ -331,9 +330,12 @@ func (s *session) handleHeartbeat(m *gen.StreamMessage, id string) error {
 	}
 	s.leased = true
 	if m.AcknowledgeWithinMs != nil {
-		s.acks.setLimit(*m.AcknowledgeWithinMs)
+		s.r.setAcknowledgeWithin(*m.AcknowledgeWithinMs)
 	}
-	s.acks.setPosition(id, s.urgent)
+	s.acks.position.Store(&id)
+	if s.urgent {
+		signal(s.acks.urgent)
+	}
 	s.urgent = false
 	return nil
 }
@@ -419,33 +421,14 @@ type acker struct {
 	session string        // set before the first position
 	urgent  chan struct{} // signals a position whose receipt may be awaited
 
-	mu       sync.Mutex
-	position string // the last position acted on; guarded by mu
+	position atomic.Pointer[string] // the last position acted on; nil before the first
 }
 
 func newAcker(r *Resolver) *acker { return &acker{r: r, urgent: make(chan struct{}, 1)} }
 
-func (a *acker) setLimit(ms int) {
-	a.r.acknowledgeWithin.Store(int64(milliseconds(int64(ms), time.Minute)))
-}
-
-// setPosition records a position that has been acted on.
-func (a *acker) setPosition(position string, urgent bool) {
-	a.mu.Lock()
-	a.position = position
-	a.mu.Unlock()
-	if urgent {
-		select {
-		case a.urgent <- struct{}{}:
-		default: // a signal is pending, and the newest position will be sent
-		}
-	}
-}
-
-func (a *acker) lastPosition() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.position
+// setAcknowledgeWithin sets the time within which the control plane wants urgent positions to be acknowledged.
+func (r *Resolver) setAcknowledgeWithin(ms int) {
+	r.acknowledgeWithin.Store(int64(milliseconds(int64(ms), time.Minute)))
 }
 
 // run sends acknowledgements until ctx ends. It ends the stream if the control plane no longer knows its session.
@@ -473,12 +456,12 @@ func (a *acker) run(ctx context.Context, endStream context.CancelCauseFunc) {
 			continue
 		case <-timer.C:
 		}
-		position := a.lastPosition()
-		if position == "" {
+		position := a.position.Load()
+		if position == nil {
 			timer.Reset(interval)
 			continue
 		}
-		switch a.acknowledge(ctx, position) {
+		switch a.acknowledge(ctx, *position) {
 		case http.StatusNoContent:
 			soon = false
 			retry.Reset()
@@ -504,25 +487,14 @@ func (a *acker) acknowledge(ctx context.Context, at string) int {
 	if a.r.cfg.CountInFlight {
 		request.InFlight = counts
 	}
-	status := a.send(ctx, request)
+	post := func(ctx context.Context) (*http.Response, error) { return a.r.client.Acknowledge(ctx, request) }
+	status, _, _ := a.r.send(ctx, post)
 	if status == http.StatusBadRequest && len(request.InFlight) > 0 {
 		request.InFlight = nil // a replica of an older release does not know it
-		status = a.send(ctx, request)
+		status, _, _ = a.r.send(ctx, post)
 	}
 	if status == http.StatusNoContent {
 		a.r.store.dropInFlight(counts)
-	}
-	return status
-}
-
-func (a *acker) send(ctx context.Context, request gen.AcknowledgeRequest) int {
-	ctx, cancel := context.WithTimeout(ctx, a.r.cfg.FetchTimeout)
-	defer cancel()
-	status, _, err := a.r.send(ctx, func(ctx context.Context) (*http.Response, error) {
-		return a.r.client.Acknowledge(ctx, request)
-	})
-	if err != nil {
-		return 0
 	}
 	return status
 }

@@ -142,7 +142,8 @@ func (r *Resolver) flushUsage(ctx context.Context) {
 		}
 		body := r.usageReport(batch)
 		if len(body.Counts) > 0 {
-			switch status := r.sendUsageBatch(ctx, body); status {
+			status, _, _ := r.send(ctx, func(ctx context.Context) (*http.Response, error) { return r.client.ReportUsage(ctx, body) })
+			switch status {
 			case http.StatusNoContent:
 			case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType:
 				r.log.WarnContext(ctx, "the control plane does not accept counts of use", slog.Int("status", status))
@@ -178,17 +179,4 @@ func requestsOf(body gen.UsageReport) (n int64) {
 		n += c.Requests
 	}
 	return n
-}
-
-// sendUsageBatch sends a batch and returns the status of the answer, or 0 if there was none.
-func (r *Resolver) sendUsageBatch(ctx context.Context, body gen.UsageReport) int {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.FetchTimeout)
-	defer cancel()
-	status, _, err := r.send(ctx, func(ctx context.Context) (*http.Response, error) {
-		return r.client.ReportUsage(ctx, body)
-	})
-	if err != nil {
-		return 0
-	}
-	return status
 }

@@ -159,15 +159,13 @@ func TestDocsNameOnlyExistingFiles(t *testing.T) {
 
 // The gateway's page says of each provider of the catalogue which SDKs were tried and what is served.
 func TestDocsHaveARowForEachProvider(t *testing.T) {
-	known, err := gateway.Providers()
-	require.NoError(t, err)
 	_, table, _ := strings.Cut(readFile(t, "docs/gateway.md"), "| provider | SDKs tried | APIs served | not served |")
 	table, _, _ = strings.Cut(table, "\n\n")
 	var rows []string
 	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| [^|]+ \\| [^|]+ \\| [^|]*\\|$").FindAllStringSubmatch(table, -1) {
 		rows = append(rows, row[1])
 	}
-	require.ElementsMatch(t, known, rows)
+	require.ElementsMatch(t, gateway.Providers(), rows)
 }
 
 func TestDocsNameOnlyExistingMakeTargets(t *testing.T) {

@@ -204,24 +204,29 @@ func NewKey(t testing.TB, provider string, style dataplane.AuthStyle, baseURL, s
 	return key
 }
 
-// FakeResolver resolves requests with a function, and records requests and reports. It is a gateway.Resolver.
+// FakeResolver resolves requests with a function, and records how it is used. It is a gateway.Resolver.
 type FakeResolver struct {
-	resolve func(dataplane.Request) (*dataplane.Key, error)
+	bodies chan string // of the first thousand answers that were reported
 
-	mu        sync.Mutex
-	requests  []dataplane.Request        // guarded by mu
-	reports   []int                      // guarded by mu
-	bodies    chan string                // of the answers that were reported, of the first thousand
-	uses      []bool                     // guarded by mu
-	watches   map[int]func(certain bool) // guarded by mu
-	watched   int                        // guarded by mu
-	exposures int                        // guarded by mu
-	asides    []time.Duration            // guarded by mu
+	mu      sync.Mutex
+	resolve func(dataplane.Request) (*dataplane.Key, error) // guarded by mu
+	calls   Calls                                           // guarded by mu
+	watches map[*func(certain bool)]bool                    // guarded by mu
+}
+
+// Calls are the calls of a FakeResolver so far.
+type Calls struct {
+	Requests  []dataplane.Request
+	Reports   []int           // the statuses that were reported
+	Uses      []bool          // of the uses that were counted without a report, whether each was refused
+	Asides    []time.Duration // for which keys were set aside
+	Exposures int             // of keys that were sent back
+	Watches   int             // of uses that are in progress now
 }
 
 // NewFakeResolver returns a resolver that answers as the function does.
 func NewFakeResolver(resolve func(dataplane.Request) (*dataplane.Key, error)) *FakeResolver {
-	return &FakeResolver{resolve: resolve, bodies: make(chan string, 1000)}
+	return &FakeResolver{resolve: resolve, bodies: make(chan string, 1000), watches: map[*func(bool)]bool{}}
 }
 
 // Serving returns a resolver that serves the caller with this credential, and refuses others.
@@ -239,127 +244,77 @@ func Refusing(err error) *FakeResolver {
 	return NewFakeResolver(func(dataplane.Request) (*dataplane.Key, error) { return nil, err })
 }
 
+// update changes what the resolver has recorded.
+func (f *FakeResolver) update(change func(calls *Calls)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.calls)
+}
+
+// Calls returns the calls so far.
+func (f *FakeResolver) Calls() (calls Calls) {
+	f.update(func(c *Calls) {
+		calls = Calls{
+			slices.Clone(c.Requests), slices.Clone(c.Reports), slices.Clone(c.Uses), slices.Clone(c.Asides), c.Exposures, len(f.watches),
+		}
+	})
+	return calls
+}
+
 // Resolve implements gateway.Resolver.
 func (f *FakeResolver) Resolve(_ context.Context, request dataplane.Request) (*dataplane.Key, error) {
-	f.mu.Lock()
-	f.requests = append(f.requests, request)
-	resolve := f.resolve
-	f.mu.Unlock()
+	var resolve func(dataplane.Request) (*dataplane.Key, error)
+	f.update(func(c *Calls) { c.Requests, resolve = append(c.Requests, request), f.resolve })
 	return resolve(request)
 }
 
 // Refuse makes the resolver return an error from now on.
 func (f *FakeResolver) Refuse(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.resolve = func(dataplane.Request) (*dataplane.Key, error) { return nil, err }
+	f.update(func(*Calls) { f.resolve = Refusing(err).resolve })
 }
 
 // ReportAnswer implements gateway.Resolver.
 func (f *FakeResolver) ReportAnswer(_ *dataplane.Key, status int, body []byte) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.reports = append(f.reports, status)
+	f.update(func(c *Calls) { c.Reports = append(c.Reports, status) })
 	select {
 	case f.bodies <- string(body):
 	default:
 	}
 }
 
-// ReportExposed implements gateway.Resolver.
-func (f *FakeResolver) ReportExposed(*dataplane.Key) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.exposures++
-}
+// Bodies has what was reported of each answer's body, in the order of the reports.
+func (f *FakeResolver) Bodies() <-chan string { return f.bodies }
 
-// Exposures returns how many keys were reported as sent back.
-func (f *FakeResolver) Exposures() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.exposures
-}
+// ReportExposed implements gateway.Resolver.
+func (f *FakeResolver) ReportExposed(*dataplane.Key) { f.update(func(c *Calls) { c.Exposures++ }) }
 
 // Begin implements gateway.Resolver.
 func (f *FakeResolver) Begin(*dataplane.Key) (func(), error) { return func() {}, nil }
 
 // SetAside implements gateway.Resolver.
 func (f *FakeResolver) SetAside(_ *dataplane.Key, wait time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asides = append(f.asides, wait)
-}
-
-// Asides returns the times for which keys were set aside so far.
-func (f *FakeResolver) Asides() []time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.asides)
+	f.update(func(c *Calls) { c.Asides = append(c.Asides, wait) })
 }
 
 // CountUse implements gateway.Resolver.
 func (f *FakeResolver) CountUse(_ *dataplane.Key, refused bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.uses = append(f.uses, refused)
-}
-
-// Uses returns, for each use that was counted so far without a report, whether it was refused.
-func (f *FakeResolver) Uses() []bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.uses)
+	f.update(func(c *Calls) { c.Uses = append(c.Uses, refused) })
 }
 
 // Watch implements gateway.Resolver.
 func (f *FakeResolver) Watch(_ *dataplane.Key, ended func(certain bool)) (stop func()) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.watches == nil {
-		f.watches = map[int]func(bool){}
-	}
-	f.watched++
-	id := f.watched
-	f.watches[id] = ended
-	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.watches, id)
-	}
+	f.update(func(*Calls) { f.watches[&ended] = true })
+	return func() { f.update(func(*Calls) { delete(f.watches, &ended) }) }
 }
 
 // End tells all uses in progress that their keys have ended, or may have.
 func (f *FakeResolver) End(certain bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, ended := range f.watches {
-		ended(certain)
-	}
+	f.update(func(*Calls) {
+		for ended := range f.watches {
+			(*ended)(certain)
+		}
+	})
 }
-
-// Watches returns how many uses are in progress.
-func (f *FakeResolver) Watches() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.watches)
-}
-
-// Requests returns the requests so far.
-func (f *FakeResolver) Requests() []dataplane.Request {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.requests)
-}
-
-// Reports returns the reported statuses so far.
-func (f *FakeResolver) Reports() []int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.reports)
-}
-
-// Bodies has what was reported of each answer's body, in the order of the reports.
-func (f *FakeResolver) Bodies() <-chan string { return f.bodies }
 
 // Log is a log that tests read while it is written.
 type Log struct {

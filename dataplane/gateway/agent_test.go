@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"encoding/json"
@@ -15,13 +15,12 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
-func startAgent(t testing.TB, resolver *dataplanetest.FakeResolver, change ...func(*gateway.Config)) *testGateway {
+func startAgent(t testing.TB, resolver *dataplanetest.FakeResolver, change ...func(*Config)) *testGateway {
 	t.Helper()
-	return startHandler(t, resolver, func(cfg gateway.Config) (http.Handler, error) {
-		return gateway.NewAgent(cfg, func() time.Duration { return time.Second })
+	return startHandler(t, resolver, func(cfg Config) (http.Handler, error) {
+		return NewAgent(cfg, func() time.Duration { return time.Second })
 	}, change...)
 }
 
@@ -48,33 +47,33 @@ func (r *testGateway) ask(t testing.TB, question string) (answer, string) {
 
 func TestAgentSaysHowToSendARequest(t *testing.T) {
 	for style, header := range map[dataplane.AuthStyle][2]string{
-		dataplane.AuthBearer:      {"Authorization", "Bearer " + secret},
-		dataplane.AuthXAPIKey:     {"X-Api-Key", secret},
-		dataplane.AuthXGoogAPIKey: {"X-Goog-Api-Key", secret},
-		dataplane.AuthAPIKey:      {"Api-Key", secret},
+		dataplane.AuthBearer:      {"Authorization", "Bearer " + providersKey},
+		dataplane.AuthXAPIKey:     {"X-Api-Key", providersKey},
+		dataplane.AuthXGoogAPIKey: {"X-Goog-Api-Key", providersKey},
+		dataplane.AuthAPIKey:      {"Api-Key", providersKey},
 	} {
-		gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", style, "https://p.example/v1", secret)))
+		gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", style, "https://p.example/v1", providersKey)))
 		res, body := gw.ask(t, `{"provider": "openai", "path": "/v1/chat/completions?trace=1", "credential": "*", "project_id": "chat", "client_ip": "192.0.2.7"}`)
 		require.Equal(t, http.StatusOK, res.StatusCode, body)
 		var got map[string]any
 		require.NoError(t, json.Unmarshal([]byte(body), &got))
 		require.Equal(t, "https://p.example/v1", got["base_url"])
 		require.Equal(t, "https://p.example/v1/chat/completions", got["url"])
-		require.Equal(t, secret, got["secret"])
+		require.Equal(t, providersKey, got["secret"])
 		require.Equal(t, []any{map[string]any{"name": header[0], "value": header[1]}}, got["inject"])
 		require.Equal(t, dataplanetest.NewKeyID, got["key_id"])
 		require.LessOrEqual(t, got["expires_in_ms"], 1000.0)
-		require.Equal(t, "chat", gw.Requests()[0].ProjectID)
-		require.Equal(t, []bool{false}, gw.Uses())
+		require.Equal(t, "chat", gw.Calls().Requests[0].ProjectID)
+		require.Equal(t, []bool{false}, gw.Calls().Uses)
 		requireUnmarked(t, gw.log.String())
 	}
 }
 
 func TestAgentNamesTheOperatorsUpstream(t *testing.T) {
-	upstreams := func(cfg *gateway.Config) {
+	upstreams := func(cfg *Config) {
 		cfg.Upstreams = map[string]*url.URL{"openai": mustURL(t, "https://proxy.example/openai/v1")}
 	}
-	gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example/v1", secret)), upstreams)
+	gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example/v1", providersKey)), upstreams)
 	_, body := gw.ask(t, `{"provider": "openai", "path": "/models", "credential": "*", "method": "GET"}`)
 	require.Contains(t, body, `"url":"https://proxy.example/openai/v1/models"`)
 }
@@ -111,7 +110,7 @@ func TestAgentRefuses(t *testing.T) {
 		gw := startAgent(t, dataplanetest.Refusing(tc.err))
 		res, body := gw.ask(t, tc.question)
 		require.Equal(t, tc.status, res.StatusCode, "%.80s: %s", tc.question, body)
-		require.Equal(t, tc.err != nil, len(gw.Requests()) == 1, "what is refused here costs no lookup")
+		require.Equal(t, tc.err != nil, len(gw.Calls().Requests) == 1, "what is refused here costs no lookup")
 		require.NotContains(t, body, "MARKED")
 		requireUnmarked(t, gw.log.String())
 	}
@@ -125,7 +124,7 @@ func TestAgentRefuses(t *testing.T) {
 // The program that asks has read the body, and says which model it names.
 func TestAgentHoldsKeysToTheirModels(t *testing.T) {
 	for provider, model := range map[string]string{"openai": "gpt-5-mini", "gemini": "models/gpt-5-mini"} {
-		key := dataplanetest.NewKey(t, provider, dataplane.AuthBearer, "https://p.example/v1", secret)
+		key := dataplanetest.NewKey(t, provider, dataplane.AuthBearer, "https://p.example/v1", providersKey)
 		key.Restrictions = &dataplane.Restrictions{Models: []string{"gpt-5*"}}
 		gw := startAgent(t, dataplanetest.Serving(callersKey, key))
 		for named, status := range map[string]int{model: 200, "gpt-4": 403, "": 403} {
@@ -137,7 +136,7 @@ func TestAgentHoldsKeysToTheirModels(t *testing.T) {
 
 // A key of a custom provider may be sent only where each address is checked when the connection is made.
 func TestAgentNamesNoKeyOfACustomProvider(t *testing.T) {
-	gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "x-mine", dataplane.AuthBearer, "https://p.example/v1", secret)))
+	gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "x-mine", dataplane.AuthBearer, "https://p.example/v1", providersKey)))
 	res, body := gw.ask(t, `{"provider": "x-mine", "path": "/models", "credential": "*"}`)
 	require.Equal(t, 403, res.StatusCode)
 	require.Contains(t, body, "custom-provider-not-served")

@@ -2,10 +2,8 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -23,9 +21,9 @@ type Grant struct {
 	BaseURL, URL *url.URL
 	// Header returns the header to set. The other CredentialHeaders must be removed.
 	Header func() (name, value string)
-	// Private returns the names of the request's headers that are not for the provider, Header's own aside, and Parameters the
+	// Private are the names of the request's headers that are not for the provider, Header's own aside, and Parameters the
 	// names, spelled as sent, of the query parameters that contain the caller's credential. They must be removed.
-	Private, Parameters func() []string
+	Private, Parameters []string
 	// Protocols is what Sec-WebSocket-Protocol becomes, if the request has it and something of it stays.
 	Protocols string
 }
@@ -41,31 +39,17 @@ func (g Grant) Secret() string {
 
 // Authorizer decides on requests that other proxies ask about. It is safe for concurrent use.
 type Authorizer struct {
-	face      string // how proxies ask: forward_auth, ext_authz or agent, in the log and the metrics
-	resolver  Resolver
+	common
+
+	face      string              // how proxies ask: forward_auth, ext_authz or agent, in the log and the metrics
 	upstreams map[string]*url.URL // in place of providers' base URLs; nil where the proxy decides on the destination
-	guard     *Guard
-	proxies   []netip.Prefix // whose X-Forwarded-For is believed
-	log       *slog.Logger
-	metrics   *Metrics
 }
 
 // NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the configuration's Resolver,
 // Log, Metrics, FailedAuthLimit, Guard and TrustedProxies.
 func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
-	if cfg.Resolver == nil {
-		return nil, errors.New("gateway: no resolver")
-	}
-	metrics, err := NewMetrics(cfg.Metrics)
-	if err != nil {
-		return nil, err
-	}
-	a := &Authorizer{face: face, resolver: cfg.Resolver, proxies: cfg.TrustedProxies, log: cfg.Log, metrics: metrics}
-	if a.log == nil {
-		a.log = slog.Default()
-	}
-	a.guard = newGuard(cfg, metrics, a.log)
-	return a, nil
+	shared, err := newCommon(cfg)
+	return &Authorizer{common: shared, face: face}, err
 }
 
 // Authorize decides on a request by its head; peer is the address that it came from. It returns a problem if the request
@@ -101,19 +85,17 @@ func (a *Authorizer) authorize(ctx context.Context, peer string, head Head) (Gra
 		append(use, slog.Duration("took", time.Since(started).Round(time.Microsecond)))...)
 	kept := head.Header.Clone()
 	stripRequest(kept, credential)
-	return Grant{
+	grant := Grant{
 		KeyID: key.ID, Provider: head.Provider, Reason: key.Reason, BaseURL: send.base, URL: send.url, Protocols: kept.Get(webSocketProtocols),
-		Header: func() (string, string) { return send.header, send.value },
-		Private: func() (names []string) {
-			for sent := range head.Header {
-				if _, stays := kept[sent]; !stays && sent != send.header {
-					names = append(names, sent)
-				}
-			}
-			return names
-		},
-		Parameters: func() []string { return credentialParameters(head.RawQuery, head.Provider, credential) },
-	}, nil
+		Header:     func() (string, string) { return send.header, send.value },
+		Parameters: credentialParameters(head.RawQuery, head.Provider, credential),
+	}
+	for sent := range head.Header {
+		if _, stays := kept[sent]; !stays && sent != send.header {
+			grant.Private = append(grant.Private, sent)
+		}
+	}
+	return grant, nil
 }
 
 // Refuse records a refusal and returns the answer.

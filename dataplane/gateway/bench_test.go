@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"bufio"
@@ -24,7 +24,6 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
 // BenchmarkAgainstBareProxy compares the gateway with a bare httputil.ReverseProxy before the same provider, with the
@@ -40,8 +39,8 @@ func BenchmarkAgainstBareProxy(b *testing.B) {
 		_, _ = w.Write(answer)
 	})
 	bare := benchServer(b, bareProxy(b, upstream+"/v1"))
-	ours, err := gateway.New(gateway.Config{
-		Resolver: cached{dataplanetest.NewKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", secret)},
+	ours, err := New(Config{
+		Resolver: cached{dataplanetest.NewKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", providersKey)},
 		Log:      slog.New(slog.NewJSONHandler(io.Discard, nil)), //nolint:sloglint // lines cost what they cost
 		Metrics:  prometheus.NewRegistry(),
 	})
@@ -87,7 +86,7 @@ func (cached) Watch(*dataplane.Key, func(bool)) func() { return func() {} }
 func bareProxy(b *testing.B, upstream string) http.Handler {
 	target, err := url.Parse(upstream)
 	require.NoError(b, err)
-	transport := gateway.NewTransport(gateway.TransportConfig{})
+	transport := NewTransport(TransportConfig{})
 	b.Cleanup(transport.CloseIdleConnections)
 	return &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
@@ -217,8 +216,8 @@ func BenchmarkStreamedResponses(b *testing.B) {
 			flush(w)
 		}
 	})
-	ours, err := gateway.New(gateway.Config{
-		Resolver: cached{dataplanetest.NewKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", secret)},
+	ours, err := New(Config{
+		Resolver: cached{dataplanetest.NewKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", providersKey)},
 		Log:      slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	require.NoError(b, err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"iter"
 	"log/slog"
 	"math"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/maypok86/otter/v2"
 
@@ -113,16 +115,26 @@ func (h Head) dialect() Dialect {
 	return dialectOf(h.Provider, path, h.Header)
 }
 
-// parseRequest reads the caller, the provider and the path from the head of a request to /{provider}/….
-func parseRequest(r *http.Request) (caller dataplane.Request, path safePath, err error) {
+// findKey reads the caller, the provider and the path from the head of a request to /{provider}/…, and finds the key
+// that serves it.
+func (g *Gateway) findKey(r *http.Request, p *proxiedRequest) (err error) {
 	provider, rest, ok := splitPath(r.URL.EscapedPath())
 	if !ok && !isForbiddenMethod(r.Method) {
-		return caller, "", errNoRoute
+		return errNoRoute
 	}
-	caller, err = Head{
+	p.caller, err = Head{
 		Provider: provider, Methods: []string{r.Method}, Paths: []string{rest}, RawQuery: r.URL.RawQuery, Header: r.Header,
 	}.check()
-	return caller, safePath(rest), err
+	if err != nil {
+		return err
+	}
+	p.path = safePath(rest)
+	if p.key, err = g.guard.resolve(r.Context(), g.resolver, p.caller, r.RemoteAddr, r.Header); err != nil {
+		p.provider = loggedProvider(provider, err)
+		return err
+	}
+	p.provider = provider
+	return nil
 }
 
 // isForbiddenMethod reports whether a provider might answer the method with the request itself, and so with its key, or
@@ -139,6 +151,94 @@ func splitPath(path string) (provider, rest string, ok bool) {
 		provider, rest = provider[:i], provider[i:]
 	}
 	return provider, rest, ok
+}
+
+// safePath is the part of a request's path below a provider's base URL, escaped, as parsePath accepted it: empty, or
+// beginning with a slash.
+type safePath string
+
+// parsePath returns errPath for a path that could lead out of the base URL, however the provider's servers read it: one
+// with a dot segment or an empty segment, plain or escaped any number of times, or with what some servers take for a
+// slash.
+func parsePath(rest string) (safePath, error) {
+	if rest != "" && (rest[0] != '/' || !isSafePath(rest)) {
+		return "", errPath
+	}
+	if strings.IndexByte(rest, '%') >= 0 {
+		if _, err := url.PathUnescape(rest); err != nil {
+			return "", errPath
+		}
+	}
+	return safePath(rest), nil
+}
+
+// maxEscapes bounds how often a path may be escaped: once on purpose, and perhaps once more by mistake.
+const maxEscapes = 3
+
+// isSafePath reports whether the path, which begins with a slash, stays safe each time it is unescaped.
+func isSafePath(path string) bool {
+	for range maxEscapes {
+		if !hasSafeSegments(path) {
+			return false
+		}
+		decoded, changed := unescape(path)
+		if !changed {
+			return true
+		}
+		path = decoded
+	}
+	return false
+}
+
+// hasSafeSegments reports whether a path that begins with a slash has no dot segments, empty segments or special
+// characters. The last segment may be empty.
+func hasSafeSegments(path string) bool {
+	for i := range len(path) {
+		if c := path[i]; c == '\\' || c < ' ' || c == 0x7f {
+			return false
+		}
+	}
+	if !utf8.ValidString(path) {
+		return false
+	}
+	for segment, rest, more := strings.Cut(path[1:], "/"); ; segment, rest, more = strings.Cut(rest, "/") {
+		name, _, _ := strings.Cut(segment, ";") // some servers ignore what follows, and read "..;" as ".."
+		if name == "." || name == ".." || (name == "" && more) {
+			return false
+		}
+		if !more {
+			return true
+		}
+	}
+}
+
+// unescape decodes the valid escapes once and leaves invalid ones as they are, as lenient servers do.
+func unescape(path string) (decoded string, changed bool) {
+	if strings.IndexByte(path, '%') < 0 {
+		return path, false
+	}
+	out := make([]byte, 0, len(path))
+	for i := 0; i < len(path); i++ {
+		if path[i] == '%' && i+2 < len(path) && isHex(path[i+1]) && isHex(path[i+2]) {
+			out = append(out, fromHex(path[i+1])<<4|fromHex(path[i+2]))
+			i += 2
+			changed = true
+			continue
+		}
+		out = append(out, path[i])
+	}
+	return string(out), changed
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+func fromHex(c byte) byte {
+	if c <= '9' {
+		return c - '0'
+	}
+	return c&^0x20 - 'A' + 10
 }
 
 // CallerOf reads the caller's credential and the project from the head of a request to a provider. The credential may be among the
@@ -188,13 +288,13 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 		}
 	}
 	if provider == QueryKeyProvider && rawQuery != "" {
-		eachParameter(rawQuery, func(pair string) {
-			if isQueryKey(pair) {
+		for pair := range parameters(rawQuery) {
+			if parameterName(pair) == QueryKey {
 				_, value, _ := strings.Cut(pair, "=")
 				value, _ = url.QueryUnescape(value)
 				found.add(value)
 			}
-		})
+		}
 	}
 	counts := found.others
 	if found.ours.value != "" {
@@ -213,6 +313,19 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 
 // foundCredentials holds the credentials of a request: ours are AgentRouter API keys; others are session tokens and providers' keys.
 type foundCredentials struct{ ours, others singleValue }
+
+// eachProtocol returns the protocols that a WebSocket's client offers.
+func eachProtocol(header http.Header) iter.Seq[string] {
+	return func(visit func(string) bool) {
+		for _, line := range header[webSocketProtocols] {
+			for protocol := range strings.SplitSeq(line, ",") {
+				if protocol = strings.TrimSpace(protocol); protocol != "" && !visit(protocol) {
+					return
+				}
+			}
+		}
+	}
+}
 
 func (f *foundCredentials) add(value string) {
 	if apiKeyPattern.MatchString(value) {
@@ -245,73 +358,6 @@ func (v *singleValue) add(value string) {
 	if value != "" {
 		v.value = value
 	}
-}
-
-// withoutCredential returns the query without the parameters that contain the caller's credential.
-func withoutCredential(rawQuery, provider, credential string) string {
-	if rawQuery == "" {
-		return ""
-	}
-	kept := make([]string, 0, 4)
-	eachParameter(rawQuery, func(pair string) {
-		if !hasCredential(pair, provider, credential) {
-			kept = append(kept, pair)
-		}
-	})
-	return strings.Join(kept, "&")
-}
-
-// credentialParameters returns the names of the parameters that contain the caller's credential, each once and as it was
-// sent: a proxy that removes parameters by name may not decode names. It then also removes other parameters of that name.
-func credentialParameters(rawQuery, provider, credential string) (names []string) {
-	eachParameter(rawQuery, func(pair string) {
-		name, _, _ := strings.Cut(pair, "=")
-		if hasCredential(pair, provider, credential) && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	})
-	return names
-}
-
-// googleParameters are the query parameters in which Google's APIs take a credential, or headers and a method that replace those of the
-// request. Some have a dollar sign in front.
-var googleParameters = []string{QueryKey, "access_token", "oauth_token", "httpHeaders", "httpMethod"}
-
-// credentialQuery has the query parameters in which providers take a credential beside the header: a caller could send another one than
-// the key, and what the provider says of it would count as the key's. Their names are in any case, as Azure reads them.
-var credentialQuery = map[string][]string{
-	QueryKeyProvider: googleParameters, "vertex": googleParameters, "vertexanthropic": googleParameters,
-	"azure_openai": {"api-key", "subscription-key"},
-	"bedrock": { // those of a presigned URL
-		"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token", "X-Amz-Signature", "X-Amz-SignedHeaders",
-	},
-}
-
-// hasCredential reports whether a parameter contains the caller's credential, or is one in which the provider takes a credential.
-func hasCredential(pair, provider, credential string) bool {
-	name, value, _ := strings.Cut(pair, "=")
-	read := strings.TrimPrefix(parameterName(pair), "$")
-	return contains(name, credential) || contains(value, credential) ||
-		slices.ContainsFunc(credentialQuery[provider], func(known string) bool { return strings.EqualFold(known, read) })
-}
-
-func eachParameter(rawQuery string, visit func(pair string)) {
-	for pair := range strings.SplitSeq(rawQuery, "&") {
-		if pair != "" {
-			visit(pair)
-		}
-	}
-}
-
-func isQueryKey(pair string) bool { return parameterName(pair) == QueryKey }
-
-// parameterName returns a parameter's name as providers read it: %6bey is key.
-func parameterName(pair string) string {
-	name, _, _ := strings.Cut(pair, "=")
-	if decoded, err := url.QueryUnescape(name); err == nil {
-		return decoded
-	}
-	return name
 }
 
 // isName reports whether the text has the form of a provider's slug or, with dots and capitals, of a project's id.
@@ -347,7 +393,7 @@ type Guard struct {
 // NewGuard returns a Guard for Config.Guard, nil if the configuration sets no limit. It uses FailedAuthLimit, TrustedProxies,
 // Metrics and Log.
 func NewGuard(cfg Config) (*Guard, error) {
-	metrics, err := NewMetrics(cfg.Metrics)
+	metrics, err := newMetrics(cfg.Metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +402,7 @@ func NewGuard(cfg Config) (*Guard, error) {
 
 // newGuard returns the configuration's Guard or, without one, another, whose refusals are counted and, once a minute for each
 // address, logged.
-func newGuard(cfg Config, metrics *Metrics, log *slog.Logger) *Guard {
+func newGuard(cfg Config, metrics *metrics, log *slog.Logger) *Guard {
 	if cfg.Guard != nil || cfg.FailedAuthLimit <= 0 {
 		return cfg.Guard
 	}

@@ -3,14 +3,7 @@ package gateway
 import (
 	"maps"
 	"net/http"
-	"regexp"
 	"strings"
-	"sync"
-
-	"go.yaml.in/yaml/v3"
-
-	"github.com/agentrouter/aikeys/dataplane"
-	"github.com/agentrouter/aikeys/spec"
 )
 
 // Dialect is the form of an API's errors. SDKs and frameworks show the text of an error only if it has the form that they expect.
@@ -24,56 +17,10 @@ const (
 	DialectGoogle     Dialect = "google"
 )
 
-// cataloguedProvider is what this release's catalogue says of a provider's answers.
-type cataloguedProvider struct {
-	dialect    Dialect
-	byRoute    map[string]Dialect // by the paths of its routes
-	requests   destination        // where requests would go with a key of the provider
-	namedByURL *regexp.Regexp     // the paths of URLs that callers give back in later requests; nil for none
-	unserved   []unservedAPI
-}
-
-// cataloguedProviders returns the providers of this release's catalogue by slug. They are known without the control plane, because most
-// refusals come before there is a key.
-var cataloguedProviders = sync.OnceValue(func() map[string]cataloguedProvider {
-	var file struct {
-		Providers []struct {
-			Slug    string  `yaml:"slug"`
-			BaseURL string  `yaml:"base_url"`
-			Dialect Dialect `yaml:"dialect"`
-			Named   string  `yaml:"named_by_url"`
-
-			Unserved []unservedAPI `yaml:"unserved"`
-			Routes   []struct {
-				Path    string  `yaml:"path"`
-				Dialect Dialect `yaml:"dialect"`
-			} `yaml:"routes"`
-		} `yaml:"providers"`
-	}
-	if err := yaml.Unmarshal(spec.ProvidersYAML(), &file); err != nil {
-		return nil // the catalogue's own tests have read the file
-	}
-	catalogue := make(map[string]cataloguedProvider, len(file.Providers))
-	for _, p := range file.Providers {
-		known := cataloguedProvider{dialect: p.Dialect, byRoute: map[string]Dialect{}, unserved: p.Unserved}
-		key := &dataplane.Key{BaseURL: strings.NewReplacer("{", "", "}", "").Replace(p.BaseURL)} // a field's name stands for its value
-		for _, r := range p.Routes {
-			key.Routes = append(key.Routes, dataplane.Route{Path: r.Path})
-			known.byRoute[r.Path] = r.Dialect
-		}
-		known.requests, _ = newDestination(key, nil)
-		if p.Named != "" {
-			known.namedByURL, _ = regexp.Compile(p.Named) // the catalogue's own tests have compiled it
-		}
-		catalogue[p.Slug] = known
-	}
-	return catalogue
-})
-
 // dialectOf returns the dialect of the API that a caller's path below a provider belongs to. For a provider that the catalogue does not
 // have, it goes by the headers that only the SDKs of one vendor send.
 func dialectOf(provider, path string, header http.Header) Dialect {
-	if known, ok := cataloguedProviders()[provider]; ok {
+	if known, ok := readCatalogue().bySlug[provider]; ok {
 		if _, err := parsePath(path); err == nil {
 			target := known.requests.join(safePath(path))
 			if route, ok := known.requests.key.Route(known.requests.pathOnHost(target)); ok && known.byRoute[route.Path] != "" {

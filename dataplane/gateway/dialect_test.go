@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"encoding/json"
@@ -11,7 +11,6 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
 // The dialect is that of the API that was called, although there is no key and so no word of the control plane on it.
@@ -19,7 +18,7 @@ func TestRefusalsAreInTheDialectOfTheAPI(t *testing.T) {
 	const openAI, perplexity, anthropic, google = `"code":"no_key"`, `"code":403`, `"type":"permission_error"`, `"status":"PERMISSION_DENIED"`
 	resolver := dataplanetest.Refusing(dataplane.ErrNoKey)
 	proxy := start(t, resolver)
-	forwardAuth, err := gateway.NewForwardAuth(gateway.Config{Resolver: resolver})
+	forwardAuth, err := NewForwardAuth(Config{Resolver: resolver})
 	require.NoError(t, err)
 	for _, tc := range []struct{ path, header, want string }{
 		{"/openai/chat/completions", "", openAI},
@@ -119,10 +118,10 @@ func TestEachStatusHasANameInEachDialect(t *testing.T) {
 		503: {"api_error", "UNAVAILABLE"},
 		504: {"timeout_error", "DEADLINE_EXCEEDED"},
 	}
-	for _, row := range gateway.Problems() {
+	for _, row := range Problems() {
 		require.Contains(t, names, row.Status)
-		for i, dialect := range []gateway.Dialect{gateway.DialectAnthropic, gateway.DialectGoogle} {
-			problem := gateway.ProblemOf(row.Err, "id")
+		for i, dialect := range []Dialect{DialectAnthropic, DialectGoogle} {
+			problem := ProblemOf(row.Err, "id")
 			problem.Dialect = dialect
 			require.Contains(t, string(problem.Body()), `"`+names[row.Status][i]+`"`)
 		}

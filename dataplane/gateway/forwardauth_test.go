@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"errors"
@@ -8,30 +8,29 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
-func startForwardAuth(t testing.TB, resolver *dataplanetest.FakeResolver, secret func() string, change ...func(*gateway.Config)) *testGateway {
+func startForwardAuth(t testing.TB, resolver *dataplanetest.FakeResolver, secret func() string, change ...func(*Config)) *testGateway {
 	t.Helper()
-	return startHandler(t, resolver, gateway.NewForwardAuth, append(change, func(cfg *gateway.Config) { cfg.ForwardAuthSecret = secret })...)
+	return startHandler(t, resolver, NewForwardAuth, append(change, func(cfg *Config) { cfg.ForwardAuthSecret = secret })...)
 }
 
 // A proxy that copies all four headers puts the key in and takes the caller's credential out.
 func TestForwardAuthHeaders(t *testing.T) {
 	for style, want := range map[dataplane.AuthStyle][2]string{
-		dataplane.AuthBearer:      {"Authorization", "Bearer " + secret},
-		dataplane.AuthXAPIKey:     {"X-Api-Key", secret},
-		dataplane.AuthXGoogAPIKey: {"X-Goog-Api-Key", secret},
-		dataplane.AuthAPIKey:      {"Api-Key", secret},
+		dataplane.AuthBearer:      {"Authorization", "Bearer " + providersKey},
+		dataplane.AuthXAPIKey:     {"X-Api-Key", providersKey},
+		dataplane.AuthXGoogAPIKey: {"X-Goog-Api-Key", providersKey},
+		dataplane.AuthAPIKey:      {"Api-Key", providersKey},
 	} {
-		gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", style, "https://p.example", secret)), nil)
+		gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", style, "https://p.example", providersKey)), nil)
 		for _, method := range []string{"GET", "POST", "HEAD"} {
 			r := request(t, method, gw.URL+"/auth/openai", nil)
 			r.Header.Set("X-Original-Uri", "/openai/chat")
 			res, body := do(t, r)
 			require.Equal(t, 200, res.StatusCode)
 			require.Empty(t, body)
-			for _, name := range gateway.CredentialHeaders() {
+			for _, name := range CredentialHeaders() {
 				value := ""
 				if name == want[0] {
 					value = want[1]
@@ -62,7 +61,7 @@ func TestForwardAuthRefuses(t *testing.T) {
 		gw := startForwardAuth(t, dataplanetest.Refusing(tc.err), nil)
 		res, body := do(t, request(t, "GET", gw.URL+tc.path, nil))
 		require.Equal(t, tc.status, problemOf(t, res, body).Status)
-		for _, name := range gateway.CredentialHeaders() {
+		for _, name := range CredentialHeaders() {
 			require.NotContains(t, res.Header, name)
 		}
 		requireUnmarked(t, body, gw.log.String())
@@ -71,7 +70,7 @@ func TestForwardAuthRefuses(t *testing.T) {
 
 // Whether an operation may be served, and in which header a provider takes its key, depends on the path.
 func TestForwardAuthNeedsOnePath(t *testing.T) {
-	key := dataplanetest.NewKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://provider.example/v1beta", secret)
+	key := dataplanetest.NewKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://provider.example/v1beta", providersKey)
 	key.Routes = []dataplane.Route{{Path: "/v1beta/openai", AuthStyle: dataplane.AuthBearer}}
 	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, key), nil)
 	const native, compatible = "/gemini/v1beta/models", "/gemini/v1beta/openai/models"
@@ -97,7 +96,7 @@ func TestForwardAuthNeedsOnePath(t *testing.T) {
 		require.Equal(t, tc.status, res.StatusCode, tc.paths)
 		if tc.status == 500 {
 			require.Contains(t, body, `"/problems/no-path"`)
-			require.NotContains(t, body, secret)
+			require.NotContains(t, body, providersKey)
 			continue
 		}
 		require.NotEmpty(t, res.Header.Get(tc.in), tc.paths)
@@ -106,7 +105,7 @@ func TestForwardAuthNeedsOnePath(t *testing.T) {
 
 // A query does not count as a credential here, but it may name another model than the path.
 func TestForwardAuthReadsTheModelInQueries(t *testing.T) {
-	key := dataplanetest.NewKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://provider.example/v1beta", secret)
+	key := dataplanetest.NewKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://provider.example/v1beta", providersKey)
 	key.Restrictions = &dataplane.Restrictions{Models: []string{"m"}}
 	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, key), nil)
 	for uri, status := range map[string]int{
@@ -122,7 +121,7 @@ func TestForwardAuthReadsTheModelInQueries(t *testing.T) {
 
 func TestForwardAuthSecret(t *testing.T) {
 	expected := "hunter2"
-	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)), func() string { return expected })
+	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", providersKey)), func() string { return expected })
 	ask := func(values ...string) int {
 		r := request(t, "GET", gw.URL+"/auth/openai", nil)
 		r.Header["Agentrouter-Forward-Auth"] = values

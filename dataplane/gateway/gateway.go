@@ -15,6 +15,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -29,6 +30,7 @@ import (
 	"net/netip"
 	"net/url"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,16 +97,34 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 }
 
+// common is what the proxy and the Authorizer share.
+type common struct {
+	resolver Resolver
+	log      *slog.Logger
+	metrics  *metrics
+	guard    *Guard
+	proxies  []netip.Prefix // whose X-Forwarded-For is believed
+}
+
+func newCommon(cfg Config) (common, error) {
+	if cfg.Resolver == nil {
+		return common{}, errors.New("gateway: no resolver")
+	}
+	counts, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return common{}, err
+	}
+	log := cmp.Or(cfg.Log, slog.Default())
+	return common{cfg.Resolver, log, counts, newGuard(cfg, counts, log), cfg.TrustedProxies}, nil
+}
+
 // Gateway is the reverse proxy. It is an http.Handler, and safe for concurrent use.
 type Gateway struct {
-	resolver                 Resolver
-	log                      *slog.Logger
-	metrics                  *Metrics
+	common
+
 	upstreams                map[string]*url.URL
 	streamGrace, upgradeLife time.Duration
-	guard                    *Guard
-	proxies                  []netip.Prefix // whose X-Forwarded-For is believed
-	slots                    chan struct{}  // holds a value for each request being proxied; nil is no bound
+	slots                    chan struct{} // holds a value for each request being proxied; nil is no bound
 	transport, custom        http.RoundTripper
 	proxy                    httputil.ReverseProxy
 }
@@ -114,16 +134,12 @@ type Gateway struct {
 // Bodies and streams pass unchanged, in both directions at once, and nothing is sent twice. The provider's answer is
 // passed on with Agentrouter-Key-Id and Agentrouter-Reason added and cookies removed.
 func New(cfg Config) (*Gateway, error) {
-	if cfg.Resolver == nil {
-		return nil, errors.New("gateway: no resolver")
-	}
-	metrics, err := NewMetrics(cfg.Metrics)
+	shared, err := newCommon(cfg)
 	if err != nil {
 		return nil, err
 	}
 	g := &Gateway{
-		resolver: cfg.Resolver, log: cfg.Log, metrics: metrics,
-		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, custom: cfg.CustomTransport, proxies: cfg.TrustedProxies,
+		common: shared, upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, custom: cfg.CustomTransport,
 		streamGrace: cfg.StreamGrace, upgradeLife: cfg.UpgradeLife,
 	}
 	for provider, upstream := range g.upstreams {
@@ -131,10 +147,6 @@ func New(cfg Config) (*Gateway, error) {
 			return nil, fmt.Errorf("gateway: upstream of %s: %w", provider, errDestination)
 		}
 	}
-	if g.log == nil {
-		g.log = slog.Default()
-	}
-	g.guard = newGuard(cfg, metrics, g.log)
 	if g.transport == nil {
 		g.transport = NewTransport(TransportConfig{})
 	}
@@ -146,7 +158,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g.proxy = httputil.ReverseProxy{
 		Rewrite:        g.rewrite,
-		Transport:      outbound{g.resolver, g.transport, g.custom},
+		Transport:      outbound{g},
 		BufferPool:     new(bufferPool),
 		ModifyResponse: g.modifyResponse,
 		ErrorHandler:   g.handleError,
@@ -217,7 +229,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve proxies a request: it parses the head and resolves the key. The reverse proxy then calls rewrite, RoundTrip, and
+// serve proxies a request: it finds the key. The reverse proxy then calls rewrite and RoundTrip in outgoing.go, and
 // modifyResponse or handleError.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedRequest) error {
 	if g.slots != nil {
@@ -228,15 +240,9 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 			return errOverloaded
 		}
 	}
-	var err error
-	if p.caller, p.path, err = parseRequest(r); err != nil {
+	if err := g.findKey(r, p); err != nil {
 		return err
 	}
-	if p.key, err = g.guard.resolve(r.Context(), g.resolver, p.caller, r.RemoteAddr, r.Header); err != nil {
-		p.provider = loggedProvider(p.caller.Provider, err)
-		return err
-	}
-	p.provider = p.caller.Provider
 	stopWatching := g.resolver.Watch(p.key, p.ending.request)
 	defer stopWatching()
 	lifecycle.MarkAuthenticated(r.Context())
@@ -248,33 +254,8 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
-	g.proxy.ServeHTTP(newAnswerWriter(w, p), r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
+	g.proxy.ServeHTTP(&answerWriter{ResponseWriter: w, request: p, around: w.Header().Clone()}, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
-}
-
-// outbound sends requests to providers, which counts them against the limits of their keys.
-type outbound struct {
-	resolver          Resolver
-	transport, custom http.RoundTripper
-}
-
-// RoundTrip implements http.RoundTripper.
-func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
-	p := proxiedRequestOf(r.Context())
-	if p.err == nil { // rewrite, which can't return an error, has refused nothing
-		p.end, p.err = o.resolver.Begin(p.key)
-	}
-	if p.err != nil {
-		if r.Body != nil {
-			_ = r.Body.Close() // nothing has been read from it
-		}
-		return nil, p.err
-	}
-	p.sentAt = time.Now()
-	if p.key.IsCustom() {
-		return o.custom.RoundTrip(r)
-	}
-	return o.transport.RoundTrip(r)
 }
 
 // modifyResponse handles the head of the provider's answer.
@@ -282,7 +263,11 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	p := proxiedRequestOf(res.Request.Context())
 	p.status, p.responseStarted, p.answeredAt = res.StatusCode, true, time.Now()
 	g.metrics.upstream.WithLabelValues(countedProvider(p.provider)).Observe(p.answeredAt.Sub(p.sentAt).Seconds())
-	g.setAside(p.key, res, p.answeredAt) // before the report, which does not know for how long
+	if res.StatusCode == http.StatusTooManyRequests {
+		if wait, ok := retryAfter(res.Header, p.answeredAt); ok {
+			g.resolver.SetAside(p.key, wait) // before the report, which does not know for how long
+		}
+	}
 	needsBody := p.key.Answers.NeedBody(res.StatusCode)
 	if !needsBody {
 		g.resolver.ReportAnswer(p.key, res.StatusCode, nil)
@@ -310,6 +295,20 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 		res.Header["Connection"] = []string{"close"}
 	}
 	return nil
+}
+
+// retryAfter returns how long a header says that requests are refused: a number of seconds, or a date (RFC 9110).
+func retryAfter(header http.Header, now time.Time) (wait time.Duration, ok bool) {
+	text := header.Get("Retry-After")
+	const most = 24 * 60 * 60 // so that no number is too large for a Duration
+	if seconds, err := strconv.ParseUint(text, 10, 64); err == nil {
+		return time.Duration(min(seconds, most)) * time.Second, true
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0, false
+	}
+	return at.Sub(now), true
 }
 
 // judgedBody is the body of an answer whose beginning says how the key fares. It keeps what is passed on, so that the caller waits

@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"bufio"
@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -29,7 +30,6 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 	"github.com/agentrouter/aikeys/internal/verdict"
 )
@@ -37,8 +37,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	callersKey = "ak_01M83VVAHV8M2T5K7N9R4W1XYZ_MARKED-CALLERS-OWN"
-	secret     = "sk-MARKED-PROVIDER-SECRET"
+	callersKey   = "ak_01M83VVAHV8M2T5K7N9R4W1XYZ_MARKED-CALLERS-OWN"
+	providersKey = "sk-MARKED-PROVIDER-SECRET"
 )
 
 // testGateway is a gateway on a socket.
@@ -50,20 +50,20 @@ type testGateway struct {
 }
 
 // start starts the reverse proxy.
-func start(t testing.TB, resolver *dataplanetest.FakeResolver, change ...func(*gateway.Config)) *testGateway {
-	return startHandler(t, resolver, func(cfg gateway.Config) (http.Handler, error) {
-		g, err := gateway.New(cfg)
+func start(t testing.TB, resolver *dataplanetest.FakeResolver, change ...func(*Config)) *testGateway {
+	return startHandler(t, resolver, func(cfg Config) (http.Handler, error) {
+		g, err := New(cfg)
 		t.Cleanup(g.Close)
 		return g, err
 	}, change...)
 }
 
 func startHandler(
-	t testing.TB, resolver *dataplanetest.FakeResolver, create func(gateway.Config) (http.Handler, error), change ...func(*gateway.Config),
+	t testing.TB, resolver *dataplanetest.FakeResolver, create func(Config) (http.Handler, error), change ...func(*Config),
 ) *testGateway {
 	t.Helper()
 	g := &testGateway{FakeResolver: resolver, log: new(dataplanetest.Log), registry: prometheus.NewRegistry()}
-	cfg := gateway.Config{Resolver: resolver, Metrics: g.registry, Log: g.log.Logger()}
+	cfg := Config{Resolver: resolver, Metrics: g.registry, Log: g.log.Logger()}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -87,9 +87,9 @@ func provider(t testing.TB, handler http.HandlerFunc) string {
 }
 
 // openAI starts a gateway before one OpenAI that the handler plays.
-func openAI(t testing.TB, handler http.HandlerFunc, change ...func(*gateway.Config)) *testGateway {
+func openAI(t testing.TB, handler http.HandlerFunc, change ...func(*Config)) *testGateway {
 	t.Helper()
-	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, handler)+"/v1", secret)
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, handler)+"/v1", providersKey)
 	return start(t, dataplanetest.Serving(callersKey, key), change...)
 }
 
@@ -122,10 +122,10 @@ func read(t testing.TB, res *http.Response) (head answer, body string) {
 	return answer{res.StatusCode, res.Header}, string(text)
 }
 
-func problemOf(t testing.TB, res answer, body string) gateway.Problem {
+func problemOf(t testing.TB, res answer, body string) Problem {
 	t.Helper()
 	require.Equal(t, "application/problem+json", res.Header.Get("Content-Type"), body)
-	var problem gateway.Problem
+	var problem Problem
 	require.NoError(t, json.Unmarshal([]byte(body), &problem))
 	require.Equal(t, res.StatusCode, problem.Status)
 	require.Len(t, problem.RequestID, 26)
@@ -175,7 +175,7 @@ func TestRefusedPathsAndMethods(t *testing.T) {
 	r.Header.Set("Agentrouter-Project", "a/b")
 	res, body := do(t, r)
 	require.Equal(t, "invalid_project", problemOf(t, res, body).Error.Code)
-	require.Empty(t, gw.Requests(), "no key was looked for")
+	require.Empty(t, gw.Calls().Requests, "no key was looked for")
 	require.NotContains(t, gw.log.String(), "evil")
 	requireUnmarked(t, gw.log.String())
 }
@@ -237,7 +237,7 @@ func TestMaxConcurrent(t *testing.T) {
 	gw := openAI(t, func(http.ResponseWriter, *http.Request) {
 		arrived <- struct{}{}
 		<-release
-	}, func(cfg *gateway.Config) { cfg.MaxConcurrent = 1 })
+	}, func(cfg *Config) { cfg.MaxConcurrent = 1 })
 	first := make(chan int)
 	r := request(t, "GET", gw.URL+"/openai/models", nil)
 	go func() {
@@ -263,22 +263,22 @@ func TestUnsafeDestinationsAndStyles(t *testing.T) {
 		"https://u:p@x.example":  "unsafe_destination",
 		":":                      "unsafe_destination",
 	} {
-		gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, base, secret)))
+		gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, base, providersKey)))
 		res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
 		require.Equal(t, code, problemOf(t, res, body).Error.Code)
 	}
 	asked := false
 	base := provider(t, func(http.ResponseWriter, *http.Request) { asked = true })
-	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "bedrock", dataplane.AuthAWSSigV4, base, secret)))
+	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "bedrock", dataplane.AuthAWSSigV4, base, providersKey)))
 	res, body := do(t, request(t, "POST", gw.URL+"/bedrock/model", strings.NewReader("{}")))
 	require.Equal(t, "unsupported_auth", problemOf(t, res, body).Error.Code)
 	require.False(t, asked)
 }
 
 func TestUpstreamsReplaceBaseURLs(t *testing.T) {
-	upstream := gatewaytest.StartProvider(t, gatewaytest.Accepting(secret))
-	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://api.openai.invalid/v1", secret)
-	gw := start(t, dataplanetest.Serving(callersKey, key), func(cfg *gateway.Config) {
+	upstream := gatewaytest.StartProvider(t, gatewaytest.Accepting(providersKey))
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://api.openai.invalid/v1", providersKey)
+	gw := start(t, dataplanetest.Serving(callersKey, key), func(cfg *Config) {
 		cfg.Upstreams = map[string]*url.URL{"openai": mustURL(t, upstream.URL+"/v1")}
 	})
 	for _, base := range []string{"/openai", "/openai/v1"} {
@@ -293,19 +293,12 @@ func TestUpstreamsReplaceBaseURLs(t *testing.T) {
 		"a request is counted after its answer is sent")
 
 	for _, unsafe := range []string{"http://api.example.com", "ftp://127.0.0.1", "https://u:p@api.example.com"} {
-		_, err := gateway.New(gateway.Config{
+		_, err := New(Config{
 			Resolver: dataplanetest.Serving(callersKey, key), Upstreams: map[string]*url.URL{"openai": mustURL(t, unsafe)},
 		})
 		require.Error(t, err, unsafe)
 		require.NotContains(t, err.Error(), "u:p")
 	}
-}
-
-func mustURL(t testing.TB, text string) *url.URL {
-	t.Helper()
-	u, err := url.Parse(text)
-	require.NoError(t, err)
-	return u
 }
 
 // counted returns how many requests the metrics tell of.
@@ -331,7 +324,7 @@ func TestWebSockets(t *testing.T) {
 		_, _ = io.Copy(ws, ws)
 	}}
 	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer "+secret || r.URL.Path != "/v1/realtime" {
+		if r.Header.Get("Authorization") != "Bearer "+providersKey || r.URL.Path != "/v1/realtime" {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
@@ -349,7 +342,7 @@ func TestWebSockets(t *testing.T) {
 		require.Equal(t, text, got)
 	}
 	require.Equal(t, "realtime", <-protocols)
-	require.Equal(t, []int{http.StatusSwitchingProtocols}, gw.Reports())
+	require.Equal(t, []int{http.StatusSwitchingProtocols}, gw.Calls().Reports)
 	require.NoError(t, ws.Close())
 	require.Eventually(t, func() bool { return strings.Contains(gw.log.String(), `"status":101`) }, 5*time.Second, time.Millisecond)
 }
@@ -390,14 +383,14 @@ func TestStatusesAreReportedOnce(t *testing.T) {
 		require.Equal(t, status, res.StatusCode)
 		require.Equal(t, "theirs", body)
 		require.EqualValues(t, 1, asked.Load())
-		require.Equal(t, []int{status}, gw.Reports())
+		require.Equal(t, []int{status}, gw.Calls().Reports)
 	}
 }
 
 // judging is openAI with a rule that looks at the bodies of answers with 400.
 func judging(t *testing.T, handler http.HandlerFunc) *testGateway {
 	t.Helper()
-	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, handler)+"/v1", secret)
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, handler)+"/v1", providersKey)
 	key.Answers = verdict.Rules{{Status: http.StatusBadRequest, At: "error.reason", Is: "KEY", Means: verdict.Rejected}}
 	return start(t, dataplanetest.Serving(callersKey, key))
 }
@@ -435,7 +428,7 @@ func TestBodiesThatRulesNeedAreReported(t *testing.T) {
 			require.Equal(t, c.status, res.StatusCode)
 			require.Equal(t, c.passedOn, body)
 			require.Equal(t, c.reported, <-gw.Bodies())
-			require.Equal(t, []int{c.status}, gw.Reports())
+			require.Equal(t, []int{c.status}, gw.Calls().Reports)
 		})
 	}
 }
@@ -711,5 +704,388 @@ func TestStreamsLeakNoMemory(t *testing.T) {
 	before := run(200)
 	after := run(2000)
 	require.Less(t, after, before+2<<20)
-	require.Len(t, gw.Reports(), 2200)
+	require.Len(t, gw.Calls().Reports, 2200)
+}
+
+// serve runs a server until stop, and ends its requests at cut; ended then has the result of Run.
+func serve(t testing.TB, handler http.Handler) (address string, stop, cut func(), ended <-chan error) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	stopped, stop := context.WithCancel(context.Background())
+	cutOff, cut := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() {
+		result <- NewServer(listener, handler, nil, nil, slog.New(slog.DiscardHandler)).Run(stopped, cutOff)
+	}()
+	t.Cleanup(func() {
+		stop()
+		cut()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return listener.Addr().String(), stop, cut, result
+}
+
+func TestServerDrains(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	address, stop, _, ended := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		flush(w)
+		close(arrived)
+		<-release
+		_, _ = io.WriteString(w, "whole")
+	}))
+	body := make(chan string, 1)
+	go func() {
+		res, err := http.DefaultTransport.RoundTrip(httptest.NewRequest(http.MethodGet, "http://"+address, nil))
+		if err != nil {
+			body <- err.Error()
+			return
+		}
+		defer func() { _ = res.Body.Close() }()
+		text, _ := io.ReadAll(res.Body)
+		body <- string(text)
+	}()
+	<-arrived
+	stop()
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	}, 5*time.Second, time.Millisecond, "it takes nobody else")
+	close(release)
+	require.Equal(t, "whole", <-body)
+	require.NoError(t, <-ended)
+}
+
+// Strangers can't hold a connection with a body that never comes: the refusal is sent, and the connection closed.
+func TestUnreadBodyClosesTheConnection(t *testing.T) {
+	handler, err := New(Config{Resolver: dataplanetest.Serving(callersKey, nil)})
+	require.NoError(t, err)
+	asked, err := NewForwardAuth(Config{Resolver: dataplanetest.Serving(callersKey, nil)})
+	require.NoError(t, err)
+	for _, handler := range []http.Handler{handler, asked} {
+		address, _, _, _ := serve(t, handler)
+		for _, head := range []string{"Content-Length: 1000", "Transfer-Encoding: chunked"} {
+			conn, err := net.Dial("tcp", address)
+			require.NoError(t, err)
+			require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+			_, err = io.WriteString(conn, "POST /openai/chat HTTP/1.1\r\nHost: x\r\n"+head+"\r\n\r\n")
+			require.NoError(t, err)
+			text, err := io.ReadAll(conn)
+			require.NoError(t, err, "the connection is closed")
+			require.Regexp(t, `^HTTP/1\.1 40[14] `, string(text))
+			require.NoError(t, conn.Close())
+		}
+	}
+}
+
+// A connection whose body was read is kept, however long the answer took.
+func TestReadBodyKeepsTheConnection(t *testing.T) {
+	address, _, _, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(text)
+	}))
+	conn, err := net.Dial("tcp", address)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	answers := bufio.NewReader(conn)
+	for i := range 2 {
+		if i > 0 {
+			time.Sleep(2500 * time.Millisecond) // longer than an unread body gets
+		}
+		_, err = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
+		require.NoError(t, err)
+		res, err := http.ReadResponse(answers, nil)
+		require.NoError(t, err)
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, "ok", string(text))
+	}
+}
+
+func TestServerCutsAfterTheDrain(t *testing.T) {
+	arrived := make(chan struct{}, 2)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/plain", func(_ http.ResponseWriter, r *http.Request) {
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	})
+	mux.Handle("/upgraded", websocket.Server{Handler: func(ws *websocket.Conn) {
+		arrived <- struct{}{}
+		<-ws.Request().Context().Done()
+	}})
+	for _, path := range []string{"/plain", "/upgraded"} {
+		address, stop, cut, ended := serve(t, mux)
+		go func() {
+			if path == "/upgraded" {
+				if ws, err := websocket.Dial("ws://"+address+path, "", "http://localhost/"); err == nil {
+					_, _ = io.Copy(io.Discard, ws)
+					_ = ws.Close()
+				}
+				return
+			}
+			if res, err := http.DefaultTransport.RoundTrip(httptest.NewRequest(http.MethodGet, "http://"+address+path, nil)); err == nil {
+				_ = res.Body.Close()
+			}
+		}()
+		<-arrived
+		stop()
+		cut()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	}
+}
+
+func TestMaxHeaderBytes(t *testing.T) {
+	address, stop, _, ended := serve(t, http.NotFoundHandler())
+	r := httptest.NewRequest(http.MethodGet, "http://"+address, nil)
+	r.Header.Set("X-Long", strings.Repeat("x", 128<<10))
+	res, err := http.DefaultTransport.RoundTrip(r)
+	require.NoError(t, err)
+	_ = res.Body.Close()
+	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, res.StatusCode)
+	stop()
+	require.NoError(t, <-ended)
+}
+
+// limitedResolver enforces limits as a resolver does.
+type limitedResolver struct {
+	*dataplanetest.FakeResolver
+	limits *dataplane.Resolver
+}
+
+// Begin implements Resolver.
+func (r limitedResolver) Begin(key *dataplane.Key) (func(), error) { return r.limits.Begin(key) }
+
+// limitedKey returns a key of a provider that the handler plays, what serves it, and the setting that has a gateway enforce its limits.
+func limitedKey(t *testing.T, name, base string, limits dataplane.Limits, handler http.HandlerFunc) (*dataplanetest.FakeResolver, func(*Config)) {
+	t.Helper()
+	key := dataplanetest.NewKey(t, name, dataplane.AuthBearer, provider(t, handler)+base, providersKey)
+	key.Limits = &limits
+	enforcing, err := dataplane.New(dataplane.Config{ControlPlane: "http://127.0.0.1:1", Token: func() string { return "dp" }})
+	require.NoError(t, err)
+	serving := dataplanetest.Serving(callersKey, key)
+	return serving, func(cfg *Config) { cfg.Resolver = limitedResolver{serving, enforcing} }
+}
+
+func TestARefusalSaysThatTheLimitIsTheKeys(t *testing.T) {
+	for name, want := range map[string]string{"openai": `"code":"key_limited"`, "anthropic": `"rate_limit_error"`, "gemini": `"RESOURCE_EXHAUSTED"`} {
+		resolver, enforced := limitedKey(t, name, "", dataplane.Limits{RequestsPerDay: 2}, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "7")
+			w.Header().Set("Agentrouter-Limit", "requests_per_day") // the provider's own must not pass for ours
+			w.WriteHeader(http.StatusTooManyRequests)
+		})
+		g := start(t, resolver, enforced)
+		for range 2 {
+			head, _ := do(t, request(t, http.MethodPost, g.URL+"/"+name+"/v1/messages", http.NoBody))
+			require.Equal(t, http.StatusTooManyRequests, head.StatusCode)
+			require.Equal(t, []string{"7", "", "b"}, []string{head.Header.Get("Retry-After"), head.Header.Get("Agentrouter-Limit"), head.Header.Get("Agentrouter-Key-Id")[:1]})
+		}
+		head, body := do(t, request(t, http.MethodPost, g.URL+"/"+name+"/v1/messages", strings.NewReader("unread")))
+		require.Equal(t, http.StatusTooManyRequests, head.StatusCode)
+		require.Contains(t, body, want)
+		require.Contains(t, body, "/problems/key-limited")
+		require.Equal(t, []string{"requests_per_day", ""}, []string{head.Header.Get("Agentrouter-Limit"), head.Header.Get("Agentrouter-Key-Id")})
+		require.NotEqual(t, "7", head.Header.Get("Retry-After"))
+		require.Eventually(t, func() bool { return strings.Contains(g.log.String(), "key-limited requests_per_day") }, 10*time.Second, time.Millisecond)
+		require.Equal(t, []bool{true}, resolver.Calls().Uses, "a refusal")
+	}
+}
+
+// A use ends with its answer, whether that ends, is cut by the caller or the provider or by a revocation, or is an upgraded connection that
+// ends so.
+func TestConcurrentUsesEndWithTheirAnswers(t *testing.T) {
+	more, cut := make(chan struct{}), make(chan struct{})
+	echo := websocket.Server{Handler: func(ws *websocket.Conn) { _, _ = io.Copy(ws, ws) }}
+	resolver, enforced := limitedKey(t, "openai", "/v1", dataplane.Limits{Concurrent: 1}, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/v1/socket":
+			echo.ServeHTTP(w, r)
+		case "/v1/stream":
+			_, _ = io.WriteString(w, "first")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-more:
+			case <-cut:
+				panic(http.ErrAbortHandler)
+			case <-r.Context().Done():
+			}
+		}
+	})
+	g := start(t, resolver, enforced)
+	open := func() *http.Response {
+		t.Helper()
+		answer, err := http.DefaultClient.Do(request(t, http.MethodGet, g.URL+"/openai/stream", http.NoBody))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, answer.StatusCode)
+		_, err = io.ReadFull(answer.Body, make([]byte, len("first")))
+		require.NoError(t, err)
+		return answer
+	}
+	status := func() int {
+		head, _ := do(t, request(t, http.MethodGet, g.URL+"/openai/models", http.NoBody))
+		return head.StatusCode
+	}
+	awaitFree := func() {
+		t.Helper()
+		require.Eventually(t, func() bool { return status() == http.StatusOK }, 10*time.Second, time.Millisecond)
+	}
+	stream := open()
+	require.Equal(t, http.StatusTooManyRequests, status())
+	more <- struct{}{}
+	_, err := io.Copy(io.Discard, stream.Body)
+	require.NoError(t, err)
+	require.NoError(t, stream.Body.Close())
+	awaitFree()
+
+	require.NoError(t, open().Body.Close())
+	awaitFree()
+
+	for _, end := range []func(){func() { cut <- struct{}{} }, func() { resolver.End(true) }} {
+		stream := open()
+		end()
+		_, err := io.Copy(io.Discard, stream.Body)
+		require.Error(t, err)
+		require.NoError(t, stream.Body.Close())
+		awaitFree()
+	}
+
+	for _, end := range []func(io.Closer){func(socket io.Closer) { require.NoError(t, socket.Close()) }, func(io.Closer) { resolver.End(true) }} {
+		cfg, err := websocket.NewConfig(strings.Replace(g.URL, "http", "ws", 1)+"/openai/socket", "http://localhost/")
+		require.NoError(t, err)
+		cfg.Header.Set("Authorization", "Bearer "+callersKey)
+		socket, err := cfg.DialContext(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, websocket.Message.Send(socket, "hi"))
+		var got string
+		require.NoError(t, websocket.Message.Receive(socket, &got))
+		require.Equal(t, http.StatusTooManyRequests, status())
+		end(socket)
+		awaitFree()
+	}
+}
+
+func TestProxiesThatAskShareTheLimits(t *testing.T) {
+	ask := func(resolver *dataplanetest.FakeResolver, enforced func(*Config)) (statuses []int, last answer) {
+		g := startHandler(t, resolver, NewForwardAuth, enforced)
+		for range 3 {
+			r := request(t, http.MethodGet, g.URL+"/auth/openai", http.NoBody)
+			r.Header.Set("X-Forwarded-Method", "POST")
+			r.Header.Set("X-Forwarded-Uri", "/openai/v1/chat/completions")
+			last, _ = do(t, r)
+			statuses = append(statuses, last.StatusCode)
+		}
+		return statuses, last
+	}
+	resolver, enforced := limitedKey(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 2}, http.NotFound)
+	statuses, last := ask(resolver, enforced)
+	require.Equal(t, []int{200, 200, 429}, statuses)
+	require.Equal(t, "requests_per_day", last.Header.Get("Agentrouter-Limit"))
+	require.NotEmpty(t, last.Header.Get("Retry-After"))
+	g := start(t, resolver, enforced)
+	head, _ := do(t, request(t, http.MethodGet, g.URL+"/openai/models", http.NoBody))
+	require.Equal(t, http.StatusTooManyRequests, head.StatusCode, "one count for every way in")
+
+	statuses, last = ask(limitedKey(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 2, Concurrent: 9}, http.NotFound))
+	require.Equal(t, []int{403, 403, 403}, statuses)
+	require.Empty(t, last.Header.Get("Authorization"))
+}
+
+func TestWhatTheGatewayRefusesCountsForNoLimit(t *testing.T) {
+	resolver, enforced := limitedKey(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 1}, func(http.ResponseWriter, *http.Request) {})
+	key, err := resolver.Resolve(t.Context(), dataplane.ForCaller(callersKey, "openai"))
+	require.NoError(t, err)
+	key.Restrictions = &dataplane.Restrictions{Operations: []string{"/models"}}
+	g := start(t, resolver, enforced)
+	for _, step := range []struct {
+		path   string
+		status int
+	}{
+		{"/files", http.StatusForbidden}, {"/files", http.StatusForbidden},
+		{"/models", http.StatusOK}, {"/models", http.StatusTooManyRequests},
+	} {
+		head, body := do(t, request(t, http.MethodGet, g.URL+"/openai"+step.path, http.NoBody))
+		require.Equal(t, step.status, head.StatusCode, body)
+	}
+}
+
+// The caller can do nothing about the next key's restrictions, and the first key may serve again later.
+func TestARestrictedNextKeyIsALimit(t *testing.T) {
+	for _, c := range []struct {
+		reason, model string
+		status        int
+	}{
+		{"next_key_limited", "gpt-4", http.StatusTooManyRequests},
+		{"next_key_limited", "gpt-5", http.StatusNotFound}, // the provider's
+		{"project_key", "gpt-4", http.StatusForbidden},
+	} {
+		key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, http.NotFound)+"/v1", providersKey)
+		key.Restrictions, key.Reason = &dataplane.Restrictions{Models: []string{"gpt-5"}}, c.reason
+		resolver := dataplanetest.Serving(callersKey, key)
+		chat := request(t, http.MethodPost, start(t, resolver).URL+"/openai/chat/completions", strings.NewReader(`{"model":"`+c.model+`"}`))
+		chat.Header.Set("Content-Type", "application/json")
+		head, body := do(t, chat)
+		require.Equal(t, c.status, head.StatusCode, body)
+		if c.status != http.StatusTooManyRequests {
+			continue
+		}
+		requireExplained := func(head answer, body string) {
+			require.Equal(t, http.StatusTooManyRequests, head.StatusCode, body)
+			require.Contains(t, body, "the key that serves meanwhile may not be used for this request")
+			require.NotEmpty(t, head.Header.Get("Retry-After"))
+		}
+		requireExplained(head, body)
+		asked := request(t, http.MethodGet, startHandler(t, resolver, NewForwardAuth).URL+"/auth/openai", http.NoBody)
+		asked.Header.Set("X-Forwarded-Method", "POST")
+		asked.Header.Set("X-Forwarded-Uri", "/openai/v1/chat/completions")
+		requireExplained(do(t, asked))
+	}
+}
+
+func TestALimitedKeyIsAsideAsLongAsItsProviderSays(t *testing.T) {
+	for _, want := range []struct {
+		status     int
+		retryAfter string
+		aside      []time.Duration
+	}{
+		{http.StatusTooManyRequests, "3600", []time.Duration{time.Hour}},
+		{http.StatusTooManyRequests, time.Now().Add(2 * time.Hour).UTC().Format(http.TimeFormat), []time.Duration{2 * time.Hour}},
+		{http.StatusTooManyRequests, "0", []time.Duration{0}},
+		{http.StatusTooManyRequests, "18446744073709551615", []time.Duration{24 * time.Hour}},
+		{http.StatusTooManyRequests, "", nil},
+		{http.StatusTooManyRequests, "soon", nil},
+		{http.StatusTooManyRequests, "-1", nil},
+		{http.StatusServiceUnavailable, "7", nil},
+		{http.StatusOK, "7", nil},
+	} {
+		resolver := dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, func(w http.ResponseWriter, _ *http.Request) {
+			if want.retryAfter != "" {
+				w.Header().Set("Retry-After", want.retryAfter)
+			}
+			w.WriteHeader(want.status)
+		}), providersKey))
+		g := start(t, resolver)
+		head, _ := do(t, request(t, http.MethodGet, g.URL+"/openai/models", http.NoBody))
+		require.Equal(t, want.status, head.StatusCode)
+		asides := resolver.Calls().Asides
+		for i := range asides {
+			asides[i] = asides[i].Round(time.Hour / 2) // a date is that of a while ago
+		}
+		require.Equal(t, want.aside, asides, want.retryAfter)
+		require.Equal(t, []int{want.status}, resolver.Calls().Reports)
+	}
+}
+
+func TestMetricsAreShared(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	_, err := New(Config{Resolver: dataplanetest.Refusing(nil), Metrics: registry})
+	require.NoError(t, err)
+	_, err = NewForwardAuth(Config{Resolver: dataplanetest.Refusing(nil), Metrics: registry})
+	require.NoError(t, err, "the proxy and forward-auth share their metrics")
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	require.Contains(t, families[0].GetName()+families[1].GetName(), "aikeys_gateway_")
 }

@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,22 +16,21 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
 // allowing lets a gateway connect to custom providers in some networks.
-func allowing(networks ...string) func(*gateway.Config) {
-	cfg := gateway.TransportConfig{}
+func allowing(networks ...string) func(*Config) {
+	cfg := TransportConfig{}
 	for _, network := range networks {
 		cfg.Allowed = append(cfg.Allowed, netip.MustParsePrefix(network))
 	}
-	return func(g *gateway.Config) { g.CustomTransport = gateway.NewGuardedTransport(cfg) }
+	return func(g *Config) { g.CustomTransport = NewGuardedTransport(cfg) }
 }
 
 // custom starts a gateway before a custom provider at a base URL.
-func custom(t testing.TB, style dataplane.AuthStyle, base string, change ...func(*gateway.Config)) *testGateway {
+func custom(t testing.TB, style dataplane.AuthStyle, base string, change ...func(*Config)) *testGateway {
 	t.Helper()
-	key := *dataplanetest.NewKey(t, "openai", style, base, secret)
+	key := *dataplanetest.NewKey(t, "openai", style, base, providersKey)
 	key.Provider, key.Dialect = "x-llm", "openai"
 	return start(t, dataplanetest.Serving(callersKey, &key), change...)
 }
@@ -40,7 +38,7 @@ func custom(t testing.TB, style dataplane.AuthStyle, base string, change ...func
 func TestVLLMAndOllamaAreServed(t *testing.T) {
 	for _, style := range []dataplane.AuthStyle{dataplane.AuthBearer, dataplane.AuthNone} { // as vLLM with --api-key, and as Ollama
 		server := provider(t, func(w http.ResponseWriter, r *http.Request) {
-			want := map[dataplane.AuthStyle]string{dataplane.AuthBearer: "Bearer " + secret}[style]
+			want := map[dataplane.AuthStyle]string{dataplane.AuthBearer: "Bearer " + providersKey}[style]
 			if r.Header.Get("Authorization") != want || strings.Contains(fmt.Sprint(r.Header), callersKey) {
 				w.WriteHeader(http.StatusUnauthorized)
 				return
@@ -71,7 +69,7 @@ func TestVLLMAndOllamaAreServed(t *testing.T) {
 func TestOwnServersAreReachedOnlyWhereAllowed(t *testing.T) {
 	var reached atomic.Int32
 	server := provider(t, func(http.ResponseWriter, *http.Request) { reached.Add(1) })
-	port := mustParse(t, server).Port()
+	port := mustURL(t, server).Port()
 	for base, networks := range map[string][]string{
 		server:                              nil,
 		"http://localhost:" + port:          nil,
@@ -114,8 +112,8 @@ func TestANameThatLeadsElsewhereLaterIsRefused(t *testing.T) {
 	resolver := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		return answeringDNS(t, &answers), nil
 	}}
-	transport := gateway.NewGuardedTransport(gateway.TransportConfig{Resolver: resolver, Allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
-	gw := custom(t, dataplane.AuthBearer, "http://llm.example:"+mustParse(t, server).Port(), func(cfg *gateway.Config) { cfg.CustomTransport = transport })
+	transport := NewGuardedTransport(TransportConfig{Resolver: resolver, Allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
+	gw := custom(t, dataplane.AuthBearer, "http://llm.example:"+mustURL(t, server).Port(), func(cfg *Config) { cfg.CustomTransport = transport })
 	for address, want := range map[string]int{"127.0.0.1": 200, "127.0.0.2": 403, "10.0.0.1": 403, "169.254.169.254": 403} {
 		answers.Store(new(netip.MustParseAddr(address)))
 		(&http.Client{Transport: transport}).CloseIdleConnections()
@@ -159,13 +157,6 @@ func answeringDNS(t testing.TB, address *atomic.Pointer[netip.Addr]) net.Conn {
 	return conn
 }
 
-func mustParse(t testing.TB, text string) *url.URL {
-	t.Helper()
-	u, err := url.Parse(text)
-	require.NoError(t, err)
-	return u
-}
-
 // Many clients follow a redirect with the caller's credential: Anthropic's SDK for Python sends x-api-key to the other host.
 func TestOwnServersRedirectNobodyElsewhere(t *testing.T) {
 	location := make(chan string, 1)
@@ -206,12 +197,12 @@ func TestOwnServersRedirectNobodyElsewhere(t *testing.T) {
 }
 
 func TestOtherProxiesGetNoKeyOfACustomProvider(t *testing.T) {
-	key := *dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://llm.example/v1", secret)
+	key := *dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://llm.example/v1", providersKey)
 	key.Provider = "x-llm"
-	gw := startHandler(t, dataplanetest.Serving(callersKey, &key), gateway.NewForwardAuth)
+	gw := startHandler(t, dataplanetest.Serving(callersKey, &key), NewForwardAuth)
 	r := request(t, "GET", gw.URL+"/auth/x-llm", nil)
 	r.Header.Set("X-Forwarded-Uri", "/x-llm/models")
 	res, body := do(t, r)
 	require.Equal(t, "custom_provider_not_served", problemOf(t, res, body).Error.Code)
-	require.NotContains(t, fmt.Sprint(res.Header)+body, secret)
+	require.NotContains(t, fmt.Sprint(res.Header)+body, providersKey)
 }

@@ -121,7 +121,7 @@ func (b *linkedBody) Read(p []byte) (int, error) {
 func (p *proxiedRequest) rewriteLinksIn(document []byte, sent *url.URL) []byte {
 	var out []byte
 	copied := 0
-	names := cataloguedProviders()[p.provider].namedByURL
+	names := readCatalogue().bySlug[p.provider].namedByURL
 	d := jsontext.NewDecoder(bytes.NewReader(document), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	for {
 		kind, length := d.StackIndex(d.StackDepth())

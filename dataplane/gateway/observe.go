@@ -156,8 +156,8 @@ func causeOf(err error) string {
 	return problems.Find(err).Slug
 }
 
-// Metrics counts the requests of a process, whichever way they come in.
-type Metrics struct {
+// metrics counts the requests of a process, whichever way they come in.
+type metrics struct {
 	requests       *prometheus.CounterVec
 	authorizations *prometheus.CounterVec
 	added          prometheus.Histogram
@@ -167,10 +167,10 @@ type Metrics struct {
 	guesses        prometheus.Counter
 }
 
-// NewMetrics returns the metrics registered with registerer, and registers them if it is the first to do so. With a nil
+// newMetrics returns the metrics registered with registerer, and registers them if it is the first to do so. With a nil
 // registerer they are not registered.
-func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
-	m := &Metrics{
+func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "aikeys_gateway_requests_total", Help: "Requests proxied, by provider and status; 499 where the caller left.",
 		}, []string{"provider", "status"}),

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -9,28 +10,13 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
-	"unicode/utf8"
+	"time"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
-
-// safePath is the part of a request's path below a provider's base URL, escaped, as parsePath accepted it: empty, or
-// beginning with a slash.
-type safePath string
-
-// parsePath returns errPath for a path that could lead out of the base URL, however the provider's servers read it: one
-// with a dot segment or an empty segment, plain or escaped any number of times, or with what some servers take for a
-// slash.
-func parsePath(rest string) (safePath, error) {
-	if rest != "" && (rest[0] != '/' || !isSafePath(rest)) {
-		return "", errPath
-	}
-	if strings.IndexByte(rest, '%') >= 0 {
-		if _, err := url.PathUnescape(rest); err != nil {
-			return "", errPath
-		}
-	}
-	return safePath(rest), nil
-}
 
 // rewrite turns the caller's request into the one for the provider: its URL, its headers without what is private, and the provider's
 // key among them. Hop-by-hop headers have been removed by then. An error goes to p.err, which RoundTrip returns.
@@ -47,8 +33,10 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	if p.operation, p.err = checkOperation(p.destination, pr.Out.URL); p.err != nil {
 		return
 	}
-	if p.err = p.checkRestrictions(pr); p.err != nil {
-		return
+	if p.key.Restrictions != nil {
+		if p.err = p.checkRestrictions(pr); p.err != nil {
+			return
+		}
 	}
 	pr.Out.URL.RawQuery = withoutCredential(pr.In.URL.RawQuery, p.caller.Provider, p.caller.Credential)
 	pr.Out.Host = ""
@@ -79,12 +67,272 @@ func (p *proxiedRequest) checkRestrictions(pr *httputil.ProxyRequest) error {
 	return err
 }
 
+// destinationRule describes the URLs to which a provider's key may be sent.
+const destinationRule = "must be https, or http on this machine, without user, query and fragment, and without empty and dot segments in its path"
+
+var errDestination = errors.New("a destination " + destinationRule)
+
+// checkBase is checkDestination; inClear lets keys travel beyond this machine without TLS.
+func checkBase(u *url.URL, inClear bool) error {
+	local := u.Scheme == "http" && (inClear || netaddr.IsLoopback(u.Hostname()))
+	plain := u.User == nil && u.Opaque == "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
+	if (u.Scheme != "https" && !local) || u.Hostname() == "" || !plain || !isPort(u.Port()) || !isBasePath(u.EscapedPath()) {
+		return errDestination
+	}
+	return nil
+}
+
+func isPort(port string) bool {
+	number, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && number > 0
+}
+
+func isBasePath(path string) bool { return path == "" || path[0] == '/' && isSafePath(path) }
+
+// destination is where requests with a key go: below a base URL, or to the routes of its host.
+type destination struct {
+	key *dataplane.Key
+	own *url.URL // the key's base URL
+	// base is the key's base URL, or that of the upstream which replaces it.
+	base *url.URL
+	// root is the escaped path on base's host that stands for the root of the provider's own. It has no slash at the end.
+	root string
+}
+
+// newDestination returns the destination of requests with a key; upstream replaces the key's own base URL unless it is nil.
+// Where the name of a custom provider's host leads is checked when the connection is made.
+func newDestination(key *dataplane.Key, upstream *url.URL) (destination, error) {
+	own, err := key.Base()
+	if err != nil || upstream == nil && checkBase(own, key.IsCustom()) != nil { // New has checked upstreams
+		return destination{}, errDestination
+	}
+	d := destination{key: key, own: own, base: own}
+	if upstream != nil {
+		d.base = upstream
+	}
+	path := strings.TrimRight(d.base.EscapedPath(), "/")
+	d.root = strings.TrimSuffix(path, strings.TrimRight(own.EscapedPath(), "/"))
+	return d, nil
+}
+
+// join returns the URL of a caller's path: on the root for one of the provider's routes, and otherwise below the base URL. Segments that
+// the base URL ends with and the path begins with appear once, so that it works both for clients whose own base URL ends in /v1 and
+// for clients that add /v1 themselves.
+func (d destination) join(path safePath) *url.URL {
+	joined := d.root + string(path)
+	if _, ok := d.key.Route(string(path)); !ok {
+		base := strings.TrimRight(d.base.EscapedPath(), "/")
+		joined = base + string(path)[overlap(base, string(path)):]
+	}
+	out := &url.URL{Scheme: d.base.Scheme, Host: d.base.Host, Path: joined}
+	if strings.IndexByte(joined, '%') >= 0 {
+		out.Path, _ = url.PathUnescape(joined) // url.Parse and parsePath have checked it
+		out.RawPath = joined
+	}
+	return out
+}
+
+// target returns the URL to which the request for a caller's path goes: join's, on the host that serves it. An upstream stands for all
+// hosts of the provider.
+func (d destination) target(path safePath) (*url.URL, error) {
+	out := d.join(path)
+	if d.base != d.own {
+		return out, nil
+	}
+	host, ok := d.key.HostAt(d.pathOnHost(out))
+	if !ok {
+		return out, errLocation
+	}
+	out.Host = cmp.Or(host, out.Host)
+	return out, nil
+}
+
+// pathOnHost returns the path that the target of a request has on the provider's own host. An upstream may stand for that host, and so
+// have the provider's routes, or for its base URL.
+func (d destination) pathOnHost(target *url.URL) string {
+	onHost := strings.TrimPrefix(target.EscapedPath(), d.root)
+	if _, ok := d.key.Route(onHost); ok {
+		return onHost
+	}
+	if d.base != d.own {
+		if rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(d.base.EscapedPath(), "/")); below {
+			return strings.TrimRight(d.own.EscapedPath(), "/") + rest
+		}
+	}
+	return onHost
+}
+
+// overlap returns the length of the longest run of whole segments that base ends with and rest begins with.
+func overlap(base, rest string) int {
+	for i := range len(base) {
+		if base[i] != '/' {
+			continue
+		}
+		if tail := base[i:]; strings.HasPrefix(rest, tail) && (len(rest) == len(tail) || rest[len(tail)] == '/') {
+			return len(tail)
+		}
+	}
+	return 0
+}
+
+// The classes of operations.
+const (
+	operationInference      = "inference"
+	operationAdministration = "administration"
+)
+
+// checkOperation returns the class of an operation, by the path of its URL. It returns errAdministration for what the key lists as
+// administration, however it is spelled, unless the policy lets the key serve all operations, and *unservedAPI for what can't be served.
+func checkOperation(d destination, target *url.URL) (class string, err error) {
+	unserved := readCatalogue().bySlug[d.key.Provider].unserved
+	if len(d.key.Administration) == 0 && len(unserved) == 0 {
+		return operationInference, nil
+	}
+	segments, first := segmentsOf(target.EscapedPath()), len(segmentsOf(d.base.EscapedPath()))
+	last := first
+	if route, ok := d.key.Route(d.pathOnHost(target)); ok {
+		first = len(segmentsOf(d.root))
+		last = first + len(segmentsOf(route.Path))
+	} else if d.base != d.own {
+		// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
+		if path := segmentsOf(d.own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, first-len(path)):first], strings.EqualFold) {
+			last += len(path)
+		}
+	}
+	for i := range unserved {
+		if hasBelow(segments, strings.Trim(unserved[i].Path, "/"), first, last) {
+			return operationInference, &unserved[i]
+		}
+	}
+	for _, pattern := range d.key.Administration {
+		if hasBelow(segments, strings.Trim(pattern, "/"), first, last) {
+			if !d.key.AllOperations {
+				err = errAdministration
+			}
+			return operationAdministration, err
+		}
+	}
+	return operationInference, nil
+}
+
+// segmentsOf returns a path's segments as a lenient server may read them: unescaped and without parameters.
+func segmentsOf(path string) []string {
+	for range maxEscapes {
+		path, _ = unescape(path)
+	}
+	path = strings.Trim(path, "/")
+	if path == "" {
+		return nil
+	}
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		segments[i], _, _ = strings.Cut(segment, ";")
+	}
+	return segments
+}
+
+// hasBelow reports whether the pattern begins at one of the segments up to the given last one, and ends after the base's.
+func hasBelow(segments []string, pattern string, base, last int) bool {
+	for i := max(0, base-strings.Count(pattern, "/")); i <= min(last, len(segments)); i++ {
+		if hasPrefix(segments[i:], pattern) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasPrefix reports whether the segments begin with those of the pattern, in any case, as a lenient server may read them.
+func hasPrefix(segments []string, pattern string) bool {
+	i := 0
+	for part := range strings.SplitSeq(pattern, "/") {
+		if i == len(segments) {
+			return false
+		}
+		// After a colon, Google's APIs name a method: /auth_tokens:batch is below /auth_tokens.
+		name, method, _ := strings.Cut(segments[i], ":")
+		part, onlyMethod, _ := strings.Cut(part, ":")
+		if part != "*" && !strings.EqualFold(part, name) || onlyMethod != "" && !strings.EqualFold(onlyMethod, method) {
+			return false
+		}
+		i++
+	}
+	return true
+}
+
 // requestBody is a request's body on its way to the provider. When it ends, it strips the trailers, which are known only
 // then.
 type requestBody struct {
 	io.ReadCloser
 	request *proxiedRequest
 	trailer http.Header
+}
+
+// withoutCredential returns the query without the parameters that contain the caller's credential.
+func withoutCredential(rawQuery, provider, credential string) string {
+	if rawQuery == "" {
+		return ""
+	}
+	kept := make([]string, 0, 4)
+	for pair := range parameters(rawQuery) {
+		if !hasCredential(pair, provider, credential) {
+			kept = append(kept, pair)
+		}
+	}
+	return strings.Join(kept, "&")
+}
+
+// credentialParameters returns the names of the parameters that contain the caller's credential, each once and as it was
+// sent: a proxy that removes parameters by name may not decode names. It then also removes other parameters of that name.
+func credentialParameters(rawQuery, provider, credential string) (names []string) {
+	for pair := range parameters(rawQuery) {
+		name, _, _ := strings.Cut(pair, "=")
+		if hasCredential(pair, provider, credential) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// googleParameters are the query parameters in which Google's APIs take a credential, or headers and a method that replace those of the
+// request. Some have a dollar sign in front.
+var googleParameters = []string{QueryKey, "access_token", "oauth_token", "httpHeaders", "httpMethod"}
+
+// credentialQuery has the query parameters in which providers take a credential beside the header: a caller could send another one than
+// the key, and what the provider says of it would count as the key's. Their names are in any case, as Azure reads them.
+var credentialQuery = map[string][]string{
+	QueryKeyProvider: googleParameters, "vertex": googleParameters, "vertexanthropic": googleParameters,
+	"azure_openai": {"api-key", "subscription-key"},
+	"bedrock": { // those of a presigned URL
+		"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token", "X-Amz-Signature", "X-Amz-SignedHeaders",
+	},
+}
+
+// hasCredential reports whether a parameter contains the caller's credential, or is one in which the provider takes a credential.
+func hasCredential(pair, provider, credential string) bool {
+	name, value, _ := strings.Cut(pair, "=")
+	read := strings.TrimPrefix(parameterName(pair), "$")
+	return contains(name, credential) || contains(value, credential) ||
+		slices.ContainsFunc(credentialQuery[provider], func(known string) bool { return strings.EqualFold(known, read) })
+}
+
+// parameters returns the parameters of a query, as they were sent.
+func parameters(rawQuery string) iter.Seq[string] {
+	return func(visit func(string) bool) {
+		for pair := range strings.SplitSeq(rawQuery, "&") {
+			if pair != "" && !visit(pair) {
+				return
+			}
+		}
+	}
+}
+
+// parameterName returns a parameter's name as providers read it: %6bey is key.
+func parameterName(pair string) string {
+	name, _, _ := strings.Cut(pair, "=")
+	if decoded, err := url.QueryUnescape(name); err == nil {
+		return decoded
+	}
+	return name
 }
 
 // Read implements io.Reader.
@@ -167,19 +415,6 @@ func contains(text, credential string) bool {
 	return false
 }
 
-// eachProtocol returns the protocols that a WebSocket's client offers.
-func eachProtocol(header http.Header) iter.Seq[string] {
-	return func(visit func(string) bool) {
-		for _, line := range header[webSocketProtocols] {
-			for protocol := range strings.SplitSeq(line, ",") {
-				if protocol = strings.TrimSpace(protocol); protocol != "" && !visit(protocol) {
-					return
-				}
-			}
-		}
-	}
-}
-
 // stripProtocols removes the WebSocket protocols that carry a key.
 func stripProtocols(header http.Header, credential string) {
 	var kept []string
@@ -202,71 +437,51 @@ func isWebSocket(header http.Header) bool {
 	return len(upgrades) == 1 && strings.EqualFold(upgrades[0], "websocket")
 }
 
-// maxEscapes bounds how often a path may be escaped: once on purpose, and perhaps once more by mistake.
-const maxEscapes = 3
+// outbound sends the requests of a gateway to providers.
+type outbound struct{ *Gateway }
 
-// isSafePath reports whether the path, which begins with a slash, stays safe each time it is unescaped.
-func isSafePath(path string) bool {
-	for range maxEscapes {
-		if !hasSafeSegments(path) {
-			return false
-		}
-		decoded, changed := unescape(path)
-		if !changed {
-			return true
-		}
-		path = decoded
+// RoundTrip implements http.RoundTripper. It counts the request against the limits of its key.
+func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
+	p := proxiedRequestOf(r.Context())
+	if p.err == nil && p.key.Limits != nil { // rewrite, which can't return an error, has refused nothing
+		p.end, p.err = o.resolver.Begin(p.key)
 	}
-	return false
+	if p.err != nil {
+		if r.Body != nil {
+			_ = r.Body.Close() // nothing has been read from it
+		}
+		return nil, p.err
+	}
+	p.sentAt = time.Now()
+	return o.send(p.key, r)
 }
 
-// hasSafeSegments reports whether a path that begins with a slash has no dot segments, empty segments or special
-// characters. The last segment may be empty.
-func hasSafeSegments(path string) bool {
-	for i := range len(path) {
-		if c := path[i]; c == '\\' || c < ' ' || c == 0x7f {
-			return false
-		}
+// send sends a request with a key by the transport for its provider.
+func (g *Gateway) send(key *dataplane.Key, r *http.Request) (*http.Response, error) {
+	if key.IsCustom() {
+		return g.custom.RoundTrip(r)
 	}
-	if !utf8.ValidString(path) {
-		return false
-	}
-	for segment, rest, more := strings.Cut(path[1:], "/"); ; segment, rest, more = strings.Cut(rest, "/") {
-		name, _, _ := strings.Cut(segment, ";") // some servers ignore what follows, and read "..;" as ".."
-		if name == "." || name == ".." || (name == "" && more) {
-			return false
-		}
-		if !more {
-			return true
-		}
-	}
+	return g.transport.RoundTrip(r)
 }
 
-// unescape decodes the valid escapes once and leaves invalid ones as they are, as lenient servers do.
-func unescape(path string) (decoded string, changed bool) {
-	if strings.IndexByte(path, '%') < 0 {
-		return path, false
+// SendTest sends a request that tests a key of a provider with this base URL, as requests of callers are sent: to the provider's upstream
+// if it has one, and for a custom provider to the addresses that the operator allows. It follows no redirect. It implements
+// dataplane.Config's SendTest.
+func (g *Gateway) SendTest(provider, baseURL string, request *http.Request) (*http.Response, error) {
+	key := &dataplane.Key{Provider: provider, BaseURL: baseURL}
+	upstream := g.upstreams[provider]
+	d, err := newDestination(key, upstream)
+	if err != nil {
+		return nil, err
 	}
-	out := make([]byte, 0, len(path))
-	for i := 0; i < len(path); i++ {
-		if path[i] == '%' && i+2 < len(path) && isHex(path[i+1]) && isHex(path[i+2]) {
-			out = append(out, fromHex(path[i+1])<<4|fromHex(path[i+2]))
-			i += 2
-			changed = true
-			continue
-		}
-		out = append(out, path[i])
+	target := *request.URL
+	target.RawQuery = ""
+	if checkBase(&target, key.IsCustom()) != nil || key.IsCustom() && (target.Scheme != d.own.Scheme || target.Host != d.own.Host) {
+		return nil, errDestination
 	}
-	return string(out), changed
-}
-
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
-}
-
-func fromHex(c byte) byte {
-	if c <= '9' {
-		return c - '0'
+	if upstream != nil {
+		request.URL.Scheme, request.URL.Host, request.URL.Path = upstream.Scheme, upstream.Host, d.root+request.URL.Path
+		request.Host = upstream.Host
 	}
-	return c&^0x20 - 'A' + 10
+	return g.send(key, request)
 }

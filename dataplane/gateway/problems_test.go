@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
@@ -47,7 +46,7 @@ func TestProblemOfEachRefusal(t *testing.T) {
 			require.Equal(t, want.status == 503, res.Header.Get("Retry-After") == "1")
 			require.Contains(t, gw.log.String(), problem.RequestID)
 			requireUnmarked(t, body, gw.log.String())
-			require.Empty(t, gw.Reports())
+			require.Empty(t, gw.Calls().Reports)
 		})
 	}
 }
@@ -74,7 +73,7 @@ func TestEveryProblemTypeIsExplained(t *testing.T) {
 		}
 	}
 	require.NoError(t, yaml.Unmarshal(text, &pages))
-	types := problem.Types(gateway.Problems())
+	types := problem.Types(Problems())
 	require.Greater(t, len(types), 20)
 	for _, p := range types {
 		page, ok := pages[p.Slug]

@@ -304,13 +304,8 @@ func stripResponse(header http.Header) {
 type answerWriter struct {
 	http.ResponseWriter
 	request *proxiedRequest
-	around  http.Header
+	around  http.Header // what handlers around the gateway have set
 	cleared bool
-}
-
-// newAnswerWriter returns a writer of the answer to a request.
-func newAnswerWriter(w http.ResponseWriter, p *proxiedRequest) *answerWriter {
-	return &answerWriter{ResponseWriter: w, request: p, around: w.Header().Clone()}
 }
 
 // WriteHeader implements http.ResponseWriter.

@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ func restrictedGateway(t *testing.T, provider0, base string, allowed dataplane.R
 			arrived <- string(body)
 		}
 	})
-	key := dataplanetest.NewKey(t, provider0, dataplane.AuthBearer, upstream+base, secret)
+	key := dataplanetest.NewKey(t, provider0, dataplane.AuthBearer, upstream+base, providersKey)
 	key.Restrictions = &allowed
 	return start(t, dataplanetest.Serving(callersKey, key)), arrived
 }
@@ -154,7 +154,7 @@ func TestASecondModelThatComesLaterReachesNobody(t *testing.T) {
 		}
 		received <- slices.Concat(first, rest)
 	})
-	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, upstream+"/v1", secret)
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, upstream+"/v1", providersKey)
 	key.Restrictions = &dataplane.Restrictions{Models: []string{"m"}}
 	g := start(t, dataplanetest.Serving(callersKey, key))
 	r := request(t, http.MethodPost, g.URL+"/openai/chat/completions", body)

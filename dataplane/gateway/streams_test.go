@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"bufio"
@@ -12,7 +12,6 @@ import (
 	"golang.org/x/net/websocket"
 
 	"github.com/agentrouter/aikeys/dataplane"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
 func TestOpenStreamsEnd(t *testing.T) {
@@ -57,7 +56,7 @@ func TestOpenStreamsEnd(t *testing.T) {
 		return websocket.Message.Receive(ws, &got)
 	}
 	t.Run("when their key ends: WebSockets at once, events after the grace", func(t *testing.T) {
-		gw := openAI(t, answer, func(cfg *gateway.Config) { cfg.StreamGrace = time.Hour })
+		gw := openAI(t, answer, func(cfg *Config) { cfg.StreamGrace = time.Hour })
 		ws, events := open(t, gw)
 		require.NoError(t, echoes(ws))
 		gw.End(true)
@@ -70,14 +69,14 @@ func TestOpenStreamsEnd(t *testing.T) {
 		}
 
 		const grace = 300 * time.Millisecond
-		gw = openAI(t, answer, func(cfg *gateway.Config) { cfg.StreamGrace = grace })
+		gw = openAI(t, answer, func(cfg *Config) { cfg.StreamGrace = grace })
 		_, events = open(t, gw)
 		began := time.Now()
 		gw.End(true)
 		_, err = io.Copy(io.Discard, events)
 		require.Error(t, err, "the caller sees that the answer is not whole")
 		require.GreaterOrEqual(t, time.Since(began), grace)
-		require.Eventually(t, func() bool { return gw.Watches() == 0 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return gw.Calls().Watches == 0 }, 10*time.Second, time.Millisecond)
 	})
 	t.Run("when the length of the answer was announced, too", func(t *testing.T) {
 		gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
@@ -151,7 +150,7 @@ func TestOpenStreamsEnd(t *testing.T) {
 		require.Error(t, err)
 	})
 	t.Run("when a WebSocket has lasted too long, and only then", func(t *testing.T) {
-		gw := openAI(t, answer, func(cfg *gateway.Config) { cfg.UpgradeLife = 200 * time.Millisecond })
+		gw := openAI(t, answer, func(cfg *Config) { cfg.UpgradeLife = 200 * time.Millisecond })
 		ws, events := open(t, gw)
 		_, err := io.Copy(io.Discard, ws)
 		require.NoError(t, err)

@@ -1,4 +1,4 @@
-package gateway_test
+package gateway
 
 import (
 	"bufio"
@@ -17,7 +17,6 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 )
 
@@ -33,9 +32,9 @@ func TestUnreachableProviders(t *testing.T) {
 		}), "provider_timeout", "timeout", 50 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			transport := gateway.NewTransport(gateway.TransportConfig{ResponseHeaderTimeout: tc.timeout})
-			gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, tc.base, secret)),
-				func(cfg *gateway.Config) { cfg.Transport = transport })
+			transport := NewTransport(TransportConfig{ResponseHeaderTimeout: tc.timeout})
+			gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, tc.base, providersKey)),
+				func(cfg *Config) { cfg.Transport = transport })
 			res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
 			require.Equal(t, tc.code, problemOf(t, res, body).Error.Code)
 			require.Contains(t, gw.log.String(), tc.cause)
@@ -51,9 +50,9 @@ func TestTheLogSaysThatTheProxyRefused(t *testing.T) {
 		u, err := url.Parse(proxy)
 		require.NoError(t, err)
 		u.User = url.UserPassword("user", "PASSWORD")
-		transport := gateway.NewTransport(gateway.TransportConfig{Proxy: http.ProxyURL(u)})
-		gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://provider.example/v1", secret)),
-			func(cfg *gateway.Config) { cfg.Transport = transport })
+		transport := NewTransport(TransportConfig{Proxy: http.ProxyURL(u)})
+		gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://provider.example/v1", providersKey)),
+			func(cfg *Config) { cfg.Transport = transport })
 		res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
 		require.Equal(t, "provider_unreachable", problemOf(t, res, body).Error.Code)
 		require.Contains(t, gw.log.String(), cause)
@@ -123,7 +122,7 @@ func TestNothingIsSentTwice(t *testing.T) {
 			}()
 		}
 	}()
-	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "http://"+listener.Addr().String(), secret)))
+	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "http://"+listener.Addr().String(), providersKey)))
 	post := func() (answer, string) {
 		r := request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}"))
 		r.Header.Set("Idempotency-Key", "1")
@@ -134,13 +133,13 @@ func TestNothingIsSentTwice(t *testing.T) {
 	res, body = post()
 	require.Equal(t, "provider_unreachable", problemOf(t, res, body).Error.Code)
 	require.EqualValues(t, 2, requests.Load())
-	require.Equal(t, []int{200}, gw.Reports(), "no answer is no word on the key")
+	require.Equal(t, []int{200}, gw.Calls().Reports, "no answer is no word on the key")
 }
 
 func TestProviderOverHTTP2(t *testing.T) {
-	upstream := gatewaytest.StartProvider(t, gatewaytest.Accepting(secret), gatewaytest.WithTLS())
-	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, upstream.URL+"/v1", secret)), func(cfg *gateway.Config) {
-		cfg.Transport = gateway.NewTransport(gateway.TransportConfig{RootCAs: trusting(upstream.Certificate())})
+	upstream := gatewaytest.StartProvider(t, gatewaytest.Accepting(providersKey), gatewaytest.WithTLS())
+	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, upstream.URL+"/v1", providersKey)), func(cfg *Config) {
+		cfg.Transport = NewTransport(TransportConfig{RootCAs: trusting(upstream.Certificate())})
 	})
 	res, body := do(t, request(t, "POST", gw.URL+"/openai/chat/completions", strings.NewReader(`{"model":"m","stream":true,"messages":[]}`)))
 	require.Equal(t, 200, res.StatusCode, body)

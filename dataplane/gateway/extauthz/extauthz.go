@@ -135,7 +135,7 @@ func allowed(grant gateway.Grant, inMetadata bool) (*authv3.CheckResponse, error
 		set = append(set, overwrite("sec-websocket-protocol", grant.Protocols))
 	}
 	var remove []string
-	for _, private := range append(grant.Private(), gateway.CredentialHeaders()...) {
+	for _, private := range append(grant.Private, gateway.CredentialHeaders()...) {
 		lower := strings.ToLower(private)
 		if inMetadata && lower == forwardedProto {
 			continue // without it Envoy matches no route, and a filter behind has it match once more, when it knows the model
@@ -148,7 +148,7 @@ func allowed(grant gateway.Grant, inMetadata bool) (*authv3.CheckResponse, error
 		Headers:         set,
 		HeadersToRemove: remove,
 
-		QueryParametersToRemove: grant.Parameters(), // Envoy compares names as they were sent
+		QueryParametersToRemove: grant.Parameters, // Envoy compares names as they were sent
 		ResponseHeadersToAdd: []*corev3.HeaderValueOption{
 			overwrite(gateway.HeaderKeyID, grant.KeyID), overwrite(gateway.HeaderReason, grant.Reason),
 		},
@@ -252,15 +252,15 @@ func markAuthenticated(ctx context.Context) {
 // Serve answers checks and the standard health service on the listener until ctx ends. Then it reports that it is not
 // serving, and returns when the checks in flight are answered. It closes the listener.
 func Serve(ctx context.Context, listener net.Listener, server *Server, cfg ServeConfig) error {
-	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessage), grpc.UnaryInterceptor(server.recoverPanic)}
 	transport := insecure.NewCredentials()
 	if cfg.TLS != nil {
 		transport = credentials.NewTLS(cfg.TLS)
 	}
-	options = append(options, grpc.Creds(connectionCredentials{transport}))
 	maximum := cmp.Or(cfg.MaxConnections, lifecycle.FileShare(fileShare, maxConnections))
 	listener = lifecycle.Bound(listener, lifecycle.Connections{Max: maximum}, server.log)
-	rpc := grpc.NewServer(options...)
+	rpc := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.UnaryInterceptor(server.recoverPanic), grpc.Creds(connectionCredentials{transport}),
+	)
 	healthy := health.NewServer()
 	authv3.RegisterAuthorizationServer(rpc, server)
 	healthv1.RegisterHealthServer(rpc, healthy)

@@ -183,23 +183,23 @@ func TestEveryFaceCountsTheUse(t *testing.T) {
 		handler.ServeHTTP(httptest.NewRecorder(), r)
 	}
 	ask(callersKey, proxy, "/openai/chat", "")
-	require.Equal(t, []int{http.StatusOK}, resolver.Reports())
-	require.Empty(t, resolver.Uses(), "the report counts")
+	require.Equal(t, []int{http.StatusOK}, resolver.Calls().Reports)
+	require.Empty(t, resolver.Calls().Uses, "the report counts")
 	ask(callersKey, proxy, "/openai/organization", "")
-	require.Equal(t, []bool{true}, resolver.Uses())
+	require.Equal(t, []bool{true}, resolver.Calls().Uses)
 	ask(callersKey, forwardAuth, "/auth/openai", "/openai/chat")
 	ask(callersKey, forwardAuth, "/auth/openai", "/openai/organization")
-	require.Equal(t, []bool{true, false, true}, resolver.Uses())
+	require.Equal(t, []bool{true, false, true}, resolver.Calls().Uses)
 	header := map[string]string{"authorization": "Bearer " + callersKey}
 	checkAs(t, conn, http.MethodPost, "openai", "/openai/chat", header)
 	checkAs(t, conn, http.MethodPost, "openai", "/openai/organization", header)
-	require.Equal(t, []bool{true, false, true, false, true}, resolver.Uses())
+	require.Equal(t, []bool{true, false, true, false, true}, resolver.Calls().Uses)
 	ask("another", proxy, "/openai/chat", "")
-	require.Len(t, resolver.Uses(), 5, "without a key there is no use")
+	require.Len(t, resolver.Calls().Uses, 5, "without a key there is no use")
 	provider.Close()
 	ask(callersKey, proxy, "/openai/chat", "")
-	require.Equal(t, []bool{true, false, true, false, true, false}, resolver.Uses())
-	require.Len(t, resolver.Reports(), 1)
+	require.Equal(t, []bool{true, false, true, false, true, false}, resolver.Calls().Uses)
+	require.Len(t, resolver.Calls().Reports, 1)
 }
 
 func TestLogSaysWhoUsedAKey(t *testing.T) {

@@ -38,9 +38,8 @@ type Provider struct {
 
 	mu       sync.Mutex
 	keep     bool // whether requests are recorded
-	active   int
 	requests []*Request
-	changed  chan struct{} // closed and replaced whenever active or requests change
+	changed  chan struct{} // closed and replaced whenever requests change
 }
 
 // Option is a setting of StartProvider.
@@ -155,39 +154,21 @@ type Request struct {
 
 // serve records the request and lets the fake provider answer it.
 func (p *Provider) serve(w http.ResponseWriter, r *http.Request) {
-	entry := p.recordArrival(r)
-	defer p.recordEnd()
-	if entry != nil {
+	if p.keep {
+		entry := &Request{
+			Method: r.Method, Path: r.URL.Path, RawQuery: r.URL.RawQuery, Host: r.Host, Proto: r.Proto,
+			Header: r.Header.Clone(), At: time.Now(),
+		}
+		p.record(entry)
 		r.Body = &recordedBody{ReadCloser: r.Body, provider: p, entry: entry}
 	}
 	p.handler.ServeHTTP(w, r)
 }
 
-func (p *Provider) recordArrival(r *http.Request) *Request {
+func (p *Provider) record(entry *Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.active++
-	p.notify()
-	if !p.keep {
-		return nil
-	}
-	entry := &Request{
-		Method: r.Method, Path: r.URL.Path, RawQuery: r.URL.RawQuery, Host: r.Host, Proto: r.Proto,
-		Header: r.Header.Clone(), At: time.Now(),
-	}
 	p.requests = append(p.requests, entry)
-	return entry
-}
-
-func (p *Provider) recordEnd() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.active--
-	p.notify()
-}
-
-// notify wakes those that wait for a change. The caller holds mu.
-func (p *Provider) notify() {
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
@@ -230,31 +211,18 @@ func (p *Provider) Forget() {
 // Await returns the requests once n of them have arrived; their bodies may not have.
 func (p *Provider) Await(t testing.TB, n int) []Request {
 	t.Helper()
-	p.await(t, "requests arrive", func() bool { return len(p.requests) >= n })
-	return p.Requests()
-}
-
-// AwaitIdle returns once no request is being answered: each client has received its answer or has hung up, and the
-// provider has noticed.
-func (p *Provider) AwaitIdle(t testing.TB) {
-	t.Helper()
-	p.await(t, "the provider is idle", func() bool { return p.active == 0 })
-}
-
-func (p *Provider) await(t testing.TB, what string, done func() bool) {
-	t.Helper()
 	deadline := time.After(awaitTimeout)
 	for {
 		p.mu.Lock()
-		ok, changed := done(), p.changed
+		arrived, changed := len(p.requests), p.changed
 		p.mu.Unlock()
-		if ok {
-			return
+		if arrived >= n {
+			return p.Requests()
 		}
 		select {
 		case <-changed:
 		case <-deadline:
-			require.FailNow(t, "not within "+awaitTimeout.String()+": "+what)
+			require.FailNow(t, "not within "+awaitTimeout.String()+": requests arrive")
 		}
 	}
 }
