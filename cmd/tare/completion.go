@@ -82,27 +82,27 @@ func (p *program) completeOnline(fetch func(ctx context.Context, s *session) ([]
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 		defer cancel()
 		p.quiet = true
-		var found []string
 		a, err := p.resolveAccess()
-		if err == nil {
-			var s *session
-			if s, err = p.openSession(ctx, a, agentrouter.WithMaxRetries(0)); err == nil {
-				found, err = fetch(ctx, s)
-			}
-		}
 		if err != nil {
-			found = nil
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		s, err := p.openSession(ctx, a, agentrouter.WithMaxRetries(0))
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		found, _ := fetch(ctx, s) // what came before an error is of use too
 		return found, cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
-// completionItem returns a word with its description, or nothing for a word that a shell could run or take for a flag.
-func completionItem(word, description string) []string {
-	if !isID(word) || word[0] == '-' {
-		return nil
+// completionItems returns words and their descriptions. It leaves out words that a shell could run or take for a flag.
+func completionItems[T any](values []T, describe func(T) (word, description string)) (items []string) {
+	for _, value := range values {
+		if word, description := describe(value); isID(word) && word[0] != '-' {
+			items = append(items, cobra.CompletionWithDesc(word, shellSafe(description)))
+		}
 	}
-	return []string{cobra.CompletionWithDesc(word, shellSafe(description))}
+	return items
 }
 
 // shellSafe replaces the characters that mean something to a shell.
@@ -120,10 +120,7 @@ func completeProviders(ctx context.Context, s *session) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []string
-	for _, each := range reply.Providers {
-		found = append(found, completionItem(string(each.Slug), each.DisplayName)...)
-	}
+	found := completionItems(reply.Providers, func(p aikeysv1.ProviderInfo) (word, description string) { return string(p.Slug), p.DisplayName })
 	custom, err := completeServers(ctx, s)
 	return append(found, custom...), err
 }
@@ -133,11 +130,7 @@ func completeServers(ctx context.Context, s *session) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []string
-	for _, each := range reply.Providers {
-		found = append(found, completionItem(string(each.Slug), each.DisplayName)...)
-	}
-	return found, nil
+	return completionItems(reply.Providers, func(p aikeysv1.CustomProvider) (word, description string) { return string(p.Slug), p.DisplayName }), nil
 }
 
 func completeMembers(ctx context.Context, s *session) ([]string, error) {
@@ -145,33 +138,23 @@ func completeMembers(ctx context.Context, s *session) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []string
-	for _, each := range reply.Members {
-		found = append(found, completionItem(each.UserID, string(each.Role))...)
-	}
-	return found, nil
+	return completionItems(reply.Members, func(m aikeysv1.Member) (word, description string) { return m.UserID, string(m.Role) }), nil
 }
 
-// maxCompletedKeys is how many keys are offered, the newest first. They fit one page.
+// maxCompletedKeys is how many keys are offered at most, the newest first. They fit one page.
 const maxCompletedKeys = 200
 
 // completeKeys completes the ids of keys in a state, or of all keys if it is empty.
 func completeKeys(state aikeysv1.KeyState) func(ctx context.Context, s *session) ([]string, error) {
 	return func(ctx context.Context, s *session) ([]string, error) {
-		options := []agentrouter.CallOption{agentrouter.PageSize(maxCompletedKeys)}
-		if state != "" {
-			options = append(options, agentrouter.InState(state))
-		}
-		page, err := s.AIKeys().With(options...).List(ctx, s.customer, s.project)
+		calls := s.AIKeys().With(agentrouter.PageSize(maxCompletedKeys), when(state != "", agentrouter.InState(state)))
+		page, err := calls.List(ctx, s.customer, s.project)
 		if err != nil {
 			return nil, err
 		}
-		var found []string
-		for i := range page.Keys {
-			k := &page.Keys[i]
-			found = append(found, completionItem(k.ID, string(k.Provider)+" "+k.Name+" "+string(k.State))...)
-		}
-		return found, nil
+		return completionItems(page.Keys, func(k aikeysv1.Key) (word, description string) {
+			return k.ID, string(k.Provider) + " " + k.Name + " " + string(k.State)
+		}), nil
 	}
 }
 
@@ -181,9 +164,6 @@ func (p *program) completeProfiles(*cobra.Command, []string, string) ([]string, 
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	var found []string
-	for _, name := range all.names() {
-		found = append(found, completionItem(name, all.Profiles[name].BaseURL)...)
-	}
-	return found, cobra.ShellCompDirectiveNoFileComp
+	return completionItems(all.names(), func(name string) (word, description string) { return name, all.Profiles[name].BaseURL }),
+		cobra.ShellCompDirectiveNoFileComp
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,6 +89,21 @@ func (p *program) findKey(ctx context.Context, s *session, text string) (string,
 		len(found), strings.Join(found, ", "))
 }
 
+// keyCommand makes cmd run on the key that its argument names. The shell completes keys in a state, or all keys if it is empty.
+func (p *program) keyCommand(
+	cmd *cobra.Command, state aikeysv1.KeyState, run func(ctx context.Context, s *session, id string) error,
+) *cobra.Command {
+	cmd.Args, cmd.ValidArgsFunction = oneArgument("the key's id or name"), completeFirst(p.completeOnline(completeKeys(state)))
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, err := p.findKey(ctx, s, args[0])
+		if err != nil {
+			return err
+		}
+		return run(ctx, s, id)
+	})
+	return cmd
+}
+
 // addOptions are the flags of "add".
 type addOptions struct {
 	provider, name     string
@@ -99,8 +115,7 @@ type addOptions struct {
 	expires            string
 	order, weight      int
 	hasOrder           bool
-	restrictions       restrictionFlags
-	limits             limitFlags
+	use                useFlags
 	hasSecret          bool
 }
 
@@ -143,7 +158,7 @@ say what it may be used for, and how often, as in "update".`,
 	flags.IntVar(&a.order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
 	flags.IntVar(&a.weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
 	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
-	p.addUseFlags(cmd, &a.restrictions, &a.limits)
+	p.addUseFlags(cmd, &a.use)
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
 	completeNothingFor(cmd, "name", "secret", "expires", "order", "weight", "idempotency-key")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
@@ -171,26 +186,14 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	if err != nil {
 		return err
 	}
-	calls := s.AIKeys()
-	if a.idempotencyKey != "" {
-		calls = calls.With(agentrouter.IdempotencyKey(a.idempotencyKey))
-	}
-	if a.verify && !a.noVerify {
-		calls = calls.With(agentrouter.Verify())
-	}
-	if a.force {
-		calls = calls.With(agentrouter.Force())
-	}
-	if !end.IsZero() {
-		calls = calls.With(agentrouter.ExpiresAt(end))
-	}
-	if a.hasOrder {
-		calls = calls.With(agentrouter.AtOrder(a.order))
-	}
-	if a.weight != 0 {
-		calls = calls.With(agentrouter.WithWeight(a.weight))
-	}
-	calls = calls.With(append(a.restrictions.options(), a.limits.options()...)...)
+	calls := s.AIKeys().With(a.use.options()...).With(
+		when(a.idempotencyKey != "", agentrouter.IdempotencyKey(a.idempotencyKey)),
+		when(a.verify && !a.noVerify, agentrouter.Verify()),
+		when(a.force, agentrouter.Force()),
+		when(!end.IsZero(), agentrouter.ExpiresAt(end)),
+		when(a.hasOrder, agentrouter.AtOrder(a.order)),
+		when(a.weight != 0, agentrouter.WithWeight(a.weight)),
+	)
 	callCtx, cancel := p.withTimeout(ctx)
 	defer cancel()
 	reply, err := calls.Register(callCtx, s.customer, s.project, aikeysv1.Provider(a.provider), a.name, text.Reveal(), a.userScope)
@@ -274,14 +277,9 @@ func (p *program) listCommand() *cobra.Command {
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
 	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListResponse, error) {
 		p.providers = []string{provider}
-		var options []agentrouter.CallOption
-		if provider != "" {
-			options = append(options, agentrouter.OfProvider(aikeysv1.Provider(provider)))
-		}
-		if state != "" {
-			options = append(options, agentrouter.InState(state))
-		}
-		return s.AIKeys().With(options...).List(ctx, s.customer, s.project)
+		return s.AIKeys().With(
+			when(provider != "", agentrouter.OfProvider(aikeysv1.Provider(provider))), when(state != "", agentrouter.InState(state)),
+		).List(ctx, s.customer, s.project)
 	}, func(reply *aikeysv1.ListResponse) error {
 		return p.printKeys(reply.Keys, provider != "" || state != "")
 	})
@@ -317,12 +315,7 @@ func (p *program) printKeys(keys []aikeysv1.Key, filtered bool) error {
 	return p.printTable(t)
 }
 
-func formatSuffix(k *aikeysv1.Key) string {
-	if k.DisplaySuffix == "" {
-		return ""
-	}
-	return "…" + k.DisplaySuffix
-}
+func formatSuffix(k *aikeysv1.Key) string { return formatNonZero("…%s", k.DisplaySuffix) }
 
 func formatScope(k *aikeysv1.Key) string {
 	if k.UserScope {
@@ -347,24 +340,19 @@ func formatState(k *aikeysv1.Key) string {
 	return string(k.State)
 }
 
-// explainNotServing returns a reason that this version does not know as it is.
-func explainNotServing(reason aikeysv1.NotServingReason) string {
-	switch reason {
-	case aikeysv1.NotServingReasonRevoked:
-		return "no: it is revoked"
-	case aikeysv1.NotServingReasonDisabled:
-		return "no: it is disabled"
-	case aikeysv1.NotServingReasonExpired:
-		return "no: it has expired"
-	case aikeysv1.NotServingReasonUserKeysForbidden:
-		return "no: the policy forbids members' own keys"
-	case aikeysv1.NotServingReasonUserKeyRequired:
-		return "no: the policy has members served by keys of their own alone"
-	case aikeysv1.NotServingReasonRejected:
-		return "no: the provider rejected it when it was tested; it is used even so, until it is revoked"
-	default:
-		return "no: " + string(reason)
-	}
+// notServingReasons explains why an active key does not serve.
+var notServingReasons = map[aikeysv1.NotServingReason]string{
+	aikeysv1.NotServingReasonRevoked:           "it is revoked",
+	aikeysv1.NotServingReasonDisabled:          "it is disabled",
+	aikeysv1.NotServingReasonExpired:           "it has expired",
+	aikeysv1.NotServingReasonUserKeysForbidden: "the policy forbids members' own keys",
+	aikeysv1.NotServingReasonUserKeyRequired:   "the policy requires members' own keys",
+	aikeysv1.NotServingReasonRejected:          "the provider rejected it when it was tested; it is still used, until it is revoked",
+}
+
+// explain returns the text for a reason. A reason that this version does not know is its own text.
+func explain[T ~string](texts map[T]string, reason T) string {
+	return cmp.Or(texts[reason], string(reason))
 }
 
 // isFailing reports whether the provider has refused the key since its last successful use.
@@ -392,7 +380,6 @@ func lastUseCell(k *aikeysv1.Key, now time.Time) cell {
 }
 
 func (p *program) getCommand() *cobra.Command {
-	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "get <key>",
 		Short: "Show a key",
@@ -400,56 +387,43 @@ func (p *program) getCommand() *cobra.Command {
 receipt, for which --wait waits.`,
 		Example: `  tare api byok get byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok get byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 10s`,
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
 	}
-	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for a pending receipt, at most 30s")
-	completeNothingFor(cmd, "wait")
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := p.findKey(ctx, s, args[0])
-		if err != nil {
-			return err
-		}
-		reply, err := p.getKey(ctx, s, id, wait)
+	wait := addPendingWait(cmd)
+	return p.keyCommand(cmd, "", func(ctx context.Context, s *session, id string) error {
+		reply, err := p.getKey(ctx, s, id, *wait)
 		if err != nil {
 			return err
 		}
 		return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
 	})
-	return cmd
 }
 
-// getKey returns a key. held is how long the service may hold its response while the receipt is pending.
+// getKey returns a key. The service may hold its response for that long while the receipt is pending.
 func (p *program) getKey(ctx context.Context, s *session, id string, held time.Duration) (*aikeysv1.GetResponse, error) {
-	held = min(held, maxHold)
-	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	ctx, cancel, wait := p.withHold(ctx, held)
 	defer cancel()
-	calls := s.AIKeys()
-	if held > 0 {
-		calls = calls.With(agentrouter.Wait(held))
-	}
-	return calls.Get(ctx, s.customer, s.project, id)
+	return s.AIKeys().With(wait).Get(ctx, s.customer, s.project, id)
 }
 
 func (p *program) verifyCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "verify <key>",
 		Short: "Test a key at its provider",
 		Long: `Tests a registered key at its provider, by a request that costs nothing, and shows the key with the verdict, which stays
 on it. A verdict of "rejected" changes nothing else: the key serves, and the provider refuses it, until it is revoked.
 
 A key is tested at most once in 10 seconds. A verdict of "rejected" is an answer: the exit code is 0.`,
-		Example:           "  tare api byok verify byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
-		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.VerifyResponse, error) {
-			id, err := p.findKey(ctx, s, args[0])
-			if err != nil {
-				return nil, err
-			}
-			return s.AIKeys().Verify(ctx, s.customer, s.project, id)
-		}, func(reply *aikeysv1.VerifyResponse) error { return p.printKey(&reply.Key) }),
+		Example: "  tare api byok verify byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
 	}
+	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
+		ctx, cancel := p.withTimeout(ctx)
+		defer cancel()
+		reply, err := s.AIKeys().Verify(ctx, s.customer, s.project, id)
+		if err != nil {
+			return err
+		}
+		return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
+	})
 }
 
 func (p *program) printKey(k *aikeysv1.Key) error {
@@ -462,6 +436,16 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 	if k.UserScope {
 		owner = k.CreatedBy + "'s own"
 	}
+	serves, refused := "", cell{}
+	if isHeldBack(k) {
+		serves = "no: " + explain(notServingReasons, k.NotServingReason)
+	}
+	if f := k.LastFailure; f != nil {
+		refused.text = formatTime(f.At, now) + " with " + formatRefusal(f)
+		if isFailing(k) {
+			refused.style = red
+		}
+	}
 	details := []detail{
 		{"ID", cell{k.ID, plain}},
 		{"Provider", cell{string(k.Provider), plain}},
@@ -470,76 +454,39 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 		{"State", cell{formatState(k), look}},
 		{"Scope", cell{owner, plain}},
 		{"Project", cell{k.CustomerID + "/" + k.ProjectID, plain}},
-		{"Created", cell{formatTime(k.CreatedAt, now) + " by " + k.CreatedBy, plain}},
+		{"Created", cell{formatTimeBy(k.CreatedAt, k.CreatedBy, now), plain}},
 		{"Last used", cell{formatTime(k.LastUsedAt, now), plain}},
-	}
-	if isHeldBack(k) {
-		details = append(details, detail{"Serves", cell{explainNotServing(k.NotServingReason), red}})
-	}
-	if v := k.Verification; v != nil {
-		details = append(details, detail{"Tested", verificationCell(v, now)})
-	}
-	if f := k.LastFailure; f != nil {
-		look := plain
-		if isFailing(k) {
-			look = red
-		}
-		details = append(details, detail{"Last refused", cell{formatTime(f.At, now) + " with " + formatRefusal(f), look}})
-	}
-	return p.printDetails(append(details, changeDetails(k, now)...))
-}
-
-// changeDetails returns what was done to a key since it was registered, with the receipts.
-func changeDetails(k *aikeysv1.Key, now time.Time) (details []detail) {
-	if !k.RevokedAt.IsZero() {
-		details = append(details, detail{"Revoked", cell{formatTime(k.RevokedAt, now) + " by " + k.RevokedBy, plain}})
-	}
-	if !k.DisabledAt.IsZero() {
-		details = append(details, detail{"Disabled", cell{formatTime(k.DisabledAt, now) + " by " + k.DisabledBy, plain}})
-	}
-	if !k.ExpiresAt.IsZero() {
-		details = append(details, detail{"Expires", cell{formatTime(k.ExpiresAt, now), plain}})
-	}
-	if k.Order != 0 {
-		details = append(details, detail{"Order", cell{strconv.Itoa(k.Order), plain}})
-	}
-	if k.Weight != 0 {
-		details = append(details, detail{"Weight", cell{strconv.Itoa(k.Weight), plain}})
+		{"Serves", cell{serves, red}},
+		{"Tested", verificationCell(k.Verification, now)},
+		{"Last refused", refused},
+		{"Revoked", cell{formatTimeBy(k.RevokedAt, k.RevokedBy, now), plain}},
+		{"Disabled", cell{formatTimeBy(k.DisabledAt, k.DisabledBy, now), plain}},
+		{"Expires", cell{formatTime(k.ExpiresAt, now), plain}},
+		{"Order", cell{formatNonZero("%d", k.Order), plain}},
+		{"Weight", cell{formatNonZero("%d", k.Weight), plain}},
 	}
 	if r := k.Restrict; r != nil {
-		for _, list := range []struct {
-			head   string
-			values []string
-		}{{"Users", r.Users}, {"Models", r.Models}, {"Operations", r.Operations}} {
-			if len(list.values) > 0 {
-				details = append(details, detail{list.head, cell{"only " + strings.Join(list.values, ", "), plain}})
-			}
-		}
+		details = append(details, detail{"Users", cell{formatNonZero("only %s", strings.Join(r.Users, ", ")), plain}},
+			detail{"Models", cell{formatNonZero("only %s", strings.Join(r.Models, ", ")), plain}},
+			detail{"Operations", cell{formatNonZero("only %s", strings.Join(r.Operations, ", ")), plain}})
 	}
 	if l := k.Limit; l != nil {
-		for _, limit := range []struct {
-			number int
-			words  string
-		}{{l.RequestsPerMinute, "requests a minute"}, {l.RequestsPerDay, "requests a day"}, {l.Concurrent, "requests at once"}} {
-			if limit.number > 0 {
-				details = append(details, detail{"Limit", cell{fmt.Sprintf("%d %s", limit.number, limit.words), plain}})
-			}
-		}
+		details = append(details, detail{"Limit", cell{formatNonZero("%d requests a minute", l.RequestsPerMinute), plain}},
+			detail{"Limit", cell{formatNonZero("%d requests a day", l.RequestsPerDay), plain}},
+			detail{"Limit", cell{formatNonZero("%d requests at once", l.Concurrent), plain}})
 	}
-	if !k.StaleSince.IsZero() {
-		details = append(details, detail{"Unused", cell{"stale since " + formatTime(k.StaleSince, now), yellow}})
-	}
+	details = append(details, detail{"Unused", cell{formatNonZero("stale since %s", formatTime(k.StaleSince, now)), yellow}})
 	if k.DisableReceipt != nil {
 		details = append(details, receiptDetails(receiptOf(k), now)...)
 	}
-	if r := k.Receipt; r != nil {
-		details = append(details, receiptDetails(r, now)...)
-	}
-	return details
+	return p.printDetails(append(details, receiptDetails(k.Receipt, now)...))
 }
 
 // verificationCell returns the verdict of a test with its reason, such as "valid (restricted)".
 func verificationCell(v *aikeysv1.Verification, now time.Time) cell {
+	if v == nil {
+		return cell{}
+	}
 	text := string(v.Verdict)
 	switch {
 	case v.Reason == aikeysv1.VerdictReasonOff:

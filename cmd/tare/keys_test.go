@@ -90,7 +90,7 @@ func TestVerifyShowsTheVerdict(t *testing.T) {
 	out := newUserAt(t, service.URL, "ak_x").runOK("api byok verify " + id)
 	require.Equal(t, "POST /v1/customers/-/projects/-/aikeys/"+id+"/verify", <-asked)
 	require.Contains(t, out, "rejected (leaked), 2026-11-23 09:40:00 UTC")
-	require.Contains(t, out, "it is used even so, until it is revoked")
+	require.Contains(t, out, "it is still used, until it is revoked")
 
 	u := alice(t)
 	got := u.run("api byok verify " + u.addKey("untested"))

@@ -41,7 +41,7 @@ type leakedMatch struct {
 }
 
 func (p *program) leaksCommand() *cobra.Command {
-	from, source, revoke, yes, wait := "", "", false, false, 5*time.Second
+	from, source, revoke := "", "", false
 	cmd := &cobra.Command{
 		Use:   "leaks",
 		Short: "Find which keys have leaked, and revoke them",
@@ -58,9 +58,9 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 	flags := cmd.Flags()
 	flags.StringVar(&from, "from", "", "the `file` with gitleaks' report in JSON; - is standard input")
 	flags.BoolVar(&revoke, "revoke", false, "revoke what is found")
-	flags.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	p.addYes(cmd)
 	flags.StringVar(&source, "source", "", "where the values were found, for the audit `trail`")
-	addReceiptWait(cmd, &wait)
+	wait := addReceiptWait(cmd)
 	completeNothingFor(cmd, "source")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
 		values, err := p.readLeaks(ctx, from)
@@ -73,15 +73,15 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 		if err != nil || !revoke || len(matches) == 0 {
 			return errors.Join(err, p.printLeaks(matches, err))
 		}
-		if !yes {
+		if !p.yes {
 			if err := p.printLeakTable(matches); err != nil {
 				return err
 			}
-			if err := p.confirm(ctx, fmt.Sprintf("Revoke what the %d lines name? It can't be undone.", len(matches))); err != nil {
-				return err
-			}
 		}
-		return p.revokeLeaks(ctx, s, values, matches, source, wait)
+		if err := p.confirm(ctx, fmt.Sprintf("Revoke what the %d lines name? It can't be undone.", len(matches))); err != nil {
+			return err
+		}
+		return p.revokeLeaks(ctx, s, values, matches, source, *wait)
 	})
 	return cmd
 }
@@ -94,7 +94,7 @@ func (p *program) revokeLeaks(ctx context.Context, s *session, values []leakedVa
 			matching = append(matching, value)
 		}
 	}
-	held := min(max(wait, 0), maxHold)
+	held := min(wait, maxHold)
 	p.flags.timeout += held
 	matches, err := p.findLeaks(ctx, matching, func(ctx context.Context, texts []string) (*aikeysv1.LeaksResponse, error) {
 		return s.Leaks().With(agentrouter.Wait(held)).Revoke(ctx, s.customer, s.project, texts, source)
@@ -112,11 +112,11 @@ func (p *program) revokeLeaks(ctx context.Context, s *session, values []leakedVa
 
 // readLeaks reads what was found: a report of gitleaks, or lines.
 func (p *program) readLeaks(ctx context.Context, from string) ([]leakedValue, error) {
-	in, source := p.stdin, secretSource{flag: "--from"}
+	in := p.stdin
 	if from != "" && from != "-" {
 		file, err := os.Open(from)
 		if err != nil {
-			return nil, fileError(source, err)
+			return nil, fileError("--from", "read", err)
 		}
 		defer func() { _ = file.Close() }() // nothing was written
 		in = file
@@ -126,7 +126,7 @@ func (p *program) readLeaks(ctx context.Context, from string) ([]leakedValue, er
 	text, err := readUntilDone(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, maxReport+1)) })
 	switch {
 	case err != nil:
-		return nil, fileError(source, err)
+		return nil, fileError("--from", "read", err)
 	case len(text) > maxReport:
 		return nil, cli.Usagef("what was found is more than %d MiB; split it", maxReport>>20)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	agentrouter "github.com/tetrateio/agentrouter-go"
 	"golang.org/x/term"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
@@ -44,6 +45,7 @@ type program struct {
 	keyring   keyringStore
 	// keyringFailure is why this run can't use the system's keyring; nil before the first use.
 	keyringFailure error
+	yes            bool // --yes: confirm asks nothing
 	quiet          bool // set while the shell completes a word: standard error must stay empty
 }
 
@@ -125,6 +127,22 @@ func (p *program) hasColours(stream any) bool {
 // withTimeout limits one call to the service to --timeout.
 func (p *program) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, p.flags.timeout)
+}
+
+// withHold limits one call to --timeout and the time for which the service may hold its response, at most maxHold. It also returns
+// the option that asks the service to hold it.
+func (p *program) withHold(ctx context.Context, held time.Duration) (context.Context, context.CancelFunc, agentrouter.CallOption) {
+	held = min(held, maxHold).Truncate(time.Millisecond)
+	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	return ctx, cancel, when(held > 0, agentrouter.Wait(held))
+}
+
+// when returns the option if it applies, and otherwise nil, which calls ignore.
+func when(applies bool, option agentrouter.CallOption) agentrouter.CallOption {
+	if !applies {
+		return nil
+	}
+	return option
 }
 
 // withShortTimeout is for a call that only makes an error message more helpful.

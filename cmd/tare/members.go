@@ -79,7 +79,7 @@ func (p *program) membersSetCommand() *cobra.Command {
 }
 
 func (p *program) membersRemoveCommand() *cobra.Command {
-	yes, wait, graceDays := false, 5*time.Second, 0
+	graceDays := 0
 	cmd := &cobra.Command{
 		Use:   "remove <user>",
 		Short: "Remove a member from the project, and wait until every data plane refuses them",
@@ -97,43 +97,29 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 		Args:              oneArgument("the user's id"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	p.addYes(cmd)
 	cmd.Flags().IntVar(&graceDays, "grace-days", 0, "how many `days`, at most 365, the removal can be undone; after 0 it can't (default the project's grace)")
 	completeNothingFor(cmd, "grace-days")
-	addReceiptWait(cmd, &wait)
+	wait := addReceiptWait(cmd)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		user := args[0]
-		if !yes {
-			if err := p.confirm(ctx, fmt.Sprintf("Remove %q from the project?", user)); err != nil {
-				return err
-			}
+		if err := p.confirm(ctx, fmt.Sprintf("Remove %q from the project?", user)); err != nil {
+			return err
 		}
-		var options []agentrouter.CallOption
-		if cmd.Flags().Changed("grace-days") {
-			options = append(options, agentrouter.GraceDays(graceDays))
+		ctx, cancel, held := p.withHold(ctx, *wait)
+		defer cancel()
+		calls := s.Members().With(held, when(cmd.Flags().Changed("grace-days"), agentrouter.GraceDays(graceDays)))
+		reply, err := calls.Remove(ctx, s.customer, s.project, user)
+		if err != nil {
+			return err
 		}
-		return p.removeMember(ctx, s, user, wait, options)
+		err = p.printResponse(s, func() error { return p.printRemoval(user, reply) })
+		if err == nil && held != nil && reply.Receipt != nil && reply.Receipt.State != aikeysv1.ReceiptStateComplete {
+			return &pendingError{id: user, done: removedDone, receipt: *reply.Receipt}
+		}
+		return err
 	})
 	return cmd
-}
-
-// removeMember removes a member and waits for the receipt, which the service shows once.
-func (p *program) removeMember(ctx context.Context, s *session, user string, wait time.Duration, options []agentrouter.CallOption) error {
-	held, calls := min(wait, maxHold).Truncate(time.Millisecond), s.Members().With(options...)
-	if held > 0 {
-		calls = calls.With(agentrouter.Wait(held))
-	}
-	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
-	defer cancel()
-	reply, err := calls.Remove(ctx, s.customer, s.project, user)
-	if err != nil {
-		return err
-	}
-	err = p.printResponse(s, func() error { return p.printRemoval(user, reply) })
-	if err == nil && held > 0 && reply.Receipt != nil && reply.Receipt.State != aikeysv1.ReceiptStateComplete {
-		return &pendingError{id: user, done: removedDone, receipt: *reply.Receipt}
-	}
-	return err
 }
 
 func (p *program) printRemoval(user string, r *aikeysv1.RemoveMemberResponse) error {

@@ -143,11 +143,11 @@ func (p *program) setPolicy(ctx context.Context, s *session, change policyChange
 			return nil, hintedError{errUnknownProvider(unknown), hint}
 		}
 	}
-	options := []agentrouter.CallOption{agentrouter.OnLimited(policy.OnLimited)}
+	calls := s.Policy().With(agentrouter.OnLimited(policy.OnLimited))
 	if policy.RemovalGraceDays != nil {
-		options = append(options, agentrouter.RemovalGraceDays(*policy.RemovalGraceDays))
+		calls = calls.With(agentrouter.RemovalGraceDays(*policy.RemovalGraceDays))
 	}
-	return s.Policy().With(options...).Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey, policy.Operations)
+	return calls.Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey, policy.Operations)
 }
 
 // isEmpty reports whether there is nothing to change.
@@ -157,21 +157,11 @@ func (c *policyChange) isEmpty() bool {
 
 // apply changes a policy. It returns the providers whose exception is to be removed although they have none.
 func (c policyChange) apply(policy *aikeysv1.Policy) (removed []string, err error) {
-	if c.userKeys != "" {
-		policy.UserKeys = c.userKeys
-	}
-	if c.onBadKey != "" {
-		policy.OnBadKey = c.onBadKey
-	}
-	if c.onLimited != "" {
-		policy.OnLimited = c.onLimited
-	}
-	if c.operations != "" {
-		policy.Operations = c.operations
-	}
-	if c.graceDays != nil {
-		policy.RemovalGraceDays = c.graceDays
-	}
+	policy.UserKeys = cmp.Or(c.userKeys, policy.UserKeys)
+	policy.OnBadKey = cmp.Or(c.onBadKey, policy.OnBadKey)
+	policy.OnLimited = cmp.Or(c.onLimited, policy.OnLimited)
+	policy.Operations = cmp.Or(c.operations, policy.Operations)
+	policy.RemovalGraceDays = cmp.Or(c.graceDays, policy.RemovalGraceDays)
 	if policy.UserKeysByProvider == nil {
 		policy.UserKeysByProvider = aikeysv1.UserKeysByProvider{}
 	}
@@ -206,10 +196,7 @@ func (p *program) printPolicy(reply *aikeysv1.PolicyResponse) error {
 	if policy.RemovalGraceDays != nil {
 		grace = *policy.RemovalGraceDays
 	}
-	written := "never; this is the default"
-	if !policy.UpdatedAt.IsZero() {
-		written = formatTime(policy.UpdatedAt, time.Now()) + " by " + policy.UpdatedBy
-	}
+	written := cmp.Or(formatTimeBy(policy.UpdatedAt, policy.UpdatedBy, time.Now()), "never; this is the default")
 	return p.printDetails(append(details,
 		detail{"On a bad key", cell{string(policy.OnBadKey), plain}},
 		detail{"On a limited key", cell{string(cmp.Or(policy.OnLimited, aikeysv1.OnLimitedFail)), plain}},

@@ -118,7 +118,6 @@ use the server, and can be revoked.`,
 }
 
 func (p *program) providersRemoveCommand() *cobra.Command {
-	yes := false
 	cmd := &cobra.Command{
 		Use:   "remove <slug>",
 		Short: "Remove a server of your own",
@@ -130,13 +129,11 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 		Args:              oneArgument("the server's slug"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeServers)),
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	p.addYes(cmd)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		slug := args[0]
-		if !yes {
-			if err := p.confirm(ctx, fmt.Sprintf("Remove %q from the project's providers?", slug)); err != nil {
-				return err
-			}
+		if err := p.confirm(ctx, fmt.Sprintf("Remove %q from the project's providers?", slug)); err != nil {
+			return err
 		}
 		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()

@@ -46,17 +46,9 @@ shows what would serve while a key is at a limit: data planes know that, and the
 			return nil, cli.Usagef("--provider is required; tare api providers lists them")
 		}
 		p.providers = []string{provider}
-		calls := s.AIKeys()
-		if explain {
-			calls = calls.With(agentrouter.Explained())
-		}
-		if user != "" {
-			calls = calls.With(agentrouter.OfUser(user))
-		}
-		if limited != "" {
-			calls = calls.With(agentrouter.WhileLimited(limited))
-		}
-		return calls.Resolve(ctx, s.customer, s.project, aikeysv1.Provider(provider))
+		return s.AIKeys().With(
+			when(explain, agentrouter.Explained()), when(user != "", agentrouter.OfUser(user)), when(limited != "", agentrouter.WhileLimited(limited)),
+		).Resolve(ctx, s.customer, s.project, aikeysv1.Provider(provider))
 	}, p.printResolved)
 	return cmd
 }
@@ -73,11 +65,8 @@ func (p *program) printResolved(r *aikeysv1.ResolveResponse) error {
 	default:
 		details = append(details, detail{"Served by", served})
 	}
-	why := explainReason(r.Reason)
-	if k := r.RevokedKey; k != nil {
-		why = explainStop(k)
-	}
-	if k := r.StoppedKey; k != nil {
+	why := explain(reasons, r.Reason)
+	if k := cmp.Or(r.StoppedKey, r.RevokedKey); k != nil {
 		why = explainStop(k)
 	}
 	err := p.printDetails(append(details,
@@ -104,46 +93,15 @@ func (p *program) printCandidates(candidates []aikeysv1.Candidate) error {
 		}
 		name, scope, order, weight, id := "a key of their own", "own", "", "", ""
 		if k := c.Key; k != nil {
-			name, scope, order, id = k.Name+" "+formatSuffix(k), formatScope(k), strconv.Itoa(k.Order), k.ID
-			if k.Weight != 0 {
-				weight = strconv.Itoa(k.Weight)
-			}
+			name, scope, order, weight, id = k.Name+" "+formatSuffix(k), formatScope(k), strconv.Itoa(k.Order), formatNonZero("%d", k.Weight), k.ID
 		}
-		t.addRow(serves, cell{name, plain}, cell{scope, plain}, cell{order, plain}, cell{weight, plain}, cell{explainCandidate(c.Reason), plain}, cell{id, dim})
+		why := cmp.Or(candidateReasons[c.Reason], explain(reasons, aikeysv1.Reason(c.Reason)))
+		t.addRow(serves, cell{name, plain}, cell{scope, plain}, cell{order, plain}, cell{weight, plain}, cell{why, plain}, cell{id, dim})
 	}
 	if err := p.Say("%s", ""); err != nil {
 		return err
 	}
 	return p.printTable(t)
-}
-
-// explainCandidate returns a reason that this version does not know as it is.
-func explainCandidate(reason aikeysv1.CandidateReason) string {
-	switch reason {
-	case aikeysv1.CandidateReasonNotFirst:
-		return "another key comes before it"
-	case aikeysv1.CandidateReasonOtherCallers:
-		return "it serves other callers, by weight"
-	case aikeysv1.CandidateReasonRefusedByProvider:
-		return "the provider has just refused it"
-	case aikeysv1.CandidateReasonLimited:
-		return "it is at a limit"
-	case aikeysv1.CandidateReasonOtherUsers:
-		return "it is restricted to other users"
-	case aikeysv1.CandidateReasonKeyDisabled:
-		return "it is disabled"
-	case aikeysv1.CandidateReasonKeyExpired:
-		return "it has expired"
-	case aikeysv1.CandidateReasonUserKeyRequired:
-		return "the policy has members served by keys of their own alone"
-	case aikeysv1.CandidateReasonUserKeysForbidden:
-		return "the policy forbids members' own keys"
-	case aikeysv1.CandidateReasonUserKey, aikeysv1.CandidateReasonProjectKey, aikeysv1.CandidateReasonOrder, aikeysv1.CandidateReasonWeight,
-		aikeysv1.CandidateReasonNextKey, aikeysv1.CandidateReasonNextKeyLimited:
-		return explainReason(aikeysv1.Reason(reason))
-	default:
-		return string(reason)
-	}
 }
 
 // explainStop says which key was revoked or disabled or has expired, so that none serves.
@@ -162,32 +120,30 @@ func explainStop(k *aikeysv1.Key) string {
 	return name + " expired at " + at(k.ExpiresAt)
 }
 
-// explainReason returns a reason that this version does not know as it is.
-func explainReason(reason aikeysv1.Reason) string {
-	switch reason {
-	case aikeysv1.ReasonUserKey:
-		return "it is your own newest key"
-	case aikeysv1.ReasonProjectKey:
-		return "it is the project's newest key, and you have none of your own"
-	case aikeysv1.ReasonUserKeysForbidden:
-		return "it is the project's newest key; the policy forbids members' own"
-	case aikeysv1.ReasonUserKeyRequired:
-		return "the policy requires a key of your own: tare api byok add --user-scope"
-	case aikeysv1.ReasonNoKey:
-		return "there is no active key that the policy lets serve you"
-	case aikeysv1.ReasonOrder:
-		return "it has the lowest order of its scope"
-	case aikeysv1.ReasonWeight:
-		return "it shares the callers with other keys by weight, and serves this one"
-	case aikeysv1.ReasonKeyRestricted:
-		return "the keys that could serve are restricted to other users"
-	case aikeysv1.ReasonNotAMember:
-		return "the user is no member of the project"
-	case aikeysv1.ReasonNextKey:
-		return "the provider has just refused the first key, and the policy is to try the next"
-	case aikeysv1.ReasonNextKeyLimited:
-		return "the first key is at a limit, and the policy is to use the next"
-	default:
-		return string(reason)
-	}
+// reasons explains why a key serves, or why none does.
+var reasons = map[aikeysv1.Reason]string{
+	aikeysv1.ReasonUserKey:           "it is your own newest key",
+	aikeysv1.ReasonProjectKey:        "it is the project's newest key, and you have none of your own",
+	aikeysv1.ReasonUserKeysForbidden: "it is the project's newest key; the policy forbids members' own",
+	aikeysv1.ReasonUserKeyRequired:   "the policy requires a key of your own: tare api byok add --user-scope",
+	aikeysv1.ReasonNoKey:             "there is no active key that the policy lets serve you",
+	aikeysv1.ReasonOrder:             "it has the lowest order of its scope",
+	aikeysv1.ReasonWeight:            "it shares the callers with other keys by weight, and serves this one",
+	aikeysv1.ReasonKeyRestricted:     "the keys that could serve are restricted to other users",
+	aikeysv1.ReasonNotAMember:        "the user is not a member of the project",
+	aikeysv1.ReasonNextKey:           "the provider has just refused the first key, and the policy is to try the next",
+	aikeysv1.ReasonNextKeyLimited:    "the first key is at a limit, and the policy is to use the next",
+}
+
+// candidateReasons explains why a key that could serve does not. The reasons of the key that serves are in reasons.
+var candidateReasons = map[aikeysv1.CandidateReason]string{
+	aikeysv1.CandidateReasonNotFirst:          "another key comes before it",
+	aikeysv1.CandidateReasonOtherCallers:      "it serves other callers, by weight",
+	aikeysv1.CandidateReasonRefusedByProvider: "the provider has just refused it",
+	aikeysv1.CandidateReasonLimited:           "it is at a limit",
+	aikeysv1.CandidateReasonOtherUsers:        "it is restricted to other users",
+	aikeysv1.CandidateReasonKeyDisabled:       "it is disabled",
+	aikeysv1.CandidateReasonKeyExpired:        "it has expired",
+	aikeysv1.CandidateReasonUserKeyRequired:   "the policy requires members' own keys",
+	aikeysv1.CandidateReasonUserKeysForbidden: "the policy forbids members' own keys",
 }

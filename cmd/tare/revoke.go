@@ -11,7 +11,6 @@ import (
 
 	"github.com/clipperhouse/displaywidth"
 	"github.com/spf13/cobra"
-	agentrouter "github.com/tetrateio/agentrouter-go"
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 )
 
@@ -21,7 +20,6 @@ const (
 )
 
 func (p *program) removeCommand() *cobra.Command {
-	yes, wait := false, 5*time.Second
 	cmd := &cobra.Command{
 		Use: "remove <key>", Aliases: []string{"revoke"},
 		Short: "Revoke a key, and wait until every data plane has dropped it",
@@ -32,32 +30,39 @@ second. tare waits for the receipt, which is complete when all of them have conf
 tare asks first. Without a terminal to ask on, it needs --yes.`,
 		Example: `  tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ --yes --wait 30s`,
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
-	completeNothingFor(cmd, "wait")
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := p.findKey(ctx, s, args[0])
-		if err != nil {
+	p.addYes(cmd)
+	wait := addReceiptWait(cmd)
+	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
+		if err := p.confirmRemoval(ctx, s, id); err != nil {
 			return err
 		}
-		if !yes {
-			if err := p.confirmRemoval(ctx, s, id); err != nil {
-				return err
-			}
-		}
-		return p.removeKey(ctx, s, id, wait)
+		return p.removeKey(ctx, s, id, *wait)
 	})
-	return cmd
 }
 
-// confirmRemoval shows the key and asks. It does not ask about a revoked key.
+// addReceiptWait adds the flag of the commands that wait for the receipt of what they do.
+func addReceiptWait(cmd *cobra.Command) *time.Duration {
+	wait := 5 * time.Second
+	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0, tare does not wait, and the exit code is 0")
+	completeNothingFor(cmd, "wait")
+	return &wait
+}
+
+// addPendingWait adds the flag of the commands that show a receipt.
+func addPendingWait(cmd *cobra.Command) *time.Duration {
+	wait := time.Duration(0)
+	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for a pending receipt, at most 30s")
+	completeNothingFor(cmd, "wait")
+	return &wait
+}
+
+// confirmRemoval shows the key and asks, unless the key is revoked.
 func (p *program) confirmRemoval(ctx context.Context, s *session, id string) error {
-	callCtx, cancel := p.withTimeout(ctx)
-	reply, err := s.AIKeys().Get(callCtx, s.customer, s.project, id)
-	cancel()
+	if p.yes {
+		return nil
+	}
+	reply, err := p.getKey(ctx, s, id, 0)
 	if err != nil || reply.Key.State == aikeysv1.KeyStateRevoked {
 		return err
 	}
@@ -76,7 +81,9 @@ func (p *program) confirmRemoval(ctx context.Context, s *session, id string) err
 // removeKey revokes the key and waits for its receipt.
 func (p *program) removeKey(ctx context.Context, s *session, id string, wait time.Duration) error {
 	return p.awaitStop(ctx, stop{id: id, done: "revoked", wait: wait, request: func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
-		reply, err := p.revoke(ctx, s, id, held)
+		ctx, cancel, wait := p.withHold(ctx, held)
+		defer cancel()
+		reply, err := s.AIKeys().With(wait).Revoke(ctx, s.customer, s.project, id)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -102,7 +109,7 @@ func (p *program) awaitStop(ctx context.Context, s stop) error {
 	var last *aikeysv1.Receipt
 	for {
 		asked := time.Now()
-		held := min(max(0, time.Until(end)), progress.holdTime()).Truncate(time.Millisecond)
+		held := min(max(0, time.Until(end)), progress.holdTime())
 		receipt, show, err := s.request(ctx, held)
 		if err != nil {
 			progress.clear()
@@ -136,26 +143,20 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (p *program) revoke(ctx context.Context, s *session, id string, held time.Duration) (*aikeysv1.RevokeResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
-	defer cancel()
-	calls := s.AIKeys()
-	if held > 0 {
-		calls = calls.With(agentrouter.Wait(held))
-	}
-	return calls.Revoke(ctx, s.customer, s.project, id)
-}
-
 func (p *program) printReceipt(id string, r *aikeysv1.Receipt) error {
 	now := time.Now()
 	return p.printDetails(append([]detail{
 		{"ID", cell{id, plain}},
 		{"State", cell{string(aikeysv1.KeyStateRevoked), red}},
-		{"Revoked", cell{formatTime(r.RevokedAt, now) + " by " + r.RevokedBy, plain}},
+		{"Revoked", cell{formatTimeBy(r.RevokedAt, r.RevokedBy, now), plain}},
 	}, receiptDetails(r, now)...))
 }
 
+// receiptDetails returns nothing for nil.
 func receiptDetails(r *aikeysv1.Receipt, now time.Time) []detail {
+	if r == nil {
+		return nil
+	}
 	details := []detail{{"Receipt", receiptCell(r, now)}}
 	for i, plane := range r.Planes[:min(len(r.Planes), maxNamed)] {
 		details = append(details, detail{map[bool]string{true: "Data planes"}[i == 0], planeCell(plane)})

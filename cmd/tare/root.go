@@ -107,13 +107,16 @@ func hiddenCommand(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// oneArgument takes one argument. The error does not repeat the arguments: one may be a secret.
-func oneArgument(what string) cobra.PositionalArgs {
+// oneArgument takes one argument.
+func oneArgument(what string) cobra.PositionalArgs { return exactArguments(1, "one argument, "+what) }
+
+// exactArguments takes that many arguments. The error does not repeat the arguments: one may be a secret.
+func exactArguments(count int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == 1 {
+		if len(args) == count {
 			return nil
 		}
-		return cli.Usagef("%s takes one argument, %s", cmd.CommandPath(), what)
+		return cli.Usagef("%s takes %s", cmd.CommandPath(), what)
 	}
 }
 

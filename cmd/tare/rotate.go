@@ -16,12 +16,14 @@ import (
 // rotateOptions are the flags of "rotate".
 type rotateOptions struct {
 	secretFile, activate, expires string
-	overlap, wait                 time.Duration
-	ifMatch, idempotencyKey       string
+	overlap                       time.Duration
+	wait                          *time.Duration
+	ifMatch                       *string
+	idempotencyKey                string
 }
 
 func (p *program) rotateCommand() *cobra.Command {
-	o := rotateOptions{wait: 5 * time.Second, overlap: 15 * time.Minute}
+	o := rotateOptions{overlap: 15 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "rotate <key>",
 		Short: "Give a key another secret, and wait until every data plane serves it",
@@ -37,8 +39,6 @@ deleted at the provider. A rollback needs it there: to keep that possible with -
 		Example: `  tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --secret-file new.key --expires 2099-06-30
   tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --activate now --overlap 0s`,
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.secretFile, "secret-file", "", "the `file` with the new secret; - is standard input")
@@ -46,23 +46,12 @@ deleted at the provider. A rollback needs it there: to keep that possible with -
 	flags.Var(&durationFlag{target: &o.overlap}, "overlap", "how long the replaced version stays; 0s destroys it at once")
 	flags.StringVar(&o.expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
 	flags.StringVar(&o.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
-	addReceiptWait(cmd, &o.wait)
 	setCompletion(cmd, "activate", cobra.FixedCompletions([]string{"verified", "now", "manual"}, cobra.ShellCompDirectiveNoFileComp))
-	addIfMatch(cmd, &o.ifMatch)
+	o.wait, o.ifMatch = addReceiptWait(cmd), addIfMatch(cmd)
 	completeNothingFor(cmd, "overlap", "expires", "idempotency-key")
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := p.findKey(ctx, s, args[0])
-		if err != nil {
-			return err
-		}
+	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
 		return p.rotateKey(ctx, s, id, o)
 	})
-	return cmd
-}
-
-func addReceiptWait(cmd *cobra.Command, wait *time.Duration) {
-	cmd.Flags().Var(&durationFlag{target: wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
-	completeNothingFor(cmd, "wait")
 }
 
 // rotateKey reads the secret, rotates the key and waits for the receipt.
@@ -92,11 +81,10 @@ func (p *program) rotateKey(ctx context.Context, s *session, id string, o rotate
 	if err != nil {
 		return err
 	}
-	calls := s.AIKeys().With(ifMatchOptions(o.ifMatch)...)
-	if o.idempotencyKey != "" {
-		calls = calls.With(agentrouter.IdempotencyKey(o.idempotencyKey))
-	}
-	return p.awaitRotation(ctx, s, id, o.wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
+	calls := s.AIKeys().With(
+		when(*o.ifMatch != "", agentrouter.IfMatch(*o.ifMatch)), when(o.idempotencyKey != "", agentrouter.IdempotencyKey(o.idempotencyKey)),
+	)
+	return p.awaitRotation(ctx, s, id, *o.wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
 		return calls.Rotate(ctx, s.customer, s.project, id, text.Reveal(), options...)
 	})
 }
@@ -148,10 +136,7 @@ func (p *program) printRotation(reply *aikeysv1.RotateResponse) error {
 	}
 	now := time.Now()
 	v := &reply.Version
-	details := []detail{{"Version", cell{strconv.Itoa(v.Version) + " is " + string(v.State), plain}}}
-	if v.Verification != nil {
-		details = append(details, detail{"Test", verificationCell(v.Verification, now)})
-	}
+	details := []detail{{"Version", cell{strconv.Itoa(v.Version) + " is " + string(v.State), plain}}, {"Test", verificationCell(v.Verification, now)}}
 	if v.State == aikeysv1.VersionStatePending {
 		details = append(details, detail{"Next", cell{fmt.Sprintf("tare api byok activate %s %d", reply.Key.ID, v.Version), plain}})
 	}
@@ -172,7 +157,6 @@ func (p *program) rotationDetails(r *aikeysv1.RotationReceipt, now time.Time) []
 }
 
 func (p *program) versionsCommand() *cobra.Command {
-	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "versions <key>",
 		Short: "List a key's versions, and whether the old secret may be deleted",
@@ -180,35 +164,22 @@ func (p *program) versionsCommand() *cobra.Command {
 rotation or rollback, for which --wait waits.`,
 		Example: `  tare api byok versions byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok versions byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 10s`,
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
 	}
-	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for a pending receipt, at most 30s")
-	completeNothingFor(cmd, "wait")
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := p.findKey(ctx, s, args[0])
-		if err != nil {
-			return err
-		}
-		reply, err := p.getVersions(ctx, s, id, wait)
+	wait := addPendingWait(cmd)
+	return p.keyCommand(cmd, "", func(ctx context.Context, s *session, id string) error {
+		reply, err := p.getVersions(ctx, s, id, *wait)
 		if err != nil {
 			return err
 		}
 		return p.printResponse(s, func() error { return p.printVersions(reply) })
 	})
-	return cmd
 }
 
-// getVersions returns a key's versions. held is how long the service may hold its response while the receipt is pending.
+// getVersions returns a key's versions. The service may hold its response for that long while the receipt is pending.
 func (p *program) getVersions(ctx context.Context, s *session, id string, held time.Duration) (*aikeysv1.VersionsResponse, error) {
-	held = min(held, maxHold)
-	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	ctx, cancel, wait := p.withHold(ctx, held)
 	defer cancel()
-	calls := s.AIKeys()
-	if held > 0 {
-		calls = calls.With(agentrouter.Wait(held))
-	}
-	return calls.Versions(ctx, s.customer, s.project, id)
+	return s.AIKeys().With(wait).Versions(ctx, s.customer, s.project, id)
 }
 
 func (p *program) printVersions(reply *aikeysv1.VersionsResponse) error {
@@ -236,99 +207,75 @@ func (p *program) printVersions(reply *aikeysv1.VersionsResponse) error {
 	return p.printDetails(p.rotationDetails(reply.Receipt, now))
 }
 
-// findVersion returns what the arguments name of what changes one version.
-func (p *program) findVersion(ctx context.Context, s *session, args []string) (id string, version int, err error) {
-	if version, err = strconv.Atoi(args[1]); err != nil || version < 1 {
-		return "", 0, cli.Usagef("a version is a number from 1; tare api byok versions shows them")
-	}
-	id, err = p.findKey(ctx, s, args[0])
-	return id, version, err
-}
-
-// idAndVersion are the arguments of what changes one version.
-func idAndVersion(cmd *cobra.Command, args []string) error {
-	if len(args) == 2 {
-		return nil
-	}
-	return cli.Usagef("%s takes two arguments, the key's id or name and the version's number", cmd.CommandPath())
+// keyVersionCommand makes cmd run on the version of a key that its two arguments name.
+func (p *program) keyVersionCommand(cmd *cobra.Command, run func(ctx context.Context, s *session, id string, version int) error) *cobra.Command {
+	cmd.Args = exactArguments(2, "two arguments, the key's id or name and the version's number")
+	cmd.ValidArgsFunction = completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive)))
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		version, err := strconv.Atoi(args[1])
+		if err != nil || version < 1 {
+			return cli.Usagef("a version is a number from 1; tare api byok versions shows them")
+		}
+		id, err := p.findKey(ctx, s, args[0])
+		if err != nil {
+			return err
+		}
+		return run(ctx, s, id, version)
+	})
+	return cmd
 }
 
 func (p *program) activateCommand() *cobra.Command {
-	wait, ifMatch := 5*time.Second, ""
 	cmd := &cobra.Command{
 		Use:   "activate <key> <version>",
 		Short: "Have a waiting version of a key serve, or an earlier one again",
 		Long: `Has a pending version of a key serve, without a test, or a retiring one again. tare waits for the receipt, as "rotate"
 does.`,
-		Example:           "  tare api byok activate byok_01M83VVAHV8M2T5K7N9R4W1XYZ 2",
-		Args:              idAndVersion,
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+		Example: "  tare api byok activate byok_01M83VVAHV8M2T5K7N9R4W1XYZ 2",
 	}
-	addReceiptWait(cmd, &wait)
-	addIfMatch(cmd, &ifMatch)
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, version, err := p.findVersion(ctx, s, args)
-		if err != nil {
-			return err
-		}
-		return p.awaitRotation(ctx, s, id, wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
-			return s.AIKeys().With(ifMatchOptions(ifMatch)...).ActivateVersion(ctx, s.customer, s.project, id, version)
+	wait, ifMatch := addReceiptWait(cmd), addIfMatch(cmd)
+	return p.keyVersionCommand(cmd, func(ctx context.Context, s *session, id string, version int) error {
+		return p.awaitRotation(ctx, s, id, *wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
+			calls := s.AIKeys().With(when(*ifMatch != "", agentrouter.IfMatch(*ifMatch)))
+			return calls.ActivateVersion(ctx, s.customer, s.project, id, version)
 		})
 	})
-	return cmd
 }
 
 func (p *program) rollbackCommand() *cobra.Command {
-	wait, ifMatch := 5*time.Second, ""
 	cmd := &cobra.Command{
 		Use:   "rollback <key>",
 		Short: "Have the version serve again that the last rotation replaced",
 		Long: `Has the version of a key serve again that the active one replaced, as long as it is retiring. tare waits for the
 receipt, as "rotate" does. To undo it, activate the other version.`,
-		Example:           "  tare api byok rollback byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+		Example: "  tare api byok rollback byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
 	}
-	addReceiptWait(cmd, &wait)
-	addIfMatch(cmd, &ifMatch)
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := p.findKey(ctx, s, args[0])
-		if err != nil {
-			return err
-		}
-		return p.awaitRotation(ctx, s, id, wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
-			return s.AIKeys().With(ifMatchOptions(ifMatch)...).Rollback(ctx, s.customer, s.project, id)
+	wait, ifMatch := addReceiptWait(cmd), addIfMatch(cmd)
+	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
+		return p.awaitRotation(ctx, s, id, *wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
+			return s.AIKeys().With(when(*ifMatch != "", agentrouter.IfMatch(*ifMatch))).Rollback(ctx, s.customer, s.project, id)
 		})
 	})
-	return cmd
 }
 
 func (p *program) destroyCommand() *cobra.Command {
-	yes, ifMatch := false, ""
 	cmd := &cobra.Command{
 		Use:   "destroy <key> <version>",
 		Short: "Destroy a version of a key that does not serve",
 		Long: `Destroys a pending or retiring version of a key. There is no rollback to it after that: do it before you delete the old
 secret at its provider. tare asks first. Without a terminal to ask on, it needs --yes.`,
-		Example:           "  tare api byok destroy byok_01M83VVAHV8M2T5K7N9R4W1XYZ 1 --yes",
-		Args:              idAndVersion,
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+		Example: "  tare api byok destroy byok_01M83VVAHV8M2T5K7N9R4W1XYZ 1 --yes",
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	addIfMatch(cmd, &ifMatch)
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, version, err := p.findVersion(ctx, s, args)
-		if err != nil {
+	p.addYes(cmd)
+	ifMatch := addIfMatch(cmd)
+	return p.keyVersionCommand(cmd, func(ctx context.Context, s *session, id string, version int) error {
+		if err := p.confirm(ctx, fmt.Sprintf("Destroy version %d of %s? It can't be undone.", version, id)); err != nil {
 			return err
-		}
-		if !yes {
-			if err := p.confirm(ctx, fmt.Sprintf("Destroy version %d of %s? It can't be undone.", version, id)); err != nil {
-				return err
-			}
 		}
 		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
-		reply, err := s.AIKeys().With(ifMatchOptions(ifMatch)...).DestroyVersion(ctx, s.customer, s.project, id, version)
+		calls := s.AIKeys().With(when(*ifMatch != "", agentrouter.IfMatch(*ifMatch)))
+		reply, err := calls.DestroyVersion(ctx, s.customer, s.project, id, version)
 		if err != nil {
 			return err
 		}
@@ -336,5 +283,4 @@ secret at its provider. tare asks first. Without a terminal to ask on, it needs 
 			return p.printVersions(&aikeysv1.VersionsResponse{Versions: []aikeysv1.KeyVersion{reply.Version}})
 		})
 	})
-	return cmd
 }

@@ -222,6 +222,15 @@ func (p *program) printDetails(details []detail) error {
 	return nil
 }
 
+// formatNonZero formats a value. The zero value is "".
+func formatNonZero[T comparable](format string, value T) string {
+	var zero T
+	if value == zero {
+		return ""
+	}
+	return fmt.Sprintf(format, value)
+}
+
 // relativeTime says how far a time is from now: "just now", "5h ago", "in 2d". The zero time is "".
 func relativeTime(t, now time.Time) string {
 	if t.IsZero() {
@@ -261,4 +270,9 @@ func formatTime(t, now time.Time) string {
 		return ""
 	}
 	return t.UTC().Format("2006-01-02 15:04:05 UTC") + " (" + relativeTime(t, now) + ")"
+}
+
+// formatTimeBy returns a time as formatTime does, and who did what was done then. The zero time is "".
+func formatTimeBy(t time.Time, by string, now time.Time) string {
+	return formatNonZero("%s by "+by, formatTime(t, now))
 }

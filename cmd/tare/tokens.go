@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,10 +73,7 @@ with which members may act in the project, which takes an owner of it.`,
 	cmd.Flags().BoolVar(&inProject, "in-project", false, "list the API keys that reach the project")
 	cmd.Flags().BoolVar(&all, "all", false, "list revoked and expired ones, too")
 	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListTokensResponse, error) {
-		calls := s.Tokens()
-		if !all {
-			calls = calls.With(agentrouter.ActiveTokens())
-		}
+		calls := s.Tokens().With(when(!all, agentrouter.ActiveTokens()))
 		if inProject {
 			return calls.ListInProject(ctx, s.customer, s.project)
 		}
@@ -101,7 +99,7 @@ func (p *program) printTokens(reply *aikeysv1.ListTokensResponse) error {
 			look = red
 		}
 		t.addRow(cell{each.TokenID, plain}, cell{each.Name, bold}, cell{each.UserID, plain}, cell{formatReach(each), plain},
-			cell{string(each.State), look}, cell{formatRelative(each.ExpiresAt, now), plain}, cell{formatRelative(each.LastUsedAt, now), plain})
+			cell{string(each.State), look}, cell{cmp.Or(relativeTime(each.ExpiresAt, now), never), plain}, cell{cmp.Or(relativeTime(each.LastUsedAt, now), never), plain})
 	}
 	return p.printTable(t)
 }
@@ -116,14 +114,6 @@ func formatReach(t *aikeysv1.Token) string {
 		text += ", not " + strings.Join(t.BarredProjects, " ")
 	}
 	return text
-}
-
-// formatRelative formats a time that may be none.
-func formatRelative(at, now time.Time) string {
-	if at.IsZero() {
-		return "never"
-	}
-	return relativeTime(at, now)
 }
 
 // newTokenOptions are the flags of "tokens create".
@@ -180,7 +170,7 @@ func (p *program) createToken(ctx context.Context, s *session, name string, o ne
 	var file *os.File
 	if o.out != "" { // before the API key is made, so that none is made in vain
 		if file, err = os.OpenFile(filepath.Clean(o.out), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-			return cli.Usagef("--out: %s", describeFileError(err))
+			return fileError("--out", "create", err)
 		}
 	}
 	callCtx, cancel := p.withTimeout(ctx)
@@ -207,36 +197,20 @@ func (p *program) createToken(ctx context.Context, s *session, name string, o ne
 	case !p.isForPeople():
 		return p.printValue(map[string]any{"token": made.Token, "api_key": made.APIKey.Reveal()})
 	}
-	p.printNote(fmt.Sprintf("API key %s, for %s; expires: %s. It is shown this once.", made.Token.TokenID, formatReach(&made.Token), formatRelative(made.Token.ExpiresAt, time.Now())))
+	p.printNote(fmt.Sprintf("API key %s, for %s; expires: %s. It is shown this once.", made.Token.TokenID, formatReach(&made.Token), cmp.Or(relativeTime(made.Token.ExpiresAt, time.Now()), never)))
 	return p.printLine(made.APIKey.Reveal())
-}
-
-// describeFileError returns what is wrong with a file, without its name, which the user has given.
-func describeFileError(err error) string {
-	var of *os.PathError
-	if errors.As(err, &of) {
-		return of.Err.Error()
-	}
-	return err.Error()
 }
 
 func tokenDetails(t *aikeysv1.Token) []detail {
 	now := time.Now()
 	return []detail{
 		{"ID", cell{t.TokenID, plain}}, {"Name", cell{t.Name, bold}}, {"State", cell{string(t.State), plain}},
-		{"Projects", cell{formatReach(t), plain}}, {"Expires", cell{formatTimeOrNever(t.ExpiresAt, now), plain}},
+		{"Projects", cell{formatReach(t), plain}}, {"Expires", cell{cmp.Or(formatTime(t.ExpiresAt, now), never), plain}},
 	}
-}
-
-func formatTimeOrNever(at, now time.Time) string {
-	if at.IsZero() {
-		return "never"
-	}
-	return formatTime(at, now)
 }
 
 func (p *program) tokensRevokeCommand() *cobra.Command {
-	yes, inProject, cascade, wait := false, false, false, 5*time.Second
+	inProject, cascade := false, false
 	cmd := &cobra.Command{
 		Use:   "revoke <id>",
 		Short: "Revoke an API key, and wait until every data plane has dropped it",
@@ -253,27 +227,21 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 		ValidArgsFunction: completeFirst(p.completeOnline(completeTokens)),
 	}
 	flags := cmd.Flags()
-	flags.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	p.addYes(cmd)
 	flags.BoolVar(&inProject, "in-project", false, "a member's API key, in the project alone")
 	flags.BoolVar(&cascade, "cascade", false, "also the API keys that were made with it")
-	flags.Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
-	completeNothingFor(cmd, "wait")
+	wait := addReceiptWait(cmd)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, err := keyID(args[0])
 		if err != nil || strings.HasPrefix(strings.ToLower(args[0]), keyPrefix) {
 			return cli.Usagef("an API key's id is 26 letters and digits; tare api tokens list shows the ids; never give the API key itself")
 		}
 		id = strings.TrimPrefix(id, keyPrefix)
-		if !yes {
-			if err := p.confirm(ctx, fmt.Sprintf("Revoke the API key %s? It can't be undone.", id)); err != nil {
-				return err
-			}
+		if err := p.confirm(ctx, fmt.Sprintf("Revoke the API key %s? It can't be undone.", id)); err != nil {
+			return err
 		}
-		calls := s.Tokens()
-		if cascade {
-			calls = calls.With(agentrouter.Cascade())
-		}
-		return p.awaitStop(ctx, stop{id: id, done: "revoked", wait: wait, request: p.tokenStop(s, calls, id, inProject)})
+		calls := s.Tokens().With(when(cascade, agentrouter.Cascade()))
+		return p.awaitStop(ctx, stop{id: id, done: "revoked", wait: *wait, request: p.tokenStop(s, calls, id, inProject)})
 	})
 	return cmd
 }
@@ -282,26 +250,21 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 func (p *program) tokenStop(s *session, calls *agentrouter.TokensClient, id string, inProject bool,
 ) func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
 	return func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
-		ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+		ctx, cancel, wait := p.withHold(ctx, held)
 		defer cancel()
-		calls := calls
-		if held > 0 {
-			calls = calls.With(agentrouter.Wait(held))
-		}
-		revoke := func() (*aikeysv1.RevokeTokenResponse, error) { return calls.Revoke(ctx, id) }
+		revoke := calls.With(wait).Revoke
 		if inProject {
-			revoke = func() (*aikeysv1.RevokeTokenResponse, error) {
-				return calls.RevokeInProject(ctx, s.customer, s.project, id)
+			revoke = func(ctx context.Context, id string) (*aikeysv1.RevokeTokenResponse, error) {
+				return calls.With(wait).RevokeInProject(ctx, s.customer, s.project, id)
 			}
 		}
-		reply, err := revoke()
+		reply, err := revoke(ctx, id)
 		if err != nil {
 			return nil, nil, err
 		}
 		return &reply.Receipt, func() error {
 			return p.printResponse(s, func() error {
-				now := time.Now()
-				return p.printDetails(append(tokenDetails(&reply.Token), receiptDetails(&reply.Receipt, now)...))
+				return p.printDetails(append(tokenDetails(&reply.Token), receiptDetails(&reply.Receipt, time.Now())...))
 			})
 		}, nil
 	}
@@ -312,9 +275,5 @@ func completeTokens(ctx context.Context, s *session) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []string
-	for i := range reply.Tokens {
-		found = append(found, completionItem(reply.Tokens[i].TokenID, reply.Tokens[i].Name)...)
-	}
-	return found, nil
+	return completionItems(reply.Tokens, func(t aikeysv1.Token) (word, description string) { return t.TokenID, t.Name }), nil
 }

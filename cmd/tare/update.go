@@ -16,7 +16,6 @@ import (
 const never = "never"
 
 func (p *program) disableCommand() *cobra.Command {
-	wait, ifMatch := 5*time.Second, ""
 	cmd := &cobra.Command{
 		Use:   "disable <key>",
 		Short: "Stop a key for now, and wait until every data plane has dropped it",
@@ -25,28 +24,18 @@ second, and streams that it serves end. tare waits for the receipt, as "remove" 
 the receipt.`,
 		Example: `  tare api byok disable byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok disable byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 30s`,
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
-	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
-	completeNothingFor(cmd, "wait")
-	addIfMatch(cmd, &ifMatch)
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := p.findKey(ctx, s, args[0])
-		if err != nil {
-			return err
-		}
-		options := ifMatchOptions(ifMatch)
-		return p.awaitStop(ctx, stop{id: id, done: "disabled", wait: wait, request: func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
-			reply, err := p.update(ctx, s, id, held, options, agentrouter.SetDisabled(true))
+	wait, ifMatch := addReceiptWait(cmd), addIfMatch(cmd)
+	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
+		return p.awaitStop(ctx, stop{id: id, done: "disabled", wait: *wait, request: func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
+			reply, err := p.update(ctx, s, id, held, *ifMatch, agentrouter.SetDisabled(true))
 			if err != nil {
 				return nil, nil, err
 			}
-			options = nil // the key has another etag now
+			*ifMatch = "" // the key has another etag now
 			return receiptOf(&reply.Key), func() error { return p.printResponse(s, func() error { return p.printKey(&reply.Key) }) }, nil
 		}})
 	})
-	return cmd
 }
 
 // receiptOf returns the receipt of a disabled key in the form of a revocation's.
@@ -61,55 +50,41 @@ func receiptOf(k *aikeysv1.Key) *aikeysv1.Receipt {
 	}
 }
 
-// update changes a key. held is how long the service may hold its response.
+// update changes a key. The service may hold its response for that long while the receipt is pending.
 func (p *program) update(
-	ctx context.Context, s *session, id string, held time.Duration, options []agentrouter.CallOption, changes ...agentrouter.KeyChange,
+	ctx context.Context, s *session, id string, held time.Duration, ifMatch string, changes ...agentrouter.KeyChange,
 ) (*aikeysv1.UpdateResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	ctx, cancel, wait := p.withHold(ctx, held)
 	defer cancel()
-	if held > 0 {
-		options = append(options, agentrouter.Wait(held))
-	}
-	return s.AIKeys().With(options...).Update(ctx, s.customer, s.project, id, changes...)
+	return s.AIKeys().With(wait, when(ifMatch != "", agentrouter.IfMatch(ifMatch))).Update(ctx, s.customer, s.project, id, changes...)
 }
 
 func (p *program) enableCommand() *cobra.Command {
-	var ifMatch string
 	cmd := &cobra.Command{
 		Use:   "enable <key>",
 		Short: "Let a disabled key serve again",
 		Long: `Lets a disabled key serve again. Data planes learn of it within a second. A revoked key can't be enabled, and one that
 has expired needs a later time too: see "update --expires".`,
-		Example:           "  tare api byok enable byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
-		RunE: p.withSession(func(ctx context.Context, s *session, args []string) error {
-			return p.updateKey(ctx, s, args[0], ifMatchOptions(ifMatch), agentrouter.SetDisabled(false))
-		}),
+		Example: "  tare api byok enable byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
 	}
-	addIfMatch(cmd, &ifMatch)
-	return cmd
+	ifMatch := addIfMatch(cmd)
+	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
+		return p.updateKey(ctx, s, id, *ifMatch, agentrouter.SetDisabled(false))
+	})
 }
 
-// addIfMatch adds the flag with which a command changes nothing that others have changed.
-func addIfMatch(cmd *cobra.Command, etag *string) {
-	cmd.Flags().StringVar(etag, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
+// addIfMatch adds the flag with which a command changes nothing if others have changed the key.
+func addIfMatch(cmd *cobra.Command) *string {
+	etag := cmd.Flags().String("if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
 	completeNothingFor(cmd, "if-match")
-}
-
-func ifMatchOptions(etag string) []agentrouter.CallOption {
-	if etag == "" {
-		return nil
-	}
-	return []agentrouter.CallOption{agentrouter.IfMatch(etag)}
+	return etag
 }
 
 func (p *program) updateCommand() *cobra.Command {
 	var (
-		name, expires, ifMatch string
-		order, weight          int
-		restrictions           restrictionFlags
-		limits                 limitFlags
+		name, expires string
+		order, weight int
+		use           useFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "update <key>",
@@ -136,18 +111,16 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 0 --weight 3
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --restrict-models 'gpt-4o-mini,o4-*'
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --limit-rpm 60 --limit-concurrent 0`,
-		Args:              oneArgument("the key's id or name"),
-		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "the new `label`")
 	flags.StringVar(&expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
 	flags.IntVar(&order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
 	flags.IntVar(&weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
-	p.addUseFlags(cmd, &restrictions, &limits)
-	addIfMatch(cmd, &ifMatch)
+	p.addUseFlags(cmd, &use)
+	ifMatch := addIfMatch(cmd)
 	completeNothingFor(cmd, "name", "expires", "order", "weight")
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
 		var changes []agentrouter.KeyChange
 		if flags.Changed("name") {
 			changes = append(changes, agentrouter.SetName(name))
@@ -170,104 +143,63 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 		default:
 			changes = append(changes, agentrouter.SetWeight(weight))
 		}
-		changes = append(changes, restrictions.changes(flags)...)
-		changes = append(changes, limits.changes(flags)...)
-		if len(changes) == 0 {
+		if changes = append(changes, use.changes(flags)...); len(changes) == 0 {
 			return cli.Usagef("give --name, --expires, --order, --weight, or a --restrict or --limit flag: what to change")
 		}
-		return p.updateKey(ctx, s, args[0], ifMatchOptions(ifMatch), changes...)
+		return p.updateKey(ctx, s, id, *ifMatch, changes...)
 	})
-	return cmd
 }
 
 // updateKey changes a key and prints it.
-func (p *program) updateKey(ctx context.Context, s *session, text string, options []agentrouter.CallOption, changes ...agentrouter.KeyChange) error {
-	id, err := p.findKey(ctx, s, text)
-	if err != nil {
-		return err
-	}
-	reply, err := p.update(ctx, s, id, 0, options, changes...)
+func (p *program) updateKey(ctx context.Context, s *session, id, ifMatch string, changes ...agentrouter.KeyChange) error {
+	reply, err := p.update(ctx, s, id, 0, ifMatch, changes...)
 	if err != nil {
 		return hintIfSent(ctx, err, "The key may have been changed anyway. Running this again is safe.")
 	}
 	return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
 }
 
-// addUseFlags adds the flags of what a key may be used for, and how often.
-func (p *program) addUseFlags(cmd *cobra.Command, restrictions *restrictionFlags, limits *limitFlags) {
-	restrictions.add(cmd.Flags())
-	limits.add(cmd.Flags())
+// useFlags are the flags that say what a key may be used for, and how often.
+type useFlags struct {
+	restrict aikeysv1.Restrictions
+	limit    aikeysv1.KeyLimit
+}
+
+func (p *program) addUseFlags(cmd *cobra.Command, use *useFlags) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&use.restrict.Users, "restrict-users", nil, "serve only these `users`; for the project's keys")
+	flags.StringSliceVar(&use.restrict.Models, "restrict-models", nil, "serve only these `models`; * at the end matches any rest")
+	flags.StringSliceVar(&use.restrict.Operations, "restrict-operations", nil,
+		"serve only these `paths` of the provider's API, such as /chat/completions, and those below them")
+	flags.IntVar(&use.limit.RequestsPerMinute, "limit-rpm", 0, "serve at most this `number` of requests a minute; 0 means no limit")
+	flags.IntVar(&use.limit.RequestsPerDay, "limit-rpd", 0, "serve at most this `number` of requests a day (UTC); 0 means no limit")
+	flags.IntVar(&use.limit.Concurrent, "limit-concurrent", 0, "serve at most this `number` of requests at once; 0 means no limit")
 	completeNothingFor(cmd, "restrict-models", "restrict-operations", "limit-rpm", "limit-rpd", "limit-concurrent")
 	setCompletion(cmd, "restrict-users", p.completeOnline(completeMembers))
 }
 
-// restrictionFlags are the lists of what a key may be used for.
-type restrictionFlags struct{ users, models, operations []string }
-
-func (r *restrictionFlags) add(flags *pflag.FlagSet) {
-	flags.StringSliceVar(&r.users, "restrict-users", nil, "serve these `users` alone; only for the project's keys")
-	flags.StringSliceVar(&r.models, "restrict-models", nil, "serve these `models` alone; * at the end is any rest")
-	flags.StringSliceVar(&r.operations, "restrict-operations", nil, "serve these `paths` of the provider's API alone, with what is below: /chat/completions")
-}
-
 // changes returns what the flags that were given change.
-func (r *restrictionFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.KeyChange) {
-	for _, list := range []struct {
-		flag   string
-		values []string
-		change func(...string) agentrouter.KeyChange
-	}{
-		{"restrict-users", r.users, agentrouter.RestrictUsers},
-		{"restrict-models", r.models, agentrouter.RestrictModels},
-		{"restrict-operations", r.operations, agentrouter.RestrictOperations},
+func (u *useFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.KeyChange) {
+	for flag, change := range map[string]agentrouter.KeyChange{
+		"restrict-users":      agentrouter.RestrictUsers(u.restrict.Users...),
+		"restrict-models":     agentrouter.RestrictModels(u.restrict.Models...),
+		"restrict-operations": agentrouter.RestrictOperations(u.restrict.Operations...),
+		"limit-rpm":           agentrouter.LimitRequestsPerMinute(u.limit.RequestsPerMinute),
+		"limit-rpd":           agentrouter.LimitRequestsPerDay(u.limit.RequestsPerDay),
+		"limit-concurrent":    agentrouter.LimitConcurrent(u.limit.Concurrent),
 	} {
-		if flags.Changed(list.flag) {
-			changes = append(changes, list.change(list.values...))
+		if flags.Changed(flag) {
+			changes = append(changes, change)
 		}
 	}
 	return changes
 }
 
-// options returns what makes a new key with these restrictions.
-func (r *restrictionFlags) options() []agentrouter.CallOption {
-	if len(r.users)+len(r.models)+len(r.operations) == 0 {
-		return nil
+// options returns the restrictions and limits of a new key.
+func (u *useFlags) options() []agentrouter.CallOption {
+	r := u.restrict
+	return []agentrouter.CallOption{
+		when(len(r.Users)+len(r.Models)+len(r.Operations) > 0, agentrouter.Restricted(r)),
+		when(u.limit.RequestsPerMinute != 0 || u.limit.RequestsPerDay != 0 || u.limit.Concurrent != 0, agentrouter.Limited(u.limit)),
 	}
-	return []agentrouter.CallOption{agentrouter.Restricted(aikeysv1.Restrictions{Users: r.users, Models: r.models, Operations: r.operations})}
-}
-
-// limitFlags are how many requests a key serves.
-type limitFlags struct{ perMinute, perDay, concurrent int }
-
-func (l *limitFlags) add(flags *pflag.FlagSet) {
-	flags.IntVar(&l.perMinute, "limit-rpm", 0, "serve at most this `number` of requests a minute; 0 is any")
-	flags.IntVar(&l.perDay, "limit-rpd", 0, "serve at most this `number` of requests a day of UTC; 0 is any")
-	flags.IntVar(&l.concurrent, "limit-concurrent", 0, "serve at most this `number` of requests at once; 0 is any")
-}
-
-// changes returns what the flags that were given change.
-func (l *limitFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.KeyChange) {
-	for _, limit := range []struct {
-		flag   string
-		value  int
-		change func(int) agentrouter.KeyChange
-	}{
-		{"limit-rpm", l.perMinute, agentrouter.LimitRequestsPerMinute},
-		{"limit-rpd", l.perDay, agentrouter.LimitRequestsPerDay},
-		{"limit-concurrent", l.concurrent, agentrouter.LimitConcurrent},
-	} {
-		if flags.Changed(limit.flag) {
-			changes = append(changes, limit.change(limit.value))
-		}
-	}
-	return changes
-}
-
-// options returns what makes a new key with these limits.
-func (l *limitFlags) options() []agentrouter.CallOption {
-	limits := aikeysv1.KeyLimit{RequestsPerMinute: l.perMinute, RequestsPerDay: l.perDay, Concurrent: l.concurrent}
-	if limits == (aikeysv1.KeyLimit{}) {
-		return nil
-	}
-	return []agentrouter.CallOption{agentrouter.Limited(limits)}
 }

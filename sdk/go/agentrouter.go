@@ -33,7 +33,7 @@ import (
 // Client calls one installation with one credential. It is safe for concurrent use and need not be closed.
 type Client struct {
 	base       string                                            // the base URL without a trailing slash
-	apiKey     func(ctx context.Context) (key string, err error) // a closure, so that printing a Client can't show the API key
+	apiKey     func(ctx context.Context) (key string, err error) // a func, so that printing a Client can't show the API key
 	http       *http.Client
 	userAgent  string
 	timeout    time.Duration // for one attempt
@@ -61,26 +61,26 @@ func (c *Client) String() string { return "agentrouter.Client(" + c.base + ")" }
 // GoString returns the same as String.
 func (c *Client) GoString() string { return c.String() }
 
-// With returns a client all of whose calls take these optional parameters: Timeout, MaxRetries, Header and ResponseInto.
+// With returns a client that adds options to all of its calls: Timeout, MaxRetries, Header or ResponseInto.
 func (c *Client) With(options ...CallOption) *Client {
 	copied := *c
 	copied.options = slices.Concat(c.options, options)
 	return &copied
 }
 
-// service returns a client's service with the client's own options.
+// service returns the client as a service, with the options of all calls.
 func (c *Client) service() service { return service{client: c}.with(c.options) }
 
 // AIKeys registers, reads and revokes provider keys.
 func (c *Client) AIKeys() *AIKeysClient { return &AIKeysClient{c.service()} }
 
-// Policy reads and writes the project's policy on whose keys serve whom.
+// Policy reads and writes the project's policy.
 func (c *Client) Policy() *PolicyClient { return &PolicyClient{c.service()} }
 
 // Events reads the audit trail.
 func (c *Client) Events() *EventsClient { return &EventsClient{c.service()} }
 
-// Usage reads how often which key served whom.
+// Usage reads how often each key served each user.
 func (c *Client) Usage() *UsageClient { return &UsageClient{c.service()} }
 
 // Fetches reads which data planes fetched which keys.
@@ -89,16 +89,16 @@ func (c *Client) Fetches() *FetchesClient { return &FetchesClient{c.service()} }
 // Members reads and writes the project's members.
 func (c *Client) Members() *MembersClient { return &MembersClient{c.service()} }
 
-// Leaks finds and revokes what has leaked.
-func (c *Client) Leaks() *LeaksClient { return &LeaksClient{service{client: c}} }
+// Leaks finds and revokes keys that have leaked.
+func (c *Client) Leaks() *LeaksClient { return &LeaksClient{c.service()} }
 
-// Projects reads in which projects the caller may act.
+// Projects lists the projects in which the caller may act.
 func (c *Client) Projects() *ProjectsClient { return &ProjectsClient{c.service()} }
 
-// Tokens makes, lists and revokes API keys of the service.
+// Tokens creates, lists and revokes API keys of this service.
 func (c *Client) Tokens() *TokensClient { return &TokensClient{c.service()} }
 
-// Providers reads the catalogue of providers.
+// Providers reads the catalogue of providers, and manages a project's own servers.
 func (c *Client) Providers() *ProvidersClient { return &ProvidersClient{c.service()} }
 
 // WhoAmI returns the session: the credential's user, and the customer and project that "" means.

@@ -12,10 +12,14 @@ import (
 // AIKeysClient registers, reads, changes, rotates, tests and revokes provider keys.
 type AIKeysClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder, WithWeight, Restricted
-// and Limited for Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Get, Revoke, Update, Rotate,
-// Versions, ActivateVersion and Rollback; IfMatch for these but Get, Revoke and Versions, and for DestroyVersion; IdempotencyKey for Rotate;
-// Explained, OfUser and WhileLimited for Resolve.
+// With returns a client that adds options to its calls. The methods take:
+//
+//   - Register: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder, WithWeight, Restricted and Limited
+//   - List: OfProvider, InState, PageSize and PageToken; All: the same without PageToken
+//   - Get, Revoke and Versions: Wait
+//   - Update, ActivateVersion and Rollback: Wait and IfMatch; Rotate: IdempotencyKey too
+//   - DestroyVersion: IfMatch
+//   - Resolve: Explained, OfUser and WhileLimited
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
 	return &AIKeysClient{a.service.with(options)}
 }
@@ -44,11 +48,11 @@ type RegisterParams struct {
 	// Name tells people which key it is. It is not secret.
 	Name   string
 	Secret Secret
-	// UserScope makes it the caller's own key; otherwise it is the project's, and the caller must be an owner.
+	// UserScope registers the caller's own key; otherwise the key is the project's, and the caller must be an owner.
 	UserScope bool
 }
 
-// RegisterKey is Register with its arguments by name, so that a name and a secret can't be exchanged by mistake.
+// RegisterKey is Register with named arguments, so that a name and a secret can't be swapped by mistake.
 func (a *AIKeysClient) RegisterKey(ctx context.Context, params RegisterParams) (*aikeysv1.RegisterResponse, error) {
 	return a.Register(ctx, params.CustomerID, params.ProjectID, params.Provider, params.Name, string(params.Secret), params.UserScope)
 }
@@ -75,24 +79,20 @@ func (a *AIKeysClient) Get(ctx context.Context, customerID, projectID, id string
 
 // List returns the project's keys and the caller's own, newest first: all of them, or one page with PageSize or PageToken.
 func (a *AIKeysClient) List(ctx context.Context, customerID, projectID string) (*aikeysv1.ListResponse, error) {
-	return list(a.service, func(s service) (*aikeysv1.ListResponse, error) {
-		r := s.inProject(operations.ListKeys(), customerID, projectID)
-		return send(ctx, r, func(r *aikeysv1.ListResponse) bool { return r.Keys != nil })
-	}, func(page *aikeysv1.ListResponse) (*[]aikeysv1.Key, *string) { return &page.Keys, &page.NextPageToken })
+	return a.pages(customerID, projectID).list(ctx)
 }
 
 // All iterates over the keys of all pages, newest first. It fetches pages as needed and stops after an error.
 func (a *AIKeysClient) All(ctx context.Context, customerID, projectID string) iter.Seq2[aikeysv1.Key, error] {
-	return allPages(a.service, func(s service) ([]aikeysv1.Key, string, error) {
-		page, err := (&AIKeysClient{s}).List(ctx, customerID, projectID)
-		if err != nil {
-			return nil, "", err
-		}
-		return page.Keys, page.NextPageToken, nil
-	})
+	return a.pages(customerID, projectID).all(ctx)
 }
 
-// KeyChange is something that Update changes of a key.
+func (a *AIKeysClient) pages(customerID, projectID string) pages[aikeysv1.ListResponse, aikeysv1.Key] {
+	return pagesInProject(a.service, operations.ListKeys(), customerID, projectID,
+		func(r *aikeysv1.ListResponse) (*[]aikeysv1.Key, *string) { return &r.Keys, &r.NextPageToken })
+}
+
+// KeyChange is one change that Update makes to a key.
 type KeyChange func(changes map[string]any)
 
 // SetName gives the key another name.
@@ -104,40 +104,40 @@ func SetDisabled(disabled bool) KeyChange { return func(c map[string]any) { c["d
 // SetExpiry has the key stop serving at a time, which must be in the future.
 func SetExpiry(t time.Time) KeyChange { return func(c map[string]any) { c["expires_at"] = t.UTC() } }
 
-// ClearExpiry has the key serve without end.
+// ClearExpiry removes the time at which the key stops serving.
 func ClearExpiry() KeyChange { return func(c map[string]any) { c["expires_at"] = nil } }
 
-// SetOrder gives the key another place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+// SetOrder gives the key another place among the keys of its scope and provider. The lowest order serves; among equals, the newest key.
 func SetOrder(order int) KeyChange { return func(c map[string]any) { c["order"] = order } }
 
-// SetWeight has the key share the callers with the others of its order that have a weight, in proportion to their weights.
+// SetWeight has the keys of one order that have a weight share the callers, in proportion to their weights.
 func SetWeight(weight int) KeyChange { return func(c map[string]any) { c["weight"] = weight } }
 
-// ClearWeight has the key share the callers with none.
+// ClearWeight removes the key's weight: it no longer shares callers.
 func ClearWeight() KeyChange { return func(c map[string]any) { c["weight"] = nil } }
 
-// RestrictUsers has a project-level key serve these users alone; without any, all.
+// RestrictUsers has a project key serve only these users, or all of them if none is given.
 func RestrictUsers(users ...string) KeyChange { return restrict("users", users) }
 
-// RestrictModels has the key serve these models alone, or those that begin so if one ends with *; without any, all.
+// RestrictModels has the key serve only these models, or all of them if none is given. A * at the end matches any rest.
 func RestrictModels(models ...string) KeyChange { return restrict("models", models) }
 
-// RestrictOperations has the key serve these paths of the provider's API alone, with what is below; without any, all.
+// RestrictOperations has the key serve only these paths of the provider's API and those below them, or all if none is given.
 func RestrictOperations(paths ...string) KeyChange { return restrict("operations", paths) }
 
-// ClearRestrictions has the key serve everybody and everything.
+// ClearRestrictions removes all restrictions.
 func ClearRestrictions() KeyChange { return func(c map[string]any) { c["restrict"] = nil } }
 
-// LimitRequestsPerMinute has the key serve at most this many requests in a minute; 0 is any number.
+// LimitRequestsPerMinute has the key serve at most this many requests a minute; 0 removes the limit.
 func LimitRequestsPerMinute(requests int) KeyChange { return limit("requests_per_minute", requests) }
 
-// LimitRequestsPerDay has the key serve at most this many requests in a day of UTC; 0 is any number.
+// LimitRequestsPerDay has the key serve at most this many requests a day (UTC); 0 removes the limit.
 func LimitRequestsPerDay(requests int) KeyChange { return limit("requests_per_day", requests) }
 
-// LimitConcurrent has the key serve at most this many requests at once; 0 is any number.
+// LimitConcurrent has the key serve at most this many requests at once; 0 removes the limit.
 func LimitConcurrent(requests int) KeyChange { return limit("concurrent", requests) }
 
-// ClearLimits has the key serve any number of requests.
+// ClearLimits removes all limits.
 func ClearLimits() KeyChange { return func(c map[string]any) { c["limit"] = nil } }
 
 func limit(name string, to int) KeyChange {
@@ -149,7 +149,7 @@ func limit(name string, to int) KeyChange {
 	}
 }
 
-// membersOf returns the members that a change has of an object, which may be none yet.
+// membersOf returns an object of the body of an Update, which it adds if it is missing.
 func membersOf(c map[string]any, object string) map[string]any {
 	members, ok := c[object].(map[string]any)
 	if !ok {
@@ -168,8 +168,8 @@ func restrict(list string, to []string) KeyChange {
 	}
 }
 
-// Update changes a key as told and leaves the rest of it as it is. A key that is disabled by then comes with its DisableReceipt; with
-// Wait, the service answers when that is complete. With IfMatch, nothing is changed that others have changed since.
+// Update makes the changes to a key and leaves the rest of it as it is. A key that is then disabled comes with its DisableReceipt;
+// with Wait, the service answers when that is complete. With IfMatch, the call fails if others have changed the key since.
 func (a *AIKeysClient) Update(
 	ctx context.Context, customerID, projectID, id string, changes ...KeyChange,
 ) (*aikeysv1.UpdateResponse, error) {
@@ -197,8 +197,8 @@ func (a *AIKeysClient) Revoke(
 	return send(ctx, r, func(r *aikeysv1.RevokeResponse) bool { return r.Receipt.State != "" })
 }
 
-// Verify tests a stored key at its provider. The verdict stays on the key; a rejected key shows in its Serves, and is still used. A key is
-// tested at most once in ten seconds: before that the error has status 429, after retries that wait as the service asks.
+// Verify tests a stored key at its provider, and stores the verdict with the key. A rejected key has Serves false, but stays in use.
+// A key can be tested once in ten seconds; sooner, the service answers 429 and the client retries after the time that it asks for.
 func (a *AIKeysClient) Verify(ctx context.Context, customerID, projectID, id string) (*aikeysv1.VerifyResponse, error) {
 	r := a.service.inProject(operations.VerifyKey(), customerID, projectID, "id", id)
 	return send(ctx, r, func(r *aikeysv1.VerifyResponse) bool { return r.Verification.Verdict != "" && r.Key.ID != "" })

@@ -2,6 +2,7 @@ package agentrouter
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"iter"
 	"maps"
@@ -23,66 +24,66 @@ const (
 	ifMatchHeader     = "If-Match"
 )
 
-// requestIDHeader is the header of responses that names the request.
+// requestIDHeader is the response header with the request's id.
 const requestIDHeader = "X-Request-Id"
 
-// CallOption is an optional parameter of calls, for With. Methods that do not take it return an ArgumentError.
+// CallOption is an optional parameter of a call, for With. A method that does not take it returns an ArgumentError.
 type CallOption func(*service)
 
-// IdempotencyKey makes a Register or a Rotate safe to repeat within 24 hours, also from another process: the same request with the
-// same idempotency key registers one provider key, or makes one version, only. Without it each call has a new one, which covers its own retries.
+// IdempotencyKey makes a Register or a Rotate safe to repeat within 24 hours, also from another process: requests that are the same and
+// have the same idempotency key register one key, or make one version. Without it, each call has a random one, for its own retries.
 func IdempotencyKey(key string) CallOption {
 	return func(s *service) { s.idempotencyKey, s.hasIdempotencyKey = key, true }
 }
 
-// Verify has Register test the secret at its provider first. A secret that the provider rejects is an error of status 422, and
-// is not stored.
+// Verify has Register test the secret at its provider first. If the provider rejects it, Register stores nothing and returns an error
+// with status 422.
 func Verify() CallOption { return func(s *service) { s.verify = true } }
 
 // Force has Register with Verify store a key even if its provider rejects it.
 func Force() CallOption { return func(s *service) { s.force = true } }
 
-// ExpiresAt has Register make a key that stops serving at a time, which must be in the future.
+// ExpiresAt registers a key that stops serving at a time, which must be in the future.
 func ExpiresAt(t time.Time) CallOption {
 	return func(s *service) { s.expiresAt = t.UTC() }
 }
 
-// AtOrder has Register give the key a place among the keys of its scope and provider: the lowest serves. Every key has 0 otherwise.
+// AtOrder registers a key with a place among the keys of its scope and provider. The lowest serves; the default is 0.
 func AtOrder(order int) CallOption { return func(s *service) { s.order = &order } }
 
-// WithWeight has Register make a key that shares the callers with the others of its order that have a weight, in proportion.
+// WithWeight registers a key that shares callers with the other keys of its order that have a weight, in proportion to their weights.
 func WithWeight(weight int) CallOption { return func(s *service) { s.weight = &weight } }
 
-// Restricted has Register make a key that may be used only so.
+// Restricted registers a key that serves only these users, models and operations.
 func Restricted(r aikeysv1.Restrictions) CallOption { return func(s *service) { s.restrict = &r } }
 
-// Limited has Register make a key that serves at most so many requests.
+// Limited registers a key that serves at most so many requests.
 func Limited(l aikeysv1.KeyLimit) CallOption { return func(s *service) { s.limit = &l } }
 
-// Explained has Resolve list every key that could serve as Candidates, and why each does or does not.
+// Explained has Resolve list all keys that could serve, with the reason why each does or does not, in Candidates.
 func Explained() CallOption { return func(s *service) { s.setQuery("explain", "true") } }
 
-// WhileLimited has Resolve answer which key would serve while the key with this id is at a limit.
+// WhileLimited asks Resolve which key would serve while the key with this id is at a limit.
 func WhileLimited(keyID string) CallOption { return func(s *service) { s.setQuery("limited", keyID) } }
 
-// OnLimited has Policy().Set say what happens when a key is at a limit. Without it, the policy has the default.
+// OnLimited has Policy().Set decide what happens when a key is at a limit. Without it, Set restores the default.
 func OnLimited(choice aikeysv1.OnLimited) CallOption {
 	return func(s *service) { s.onLimited = choice }
 }
 
-// RemovalGraceDays has Policy().Set say for how many days the removal of a member can be undone if it does not say itself; after 0 it can't.
-// Without it, the policy has the default, 30.
+// RemovalGraceDays has Policy().Set decide for how many days the removal of a member can be undone, unless the removal says otherwise;
+// with 0 it can't. Without it, Set restores the default, 30.
 func RemovalGraceDays(days int) CallOption {
 	return func(s *service) { s.removalGraceDays = &days }
 }
 
-// IfMatch has Update, and what changes versions, change nothing if the key's Etag is another one by now: the error has status 412 then.
+// IfMatch has Update, and the methods that change versions, fail with status 412 if the key's Etag is no longer this one.
 func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
 }
 
-// Wait has a revocation, an Update that disables a key, a Get, and what makes or shows a rotation return when every data plane has confirmed or the time is up. It is sent in whole
-// milliseconds; at most 30 seconds are allowed.
+// Wait has the service answer only when every data plane has confirmed, or when the time is up: a call that revokes or disables a key,
+// rotates it, or gets its receipt. It is sent in whole milliseconds, and may be at most 30 seconds.
 func Wait(d time.Duration) CallOption {
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"
 	if d%time.Second == 0 {
@@ -94,7 +95,7 @@ func Wait(d time.Duration) CallOption {
 	}
 }
 
-// PageSize sets the most items of a page.
+// PageSize sets how many items a page has at most.
 func PageSize(n int) CallOption {
 	return func(s *service) { s.setQuery("page_size", strconv.Itoa(n)) }
 }
@@ -102,62 +103,62 @@ func PageSize(n int) CallOption {
 // PageToken asks for the page that a NextPageToken names.
 func PageToken(token string) CallOption { return func(s *service) { s.setQuery("page_token", token) } }
 
-// OfProvider lists only that provider's keys, or what is about them.
+// OfProvider lists only that provider's keys, or entries about them.
 func OfProvider(provider aikeysv1.Provider) CallOption {
 	return func(s *service) { s.setQuery("provider", string(provider)) }
 }
 
-// InState lists keys in that state only.
+// InState lists only keys in that state.
 func InState(state aikeysv1.KeyState) CallOption {
 	return func(s *service) { s.setQuery("state", string(state)) }
 }
 
-// OfKey lists what is about that key only.
+// OfKey lists only entries about that key.
 func OfKey(id string) CallOption { return func(s *service) { s.setQuery("key_id", id) } }
 
-// OfUser lists what is about that user only. It has Resolve show what serves that user, which takes an owner.
+// OfUser lists only entries about that user. With Resolve, it shows an owner which key serves that user.
 func OfUser(id string) CallOption { return func(s *service) { s.setQuery("user_id", id) } }
 
-// OfDataPlane lists the fetches of that data plane only, by its name or its id.
+// OfDataPlane lists only fetches by the data plane with that name or id.
 func OfDataPlane(nameOrID string) CallOption {
 	return func(s *service) { s.setQuery("data_plane", nameOrID) }
 }
 
-// WithDecision lists fetches with that decision only.
+// WithDecision lists only fetches with that decision.
 func WithDecision(decision aikeysv1.FetchDecision) CallOption {
 	return func(s *service) { s.setQuery("decision", string(decision)) }
 }
 
-// ByActor lists the events of what that user did, or that operator.
+// ByActor lists only what that user or operator did.
 func ByActor(user string) CallOption { return func(s *service) { s.setQuery("actor", user) } }
 
-// OfType lists events of that type only, such as aikeysv1.EventTypeKeyRevoked.
+// OfType lists only events of that type, such as aikeysv1.EventTypeKeyRevoked.
 func OfType(eventType aikeysv1.EventType) CallOption {
 	return func(s *service) { s.setQuery("type", string(eventType)) }
 }
 
-// WithOutcome lists events with that outcome only.
+// WithOutcome lists only events with that outcome.
 func WithOutcome(outcome aikeysv1.EventOutcome) CallOption {
 	return func(s *service) { s.setQuery("outcome", string(outcome)) }
 }
 
-// From lists what happened at that time or later.
+// From lists only what happened at that time or later.
 func From(t time.Time) CallOption {
 	return func(s *service) { s.setQuery("from", t.UTC().Format(time.RFC3339Nano)) }
 }
 
-// To lists what happened before that time.
+// To lists only what happened before that time.
 func To(t time.Time) CallOption {
 	return func(s *service) { s.setQuery("to", t.UTC().Format(time.RFC3339Nano)) }
 }
 
-// Timeout sets how long one attempt of these calls may take, in place of WithTimeout. Wait is added.
+// Timeout sets how long one attempt of these calls may take, in place of WithTimeout. The time of Wait is added to it.
 func Timeout(d time.Duration) CallOption { return func(s *service) { s.timeout = d } }
 
 // MaxRetries sets how often these calls are repeated, in place of WithMaxRetries.
 func MaxRetries(n int) CallOption { return func(s *service) { s.retries = &n } }
 
-// Header sends a header of your own with these calls, such as one that a proxy asks for. The SDK's own headers win.
+// Header adds a header to these calls, such as one that a proxy asks for. The SDK's own headers win.
 func Header(name, value string) CallOption {
 	return func(s *service) {
 		s.headers = maps.Clone(s.headers)
@@ -168,10 +169,10 @@ func Header(name, value string) CallOption {
 	}
 }
 
-// ResponseInto stores the last response of these calls, be it an error's: status, headers, request id and body.
+// ResponseInto stores the last response to these calls, also to one that fails: status, headers, request id and body.
 func ResponseInto(into *Response) CallOption { return func(s *service) { s.into = into } }
 
-// Response is what the service sent. It prints without headers and body: the body of Tokens().Create has an API key.
+// Response is a response of the service. It prints without headers and body: the body of Tokens().Create has an API key.
 type Response struct {
 	Status int
 	Header http.Header
@@ -192,7 +193,7 @@ func (r Response) String() string {
 // GoString returns the same as String.
 func (r Response) GoString() string { return r.String() }
 
-// service is a client with the optional parameters of its calls. It is copied, not changed.
+// service is a client with the options of its calls. It is copied, not changed.
 type service struct {
 	client            *Client
 	query             [][2]string
@@ -247,11 +248,11 @@ type request struct {
 	op             operations.Operation
 	path           string
 	body           any
-	err            error // the first thing that is wrong with the arguments
+	err            error // the first error in the arguments
 	idempotencyKey string
 }
 
-// request returns a call of an operation. params are the names and values of the path's parameters in turn.
+// request returns a call of an operation. params are the names and values of the path's parameters, alternating.
 func (s service) request(op operations.Operation, params ...string) *request {
 	r := &request{service: s, op: op, path: op.Path}
 	for pair := range slices.Chunk(params, 2) {
@@ -276,7 +277,7 @@ func (s service) inProject(op operations.Operation, customerID, projectID string
 
 func orSessionDefault(id string) string { return cmp.Or(id, "-") }
 
-// setPathParameter fills in one segment of the path. Segments of dots are refused: clients and proxies resolve them away.
+// setPathParameter fills in one segment of the path. It refuses "." and "..", which clients and proxies would resolve.
 func (r *request) setPathParameter(name, value string) {
 	switch value {
 	case "":
@@ -287,7 +288,7 @@ func (r *request) setPathParameter(name, value string) {
 	r.path = strings.Replace(r.path, "{"+name+"}", url.PathEscape(value), 1)
 }
 
-// checkOptions refuses options that the method does not take, and an If-Match that is no entity tag.
+// checkOptions refuses options that the method does not take, and an If-Match that can't be an entity tag.
 func (r *request) checkOptions() {
 	registers := slices.Contains(r.op.Header, idempotencyHeader)
 	takesIfMatch := slices.Contains(r.op.Header, ifMatchHeader)
@@ -319,7 +320,7 @@ func isPrintableASCII(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
 }
 
-// checkSendOptions refuses what no request can be sent with.
+// checkSendOptions refuses options with which no request can be sent.
 func (r *request) checkSendOptions() {
 	if r.timeout < 0 {
 		r.setError("timeout", "must not be negative")
@@ -354,7 +355,7 @@ func (r *request) setError(field, message string) {
 	}
 }
 
-// checkText refuses a text that is empty or that JSON can't represent unchanged. The error does not repeat it.
+// checkText refuses a text that is empty or not UTF-8, which JSON would change. The error does not repeat it.
 func (r *request) checkText(field, text string) {
 	switch {
 	case text == "":
@@ -376,20 +377,42 @@ func (r *request) url() string {
 	return address + "?" + values.Encode()
 }
 
+// pages is a list that the service returns in pages of type P, of items of type T.
+type pages[P, T any] struct {
+	service service
+	request func(service) *request
+	parts   func(*P) (items *[]T, next *string) // a page's items and its NextPageToken
+}
+
+// pagesInProject returns the list that an operation under a project returns.
+func pagesInProject[P, T any](
+	s service, op operations.Operation, customerID, projectID string, parts func(*P) (items *[]T, next *string),
+) pages[P, T] {
+	return pages[P, T]{s, func(s service) *request { return s.inProject(op, customerID, projectID) }, parts}
+}
+
+// page fetches the page that the service's options ask for.
+func (l pages[P, T]) page(ctx context.Context, s service) (*P, error) {
+	return send(ctx, l.request(s), func(page *P) bool {
+		items, _ := l.parts(page)
+		return *items != nil
+	})
+}
+
 // list returns the page that PageSize or PageToken asks for. Without either it follows the tokens, and returns the items of all
-// pages as one. parts returns a page's items and its NextPageToken.
-func list[P, T any](s service, fetch func(s service) (*P, error), parts func(*P) (items *[]T, next *string)) (*P, error) {
-	all, err := fetch(s)
-	if err != nil || s.hasQuery("page_size") || s.hasQuery("page_token") {
+// pages as one.
+func (l pages[P, T]) list(ctx context.Context) (*P, error) {
+	all, err := l.page(ctx, l.service)
+	if err != nil || l.service.hasQuery("page_size") || l.service.hasQuery("page_token") {
 		return all, err
 	}
-	items, next := parts(all)
+	items, next := l.parts(all)
 	for *next != "" {
-		page, err := fetch(s.with([]CallOption{PageToken(*next)}))
+		page, err := l.page(ctx, l.service.with([]CallOption{PageToken(*next)}))
 		if err != nil {
 			return nil, err
 		}
-		more, token := parts(page)
+		more, token := l.parts(page)
 		*items, *next = append(*items, *more...), *token
 	}
 	return all, nil
@@ -398,29 +421,30 @@ func list[P, T any](s service, fetch func(s service) (*P, error), parts func(*P)
 // defaultPageSize is the iterators' page size unless PageSize sets it.
 const defaultPageSize = 100
 
-// allPages iterates over the items of all pages. After an error it stops.
-func allPages[T any](s service, fetch func(s service) (items []T, next string, err error)) iter.Seq2[T, error] {
+// all iterates over the items of all pages. It stops after an error.
+func (l pages[P, T]) all(ctx context.Context) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		at := s
+		at := l.service
 		if !at.hasQuery("page_size") {
 			at = at.with([]CallOption{PageSize(defaultPageSize)})
 		}
 		for {
-			items, next, err := fetch(at)
+			page, err := l.page(ctx, at)
 			if err != nil {
 				var none T
 				yield(none, err)
 				return
 			}
-			for _, item := range items {
+			items, next := l.parts(page)
+			for _, item := range *items {
 				if !yield(item, nil) {
 					return
 				}
 			}
-			if next == "" {
+			if *next == "" {
 				return
 			}
-			at = at.with([]CallOption{PageToken(next)})
+			at = at.with([]CallOption{PageToken(*next)})
 		}
 	}
 }

@@ -27,15 +27,15 @@ var (
 	ErrResponse           = errors.New("unexpected response") // the response is not one of the API's
 )
 
-// Error is an error that the service answered with. It wraps one of the errors above.
+// Error is an error response of the service. It wraps one of the errors above.
 type Error struct {
 	Status     int                   // the HTTP status
 	Code       string                // the problem's code, or the status's if the response has none; empty for ErrResponse
 	Type       string                // the problem type's URI reference, more specific than the code
 	Title      string                // the problem type in a few words
 	Detail     string                // what went wrong and what to do about it
-	RequestID  string                // to quote to support
-	Fields     []aikeysv1.FieldError // the fields at fault
+	RequestID  string                // quote it to support
+	Fields     []aikeysv1.FieldError // the invalid fields
 	RetryAfter time.Duration         // how long the service asks to wait; zero if it does not ask
 	Unknown    aikeysv1.Unknown      // other members of the problem document
 
@@ -79,10 +79,10 @@ func (e *ConnectionError) Error() string { return "agentrouter: no answer: " + e
 // Unwrap returns the cause.
 func (e *ConnectionError) Unwrap() error { return e.Err }
 
-// Timeout reports whether the time was up.
+// Timeout reports whether the call ran out of time.
 func (e *ConnectionError) Timeout() bool { return e.timeout }
 
-// CredentialError says that WithAPIKeySource gave no API key. Nothing was sent.
+// CredentialError means that WithAPIKeySource returned no valid API key. Nothing was sent.
 type CredentialError struct {
 	Err error // the source's
 }
@@ -147,7 +147,7 @@ func newError(status int, header http.Header, body []byte) *Error {
 	return e
 }
 
-// responseError is for a successful response that the API does not have. It does not repeat the response.
+// responseError returns the error for a successful response that is not one of the API's. It does not repeat the response.
 func responseError(status int, header http.Header, detail string) *Error {
 	return &Error{Status: status, RequestID: header.Get(requestIDHeader), Detail: detail, kind: ErrResponse}
 }

@@ -7,21 +7,21 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// LeaksClient finds and revokes what has leaked. Its methods take at most 100 values, and an owner of the project as the caller.
+// LeaksClient finds and revokes keys that have leaked. Its methods take at most 100 values. Owners only.
 type LeaksClient struct{ service service }
 
-// With returns a client whose calls take the optional parameter Wait, which waits for the receipts of Revoke.
+// With returns a client that adds options to its calls: Revoke takes Wait, which waits for the receipts.
 func (l *LeaksClient) With(options ...CallOption) *LeaksClient {
 	return &LeaksClient{l.service.with(options)}
 }
 
-// Find returns the keys and API keys that the values are secrets of. A value may be a line of a file with one.
+// Find returns the keys and API keys whose secrets are among the values. A value may be a line of a file that contains one.
 func (l *LeaksClient) Find(ctx context.Context, customerID, projectID string, values []string) (*aikeysv1.LeaksResponse, error) {
 	return l.send(ctx, customerID, projectID, map[string]any{"values": values, "revoke": false})
 }
 
-// Revoke finds as Find does, and revokes what it finds: a key by the secret of its active version, and an API key everywhere. Another version
-// of a key is destroyed. The source says where the values were found, for the audit trail; empty says nothing.
+// Revoke revokes the keys and API keys that Find would return. If the value is the secret of an inactive version, it destroys only that
+// version. The source says where the values were found, for the audit trail; it may be empty.
 func (l *LeaksClient) Revoke(
 	ctx context.Context, customerID, projectID string, values []string, source string,
 ) (*aikeysv1.LeaksResponse, error) {

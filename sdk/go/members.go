@@ -12,8 +12,8 @@ import (
 // MembersClient reads and writes the project's members.
 type MembersClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: PageSize and PageToken for List, PageSize for All, Wait
-// and GraceDays for Remove.
+// With returns a client that adds options to its calls. List takes PageSize and PageToken, All takes PageSize, and Remove takes Wait
+// and GraceDays.
 func (m *MembersClient) With(options ...CallOption) *MembersClient {
 	return &MembersClient{m.service.with(options)}
 }
@@ -23,26 +23,20 @@ type setMemberRequest struct {
 }
 
 // List returns the members, sorted by user id: all of them, or one page with PageSize or PageToken.
-func (m *MembersClient) List(
-	ctx context.Context, customerID, projectID string,
-) (*aikeysv1.ListMembersResponse, error) {
-	return list(m.service, func(s service) (*aikeysv1.ListMembersResponse, error) {
-		r := s.inProject(operations.ListMembers(), customerID, projectID)
-		return send(ctx, r, func(r *aikeysv1.ListMembersResponse) bool { return r.Members != nil })
-	}, func(page *aikeysv1.ListMembersResponse) (*[]aikeysv1.Member, *string) {
-		return &page.Members, &page.NextPageToken
-	})
+func (m *MembersClient) List(ctx context.Context, customerID, projectID string) (*aikeysv1.ListMembersResponse, error) {
+	return m.pages(customerID, projectID).list(ctx)
 }
 
 // All iterates over the members of all pages. It fetches pages as needed and stops after an error.
 func (m *MembersClient) All(ctx context.Context, customerID, projectID string) iter.Seq2[aikeysv1.Member, error] {
-	return allPages(m.service, func(s service) ([]aikeysv1.Member, string, error) {
-		page, err := (&MembersClient{s}).List(ctx, customerID, projectID)
-		if err != nil {
-			return nil, "", err
-		}
-		return page.Members, page.NextPageToken, nil
-	})
+	return m.pages(customerID, projectID).all(ctx)
+}
+
+func (m *MembersClient) pages(customerID, projectID string) pages[aikeysv1.ListMembersResponse, aikeysv1.Member] {
+	return pagesInProject(m.service, operations.ListMembers(), customerID, projectID,
+		func(r *aikeysv1.ListMembersResponse) (*[]aikeysv1.Member, *string) {
+			return &r.Members, &r.NextPageToken
+		})
 }
 
 // Set adds a user to the project, or changes a member's role. Owners only.
@@ -54,8 +48,7 @@ func (m *MembersClient) Set(
 	return send(ctx, r, func(r *aikeysv1.MemberResponse) bool { return r.Member.UserID != "" })
 }
 
-// GraceDays has Remove make a removal that can be undone for so many days, instead of the project's grace: 30 days unless its policy says
-// otherwise. After 0 it can't.
+// GraceDays sets for how many days a removal can be undone, in place of the policy's days, 30 by default. With 0 it can't be undone.
 func GraceDays(days int) CallOption {
 	return func(s *service) { s.setQuery("grace_days", strconv.Itoa(days)) }
 }
@@ -77,7 +70,7 @@ func (m *MembersClient) Restore(
 }
 
 // Remove removes a member from the project, and suspends their own keys and API keys there. The receipt says how many data planes have
-// confirmed; with Wait, the service answers when all have. Owners only. If they are not a member, it returns an ErrNotFound.
+// confirmed; with Wait, the service answers when all have. If the user is not a member, it returns ErrNotFound. Owners only.
 func (m *MembersClient) Remove(
 	ctx context.Context, customerID, projectID, userID string,
 ) (*aikeysv1.RemoveMemberResponse, error) {

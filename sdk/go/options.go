@@ -24,7 +24,7 @@ type Option func(*settings)
 
 type settings struct {
 	baseURL      string
-	apiKey       func() string // a closure, so that nothing prints the key
+	apiKey       func() string // a func, so that nothing prints the key
 	keySource    func(context.Context) (string, error)
 	log          *slog.Logger
 	http         *http.Client
@@ -50,8 +50,8 @@ func WithAPIKey(key string) Option {
 	return func(s *settings) { s.apiKey = func() string { return key } }
 }
 
-// WithAPIKeySource has each attempt of a call ask for the credential, in place of WithAPIKey: for session tokens that are replaced while
-// the program runs. The source must be safe for concurrent use, and cache what takes time to get.
+// WithAPIKeySource sets a function that returns the credential, in place of WithAPIKey: for session tokens that are replaced while the
+// program runs. Each attempt of a call asks it, so it should cache the credential. It must be safe for concurrent use.
 func WithAPIKeySource(source func(ctx context.Context) (string, error)) Option {
 	return func(s *settings) { s.keySource = source }
 }
@@ -64,7 +64,7 @@ func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = lo
 // copied, and the copy follows no redirects: they could send the credential elsewhere.
 func WithHTTPClient(client *http.Client) Option { return func(s *settings) { s.http = client } }
 
-// WithTimeout sets how long one attempt of a call may take; the default is 30 seconds. Revoke's Wait is added. To limit the
+// WithTimeout sets how long one attempt of a call may take; the default is 30 seconds. The time of Wait is added to it. To limit the
 // whole call, give its context a deadline.
 func WithTimeout(d time.Duration) Option { return func(s *settings) { s.timeout = d } }
 
@@ -135,7 +135,7 @@ func isLoopback(host string) bool {
 	return err == nil && address.IsLoopback()
 }
 
-// validAPIKey returns what gives the API key: a closure, which can't be printed.
+// validAPIKey returns a function that returns the API key; a function can't be printed.
 func (s *settings) validAPIKey() (func(context.Context) (string, error), error) {
 	if s.keySource != nil {
 		return s.keySource, nil

@@ -7,7 +7,7 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// PolicyClient reads and writes the project's policy on whose keys serve whom.
+// PolicyClient reads and writes the project's policy.
 type PolicyClient struct{ service service }
 
 type policyRequest struct {
@@ -19,7 +19,7 @@ type policyRequest struct {
 	RemovalGraceDays   *int                        `json:"removal_grace_days,omitempty"`
 }
 
-// With returns a client with these parameters as well: OnLimited and RemovalGraceDays for Set.
+// With returns a client that adds options to its calls: Set takes OnLimited and RemovalGraceDays.
 func (p *PolicyClient) With(options ...CallOption) *PolicyClient {
 	return &PolicyClient{p.service.with(options)}
 }
@@ -29,8 +29,8 @@ func (p *PolicyClient) Get(ctx context.Context, customerID, projectID string) (*
 	return sendPolicy(ctx, p.service.inProject(operations.GetPolicy(), customerID, projectID))
 }
 
-// Set replaces the whole policy; empty and nil values mean the defaults, and so does leaving served,
-// OnLimited or RemovalGraceDays out. Owners only.
+// Set replaces the whole policy. A value that is empty, nil or left out means the default, also for served, OnLimited and
+// RemovalGraceDays. Owners only.
 func (p *PolicyClient) Set(
 	ctx context.Context, customerID, projectID string,
 	userKeys aikeysv1.UserKeys, userKeysByProvider aikeysv1.UserKeysByProvider, onBadKey aikeysv1.OnBadKey,

@@ -7,22 +7,22 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// ProvidersClient reads the catalogue of providers, and manages those that are servers of a project's own.
+// ProvidersClient reads the catalogue of providers, and manages a project's own servers.
 type ProvidersClient struct{ service service }
 
-// List returns the providers whose keys can be registered, and what a form needs to know about each.
+// List returns the providers whose keys can be registered, with what a registration form needs to know about each.
 func (p *ProvidersClient) List(ctx context.Context) (*aikeysv1.ListProvidersResponse, error) {
 	r := p.service.request(operations.ListProviders())
 	return send(ctx, r, func(r *aikeysv1.ListProvidersResponse) bool { return r.Providers != nil })
 }
 
-// ListCustom returns the servers of your own that are providers of a project beside the catalogue's.
+// ListCustom returns the project's own servers, which are its providers beside those of the catalogue.
 func (p *ProvidersClient) ListCustom(ctx context.Context, customerID, projectID string) (*aikeysv1.ListCustomProvidersResponse, error) {
 	r := p.service.inProject(operations.ListCustomProviders(), customerID, projectID)
 	return send(ctx, r, func(r *aikeysv1.ListCustomProvidersResponse) bool { return r.Providers != nil })
 }
 
-// addProviderRequest is the body of AddCustom. What is empty is left to the service.
+// addProviderRequest is the body of AddCustom. The service fills in what is empty.
 type addProviderRequest struct {
 	Slug        aikeysv1.Provider        `json:"slug"`
 	BaseURL     string                   `json:"base_url"`
@@ -32,30 +32,30 @@ type addProviderRequest struct {
 	Header      string                   `json:"header,omitempty"`
 }
 
-// ProviderOption says something of a server that AddCustom adds.
+// ProviderOption is an optional property of a server that AddCustom adds.
 type ProviderOption func(*addProviderRequest)
 
-// DisplayName gives the server a name for people other than its slug.
+// DisplayName sets the name that people see, in place of the slug.
 func DisplayName(name string) ProviderOption {
 	return func(r *addProviderRequest) { r.DisplayName = name }
 }
 
-// Speaks says whose API the server speaks, if it is not OpenAI's.
+// Speaks sets whose API the server speaks, if it is not OpenAI's.
 func Speaks(dialect aikeysv1.Dialect) ProviderOption {
 	return func(r *addProviderRequest) { r.Dialect = dialect }
 }
 
-// KeyInHeader has the server get its key in a header, such as X-Api-Key, instead of as a bearer token.
+// KeyInHeader sends the key in a header, such as X-Api-Key, instead of as a bearer token.
 func KeyInHeader(name string) ProviderOption {
 	return func(r *addProviderRequest) { r.AuthStyle, r.Header = aikeysv1.CustomAuthStyleHeader, name }
 }
 
-// WithoutKey says that the server takes no key. A key is registered for it nevertheless, with the word none as its secret.
+// WithoutKey means that the server takes no key. Register one all the same, with the word none as its secret.
 func WithoutKey() ProviderOption {
 	return func(r *addProviderRequest) { r.AuthStyle, r.Header = aikeysv1.CustomAuthStyleNone, "" }
 }
 
-// AddCustom makes a server of your own a provider of a project. It never changes. Owners only, where the operator of the service lets them.
+// AddCustom makes a server of your own a provider of a project. It can't be changed. Owners only, where the service's operator allows it.
 func (p *ProvidersClient) AddCustom(
 	ctx context.Context, customerID, projectID string, slug aikeysv1.Provider, baseURL string, options ...ProviderOption,
 ) (*aikeysv1.CustomProviderResponse, error) {
@@ -70,8 +70,8 @@ func (p *ProvidersClient) AddCustom(
 	return send(ctx, r, func(r *aikeysv1.CustomProviderResponse) bool { return r.Provider.Slug != "" })
 }
 
-// RemoveCustom removes a server that a project's owners added. Owners only, where the operator of the service lets them. While it has keys
-// that are not revoked, it returns an error of status 409.
+// RemoveCustom removes a server that a project's owners added. While it has keys that are not revoked, the call fails with status 409.
+// Owners only, where the service's operator allows it.
 func (p *ProvidersClient) RemoveCustom(
 	ctx context.Context, customerID, projectID string, slug aikeysv1.Provider,
 ) (*aikeysv1.CustomProviderResponse, error) {

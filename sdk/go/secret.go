@@ -1,6 +1,7 @@
 package agentrouter
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 )
@@ -18,3 +19,31 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // LogValue implements slog.LogValuer.
 func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// APIKey is the text of an API key. It prints as [redacted].
+type APIKey struct{ text func() string }
+
+// Reveal returns the text.
+func (k APIKey) Reveal() string {
+	if k.text == nil {
+		return ""
+	}
+	return k.text()
+}
+
+// String returns "[redacted]".
+func (APIKey) String() string { return redacted }
+
+// GoString returns the same as String.
+func (APIKey) GoString() string { return redacted }
+
+// MarshalText implements encoding.TextMarshaler: it returns the same as String.
+func (APIKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (k *APIKey) UnmarshalJSON(wire []byte) error {
+	var text string
+	err := json.Unmarshal(wire, &text)
+	k.text = func() string { return text }
+	return err
+}

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// maxResponse limits the bytes that are read of a response. It is enough for a list of some hundred thousand keys.
+// maxResponse is how many bytes of a response are read at most: enough for some hundred thousand keys.
 const maxResponse = 128 << 20
 
 // response is a response with its whole body.
@@ -192,10 +192,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 const (
 	firstDelay    = 250 * time.Millisecond
 	maxDelay      = 4 * time.Second
-	maxRetryAfter = 30 * time.Second // if the service asks for more, the call fails at once
+	maxRetryAfter = 30 * time.Second // if the service asks for a longer wait, the call fails at once
 )
 
-// isRepeatable reports whether to retry after a response with that status. All methods are safe to repeat.
+// isRepeatable reports whether to retry after a response with that status. All calls are safe to repeat.
 func isRepeatable(status int) bool {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -205,8 +205,8 @@ func isRepeatable(status int) bool {
 	}
 }
 
-// delayBefore returns how long to wait before a retry, counted from 0. If the service does not say, the delay is random, up
-// to a bound that doubles, so that clients that failed together do not return together. If ok is false, give up.
+// delayBefore returns how long to wait before a retry, counted from 0. If the service does not say, the delay is random, up to a
+// bound that doubles, so that clients that failed together do not retry together. If the service asks for too long, ok is false.
 func delayBefore(retry int, header http.Header) (d time.Duration, ok bool) {
 	if asked, given := retryAfter(header); given {
 		return asked, asked <= maxRetryAfter

@@ -2,36 +2,35 @@ package agentrouter
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// ProjectsClient reads in which projects the caller may act.
+// ProjectsClient lists the projects in which the caller may act.
 type ProjectsClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: PageSize and PageToken.
+// With returns a client that adds options to its calls: PageSize and PageToken.
 func (p *ProjectsClient) With(options ...CallOption) *ProjectsClient {
 	return &ProjectsClient{p.service.with(options)}
 }
 
 // List returns the projects with the caller's role, sorted by id: all of them, or one page with PageSize or PageToken.
 func (p *ProjectsClient) List(ctx context.Context) (*aikeysv1.ListProjectsResponse, error) {
-	return list(p.service, func(s service) (*aikeysv1.ListProjectsResponse, error) {
-		r := s.request(operations.ListProjects())
-		return send(ctx, r, func(r *aikeysv1.ListProjectsResponse) bool { return r.Projects != nil })
-	}, func(page *aikeysv1.ListProjectsResponse) (*[]aikeysv1.Project, *string) {
-		return &page.Projects, &page.NextPageToken
-	})
+	return pages[aikeysv1.ListProjectsResponse, aikeysv1.Project]{
+		p.service, func(s service) *request { return s.request(operations.ListProjects()) },
+		func(r *aikeysv1.ListProjectsResponse) (*[]aikeysv1.Project, *string) {
+			return &r.Projects, &r.NextPageToken
+		},
+	}.list(ctx)
 }
 
-// TokensClient makes, lists and revokes API keys of the service.
+// TokensClient creates, lists and revokes API keys of this service.
 type TokensClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: ActiveTokens, PageSize and PageToken for List and ListInProject;
-// ForProjects, TokenExpiresAt and TokenNeverExpires for Create; Wait and Cascade for Revoke and RevokeInProject.
+// With returns a client that adds options to its calls. List and ListInProject take ActiveTokens, PageSize and PageToken; Create takes
+// ForProjects, TokenExpiresAt and TokenNeverExpires; Revoke and RevokeInProject take Wait and Cascade.
 func (t *TokensClient) With(options ...CallOption) *TokensClient {
 	return &TokensClient{t.service.with(options)}
 }
@@ -39,25 +38,25 @@ func (t *TokensClient) With(options ...CallOption) *TokensClient {
 // ActiveTokens lists only API keys that are neither revoked nor expired.
 func ActiveTokens() CallOption { return func(s *service) { s.setQuery("state", "active") } }
 
-// Cascade has a revocation end the API keys that were made with the revoked one, too.
+// Cascade also revokes the API keys that were created with the revoked one.
 func Cascade() CallOption { return func(s *service) { s.setQuery("cascade", "true") } }
 
-// ForProjects has Create make an API key that acts in these projects alone.
+// ForProjects creates an API key that can act only in these projects.
 func ForProjects(ids ...string) CallOption {
 	return func(s *service) { s.token.set("projects", ids) }
 }
 
-// TokenExpiresAt has Create make an API key that expires at a time, instead of after 90 days.
+// TokenExpiresAt creates an API key that expires at a time, instead of after 90 days.
 func TokenExpiresAt(t time.Time) CallOption {
 	return func(s *service) { s.token.set("expires_at", t.UTC()) }
 }
 
-// TokenNeverExpires has Create make an API key that does not expire.
+// TokenNeverExpires creates an API key that does not expire.
 func TokenNeverExpires() CallOption {
 	return func(s *service) { s.token.set("expires_at", nil) }
 }
 
-// tokenOptions are what a Create asks for beside the name. It is copied, not changed.
+// tokenOptions are the members of Create's body beside the name. It is copied, not changed.
 type tokenOptions map[string]any
 
 func (o *tokenOptions) set(name string, value any) {
@@ -72,60 +71,28 @@ func (o *tokenOptions) set(name string, value any) {
 
 // List returns the caller's own API keys, newest first: all of them, or one page with PageSize or PageToken.
 func (t *TokensClient) List(ctx context.Context) (*aikeysv1.ListTokensResponse, error) {
-	return listTokens(ctx, t.service, func(s service) *request { return s.request(operations.ListTokens()) })
+	return pages[aikeysv1.ListTokensResponse, aikeysv1.Token]{
+		t.service, func(s service) *request { return s.request(operations.ListTokens()) }, tokensOf,
+	}.list(ctx)
 }
 
 // ListInProject returns the API keys with which members may act in a project, newest first. Owners only.
 func (t *TokensClient) ListInProject(ctx context.Context, customerID, projectID string) (*aikeysv1.ListTokensResponse, error) {
-	return listTokens(ctx, t.service, func(s service) *request {
-		return s.inProject(operations.ListProjectTokens(), customerID, projectID)
-	})
+	return pagesInProject(t.service, operations.ListProjectTokens(), customerID, projectID, tokensOf).list(ctx)
 }
 
-func listTokens(ctx context.Context, s service, newRequest func(service) *request) (*aikeysv1.ListTokensResponse, error) {
-	return list(s, func(s service) (*aikeysv1.ListTokensResponse, error) {
-		return send(ctx, newRequest(s), func(r *aikeysv1.ListTokensResponse) bool { return r.Tokens != nil })
-	}, func(page *aikeysv1.ListTokensResponse) (*[]aikeysv1.Token, *string) {
-		return &page.Tokens, &page.NextPageToken
-	})
+func tokensOf(r *aikeysv1.ListTokensResponse) (items *[]aikeysv1.Token, next *string) {
+	return &r.Tokens, &r.NextPageToken
 }
 
-// NewToken is a new API key, and what it is used with.
+// NewToken is a new API key: its metadata, and its text.
 type NewToken struct {
 	Token  aikeysv1.Token `json:"token"`
 	APIKey APIKey         `json:"api_key"`
 }
 
-// APIKey is the text of an API key. It prints as [redacted].
-type APIKey struct{ text func() string }
-
-// Reveal returns the text.
-func (k APIKey) Reveal() string {
-	if k.text == nil {
-		return ""
-	}
-	return k.text()
-}
-
-// String returns "[redacted]".
-func (APIKey) String() string { return redacted }
-
-// GoString returns the same as String.
-func (APIKey) GoString() string { return redacted }
-
-// MarshalText returns the same as String.
-func (APIKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-
-// UnmarshalJSON reads what the service has sent.
-func (k *APIKey) UnmarshalJSON(wire []byte) error {
-	var text string
-	err := json.Unmarshal(wire, &text)
-	k.text = func() string { return text }
-	return err
-}
-
-// Create makes an API key of the caller's. The service shows it this once; a repeat makes another. Without ForProjects it acts in every
-// project of the caller's, and it expires after 90 days unless TokenExpiresAt or TokenNeverExpires says otherwise.
+// Create creates an API key for the caller. The service shows it only now; repeating the call creates another. Without ForProjects it
+// can act in all of the caller's projects, and it expires after 90 days unless TokenExpiresAt or TokenNeverExpires says otherwise.
 func (t *TokensClient) Create(ctx context.Context, name string) (*NewToken, error) {
 	r := t.service.request(operations.CreateToken())
 	r.checkText("name", name)
@@ -137,13 +104,13 @@ func (t *TokensClient) Create(ctx context.Context, name string) (*NewToken, erro
 	return send(ctx, r, func(n *NewToken) bool { return n.Token.TokenID != "" && n.APIKey.Reveal() != "" })
 }
 
-// Revoke revokes an API key of the caller's, which may be the one in use, permanently. The receipt says how many data planes have
-// confirmed; with Wait, the service answers when all have. Revoking again is safe.
+// Revoke permanently revokes an API key of the caller, even the one in use. The receipt says how many data planes have confirmed; with
+// Wait, the service answers when all have. Revoking again is safe.
 func (t *TokensClient) Revoke(ctx context.Context, id string) (*aikeysv1.RevokeTokenResponse, error) {
 	return revokeToken(ctx, t.service.request(operations.RevokeToken(), "token_id", id))
 }
 
-// RevokeInProject keeps a member's API key from acting in a project, permanently. Owners only.
+// RevokeInProject permanently bars a member's API key from a project. Owners only.
 func (t *TokensClient) RevokeInProject(ctx context.Context, customerID, projectID, id string) (*aikeysv1.RevokeTokenResponse, error) {
 	return revokeToken(ctx, t.service.inProject(operations.RevokeProjectToken(), customerID, projectID, "token_id", id))
 }

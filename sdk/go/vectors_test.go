@@ -1,12 +1,11 @@
 package agentrouter_test
 
 import (
-	"context"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -91,6 +90,72 @@ func TestVectors(t *testing.T) {
 		agentrouter.ErrNotFound, agentrouter.ErrAlreadyExists, agentrouter.ErrFailedPrecondition,
 		agentrouter.ErrResourceExhausted, agentrouter.ErrUnavailable, agentrouter.ErrInternal,
 	}
+	parameters := map[string]string{ // of each method, after the context
+		"aikeys.register":          "customer_id project_id provider name secret user_scope",
+		"aikeys.get":               "customer_id project_id id",
+		"aikeys.update":            "customer_id project_id id",
+		"aikeys.revoke":            "customer_id project_id id",
+		"aikeys.verify":            "customer_id project_id id",
+		"aikeys.resolve":           "customer_id project_id provider",
+		"aikeys.rotate":            "customer_id project_id id secret",
+		"aikeys.versions":          "customer_id project_id id",
+		"aikeys.activate_version":  "customer_id project_id id version",
+		"aikeys.rollback":          "customer_id project_id id",
+		"aikeys.destroy_version":   "customer_id project_id id version",
+		"policy.set":               "customer_id project_id user_keys user_keys_by_provider on_bad_key",
+		"members.set":              "customer_id project_id user_id role",
+		"members.remove":           "customer_id project_id user_id",
+		"members.impact":           "customer_id project_id user_id",
+		"members.restore":          "customer_id project_id user_id",
+		"leaks.find":               "customer_id project_id values",
+		"leaks.revoke":             "customer_id project_id values source",
+		"projects.list":            "",
+		"tokens.list":              "",
+		"tokens.create":            "name",
+		"tokens.revoke":            "id",
+		"tokens.revoke_in_project": "customer_id project_id id",
+		"providers.list":           "",
+		"providers.add_custom":     "customer_id project_id slug base_url",
+		"providers.remove_custom":  "customer_id project_id slug",
+		"whoami":                   "",
+		"sign_in_options":          "",
+	}
+	options := map[string]any{ // by the name of the argument, for one call or for all
+		"page_size": agentrouter.PageSize, "page_token": agentrouter.PageToken, "provider": agentrouter.OfProvider,
+		"state": agentrouter.InState, "user_id": agentrouter.OfUser, "key_id": agentrouter.OfKey, "data_plane": agentrouter.OfDataPlane,
+		"decision": agentrouter.WithDecision, "from": agentrouter.From, "to": agentrouter.To, "wait": agentrouter.Wait,
+		"if_match": agentrouter.IfMatch, "idempotency_key": agentrouter.IdempotencyKey, "cascade": agentrouter.Cascade,
+		"on_limited": agentrouter.OnLimited, "removal_grace_days": agentrouter.RemovalGraceDays, "grace_days": agentrouter.GraceDays,
+		"explain": agentrouter.Explained, "limited": agentrouter.WhileLimited,
+
+		"aikeys.register expires_at": agentrouter.ExpiresAt, "aikeys.register order": agentrouter.AtOrder,
+		"aikeys.register weight": agentrouter.WithWeight, "aikeys.register restrict": agentrouter.Restricted,
+		"aikeys.register limit": agentrouter.Limited,
+
+		"aikeys.update name": agentrouter.SetName, "aikeys.update disabled": agentrouter.SetDisabled,
+		"aikeys.update expires_at": agentrouter.SetExpiry, "aikeys.update expires_at=<nil>": agentrouter.ClearExpiry,
+		"aikeys.update order": agentrouter.SetOrder, "aikeys.update weight": agentrouter.SetWeight,
+		"aikeys.update weight=<nil>":              agentrouter.ClearWeight,
+		"aikeys.update restrict=<nil>":            agentrouter.ClearRestrictions,
+		"aikeys.update restrict.users":            agentrouter.RestrictUsers,
+		"aikeys.update restrict.models":           agentrouter.RestrictModels,
+		"aikeys.update restrict.operations":       agentrouter.RestrictOperations,
+		"aikeys.update limit=<nil>":               agentrouter.ClearLimits,
+		"aikeys.update limit.requests_per_minute": agentrouter.LimitRequestsPerMinute,
+		"aikeys.update limit.requests_per_day":    agentrouter.LimitRequestsPerDay,
+		"aikeys.update limit.concurrent":          agentrouter.LimitConcurrent,
+
+		"aikeys.rotate activate=now": agentrouter.ActivateNow, "aikeys.rotate activate=manual": agentrouter.ActivateLater,
+		"aikeys.rotate overlap": agentrouter.Overlap, "aikeys.rotate expires_at": agentrouter.NewExpiry,
+		"aikeys.rotate expires_at=<nil>": agentrouter.NoExpiry,
+
+		"tokens.create projects": agentrouter.ForProjects, "tokens.create expires_at": agentrouter.TokenExpiresAt,
+		"tokens.create expires_at=<nil>": agentrouter.TokenNeverExpires,
+
+		"providers.add_custom display_name": agentrouter.DisplayName, "providers.add_custom dialect": agentrouter.Speaks,
+		"providers.add_custom auth_style=none": agentrouter.WithoutKey, "providers.add_custom header": agentrouter.KeyInHeader,
+		"providers.add_custom auth_style=header": func() agentrouter.ProviderOption { return agentrouter.KeyInHeader("X-Llm-Key") },
+	}
 	for _, v := range readVectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			t.Parallel()
@@ -153,15 +218,19 @@ func TestVectors(t *testing.T) {
 				_, _ = w.Write(sent)
 			}))
 			defer server.Close()
-			options := []agentrouter.Option{agentrouter.WithBaseURL(server.URL), agentrouter.WithAPIKey("ak_vector_key")}
+			settings := []agentrouter.Option{agentrouter.WithBaseURL(server.URL), agentrouter.WithAPIKey("ak_vector_key")}
 			if v.Options.MaxRetries != nil {
-				options = append(options, agentrouter.WithMaxRetries(*v.Options.MaxRetries))
+				settings = append(settings, agentrouter.WithMaxRetries(*v.Options.MaxRetries))
 			}
-			client, err := agentrouter.New(t.Context(), options...)
+			client, err := agentrouter.New(t.Context(), settings...)
 			must(t, err)
 
 			start := time.Now()
-			result, partial, err := call(t.Context(), client, v)
+			names, ok := parameters[v.Call]
+			if !ok {
+				names = "customer_id project_id"
+			}
+			result, partial, err := v.call(t, client, names, options)
 			elapsed := time.Since(start).Milliseconds()
 			mu.Lock() // an answer that never came tells the race detector nothing
 			requests := next
@@ -274,334 +343,99 @@ func unknownAt(t *testing.T, v reflect.Value, path []string) any {
 	return nil
 }
 
-// call makes a vector's call. Of an iterator it gives the items, as far as it came.
-func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial any, err error) {
-	text := func(name string) string {
-		s, _ := v.Args[name].(string)
-		return s
-	}
-	customer, project, options := text("customer_id"), text("project_id"), callOptions(v)
-	keys, members := c.AIKeys().With(options...), c.Members().With(options...)
-	events := c.Events().With(options...)
-	switch v.Call {
-	case "aikeys.register":
-		own, _ := v.Args["user_scope"].(bool)
-		provider := aikeysv1.Provider(text("provider"))
-		result, err = keys.Register(ctx, customer, project, provider, text("name"), text("secret"), own)
-	case "aikeys.get":
-		result, err = keys.Get(ctx, customer, project, text("id"))
-	case "aikeys.list":
-		result, err = keys.List(ctx, customer, project)
-	case "aikeys.iterate":
-		return collect(keys.All(ctx, customer, project))
-	case "aikeys.update":
-		result, err = keys.Update(ctx, customer, project, text("id"), changesOf(v.Args)...)
-	case "aikeys.revoke":
-		result, err = keys.Revoke(ctx, customer, project, text("id"))
-	case "aikeys.rotate":
-		result, err = keys.Rotate(ctx, customer, project, text("id"), text("secret"), rotateOptions(v.Args)...)
-	case "aikeys.versions":
-		result, err = keys.Versions(ctx, customer, project, text("id"))
-	case "aikeys.activate_version":
-		number, _ := v.Args["version"].(float64)
-		result, err = keys.ActivateVersion(ctx, customer, project, text("id"), int(number))
-	case "aikeys.rollback":
-		result, err = keys.Rollback(ctx, customer, project, text("id"))
-	case "aikeys.destroy_version":
-		number, _ := v.Args["version"].(float64)
-		result, err = keys.DestroyVersion(ctx, customer, project, text("id"), int(number))
-	case "aikeys.verify":
-		result, err = keys.Verify(ctx, customer, project, text("id"))
-	case "aikeys.resolve":
-		result, err = keys.Resolve(ctx, customer, project, aikeysv1.Provider(text("provider")))
-	case "policy.get":
-		result, err = c.Policy().Get(ctx, customer, project)
-	case "policy.set":
-		byProvider := aikeysv1.UserKeysByProvider{}
-		given, _ := v.Args["user_keys_by_provider"].(map[string]any)
-		for name, value := range given {
-			byProvider[name] = aikeysv1.UserKeys(fmt.Sprint(value))
-		}
-		policy := c.Policy().With(agentrouter.OnLimited(aikeysv1.OnLimited(text("on_limited"))))
-		if days, ok := v.Args["removal_grace_days"].(float64); ok {
-			policy = policy.With(agentrouter.RemovalGraceDays(int(days)))
-		}
-		result, err = policy.Set(ctx, customer, project,
-			aikeysv1.UserKeys(text("user_keys")), byProvider, aikeysv1.OnBadKey(text("on_bad_key")))
-	case "events.list":
-		result, err = events.List(ctx, customer, project)
-	case "events.iterate":
-		return collect(events.All(ctx, customer, project))
-	case "fetches.list":
-		result, err = c.Fetches().With(options...).List(ctx, customer, project)
-	case "fetches.iterate":
-		return collect(c.Fetches().With(options...).All(ctx, customer, project))
-	case "usage.list":
-		result, err = c.Usage().With(options...).List(ctx, customer, project)
-	case "usage.iterate":
-		return collect(c.Usage().With(options...).All(ctx, customer, project))
-	case "members.list":
-		result, err = members.List(ctx, customer, project)
-	case "members.iterate":
-		return collect(members.All(ctx, customer, project))
-	case "members.set":
-		result, err = members.Set(ctx, customer, project, text("user_id"), aikeysv1.Role(text("role")))
-	case "members.remove":
-		result, err = members.Remove(ctx, customer, project, text("user_id"))
-	case "members.impact":
-		result, err = members.Impact(ctx, customer, project, text("user_id"))
-	case "members.restore":
-		result, err = members.Restore(ctx, customer, project, text("user_id"))
-	case "leaks.find":
-		result, err = c.Leaks().With(options...).Find(ctx, customer, project, texts(v.Args["values"]))
-	case "leaks.revoke":
-		source, _ := v.Args["source"].(string)
-		result, err = c.Leaks().With(options...).Revoke(ctx, customer, project, texts(v.Args["values"]), source)
-	case "projects.list":
-		result, err = c.Projects().With(options...).List(ctx)
-	case "tokens.list":
-		result, err = c.Tokens().With(options...).List(ctx)
-	case "tokens.list_in_project":
-		result, err = c.Tokens().With(options...).ListInProject(ctx, customer, project)
-	case "tokens.create":
-		result, err = createToken(ctx, c, v)
-	case "tokens.revoke":
-		result, err = c.Tokens().With(options...).Revoke(ctx, text("id"))
-	case "tokens.revoke_in_project":
-		result, err = c.Tokens().With(options...).RevokeInProject(ctx, customer, project, text("id"))
-	case "providers.list":
-		result, err = c.Providers().List(ctx)
-	case "providers.list_custom":
-		result, err = c.Providers().ListCustom(ctx, customer, project)
-	case "providers.add_custom":
-		result, err = c.Providers().AddCustom(ctx, customer, project, aikeysv1.Provider(text("slug")), text("base_url"), providerOptions(text)...)
-	case "providers.remove_custom":
-		result, err = c.Providers().RemoveCustom(ctx, customer, project, aikeysv1.Provider(text("slug")))
-	case "sign_in_options":
-		result, err = c.SignInOptions(ctx)
-	case "whoami":
-		result, err = c.WhoAmI(ctx)
-	default:
-		err = errors.New("no such call: " + v.Call)
-	}
-	return result, nil, err
-}
-
-func providerOptions(text func(name string) string) (options []agentrouter.ProviderOption) {
-	if name := text("display_name"); name != "" {
-		options = append(options, agentrouter.DisplayName(name))
-	}
-	if dialect := text("dialect"); dialect != "" {
-		options = append(options, agentrouter.Speaks(aikeysv1.Dialect(dialect)))
-	}
-	switch text("auth_style") {
-	case "header":
-		options = append(options, agentrouter.KeyInHeader(text("header")))
-	case "none":
-		options = append(options, agentrouter.WithoutKey())
-	}
-	return options
-}
-
-// createToken returns a new API key, with its text as the service has sent it.
-func createToken(ctx context.Context, c *agentrouter.Client, v vector) (any, error) {
-	var options []agentrouter.CallOption
-	if given, ok := v.Args["projects"].([]any); ok {
-		var ids []string
-		for _, id := range given {
-			ids = append(ids, fmt.Sprint(id))
-		}
-		options = append(options, agentrouter.ForProjects(ids...))
-	}
-	if at, given := v.Args["expires_at"]; given && at == nil {
-		options = append(options, agentrouter.TokenNeverExpires())
-	} else if end, err := time.Parse(time.RFC3339, fmt.Sprint(at)); err == nil {
-		options = append(options, agentrouter.TokenExpiresAt(end))
-	}
-	made, err := c.Tokens().With(options...).Create(ctx, fmt.Sprint(v.Args["name"]))
-	if err != nil {
-		return nil, err
-	}
-	return map[string]any{"token": made.Token, "api_key": made.APIKey.Reveal()}, nil
-}
-
-func texts(list any) (found []string) {
-	values, _ := list.([]any)
-	for _, value := range values {
-		found = append(found, fmt.Sprint(value))
-	}
-	return found
-}
-
-// changesOf returns what an update changes.
-func changesOf(args map[string]any) (changes []agentrouter.KeyChange) {
-	if name, ok := args["name"].(string); ok {
-		changes = append(changes, agentrouter.SetName(name))
-	}
-	if disabled, ok := args["disabled"].(bool); ok {
-		changes = append(changes, agentrouter.SetDisabled(disabled))
-	}
-	switch at, given := args["expires_at"]; {
-	case given && at == nil:
-		changes = append(changes, agentrouter.ClearExpiry())
-	case given:
-		text, _ := at.(string)
-		end, _ := time.Parse(time.RFC3339, text)
-		changes = append(changes, agentrouter.SetExpiry(end))
-	}
-	switch lists, given := args["restrict"].(map[string]any); {
-	case given:
-		for name, change := range map[string]func(...string) agentrouter.KeyChange{
-			"users": agentrouter.RestrictUsers, "models": agentrouter.RestrictModels, "operations": agentrouter.RestrictOperations,
-		} {
-			if list, ok := lists[name]; ok {
-				changes = append(changes, change(texts(list)...))
+// call makes a vector's call: "aikeys.destroy_version" is AIKeys().With(…).DestroyVersion(ctx, …). It passes the args that parameters
+// names, in their order; options makes the method's options of the rest. An iterator's partial result is the items before its error.
+func (v vector) call(t *testing.T, c *agentrouter.Client, parameters string, options map[string]any) (result, partial any, err error) {
+	t.Helper()
+	var callOptions []agentrouter.CallOption
+	var own []reflect.Value // the options of the method's own type
+	var add func(name string, value any)
+	add = func(name string, value any) {
+		constructor := cmp.Or(options[v.Call+" "+name+"="+fmt.Sprint(value)], options[v.Call+" "+name], options[name])
+		if members, ok := value.(map[string]any); ok && constructor == nil {
+			for member, value := range members {
+				add(name+"."+member, value)
 			}
+			return
 		}
-	default:
-		if _, ok := args["restrict"]; ok {
-			changes = append(changes, agentrouter.ClearRestrictions())
+		if constructor == nil {
+			t.Fatalf("no option for %s of %s", name, v.Call)
 		}
-	}
-	switch limits, given := args["limit"].(map[string]any); {
-	case given:
-		for name, change := range map[string]func(int) agentrouter.KeyChange{
-			"requests_per_minute": agentrouter.LimitRequestsPerMinute, "requests_per_day": agentrouter.LimitRequestsPerDay, "concurrent": agentrouter.LimitConcurrent,
-		} {
-			if limit, ok := limits[name]; ok {
-				number, _ := limit.(float64) // null is 0
-				changes = append(changes, change(int(number)))
-			}
-		}
-	default:
-		if _, ok := args["limit"]; ok {
-			changes = append(changes, agentrouter.ClearLimits())
+		made := convertedCall(t, reflect.ValueOf(constructor), value)
+		if option, ok := made.Interface().(agentrouter.CallOption); ok {
+			callOptions = append(callOptions, option)
+		} else {
+			own = append(own, made)
 		}
 	}
-	if order, ok := args["order"].(float64); ok {
-		changes = append(changes, agentrouter.SetOrder(int(order)))
-	}
-	switch weight, given := args["weight"]; {
-	case given && weight == nil:
-		changes = append(changes, agentrouter.ClearWeight())
-	case given:
-		number, _ := weight.(float64)
-		changes = append(changes, agentrouter.SetWeight(int(number)))
-	}
-	return changes
-}
-
-// rotateOptions returns what a rotation is told beside the secret.
-func rotateOptions(args map[string]any) (options []agentrouter.RotateOption) {
-	switch args["activate"] {
-	case "now":
-		options = append(options, agentrouter.ActivateNow())
-	case "manual":
-		options = append(options, agentrouter.ActivateLater())
-	}
-	if text, ok := args["overlap"].(string); ok {
-		d, _ := time.ParseDuration(text)
-		options = append(options, agentrouter.Overlap(d))
-	}
-	if at, given := args["expires_at"]; given {
-		text, _ := at.(string)
-		if end, err := time.Parse(time.RFC3339, text); err == nil {
-			return append(options, agentrouter.NewExpiry(end))
-		}
-		options = append(options, agentrouter.NoExpiry())
-	}
-	return options
-}
-
-// registerOptions returns the options of a register or a resolve.
-func registerOptions(v vector) (options []agentrouter.CallOption) {
-	if key, ok := v.Args["idempotency_key"].(string); ok {
-		options = append(options, agentrouter.IdempotencyKey(key))
-	}
-	if end, err := time.Parse(time.RFC3339, fmt.Sprint(v.Args["expires_at"])); err == nil {
-		options = append(options, agentrouter.ExpiresAt(end))
-	}
-	if order, ok := v.Args["order"].(float64); ok {
-		options = append(options, agentrouter.AtOrder(int(order)))
-	}
-	if weight, ok := v.Args["weight"].(float64); ok {
-		options = append(options, agentrouter.WithWeight(int(weight)))
-	}
-	if lists, ok := v.Args["restrict"].(map[string]any); ok {
-		options = append(options, agentrouter.Restricted(aikeysv1.Restrictions{
-			Users: texts(lists["users"]), Models: texts(lists["models"]), Operations: texts(lists["operations"]),
-		}))
-	}
-	if limits, ok := v.Args["limit"].(map[string]any); ok {
-		perMinute, _ := limits["requests_per_minute"].(float64)
-		concurrent, _ := limits["concurrent"].(float64)
-		options = append(options, agentrouter.Limited(aikeysv1.KeyLimit{RequestsPerMinute: int(perMinute), Concurrent: int(concurrent)}))
-	}
-	if v.Args["explain"] == true {
-		options = append(options, agentrouter.Explained())
-	}
-	if user, ok := v.Args["user_id"].(string); ok {
-		options = append(options, agentrouter.OfUser(user))
-	}
-	if key, ok := v.Args["limited"].(string); ok {
-		options = append(options, agentrouter.WhileLimited(key))
-	}
-	return options
-}
-
-func callOptions(v vector) []agentrouter.CallOption {
-	if v.Call == "aikeys.register" || v.Call == "aikeys.resolve" {
-		return registerOptions(v)
-	}
-	var options []agentrouter.CallOption
+	names := strings.Fields(parameters)
 	for name, value := range v.Args {
-		text, _ := value.(string)
-		number, _ := value.(float64)
-		switch name {
-		case "page_size":
-			options = append(options, agentrouter.PageSize(int(number)))
-		case "page_token":
-			options = append(options, agentrouter.PageToken(text))
-		case "provider":
-			options = append(options, agentrouter.OfProvider(aikeysv1.Provider(text)))
-		case "state":
-			options = append(options, agentrouter.InState(aikeysv1.KeyState(text)))
-		case "user_id":
-			if strings.HasPrefix(v.Call, "usage.") || strings.HasPrefix(v.Call, "fetches.") {
-				options = append(options, agentrouter.OfUser(text))
-			}
-		case "key_id":
-			options = append(options, agentrouter.OfKey(text))
-		case "data_plane":
-			options = append(options, agentrouter.OfDataPlane(text))
-		case "decision":
-			options = append(options, agentrouter.WithDecision(aikeysv1.FetchDecision(text)))
-		case "from", "to":
-			at, _ := time.Parse(time.RFC3339, text)
-			options = append(options, map[string]func(time.Time) agentrouter.CallOption{"from": agentrouter.From, "to": agentrouter.To}[name](at))
-		case "grace_days":
-			options = append(options, agentrouter.GraceDays(int(number)))
-		case "cascade":
-			options = append(options, agentrouter.Cascade())
-		case "idempotency_key":
-			options = append(options, agentrouter.IdempotencyKey(text))
-		case "if_match":
-			options = append(options, agentrouter.IfMatch(text))
-		case "wait":
-			d, _ := time.ParseDuration(text)
-			options = append(options, agentrouter.Wait(d))
+		if !slices.Contains(names, name) {
+			add(name, value)
 		}
 	}
-	return options
+
+	camelCase := func(text string) string {
+		return regexp.MustCompile(`(^|_)[a-z]`).ReplaceAllStringFunc(text, func(s string) string { return strings.ToUpper(strings.TrimPrefix(s, "_")) })
+	}
+	receiver, name := reflect.ValueOf(c), v.Call
+	if service, method, ok := strings.Cut(v.Call, "."); ok {
+		receiver = receiver.MethodByName(strings.Replace(camelCase(service), "Aikeys", "AIKeys", 1)).Call(nil)[0]
+		name = method
+		if len(callOptions) > 0 {
+			receiver = receiver.MethodByName("With").CallSlice([]reflect.Value{reflect.ValueOf(callOptions)})[0]
+		}
+	}
+	name = cmp.Or(map[string]string{"whoami": "WhoAmI", "iterate": "All"}[name], camelCase(name))
+	method := receiver.MethodByName(name)
+	if !method.IsValid() {
+		t.Fatalf("no such call: %s", v.Call)
+	}
+	arguments := []reflect.Value{reflect.ValueOf(t.Context())}
+	for i, name := range names {
+		arguments = append(arguments, converted(t, method.Type().In(i+1), v.Args[name]))
+	}
+	returned := method.Call(append(arguments, own...))
+	if len(returned) == 2 {
+		err, _ = returned[1].Interface().(error)
+		if made, ok := returned[0].Interface().(*agentrouter.NewToken); ok && made != nil { // its API key does not print
+			return map[string]any{"token": made.Token, "api_key": made.APIKey.Reveal()}, nil, err
+		}
+		return returned[0].Interface(), nil, err
+	}
+	items := []any{}
+	for item, failed := range returned[0].Seq2() {
+		if err, _ = failed.Interface().(error); err != nil {
+			return nil, items, err
+		}
+		items = append(items, item.Interface())
+	}
+	return items, items, nil
 }
 
-func collect[T any](items iter.Seq2[T, error]) (result, partial any, err error) {
-	found := []T{}
-	for item, err := range items {
-		if err != nil {
-			return nil, found, err
-		}
-		found = append(found, item)
+// convertedCall calls a function with a value of a vector. If it takes none, the value is only in the vector's name for it.
+func convertedCall(t *testing.T, function reflect.Value, value any) reflect.Value {
+	t.Helper()
+	switch {
+	case function.Type().NumIn() == 0:
+		return function.Call(nil)[0]
+	case function.Type().IsVariadic():
+		return function.CallSlice([]reflect.Value{converted(t, function.Type().In(0), value)})[0]
 	}
-	return found, found, nil
+	return function.Call([]reflect.Value{converted(t, function.Type().In(0), value)})[0]
+}
+
+// converted returns a value of a vector as a Go type.
+func converted(t *testing.T, to reflect.Type, value any) reflect.Value {
+	t.Helper()
+	if to == reflect.TypeFor[time.Duration]() {
+		d, err := time.ParseDuration(fmt.Sprint(value))
+		must(t, err)
+		return reflect.ValueOf(d)
+	}
+	text, err := json.Marshal(value)
+	must(t, err)
+	into := reflect.New(to)
+	must(t, json.Unmarshal(text, into.Interface()))
+	return into.Elem()
 }

@@ -9,31 +9,30 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// RotateOption is what Rotate is told beside the secret.
+// RotateOption is an optional parameter of Rotate.
 type RotateOption func(body map[string]any)
 
-// ActivateNow has the new version serve at once, without a test at the provider. Without it and ActivateLater, the secret is tested, and
-// the version serves if it is valid; if nothing is known of it, the version is pending.
+// ActivateNow has the new version serve at once, untested. By default the secret is tested at its provider: if it is valid, the version
+// serves; if the test has no result, the version stays pending.
 func ActivateNow() RotateOption { return func(b map[string]any) { b["activate"] = "now" } }
 
 // ActivateLater leaves the new version pending, until ActivateVersion.
 func ActivateLater() RotateOption { return func(b map[string]any) { b["activate"] = "manual" } }
 
-// Overlap is how long the replaced version stays, so that a rollback is possible, in whole seconds; 0 destroys it at once. Without it, 15
-// minutes.
+// Overlap sets how long the replaced version is kept for a rollback, in whole seconds; 0 destroys it at once. The default is 15 minutes.
 func Overlap(d time.Duration) RotateOption {
 	return func(b map[string]any) { b["overlap"] = strconv.FormatInt(int64(d/time.Second), 10) + "s" }
 }
 
-// NewExpiry has the key stop serving at a time, from the activation on. Without it, the key's expiry stays.
+// NewExpiry changes the key's expiry when the version is activated. Without it, the expiry stays.
 func NewExpiry(t time.Time) RotateOption { return func(b map[string]any) { b["expires_at"] = t.UTC() } }
 
-// NoExpiry has the key serve without end, from the activation on.
+// NoExpiry removes the key's expiry when the version is activated.
 func NoExpiry() RotateOption { return func(b map[string]any) { b["expires_at"] = nil } }
 
-// Rotate seals another secret as the key's next version. An active one comes with its receipt, for which Wait waits; that says when the old
-// secret may be deleted at the provider. A secret that the provider rejects is an error of status 422, and one that the key has already one
-// of 409. Each call sends an idempotency key, so retries make one version only.
+// Rotate seals another secret as the key's next version. If the version is active, the response has a receipt, for which Wait waits and
+// which says when the old secret may be deleted at the provider. If the provider rejects the secret, the error has status 422; if the key
+// has this secret already, 409. Each call sends an idempotency key, so retries make only one version.
 func (a *AIKeysClient) Rotate(
 	ctx context.Context, customerID, projectID, id, secret string, options ...RotateOption,
 ) (*aikeysv1.RotateResponse, error) {
@@ -54,7 +53,7 @@ func (a *AIKeysClient) Versions(ctx context.Context, customerID, projectID, id s
 	return send(ctx, r, func(r *aikeysv1.VersionsResponse) bool { return r.Versions != nil })
 }
 
-// ActivateVersion has a pending version serve, or a retiring one again.
+// ActivateVersion activates a pending version, or a retiring one again.
 func (a *AIKeysClient) ActivateVersion(
 	ctx context.Context, customerID, projectID, id string, version int,
 ) (*aikeysv1.RotateResponse, error) {
@@ -62,13 +61,13 @@ func (a *AIKeysClient) ActivateVersion(
 	return send(ctx, r, isRotated)
 }
 
-// Rollback has the version serve again that the active one replaced, while it is retiring.
+// Rollback activates the version that the active one replaced, while that is still retiring.
 func (a *AIKeysClient) Rollback(ctx context.Context, customerID, projectID, id string) (*aikeysv1.RotateResponse, error) {
 	r := a.service.inProject(operations.RollbackKey(), customerID, projectID, "id", id)
 	return send(ctx, r, isRotated)
 }
 
-// DestroyVersion destroys a version that is not active: there is no rollback to it after that.
+// DestroyVersion destroys a version that is not active. It can't be activated again.
 func (a *AIKeysClient) DestroyVersion(
 	ctx context.Context, customerID, projectID, id string, version int,
 ) (*aikeysv1.DestroyVersionResponse, error) {

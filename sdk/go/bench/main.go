@@ -1,5 +1,5 @@
-// Command bench compares a Get through the SDK with the same request through net/http alone. Rounds of both alternate, so
-// that what else the machine does falls on both, and the ratio is of the two medians.
+// Command bench compares a Get through the SDK with the same request through net/http alone. Rounds of both alternate, so that
+// other load on the machine affects both. The ratio is that of the medians.
 package main
 
 import (
@@ -78,7 +78,7 @@ func run(ctx context.Context, rounds int) error {
 	return nil
 }
 
-// get is what a program without the SDK writes: the request, its headers, and the answer into a struct.
+// get is a program's request without the SDK: it sets the headers, and decodes the answer into a struct.
 func get(ctx context.Context, client *http.Client, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {

@@ -958,6 +958,9 @@ type Acknowledgement struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v Acknowledgement) String() string { return text(v) }
+
 // Actor Who did it.
 type Actor struct {
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
@@ -976,6 +979,9 @@ type Actor struct {
 	// does by the clock.
 	UserID string `json:"user_id"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v Actor) String() string { return text(v) }
 
 // AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
 // `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
@@ -1004,6 +1010,9 @@ type Candidate struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v Candidate) String() string { return text(v) }
 
 // CandidateReason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 // `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
@@ -1048,6 +1057,9 @@ type CustomProvider struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v CustomProvider) String() string { return text(v) }
+
 // CustomAuthStyle How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
 // `none` it takes no key; then the secret of its keys is the word `none`.
 type CustomAuthStyle string
@@ -1064,6 +1076,9 @@ type CustomProviderResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v CustomProviderResponse) String() string { return text(v) }
+
 // DestroyVersionResponse The version as it is now.
 type DestroyVersionResponse struct {
 	// Unknown What the answer holds beyond these fields.
@@ -1072,6 +1087,9 @@ type DestroyVersionResponse struct {
 	// Version One of the secrets that a key has had, or is to have.
 	Version KeyVersion `json:"version"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v DestroyVersionResponse) String() string { return text(v) }
 
 // DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
 // disabled key that is read by its id has it; keys in lists do not.
@@ -1114,6 +1132,9 @@ type DisableReceipt struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v DisableReceipt) String() string { return text(v) }
 
 // Event Something that was done or attempted. A change and its event are written in the same transaction, so that
 // neither exists without the other.
@@ -1203,6 +1224,9 @@ type Event struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v Event) String() string { return text(v) }
 
 // EventOutcome Whether it was carried out. A denied attempt changed nothing.
 type EventOutcome string
@@ -1304,6 +1328,9 @@ type EventState struct {
 	Weight *int `json:"weight,omitempty"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v EventState) String() string { return text(v) }
+
 // Fetch That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
 // plane, or the provider, gets the key.
 type Fetch struct {
@@ -1349,6 +1376,9 @@ type Fetch struct {
 	Version int `json:"version,omitempty,omitzero"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v Fetch) String() string { return text(v) }
+
 // FetchDecision Whether it got a key.
 type FetchDecision string
 
@@ -1366,6 +1396,9 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v FieldError) String() string { return text(v) }
+
 // GetResponse One key.
 type GetResponse struct {
 	// Key A key's metadata. No answer contains the secret.
@@ -1374,6 +1407,9 @@ type GetResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v GetResponse) String() string { return text(v) }
 
 // ImpactAtProvider What is left to do at a provider.
 type ImpactAtProvider struct {
@@ -1394,6 +1430,9 @@ type ImpactAtProvider struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ImpactAtProvider) String() string { return text(v) }
+
 // ImpactStays What stays.
 type ImpactStays struct {
 	// ProjectKeys How many project-level keys they registered, which go on serving.
@@ -1406,6 +1445,9 @@ type ImpactStays struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ImpactStays) String() string { return text(v) }
+
 // ImpactStops What stops at once.
 type ImpactStops struct {
 	// OwnKeys How many keys of their own they have in the project.
@@ -1417,6 +1459,9 @@ type ImpactStops struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v ImpactStops) String() string { return text(v) }
 
 // Key A key's metadata. No answer contains the secret.
 type Key struct {
@@ -1530,6 +1575,9 @@ type Key struct {
 	Weight KeyWeight `json:"weight,omitempty,omitzero"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v Key) String() string { return text(v) }
+
 // NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
 // `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
 // `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
@@ -1555,6 +1603,9 @@ type KeyFailure struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v KeyFailure) String() string { return text(v) }
+
 // KeyFailureReason `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
 // `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
 // provider's. Absent if the data plane did not say.
@@ -1572,6 +1623,9 @@ type KeyLimit struct {
 	RequestsPerMinute int `json:"requests_per_minute,omitempty,omitzero"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v KeyLimit) String() string { return text(v) }
+
 // KeyLimitChange What to change of how many requests the key serves. `null` takes all limits away.
 type KeyLimitChange struct {
 	// Concurrent How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
@@ -1583,6 +1637,9 @@ type KeyLimitChange struct {
 	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. `null` is any number.
 	RequestsPerMinute int `json:"requests_per_minute,omitempty,omitzero"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v KeyLimitChange) String() string { return text(v) }
 
 // KeyOrder The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
 // Every key has 0 unless it is given another.
@@ -1629,6 +1686,9 @@ type KeyVersion struct {
 	Version int `json:"version"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v KeyVersion) String() string { return text(v) }
+
 // VersionState `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
 // `destroyed`: its secret is gone.
 type VersionState string
@@ -1644,6 +1704,9 @@ type KeyWarning struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v KeyWarning) String() string { return text(v) }
 
 // KeyWarningCode `duplicate_secret`: another key that can serve has the same secret, or a field of it.
 type KeyWarningCode string
@@ -1696,6 +1759,9 @@ type LeakMatch struct {
 	Version int `json:"version,omitempty,omitzero"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v LeakMatch) String() string { return text(v) }
+
 // LeakMatchAction What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
 type LeakMatchAction string
 
@@ -1715,6 +1781,9 @@ type LeaksResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v LeaksResponse) String() string { return text(v) }
+
 // ListCustomProvidersResponse The servers of your own that are providers of a project.
 type ListCustomProvidersResponse struct {
 	// OwnersMayAdd Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator.
@@ -1726,6 +1795,9 @@ type ListCustomProvidersResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v ListCustomProvidersResponse) String() string { return text(v) }
 
 // ListEventsResponse A page of the audit trail.
 type ListEventsResponse struct {
@@ -1739,6 +1811,9 @@ type ListEventsResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ListEventsResponse) String() string { return text(v) }
+
 // ListFetchesResponse A page of the records of fetches.
 type ListFetchesResponse struct {
 	// Fetches The records, newest first.
@@ -1750,6 +1825,9 @@ type ListFetchesResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v ListFetchesResponse) String() string { return text(v) }
 
 // ListMembersResponse Members, sorted by user id.
 type ListMembersResponse struct {
@@ -1763,6 +1841,9 @@ type ListMembersResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ListMembersResponse) String() string { return text(v) }
+
 // ListProjectsResponse The caller's projects, sorted by id.
 type ListProjectsResponse struct {
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
@@ -1775,6 +1856,9 @@ type ListProjectsResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ListProjectsResponse) String() string { return text(v) }
+
 // ListProvidersResponse The catalogue.
 type ListProvidersResponse struct {
 	// Providers The providers, in the catalogue's order.
@@ -1783,6 +1867,9 @@ type ListProvidersResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v ListProvidersResponse) String() string { return text(v) }
 
 // ListResponse Keys, newest first. The list may be empty.
 type ListResponse struct {
@@ -1796,6 +1883,9 @@ type ListResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ListResponse) String() string { return text(v) }
+
 // ListTokensResponse A page of API keys.
 type ListTokensResponse struct {
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
@@ -1808,6 +1898,9 @@ type ListTokensResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ListTokensResponse) String() string { return text(v) }
+
 // ListUsageResponse A page of the usage.
 type ListUsageResponse struct {
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
@@ -1819,6 +1912,9 @@ type ListUsageResponse struct {
 	// Usage The entries, newest day first.
 	Usage []Usage `json:"usage"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v ListUsageResponse) String() string { return text(v) }
 
 // Member A user's membership of the project.
 type Member struct {
@@ -1837,6 +1933,9 @@ type Member struct {
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID OpaqueID `json:"user_id"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v Member) String() string { return text(v) }
 
 // MemberImpactResponse What the removal of a member would do.
 type MemberImpactResponse struct {
@@ -1860,6 +1959,9 @@ type MemberImpactResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v MemberImpactResponse) String() string { return text(v) }
+
 // MemberResponse One member.
 type MemberResponse struct {
 	// Member A user's membership of the project.
@@ -1868,6 +1970,9 @@ type MemberResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v MemberResponse) String() string { return text(v) }
 
 // NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 type NextPageToken = string
@@ -1887,6 +1992,9 @@ type OIDCClient struct {
 	// SessionToken Which of the tokens that the issuer returns is the session token.
 	SessionToken TokenKind `json:"session_token"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v OIDCClient) String() string { return text(v) }
 
 // TokenKind Which of the tokens that the issuer returns is the session token.
 type TokenKind string
@@ -1943,6 +2051,9 @@ type Policy struct {
 	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v Policy) String() string { return text(v) }
+
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
 	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
@@ -1951,6 +2062,9 @@ type PolicyResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v PolicyResponse) String() string { return text(v) }
 
 // Project A project in which the caller may act.
 type Project struct {
@@ -1972,6 +2086,9 @@ type Project struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v Project) String() string { return text(v) }
 
 // ProviderInfo What the service knows about a provider.
 type ProviderInfo struct {
@@ -2022,6 +2139,9 @@ type ProviderInfo struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v ProviderInfo) String() string { return text(v) }
 
 // AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
 // the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
@@ -2079,6 +2199,9 @@ type Receipt struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v Receipt) String() string { return text(v) }
+
 // ReceiptState `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 type ReceiptState string
 
@@ -2095,6 +2218,9 @@ type ReceiptPlane struct {
 	State ReceiptPlaneState `json:"state"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ReceiptPlane) String() string { return text(v) }
+
 // ReceiptPlaneState `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
 // from its cache any longer without asking.
 type ReceiptPlaneState string
@@ -2110,6 +2236,9 @@ type RegisterResponse struct {
 	// Warnings What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
 	Warnings []KeyWarning `json:"warnings,omitempty,omitzero"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v RegisterResponse) String() string { return text(v) }
 
 // RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
 // all. Absent is 30 days.
@@ -2134,6 +2263,9 @@ type RemoveMemberResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v RemoveMemberResponse) String() string { return text(v) }
 
 // ResolveResponse Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
 // for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
@@ -2196,6 +2328,9 @@ type ResolveResponse struct {
 	UserKeys UserKeys `json:"user_keys"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v ResolveResponse) String() string { return text(v) }
+
 // Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
 // none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
 // `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
@@ -2225,6 +2360,9 @@ type RestoreMemberResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v RestoreMemberResponse) String() string { return text(v) }
+
 // Restrictions What a key may be used for. Absent, or empty, restricts nothing.
 type Restrictions struct {
 	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all.
@@ -2237,6 +2375,9 @@ type Restrictions struct {
 	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all.
 	Users []OpaqueID `json:"users,omitempty,omitzero"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v Restrictions) String() string { return text(v) }
 
 // RestrictionsChange What to change of what the key may be used for. `null` takes all restrictions away.
 type RestrictionsChange struct {
@@ -2252,6 +2393,9 @@ type RestrictionsChange struct {
 	Users []OpaqueID `json:"users,omitempty,omitzero"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v RestrictionsChange) String() string { return text(v) }
+
 // RevokeResponse The result of the revocation.
 type RevokeResponse struct {
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -2261,6 +2405,9 @@ type RevokeResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v RevokeResponse) String() string { return text(v) }
 
 // RevokeTokenResponse The API key as it is now, and how many data planes have confirmed.
 type RevokeTokenResponse struct {
@@ -2274,6 +2421,9 @@ type RevokeTokenResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v RevokeTokenResponse) String() string { return text(v) }
 
 // Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 type Role string
@@ -2295,6 +2445,9 @@ type RotateResponse struct {
 	// Warnings What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat.
 	Warnings []KeyWarning `json:"warnings,omitempty,omitzero"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v RotateResponse) String() string { return text(v) }
 
 // RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
 type RotationReceipt struct {
@@ -2348,6 +2501,9 @@ type RotationReceipt struct {
 	Version int `json:"version"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v RotationReceipt) String() string { return text(v) }
+
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope string
 
@@ -2360,6 +2516,9 @@ type SignInOptionsResponse struct {
 	// to sign in with.
 	OIDC OIDCClient `json:"oidc,omitempty,omitzero"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v SignInOptionsResponse) String() string { return text(v) }
 
 // Token What is known of an API key of this service.
 type Token struct {
@@ -2414,6 +2573,9 @@ type Token struct {
 	UserID OpaqueID `json:"user_id"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v Token) String() string { return text(v) }
+
 // TokenState `active`, `expired`, or `revoked`.
 type TokenState string
 
@@ -2425,6 +2587,9 @@ type UpdateResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v UpdateResponse) String() string { return text(v) }
 
 // Usage What was served to one user with one key on one day, as far as data planes have reported it.
 type Usage struct {
@@ -2454,6 +2619,9 @@ type Usage struct {
 	// UserID The user who was served. Absent if the key was requested by its id or for no particular user.
 	UserID string `json:"user_id,omitempty,omitzero"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v Usage) String() string { return text(v) }
 
 // UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 // project's, and `forbid` uses only the project's.
@@ -2502,6 +2670,9 @@ type Verification struct {
 	Verdict Verdict `json:"verdict"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v Verification) String() string { return text(v) }
+
 // VerifyResponse What the test found, and the key that was tested.
 type VerifyResponse struct {
 	// Key A key's metadata. No answer contains the secret.
@@ -2515,6 +2686,9 @@ type VerifyResponse struct {
 	Verification Verification `json:"verification"`
 }
 
+// String returns the value as JSON, with the API's names.
+func (v VerifyResponse) String() string { return text(v) }
+
 // VersionsResponse A key's versions, newest first, and the receipt of its last rotation or rollback.
 type VersionsResponse struct {
 	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
@@ -2526,6 +2700,9 @@ type VersionsResponse struct {
 	// Versions The versions, at most 101.
 	Versions []KeyVersion `json:"versions"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v VersionsResponse) String() string { return text(v) }
 
 // WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
 // `expires_at` are absent if they do not apply.
@@ -2556,3 +2733,6 @@ type WhoAmIResponse struct {
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID OpaqueID `json:"user_id"`
 }
+
+// String returns the value as JSON, with the API's names.
+func (v WhoAmIResponse) String() string { return text(v) }
