@@ -1,32 +1,30 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"strconv"
-
-	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	pub "github.com/agentrouter/aikeys/gen/aikeys"
-
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
+	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gendp "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -34,11 +32,9 @@ import (
 const (
 	// runsProgram is the variable that has the test's own executable run the gateway instead of tests.
 	runsProgram = "RUN_AIKEYS_GATEWAY"
-	// patience is how long a test waits for an expected event.
-	patience = 20 * time.Second
 	// callerToken is the API key of a caller, and providerSecret the provider key that serves it.
 	callerToken, providerSecret = "ak_EXAMPLE_caller", "sk-EXAMPLE-EXAMPLE-0001"
-	// unavailable is the answer to requests that nothing decides.
+	// unavailable is the answer when the gateway can neither serve nor refuse.
 	unavailable = "Service Unavailable"
 	// lease is the control plane's, and margin what a busy machine may add to it.
 	lease, margin = time.Second, 150 * time.Millisecond
@@ -51,134 +47,24 @@ func TestMain(m *testing.M) {
 	if os.Getenv(runsProgram) != "" {
 		main()
 	}
-	folder, err := os.MkdirTemp("", "aikeys-gateway-")
-	if err != nil {
-		panic(err)
-	}
+	flag.Parse()
+	err := flag.Set("test.parallel", "4") // most tests wait for other processes
+	folder, makeErr := os.MkdirTemp("", "aikeys-gateway-")
 	aikeysd = filepath.Join(folder, "aikeysd")
-	build := exec.Command("go", "build", "-o", aikeysd, "../aikeysd")
-	build.Env = append(build.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
-	if output, err := build.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("go build: %v\n%s", err, output))
+	if err = errors.Join(err, makeErr, programtest.Build(folder, "../aikeysd")); err != nil {
+		panic(err)
 	}
 	code := modelstest.Main(m)
 	_ = os.RemoveAll(folder)
 	os.Exit(code)
 }
 
-// process is a running program.
-type process struct {
-	t       *testing.T
-	cmd     *exec.Cmd
-	log     dataplanetest.Log
-	exited  chan struct{}
-	address struct {
-		Msg, API, Dataplane, Ops, Gateway string
-		ForwardAuth                       string `json:"forward_auth"`
-		ExtAuthz                          string `json:"ext_authz"`
-		Agent                             string
-	}
-}
-
-// launch starts a program, which ends with the test.
-func launch(t *testing.T, cmd *exec.Cmd) *process {
+// start starts one of our programs.
+func start(t *testing.T, environ []string, program string, args ...string) *programtest.Process {
 	t.Helper()
-	p := &process{t: t, cmd: cmd, exited: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &p.log, &p.log
-	require.NoError(t, cmd.Start())
-	go func() {
-		defer close(p.exited)
-		_ = cmd.Wait()
-	}()
-	t.Cleanup(func() { p.end(syscall.SIGKILL) })
-	return p
-}
-
-// startProcess starts "serve" of one of our programs and returns once it listens.
-func startProcess(t *testing.T, program string, environ []string, args ...string) *process {
-	t.Helper()
-	cmd := exec.Command(program, append([]string{"serve"}, args...)...)
+	cmd := exec.Command(program, args...)
 	cmd.Env = environ
-	return launch(t, cmd).awaitListening()
-}
-
-// awaitListening returns once one of our programs listens.
-func (p *process) awaitListening() *process {
-	p.t.Helper()
-	p.await("listening", func() bool {
-		for line := range strings.Lines(p.log.String()) {
-			if json.Unmarshal([]byte(line), &p.address) == nil && p.address.Msg == "listening" {
-				return true
-			}
-		}
-		return false
-	})
-	return p
-}
-
-func (p *process) await(what string, condition func() bool) {
-	p.t.Helper()
-	require.Eventually(p.t, condition, patience, 5*time.Millisecond, "never %s: %s", what, &p.log)
-}
-
-// awaitLog waits until the program has logged a text, which takes its way through a pipe and may come after an answer.
-func (p *process) awaitLog(text string) {
-	p.t.Helper()
-	p.await("logged "+text, func() bool { return strings.Contains(p.log.String(), text) })
-}
-
-func (p *process) awaitReady() *process {
-	p.t.Helper()
-	p.await("ready", func() bool { return p.readyz().status == http.StatusOK })
-	return p
-}
-
-func (p *process) readyz() reply { return send(http.MethodGet, p.address.Ops+"/readyz", "", "") }
-
-func (p *process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) } // it may have exited
-
-// end sends a signal, waits until the process has exited, and returns its exit code.
-func (p *process) end(s syscall.Signal) (code int) {
-	p.t.Helper()
-	p.signal(s)
-	select {
-	case <-p.exited:
-	case <-time.After(patience):
-		require.Fail(p.t, "it did not exit", p.log.String())
-	}
-	return p.cmd.ProcessState.ExitCode()
-}
-
-// reply is a response that was read. Without one, the status is 0 and the body the error.
-type reply struct {
-	status int
-	header http.Header
-	body   string
-}
-
-// send sends a request with a bearer token, unless that is empty, and further headers, given as names and values.
-func send(method, url, token, body string, headers ...string) reply {
-	request, err := http.NewRequest(method, url, strings.NewReader(body))
-	if err != nil {
-		return reply{body: err.Error()}
-	}
-	if token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
-	for pair := range slices.Chunk(headers, 2) {
-		request.Header.Set(pair[0], pair[1])
-	}
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
-	if err != nil {
-		return reply{body: err.Error()}
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return reply{body: err.Error()}
-	}
-	return reply{response.StatusCode, response.Header, string(text)}
+	return programtest.Launch(t, cmd)
 }
 
 // gatewayEnviron returns the variables of a gateway that has a credential for a control plane.
@@ -199,43 +85,51 @@ type env struct {
 	control  *dataplanetest.ControlPlane
 	key      string // the id of the key for OpenAI
 	environ  []string
+	dir      string // for unix sockets
 }
 
 func newEnv(t *testing.T, options ...gatewaytest.Option) *env {
 	t.Helper()
-	e := &env{t: t, provider: gatewaytest.StartProvider(t, append(options, gatewaytest.Accepting(providerSecret))...), control: dataplanetest.NewControlPlane(t)}
+	dir, err := os.MkdirTemp("", "gw-") // t.TempDir may be too long for a socket's path
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	e := &env{t: t, provider: gatewaytest.StartProvider(t, append(options, gatewaytest.Accepting(providerSecret))...), control: dataplanetest.NewControlPlane(t), dir: dir}
 	e.environ = gatewayEnviron(t, e.control.URL(), dataplanetest.Token)
 	e.control.AddCredential(callerToken, dataplanetest.Credential{})
 	e.key = e.control.RegisterKey(dataplanetest.Key{Secret: providerSecret, BaseURL: e.provider.URL + "/v1"})
 	e.control.RegisterKey(dataplanetest.Key{Provider: "anthropic", Secret: providerSecret, BaseURL: e.provider.URL, AuthStyle: "x_api_key"})
-	e.control.RegisterKey(dataplanetest.Key{
+	gemini := dataplanetest.Key{
 		Provider: "gemini", Secret: providerSecret, BaseURL: e.provider.URL + "/v1beta", AuthStyle: "x_goog_api_key",
-		Routes: []gendp.Route{
-			{Path: "/v1", AuthStyle: "x_goog_api_key"}, {Path: "/v1alpha", AuthStyle: "x_goog_api_key"}, {Path: "/upload", AuthStyle: "x_goog_api_key"},
-			{Path: "/ws", AuthStyle: "x_goog_api_key"}, {Path: "/v1beta/openai", AuthStyle: "bearer"},
-		},
-	})
+		Routes: []gendp.Route{{Path: "/v1beta/openai", AuthStyle: "bearer"}},
+	}
+	for _, path := range []string{"/v1", "/v1alpha", "/upload", "/ws"} {
+		gemini.Routes = append(gemini.Routes, gendp.Route{Path: path, AuthStyle: "x_goog_api_key"})
+	}
+	e.control.RegisterKey(gemini)
 	return e
 }
 
 // start starts a gateway.
-func (e *env) start(args ...string) *process {
+func (e *env) start(flags ...string) *programtest.Process {
 	e.t.Helper()
-	return startProcess(e.t, os.Args[0], e.environ, args...)
+	return start(e.t, e.environ, os.Args[0], append([]string{"serve"}, flags...)...)
 }
 
 // startForProxies starts a gateway that answers other proxies on unix sockets.
-func (e *env) startForProxies(args ...string) *process {
+func (e *env) startForProxies(flags ...string) *programtest.Process {
 	e.t.Helper()
-	dir, err := os.MkdirTemp("", "gw-") // t.TempDir may be too long for a socket's path
-	require.NoError(e.t, err)
-	e.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return e.start(append(args, "--forward-auth-listen", "unix:"+dir+"/f.sock", "--ext-authz-listen", "unix:"+dir+"/e.sock")...).awaitReady()
+	return e.start(append(flags, "--forward-auth-listen", "unix:"+e.dir+"/f.sock", "--ext-authz-listen", "unix:"+e.dir+"/e.sock")...).AwaitReady()
 }
 
-// models asks a gateway for the caller's models of OpenAI.
-func (p *process) models() reply {
-	return send(http.MethodGet, p.address.Gateway+"/openai/models", callerToken, "")
+// startAgent starts an agent.
+func (e *env) startAgent() *programtest.Process {
+	e.t.Helper()
+	return start(e.t, e.environ, os.Args[0], "agent", "--agent-listen", "unix:"+e.dir+"/a.sock").AwaitReady()
+}
+
+// listModels asks a gateway for the caller's models of OpenAI.
+func listModels(p *programtest.Process) programtest.Reply {
+	return programtest.Send(http.MethodGet, p.URL("gateway")+"/openai/models", callerToken, "")
 }
 
 // controlPlane is aikeysd in processes that share a database. Customer acme has the project chat, of which alice is the owner.
@@ -243,16 +137,19 @@ type controlPlane struct {
 	t        *testing.T
 	environ  []string
 	provider *gatewaytest.Provider
+	upstream string // where gateways send the requests for OpenAI: the provider, unless a test changes it
 	alice    string // her API key
+	customer string // of new data planes
 }
 
 func newControlPlane(t *testing.T, database string) *controlPlane {
 	t.Helper()
-	c := &controlPlane{t: t, provider: gatewaytest.StartProvider(t, gatewaytest.WithoutRecords()), environ: []string{
+	c := &controlPlane{t: t, provider: gatewaytest.StartProvider(t, gatewaytest.WithoutRecords()), customer: "acme", environ: []string{
 		"AIKEYS_DATABASE_URL=" + database, "AIKEYS_SEALER=local:" + filepath.Join(t.TempDir(), "keyset.json"),
 		"AIKEYS_RATE_LIMIT=0", "AIKEYS_FAILED_AUTH_LIMIT=0", "AIKEYS_LISTEN=127.0.0.1:0",
 		"AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0", "AIKEYS_LOG_FORMAT=json",
 	}}
+	c.upstream = c.provider.URL + "/v1"
 	c.run("migrate up")
 	c.run("admin member set --customer acme --project chat --user alice --role owner")
 	c.alice = c.run("admin token create --customer acme --project chat --user alice")
@@ -270,25 +167,25 @@ func (c *controlPlane) run(line string) string {
 }
 
 // start starts a replica and returns once it is ready.
-func (c *controlPlane) start(environ ...string) *process {
+func (c *controlPlane) start(environ ...string) *programtest.Process {
 	c.t.Helper()
-	return startProcess(c.t, aikeysd, append(environ, c.environ...)).awaitReady()
+	return start(c.t, append(environ, c.environ...), aikeysd, "serve").AwaitReady()
 }
 
 // call sends a request about keys to a replica, as alice.
-func (c *controlPlane) call(replica *process, method, path, body string) (answer struct {
+func (c *controlPlane) call(replica *programtest.Process, method, path, body string) (answer struct {
 	Key     pub.Key
 	Receipt pub.Receipt
 }) {
 	c.t.Helper()
-	got := send(method, replica.address.API+"/v1/aikeys"+path, c.alice, body, "Content-Type", "application/json")
-	require.Less(c.t, got.status, http.StatusMultipleChoices, got.body)
-	require.NoError(c.t, json.Unmarshal([]byte(got.body), &answer), got.body)
+	got := programtest.Send(method, replica.URL("api")+"/v1/aikeys"+path, c.alice, body)
+	require.Less(c.t, got.Status, http.StatusMultipleChoices, got.Body)
+	require.NoError(c.t, json.Unmarshal([]byte(got.Body), &answer), got.Body)
 	return answer
 }
 
 // register registers a key that the provider accepts, and returns its id.
-func (c *controlPlane) register(replica *process) string {
+func (c *controlPlane) register(replica *programtest.Process) string {
 	c.t.Helper()
 	name := strconv.FormatInt(time.Now().UnixNano(), 10)
 	c.provider.Accept("sk-EXAMPLE-" + name)
@@ -299,7 +196,7 @@ func (c *controlPlane) register(replica *process) string {
 const projectPath = "/v1/customers/-/projects/-"
 
 // addBob makes bob a member with a provider key of his own. It returns his API key and the id of that provider key.
-func (c *controlPlane) addBob(replica *process) (token, own string) {
+func (c *controlPlane) addBob(replica *programtest.Process) (token, own string) {
 	c.t.Helper()
 	c.run("admin member set --customer acme --project chat --user bob --role member")
 	asBob := *c
@@ -309,14 +206,21 @@ func (c *controlPlane) addBob(replica *process) (token, own string) {
 }
 
 // revoke revokes a key, or asks for the receipt once more, and waits for it for at most the given time.
-func (c *controlPlane) revoke(replica *process, key, wait string) pub.Receipt {
+func (c *controlPlane) revoke(replica *programtest.Process, key, wait string) pub.Receipt {
 	c.t.Helper()
 	return c.call(replica, http.MethodDelete, "/"+key+"?wait="+wait, "").Receipt
 }
 
+// startGateway starts a gateway of a new data plane.
+func (c *controlPlane) startGateway(controlPlane, name string, flags ...string) *programtest.Process {
+	c.t.Helper()
+	environ := gatewayEnviron(c.t, controlPlane, c.run("admin dataplane create --customer "+c.customer+" --name "+name))
+	return start(c.t, environ, os.Args[0], append([]string{"serve", "--upstream", "openai=" + c.upstream}, flags...)...).AwaitReady()
+}
+
 // probedGateway is a running gateway that is sent requests all the time, and what became of each.
 type probedGateway struct {
-	*process
+	*programtest.Process
 
 	mu       sync.Mutex
 	requests []request
@@ -327,12 +231,11 @@ type request struct {
 	answer     string // the id of the key that served it, or why none did
 }
 
-// startGateway starts a gateway with flags, and sends it requests of its callers in turn, or alice, until the test ends.
-func (c *controlPlane) startGateway(url, flags string, callers ...string) *probedGateway {
+// startProbed starts a gateway with flags, and sends it requests of its callers in turn, or alice, until the test ends.
+func (c *controlPlane) startProbed(controlPlane, flags string, callers ...string) *probedGateway {
 	c.t.Helper()
-	edge := c.run(fmt.Sprintf("admin dataplane create --customer acme --name edge-%d", time.Now().UnixNano()))
-	g := &probedGateway{process: startProcess(c.t, os.Args[0], gatewayEnviron(c.t, url, edge),
-		append(strings.Fields(flags), "--upstream", "openai="+c.provider.URL+"/v1")...).awaitReady()}
+	g := &probedGateway{Process: c.startGateway(controlPlane, fmt.Sprintf("edge-%d", time.Now().UnixNano()), strings.Fields(flags)...)}
+	url := g.URL("gateway") + "/openai/models"
 	ctx, stop := context.WithCancel(context.Background())
 	var sending sync.WaitGroup
 	sending.Go(func() {
@@ -340,8 +243,8 @@ func (c *controlPlane) startGateway(url, flags string, callers ...string) *probe
 			time.Sleep(10 * time.Millisecond) // the interval of requests
 			sending.Go(func() {
 				sent, token := time.Now(), append(callers, c.alice)[i%max(1, len(callers))]
-				got := send(http.MethodGet, g.address.Gateway+"/openai/models", token, "")
-				answer := cmp.Or(got.header.Get("Agentrouter-Key-Id"), http.StatusText(got.status), got.body)
+				got := programtest.Send(http.MethodGet, url, token, "")
+				answer := cmp.Or(got.Header.Get("Agentrouter-Key-Id"), http.StatusText(got.Status), got.Body)
 				g.mu.Lock()
 				defer g.mu.Unlock()
 				g.requests = append(g.requests, request{sent, time.Now(), answer})
@@ -369,16 +272,15 @@ func (g *probedGateway) answers(from, to time.Time) (all []string) {
 
 // awaitAnswer waits until a request that is sent from now on has an answer.
 func (g *probedGateway) awaitAnswer(answer string) {
-	g.t.Helper()
 	from := time.Now()
-	g.await("answered with "+answer, func() bool { return slices.Contains(g.answers(from, time.Now()), answer) })
+	g.Await("answered with "+answer, func() bool { return slices.Contains(g.answers(from, time.Now()), answer) })
 }
 
 func TestNoArgumentsPrintsHelp(t *testing.T) {
-	var stdout, stderr bytes.Buffer
-	require.Equal(t, cli.ExitOK, run(t.Context(), []string{}, nil, &stdout, &stderr))
+	got := programtest.Program(run).Run(t, nil)
+	require.Equal(t, cli.ExitOK, got.Code)
 	for _, text := range []string{"aikeysd admin dataplane create", "aikeys-gateway serve --token-file", "Exit codes: 0"} {
-		require.Contains(t, stdout.String(), text)
+		require.Contains(t, got.Stdout, text)
 	}
 }
 
@@ -388,10 +290,10 @@ func TestRefusedCommandLines(t *testing.T) {
 		"serve --lisen x":  "unknown flag: --lisen; see aikeys-gateway serve --help",
 		"serve dp_hunter2": "aikeys-gateway serve takes no arguments",
 	} {
-		var stdout, stderr bytes.Buffer
-		require.Equal(t, cli.ExitUsage, run(t.Context(), strings.Fields(line), nil, &stdout, &stderr), line)
-		require.Empty(t, stdout.String())
-		require.Contains(t, stderr.String(), says)
-		require.NotContains(t, stderr.String(), "hunter2")
+		got := programtest.Program(run).Run(t, nil, strings.Fields(line)...)
+		require.Equal(t, cli.ExitUsage, got.Code, line)
+		require.Empty(t, got.Stdout)
+		require.Contains(t, got.Stderr, says)
+		require.NotContains(t, got.Stderr, "hunter2")
 	}
 }

@@ -5,6 +5,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -26,9 +29,14 @@ import (
 	"golang.org/x/net/websocket"
 	"golang.org/x/sys/unix"
 
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/dataplane/gateway/fakeprovider"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
+	pub "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
+	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
 // certifiedName is a name in the certificates of providers that run WithTLS.
@@ -37,7 +45,7 @@ const certifiedName = "example.com"
 // startProxy runs nginx, Caddy, HAProxy or Envoy, as make test installs them, with its sample configuration, and returns its URL. A listener of
 // the gateway's, and the provider, which runs WithTLS, take the place of those that the sample names. Pairs are further texts to
 // replace.
-func startProxy(t *testing.T, name string, gateway *process, provider *gatewaytest.Provider, pairs ...string) (url string) {
+func startProxy(t *testing.T, name string, gateway *programtest.Process, provider *gatewaytest.Provider, pairs ...string) (url string) {
 	t.Helper()
 	// The address is bound, though not listened on, until the test ends: no other process gets it.
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
@@ -58,13 +66,13 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	files, program, args := []string{"nginx.conf"}, "/usr/sbin/nginx", []string{ // one process, so that ending it leaves none behind
 		"-e", "stderr", "-g", "daemon off; master_process off; pid " + dir + "/nginx.pid;", "-c", dir + "/nginx.conf"}
 	listens, format := " reuseport", func(address string) string { return address }
-	asked, answers := "unix:/run/aikeys-gateway/forward-auth.sock", gateway.address.ForwardAuth
+	asked, answers := "unix:/run/aikeys-gateway/forward-auth.sock", gateway.URL("forward_auth")
 	if name == "Envoy" {
 		found, err := exec.Command("../../tools/peers.sh", "envoy").Output()
 		require.NoError(t, err)
 		files, program = []string{"envoy.yaml"}, strings.TrimSpace(string(found))
 		args = []string{"--config-path", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"}
-		asked, answers, listens = "/run/aikeys-gateway/ext-authz.sock", strings.TrimPrefix(gateway.address.ExtAuthz, "unix:"), ""
+		asked, answers, listens = "/run/aikeys-gateway/ext-authz.sock", strings.TrimPrefix(gateway.URL("ext_authz"), "unix:"), ""
 		format = func(address string) string {
 			host, port, _ := net.SplitHostPort(address)
 			return "{address: " + host + ", port_value: " + port + "}"
@@ -80,7 +88,7 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 		found, err := exec.LookPath("caddy")
 		require.NoError(t, err)
 		files, program, args = []string{"Caddyfile"}, found, []string{"run", "--config", "Caddyfile"}
-		asked, answers, listens = "unix//run/aikeys-gateway/forward-auth.sock", "unix/"+strings.TrimPrefix(gateway.address.ForwardAuth, "unix:"), ""
+		asked, answers, listens = "unix//run/aikeys-gateway/forward-auth.sock", "unix/"+strings.TrimPrefix(gateway.URL("forward_auth"), "unix:"), ""
 		pairs = append(pairs, "https://api.openai.com {", provider.URL+" {", "https://api.anthropic.com {", provider.URL+" {", "{upstream_hostport}", certifiedName)
 	}
 	if name == "HAProxy" {
@@ -88,7 +96,7 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 		if found, err := exec.LookPath("haproxy"); err == nil {
 			program = found
 		}
-		asked, answers = "unix@/run/aikeys-gateway/forward-auth.sock", "unix@"+strings.TrimPrefix(gateway.address.ForwardAuth, "unix:")
+		asked, answers = "unix@/run/aikeys-gateway/forward-auth.sock", "unix@"+strings.TrimPrefix(gateway.URL("forward_auth"), "unix:")
 	}
 	texts := make([]string, len(files))
 	for i, file := range files {
@@ -115,7 +123,7 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	cmd := exec.Command(program, args...)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C", "SSL_CERT_FILE=" + authorities}
-	launch(t, cmd).await("listening", func() bool {
+	programtest.Launch(t, cmd).Await("it listens", func() bool {
 		conn, err := net.DialTimeout("tcp", address, time.Second)
 		return err == nil && conn.Close() == nil
 	})
@@ -123,7 +131,7 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 }
 
 // eachProxy runs a test on each of the proxies, and gives it a gateway that answers all of them.
-func eachProxy(t *testing.T, test func(t *testing.T, proxy string, e *env, gateway *process)) {
+func eachProxy(t *testing.T, test func(t *testing.T, proxy string, e *env, gateway *programtest.Process)) {
 	t.Helper()
 	t.Parallel()
 	for _, proxy := range []string{"nginx", "Caddy", "HAProxy", "Envoy"} {
@@ -133,6 +141,26 @@ func eachProxy(t *testing.T, test func(t *testing.T, proxy string, e *env, gatew
 			test(t, proxy, e, e.startForProxies())
 		})
 	}
+}
+
+// runTool runs a command below tools with variables, and returns its output.
+func runTool(t *testing.T, command string, environ ...string) (output []byte) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	tools, err := filepath.Abs("../../tools")
+	require.NoError(t, err)
+	words := strings.Fields(command)
+	if words[0] != "node" {
+		words[0] = filepath.Join(tools, words[0])
+	}
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.Dir, cmd.Env = tools, append(environ, "PATH="+os.Getenv("PATH"), "HOME="+t.TempDir(), "LC_ALL=C.UTF-8")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	output, err = cmd.Output()
+	require.NoError(t, err, "`make test` installs what it needs: %s", &stderr)
+	return output
 }
 
 // question asks for a completion.
@@ -175,7 +203,7 @@ func TestProviderSDKs(t *testing.T) {
 					}
 					e := newEnv(t, options...)
 					gateway := e.startForProxies()
-					url := gateway.address.Gateway
+					url := gateway.URL("gateway")
 					if name != "gateway" {
 						url = startProxy(t, name, gateway, e.provider)
 					}
@@ -233,8 +261,6 @@ func TestProviderSDKs(t *testing.T) {
 // A Realtime session opens for a server, which sends its key in a header, and for a browser, which has to send it as a protocol.
 func TestRealtimeSessions(t *testing.T) {
 	t.Parallel()
-	folder, err := filepath.Abs("../../tools/peers")
-	require.NoError(t, err)
 	opened := make(chan http.Header, 1)
 	provider := httptest.NewServer(websocket.Server{Handler: func(ws *websocket.Conn) {
 		opened <- ws.Request().Header
@@ -244,23 +270,15 @@ func TestRealtimeSessions(t *testing.T) {
 	t.Cleanup(provider.Close)
 	e := newEnv(t)
 	own := tlsfilestest.WriteCertificate(t, t.TempDir(), 1) // Node's SDK opens sessions over TLS only
-	gateway := e.start("--upstream", "openai="+provider.URL+"/v1", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile).awaitReady()
-	for name, args := range map[string][]string{
-		"a server in Python": {filepath.Join(folder, ".venv", "bin", "python"), "-B", filepath.Join(folder, "realtime_client.py")},
-		"a server in Node":   {"node", filepath.Join(folder, "realtime_client.mjs"), "server"},
-		"a browser":          {"node", filepath.Join(folder, "realtime_client.mjs"), "browser"},
+	gateway := e.start("--upstream", "openai="+provider.URL+"/v1", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile).AwaitReady()
+	for name, command := range map[string]string{
+		"a server in Python": "peers/.venv/bin/python -B peers/realtime_client.py",
+		"a server in Node":   "node peers/realtime_client.mjs server",
+		"a browser":          "node peers/realtime_client.mjs browser",
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-			cmd.Env = []string{
-				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", "OPENAI_BASE_URL=" + gateway.address.Gateway + "/openai", "OPENAI_API_KEY=" + callerToken,
-				"SSL_CERT_FILE=" + own.CertFile, "NODE_EXTRA_CA_CERTS=" + own.CertFile}
-			var stderr bytes.Buffer
-			cmd.Stderr = &stderr
-			stdout, err := cmd.Output()
-			require.NoError(t, err, "%s", &stderr)
+			stdout := runTool(t, command, "OPENAI_BASE_URL="+gateway.URL("gateway")+"/openai", "OPENAI_API_KEY="+callerToken,
+				"SSL_CERT_FILE="+own.CertFile, "NODE_EXTRA_CA_CERTS="+own.CertFile)
 			require.JSONEq(t, `["session.created", "input_audio_buffer.clear"]`, string(stdout))
 			seen := <-opened
 			require.Equal(t, []string{"Bearer " + providerSecret}, seen.Values("Authorization"))
@@ -305,28 +323,16 @@ func answerAsGemini(w http.ResponseWriter, r *http.Request) {
 // What Google's SDKs ask for beside content comes back through the gateway: pages, downloads, another version, and Live sessions.
 func TestGoogleSDKsPageDownloadAndTalk(t *testing.T) {
 	t.Parallel()
-	folder, err := filepath.Abs("../../tools/peers")
-	require.NoError(t, err)
 	provider := httptest.NewServer(http.HandlerFunc(answerAsGemini))
 	t.Cleanup(provider.Close)
 	e := newEnv(t)
 	own := tlsfilestest.WriteCertificate(t, t.TempDir(), 1) // Python's SDK opens Live sessions over TLS only
-	gateway := e.start("--upstream", "gemini="+provider.URL+"/v1beta", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile).awaitReady()
-	for _, args := range [][]string{
-		{filepath.Join(folder, ".venv", "bin", "python"), "-B", filepath.Join(folder, "google_paths.py")}, {"node", filepath.Join(folder, "google_paths.mjs")},
-	} {
-		t.Run(filepath.Base(args[len(args)-1]), func(t *testing.T) {
+	gateway := e.start("--upstream", "gemini="+provider.URL+"/v1beta", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile).AwaitReady()
+	for _, command := range []string{"peers/.venv/bin/python -B peers/google_paths.py", "node peers/google_paths.mjs"} {
+		t.Run(filepath.Base(command), func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-			cmd.Env = []string{
-				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", "GOOGLE_GEMINI_BASE_URL=" + gateway.address.Gateway + "/gemini",
-				"GEMINI_API_KEY=" + callerToken, "SSL_CERT_FILE=" + own.CertFile, "NODE_EXTRA_CA_CERTS=" + own.CertFile}
-			var stderr bytes.Buffer
-			cmd.Stderr = &stderr
-			stdout, err := cmd.Output()
-			require.NoError(t, err, "%s\n%s", &stderr, &gateway.log)
+			stdout := runTool(t, command, "GOOGLE_GEMINI_BASE_URL="+gateway.URL("gateway")+"/gemini", "GEMINI_API_KEY="+callerToken,
+				"SSL_CERT_FILE="+own.CertFile, "NODE_EXTRA_CA_CERTS="+own.CertFile)
 			require.JSONEq(t, `{"files": ["files/a", "files/b"], "download": "Hello", "alpha": "v1alpha", "live": "Hello"}`, string(stdout))
 		})
 	}
@@ -337,28 +343,12 @@ func TestFrameworksShowWhyARequestWasRefused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	gateway := e.startForProxies()
-	tools, err := filepath.Abs("../../tools")
-	require.NoError(t, err)
 	for command, count := range map[string]int{
 		"node peers/refusals.mjs": 19, "peers/.venv/bin/python -B peers/refusals.py": 2, "litellm/.venv/bin/python -B litellm/refusals.py": 12,
 	} {
 		t.Run(command[strings.LastIndexByte(command, ' ')+1:], func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
-			words := strings.Fields(command)
-			if words[0] != "node" {
-				words[0] = filepath.Join(tools, words[0])
-			}
-			cmd := exec.CommandContext(ctx, words[0], words[1:]...)
-			cmd.Dir = tools
-			cmd.Env = []string{
-				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", "LITELLM_LOCAL_MODEL_COST_MAP=True",
-				"GATEWAY=" + gateway.address.Gateway, "API_KEY=ak_revoked_0001"}
-			var stderr bytes.Buffer
-			cmd.Stderr = &stderr
-			stdout, err := cmd.Output()
-			require.NoError(t, err, "`make test` installs the frameworks: %s", &stderr)
+			stdout := runTool(t, command, "LITELLM_LOCAL_MODEL_COST_MAP=True", "GATEWAY="+gateway.URL("gateway"), "API_KEY=ak_revoked_0001")
 			var shown map[string]string
 			require.NoError(t, json.Unmarshal(stdout, &shown), "%s", stdout)
 			require.Len(t, shown, count)
@@ -370,7 +360,7 @@ func TestFrameworksShowWhyARequestWasRefused(t *testing.T) {
 }
 
 func TestSampleProxiesReplaceTheCredential(t *testing.T) {
-	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
+	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *programtest.Process) {
 		url := startProxy(t, proxy, gateway, e.provider)
 		carriers := []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"}
 		for path, injected := range map[string]string{"/openai/chat/completions": "Authorization", "/anthropic/v1/messages": "X-Api-Key"} {
@@ -381,7 +371,7 @@ func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 				if carrier == "Authorization" {
 					value = "Bearer " + callerToken
 				}
-				require.Equal(t, http.StatusOK, send(http.MethodPost, url+path, "", question, append(headers, carrier, value)...).status)
+				require.Equal(t, http.StatusOK, programtest.Send(http.MethodPost, url+path, "", question, append(headers, carrier, value)...).Status)
 				seen := e.provider.Requests()
 				require.Len(t, seen, 1)
 				e.provider.RequireNeverSaw(t, callerToken)
@@ -397,16 +387,16 @@ func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 			}
 		}
 		for _, path := range []string{"/", "/auth/openai", "/_aikeys/openai", "/openai", "/openai/../auth/openai"} {
-			got := send(http.MethodPost, url+path, callerToken, question)
-			require.Contains(t, []int{http.StatusNotFound, http.StatusBadRequest}, got.status, path) // 400 is the gateway's, of a path that HAProxy leaves as it is
-			require.NotContains(t, got.header, "Agentrouter-Key-Id")
-			require.NotContains(t, got.header, "Authorization")
+			got := programtest.Send(http.MethodPost, url+path, callerToken, question)
+			require.Contains(t, []int{http.StatusNotFound, http.StatusBadRequest}, got.Status, path) // 400 is the gateway's, of a path that HAProxy leaves as it is
+			require.NotContains(t, got.Header, "Agentrouter-Key-Id")
+			require.NotContains(t, got.Header, "Authorization")
 		}
 		for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusInternalServerError} {
 			e.provider.Reject(providerSecret, status)
-			got := send(http.MethodPost, url+"/anthropic/v1/messages", "", question, "X-Api-Key", callerToken)
-			require.Equal(t, status, got.status)
-			require.Contains(t, got.body, "req_fake", "it is the provider's answer")
+			got := programtest.Send(http.MethodPost, url+"/anthropic/v1/messages", "", question, "X-Api-Key", callerToken)
+			require.Equal(t, status, got.Status)
+			require.Contains(t, got.Body, "req_fake", "it is the provider's answer")
 		}
 	})
 }
@@ -421,9 +411,9 @@ func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 		"alt=sse&key=*", "key=*&alt=sse", "%6bey=*&alt=sse", "alt=sse&k%65y=*&key=*", "%6B%65%79=*&alt=sse&trace=*", "key=*&alt=sse&%6bey",
 	} {
 		e.provider.Forget()
-		got := send(http.MethodPost, url+"/gemini/v1beta/models/m:generateContent?"+strings.ReplaceAll(query, "*", callerToken), "", question)
+		got := programtest.Send(http.MethodPost, url+"/gemini/v1beta/models/m:generateContent?"+strings.ReplaceAll(query, "*", callerToken), "", question)
 		seen := e.provider.Requests()
-		require.Len(t, seen, 1, "%s: %d %s", query, got.status, got.body)
+		require.Len(t, seen, 1, "%s: %d %s", query, got.Status, got.Body)
 		require.Equal(t, "alt=sse", seen[0].RawQuery, query)
 		require.Equal(t, providerSecret, seen[0].Header.Get("X-Goog-Api-Key"))
 		e.provider.RequireNeverSaw(t, callerToken)
@@ -442,7 +432,7 @@ func TestEnvoyHandsTheKeyOverInMetadata(t *testing.T) {
 			`                        - header: {key: from-metadata, value: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:secret_for_openai)%"}`)
 	for path, secret := range map[string]string{"/openai/chat/completions": providerSecret, "/anthropic/v1/messages": "-"} {
 		e.provider.Forget()
-		send(http.MethodPost, url+path, callerToken, question)
+		programtest.Send(http.MethodPost, url+path, callerToken, question)
 		seen := e.provider.Requests()
 		require.Len(t, seen, 1)
 		require.Equal(t, secret, cmp.Or(seen[0].Header.Get("From-Metadata"), "-"))
@@ -450,7 +440,7 @@ func TestEnvoyHandsTheKeyOverInMetadata(t *testing.T) {
 		require.NotContains(t, fmt.Sprint(seen[0].Header), providerSecret)
 		e.provider.RequireNeverSaw(t, callerToken)
 	}
-	require.Equal(t, http.StatusUnauthorized, send(http.MethodPost, url+"/openai/chat/completions", "ak_EXAMPLE_wrong", question).status)
+	require.Equal(t, http.StatusUnauthorized, programtest.Send(http.MethodPost, url+"/openai/chat/completions", "ak_EXAMPLE_wrong", question).Status)
 }
 
 // HAProxy goes on after an error in Lua. The request must not, with the caller's credential in it.
@@ -458,43 +448,43 @@ func TestHAProxyStopsWhenLuaFails(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, gatewaytest.WithTLS())
 	url := startProxy(t, "HAProxy", e.startForProxies(), e.provider, "local asked = {}", `local asked = error("of the test")`)
-	require.Equal(t, http.StatusServiceUnavailable, send(http.MethodPost, url+"/openai/chat/completions", callerToken, question).status)
+	require.Equal(t, http.StatusServiceUnavailable, programtest.Send(http.MethodPost, url+"/openai/chat/completions", callerToken, question).Status)
 	require.Empty(t, e.provider.Requests())
 }
 
 func TestSampleProxiesForwardRefusals(t *testing.T) {
-	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
+	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *programtest.Process) {
 		e.control.AddCredential("ak_EXAMPLE_removed", dataplanetest.Credential{UserID: "bob"})
 		e.control.RemoveMember("bob")
 		url := startProxy(t, proxy, gateway, e.provider)
 		refused := func(credential string, status int, text string) {
-			got := send(http.MethodPost, url+"/openai/chat/completions", credential, question)
-			require.Equal(t, status, got.status, got.body)
-			require.Regexp(t, "^application/(problem[+])?json$", got.header.Get("Content-Type"))
-			require.Contains(t, got.body, `"message":"`+text)
-			got = send(http.MethodPost, url+"/anthropic/v1/messages", credential, question)
-			require.Equal(t, status, got.status, got.body)
-			require.Contains(t, got.body, `"type":"error"`)
-			require.Contains(t, got.body, `"message":"`+text)
-			require.Equal(t, status == http.StatusServiceUnavailable, got.header.Get("Retry-After") == "1")
+			got := programtest.Send(http.MethodPost, url+"/openai/chat/completions", credential, question)
+			require.Equal(t, status, got.Status, got.Body)
+			require.Regexp(t, "^application/(problem[+])?json$", got.Header.Get("Content-Type"))
+			require.Contains(t, got.Body, `"message":"`+text)
+			got = programtest.Send(http.MethodPost, url+"/anthropic/v1/messages", credential, question)
+			require.Equal(t, status, got.Status, got.Body)
+			require.Contains(t, got.Body, `"type":"error"`)
+			require.Contains(t, got.Body, `"message":"`+text)
+			require.Equal(t, status == http.StatusServiceUnavailable, got.Header.Get("Retry-After") == "1")
 		}
 		refused("ak_EXAMPLE_wrong", http.StatusUnauthorized, "The AgentRouter API key or session token")
 		refused("ak_EXAMPLE_removed", http.StatusForbidden, "You are not a member of this project")
 		tx := e.control.RevokeKey(e.key)
-		gateway.await("acknowledged", func() bool { return e.control.Acknowledged(tx) })
-		got := send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
-		require.Equal(t, http.StatusForbidden, got.status, "a revoked key is not used: %s", got.body)
+		gateway.Await("acknowledged", func() bool { return e.control.Acknowledged(tx) })
+		got := programtest.Send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
+		require.Equal(t, http.StatusForbidden, got.Status, "a revoked key is not used: %s", got.Body)
 		e.control.SetFault(dataplanetest.Unavailable, dataplanetest.Fetch)
 		refused("ak_EXAMPLE_unknown", http.StatusServiceUnavailable, "The gateway can't ask at the moment")
-		gateway.end(syscall.SIGKILL)
-		got = send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
-		require.Contains(t, []int{http.StatusServiceUnavailable, http.StatusBadGateway}, got.status, "nobody passes without a gateway")
+		gateway.End(syscall.SIGKILL)
+		got = programtest.Send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
+		require.Contains(t, []int{http.StatusServiceUnavailable, http.StatusBadGateway}, got.Status, "nobody passes without a gateway")
 		require.Empty(t, e.provider.Requests())
 	})
 }
 
 func TestSampleProxiesDoNotBufferRequests(t *testing.T) {
-	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
+	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *programtest.Process) {
 		url := startProxy(t, proxy, gateway, e.provider)
 		body, write := io.Pipe()
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/openai/chat/completions", body)
@@ -522,7 +512,7 @@ func TestSampleProxiesDoNotBufferRequests(t *testing.T) {
 }
 
 func TestSampleProxiesSendNothingToAnImpostor(t *testing.T) {
-	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
+	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *programtest.Process) {
 		pairs := []string{"proxy_ssl_name api.openai.com", "proxy_ssl_name example.net", "/_aikeys/anthropic;", "/_aikeys/NONE;"}
 		switch proxy {
 		case "Caddy":
@@ -533,8 +523,398 @@ func TestSampleProxiesSendNothingToAnImpostor(t *testing.T) {
 			pairs = []string{"{exact: api.openai.com}", "{exact: example.net}", "{provider: anthropic}", "{provider: NONE}"}
 		}
 		url := startProxy(t, proxy, gateway, e.provider, pairs...)
-		require.GreaterOrEqual(t, send(http.MethodPost, url+"/openai/chat/completions", callerToken, question).status, http.StatusBadGateway)
-		require.Equal(t, http.StatusNotFound, send(http.MethodPost, url+"/anthropic/v1/messages", callerToken, question).status, "no provider has such a name")
+		require.GreaterOrEqual(t, programtest.Send(http.MethodPost, url+"/openai/chat/completions", callerToken, question).Status, http.StatusBadGateway)
+		require.Equal(t, http.StatusNotFound, programtest.Send(http.MethodPost, url+"/anthropic/v1/messages", callerToken, question).Status, "no provider has such a name")
 		require.Empty(t, e.provider.Requests())
 	})
+}
+
+// stream is an event of a streamed answer, and the whole answer, where a test asks for one.
+type stream struct{ event, whole string }
+
+// documented is an API as its provider documents it: the path at a gateway and at the provider's host, the header that takes the
+// key and what the value begins with, an answer, and what it answers to a key that it does not take.
+type documented struct {
+	provider, path string
+	header, prefix string
+	answer         stream
+	status         int
+	refusal        string
+}
+
+// unrelated is what providers answer with 403 to a request whose model, region or network is at fault.
+var unrelated = map[string]string{
+	"openai":       `{"error":{"message":"Project p does not have access to model m","code":"model_not_found"}}`,
+	"anthropic":    `{"error":{"type":"forbidden","message":"Request not allowed"}}`,
+	"groq":         `{"error":{"message":"The model m is blocked.","code":"model_permission_blocked_org"}}`,
+	"openrouter":   `{"error":{"message":"m requires moderation","code":403,"metadata":{"flagged_input":"x"}}}`,
+	"azure_openai": `{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}`,
+	"bedrock":      `{"message":"You don't have access to the model with the specified model ID."}`,
+}
+
+// imitate behaves as the documented APIs of a provider. To a request with the one credential that the API takes it streams two events, the
+// second once the first has arrived, or sends a whole answer, if no stream is asked for. It refuses a request that has the word "refuse" in its
+// body as it would a key that it does not take, and one with the word "forbid" as it would a model that the key has no access to.
+func imitate(t *testing.T, provider string, apis []documented, arrived <-chan struct{}) (url string) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body) // a request that ends early is answered as another one
+		i := slices.IndexFunc(apis, func(a documented) bool {
+			path, _, _ := strings.Cut(a.path, "?")
+			return a.provider == provider && path == r.URL.Path
+		})
+		given := 0
+		for _, name := range []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"} {
+			given += len(r.Header.Values(name))
+		}
+		if i < 0 || given != 1 || !strings.HasPrefix(r.Header.Get(apis[i].header), apis[i].prefix) {
+			http.Error(w, fmt.Sprint("undocumented: ", r.URL.Path, " with ", given, " credentials"), http.StatusTeapot)
+			return
+		}
+		reply := func(status int, body string) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}
+		switch text := strings.ReplaceAll(string(body), " ", ""); {
+		case strings.Contains(text, "refuse"):
+			reply(apis[i].status, apis[i].refusal)
+		case strings.Contains(text, "forbid"):
+			reply(http.StatusForbidden, cmp.Or(unrelated[provider], `{"error":{"message":"No access to the model."}}`))
+		case !strings.Contains(text, `"stream":true`):
+			reply(http.StatusOK, apis[i].answer.whole)
+		default:
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, apis[i].answer.event)
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-arrived:
+				_, _ = io.WriteString(w, apis[i].answer.event)
+			case <-r.Context().Done():
+			}
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// serviceAccount returns a credential for Vertex AI.
+func serviceAccount(t *testing.T) string {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	document, err := json.Marshal(map[string]string{
+		"type": "service_account", "project_id": "example-project", "client_email": "robot@example-project.iam.gserviceaccount.com",
+		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))})
+	require.NoError(t, err)
+	return string(document)
+}
+
+// registerSecret registers a key of any provider, named after it.
+func (c *controlPlane) registerSecret(replica *programtest.Process, provider, secret string) {
+	c.t.Helper()
+	body, err := json.Marshal(map[string]string{"provider": provider, "name": provider, "secret": secret})
+	require.NoError(c.t, err)
+	c.call(replica, http.MethodPost, "", string(body))
+}
+
+// Every API of every provider of the catalogue gets its key as it is documented, streams without a delay, and has its own refusals.
+func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
+	t.Parallel()
+	openAI := stream{"data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hel\"},\"finish_reason\":null}]}\n\n",
+		`{"id":"c1","object":"chat.completion","created":1,"model":"m","usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2},
+			"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"Hello"}}]}`}
+	anthropic := stream{"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hel\"}}\n\n",
+		`{"id":"m1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"Hello"}],
+			"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}`}
+	google := stream{event: "data: {\"candidates\":[{\"content\":{\"role\":\"model\",\"parts\":[{\"text\":\"Hel\"}]}}]}\r\n\r\n"}
+	cohere := stream{"event: content-delta\ndata: {\"type\":\"content-delta\",\"index\":0,\"delta\":{\"message\":{\"content\":{\"text\":\"Hel\"}}}}\n\n",
+		`{"id":"c1","finish_reason":"COMPLETE","message":{"role":"assistant","content":[{"type":"text","text":"Hello"}]}}`}
+	apis := []documented{
+		{"openai", "/v1/chat/completions", "Authorization", "Bearer sk-", openAI,
+			401, `{"error":{"message":"Incorrect API key provided.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}`},
+		{"openai", "/v1/responses", "Authorization", "Bearer sk-", openAI,
+			429, `{"error":{"message":"You exceeded your current quota.","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}`},
+		{"anthropic", "/v1/messages", "X-Api-Key", "sk-ant-", anthropic,
+			401, `{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}`},
+		{"gemini", "/v1beta/models/m:streamGenerateContent?alt=sse", "X-Goog-Api-Key", "AQ.", google,
+			400, `{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}`},
+		{"gemini", "/v1beta/openai/chat/completions", "Authorization", "Bearer AQ.", openAI,
+			400, `[{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}]`},
+		{"groq", "/openai/v1/chat/completions", "Authorization", "Bearer gsk_", openAI,
+			401, `{"error":{"message":"Invalid API Key","type":"invalid_request_error","code":"invalid_api_key"}}`},
+		{"xai", "/v1/chat/completions", "Authorization", "Bearer xai-", openAI,
+			400, `{"code":"Client specified an invalid argument","error":"Incorrect API key provided."}`},
+		{"xai", "/v1/messages", "Authorization", "Bearer xai-", anthropic,
+			400, `{"code":"Client specified an invalid argument","error":"Incorrect API key provided."}`},
+		{"deepinfra", "/v1/openai/chat/completions", "Authorization", "Bearer EXAMPLE", openAI,
+			401, `{"detail":{"error":"User not authenticated"}}`},
+		{"deepinfra", "/v1/inference/m", "Authorization", "Bearer EXAMPLE", stream{event: "data: {\"token\":{\"text\":\"Hel\"}}\n\n"},
+			401, `{"detail":{"error":"User not authenticated"}}`},
+		{"mistral", "/v1/chat/completions", "Authorization", "Bearer EXAMPLE", openAI,
+			401, `{"detail":"Unauthorized"}`},
+		{"cohere", "/v2/chat", "Authorization", "Bearer EXAMPLE", cohere, 401, `{"message":"invalid api token"}`},
+		{"cohere", "/v1/chat", "Authorization", "Bearer EXAMPLE", stream{event: "{\"event_type\":\"text-generation\",\"text\":\"Hel\"}\n"},
+			401, `{"message":"invalid api token"}`},
+		{"cohere", "/compatibility/v1/chat/completions", "Authorization", "Bearer EXAMPLE", openAI,
+			401, `{"message":"invalid api token"}`},
+		{"together", "/v1/chat/completions", "Authorization", "Bearer tgp_v1_", openAI,
+			401, `{"error":{"message":"Invalid API key provided.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}`},
+		{"fireworks", "/inference/v1/chat/completions", "Authorization", "Bearer fw_", openAI,
+			401, `{"error":{"object":"error","type":"invalid_request_error","code":"unauthorized","message":"The API key you provided is invalid."}}`},
+		{"fireworks", "/inference/v1/messages", "Authorization", "Bearer fw_", anthropic,
+			412, `{"error":{"message":"Account acme is suspended","code":"PRECONDITION_FAILED"}}`},
+		{"deepseek", "/chat/completions", "Authorization", "Bearer sk-", openAI,
+			402, `{"error":{"message":"Insufficient Balance","type":"unknown_error","param":null,"code":"invalid_request_error"}}`},
+		{"deepseek", "/anthropic/v1/messages", "Authorization", "Bearer sk-", anthropic,
+			401, `{"error":{"message":"Authentication Fails","type":"authentication_error","code":"invalid_request_error"}}`},
+		{"perplexity", "/chat/completions", "Authorization", "Bearer pplx-", openAI,
+			401, `{"error":{"message":"Invalid API key provided.","type":"invalid_api_key","code":401}}`},
+		{"openrouter", "/api/v1/chat/completions", "Authorization", "Bearer sk-or-", openAI,
+			401, `{"error":{"message":"No auth credentials found","code":401}}`},
+		{"openrouter", "/api/v1/messages", "Authorization", "Bearer sk-or-", anthropic,
+			402, `{"type":"error","error":{"type":"billing_error","message":"Insufficient credits"}}`},
+		{"azure_openai", "/openai/v1/chat/completions", "Api-Key", "EXAMPLE", openAI,
+			401, `{"error":{"code":"401","message":"Access denied due to invalid subscription key or wrong API endpoint."}}`},
+		{"azure_openai", "/anthropic/v1/messages", "X-Api-Key", "EXAMPLE", anthropic,
+			401, `{"error":{"code":"401","message":"Access denied due to invalid subscription key or wrong API endpoint."}}`},
+		{"bedrock", "/model/m/invoke-with-response-stream", "Authorization", "Bearer bedrock-api-key-", stream{event: "\x00\x00\x00\x10an event of AWS's"},
+			403, `{"Message":"Authentication failed: Please make sure your API Key is valid."}`},
+		{"vertex", "/v1/projects/p/locations/europe-west1/publishers/google/models/m:streamGenerateContent?alt=sse", "Authorization", "Bearer eyJ", google,
+			401, `{"error":{"code":401,"message":"Request had invalid authentication credentials.","status":"UNAUTHENTICATED"}}`},
+		{"vertexanthropic", "/v1/projects/p/locations/global/publishers/anthropic/models/m:streamRawPredict", "Authorization", "Bearer eyJ", anthropic,
+			401, `{"error":{"code":401,"message":"Request had invalid authentication credentials.","status":"UNAUTHENTICATED"}}`},
+	}
+	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
+	replica := c.start()
+	catalogue, err := providers.Load()
+	require.NoError(t, err)
+	untested, arrived, upstreams := map[string]bool{}, map[string]chan struct{}{}, []string{}
+	for _, p := range catalogue.All() {
+		secret := p.Example
+		if strings.HasPrefix(p.Slug, "vertex") {
+			secret = serviceAccount(t)
+		}
+		c.registerSecret(replica, p.Slug, secret)
+		untested[p.Slug], arrived[p.Slug] = true, make(chan struct{}, 2)
+		_, host, _ := strings.Cut(p.BaseURL, "://")
+		upstream := imitate(t, p.Slug, apis, arrived[p.Slug]) + host[len(strings.SplitN(host, "/", 2)[0]):]
+		if p.Slug == "openai" {
+			c.upstream = upstream
+		} else {
+			upstreams = append(upstreams, "--upstream", p.Slug+"="+upstream)
+		}
+	}
+	gateway := c.startGateway(replica.URL("dataplane"), "edge", upstreams...)
+	for _, api := range apis {
+		delete(untested, api.provider)
+		t.Run(api.provider+" "+api.path, func(t *testing.T) {
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, gateway.URL("gateway")+"/"+api.provider+api.path, strings.NewReader(`{"model":"m","stream":true}`))
+			require.NoError(t, err)
+			request.Header.Set("Authorization", "Bearer "+c.alice)
+			request.Header.Set("Content-Type", "application/json")
+			response, err := http.DefaultClient.Do(request)
+			require.NoError(t, err)
+			defer func() { _ = response.Body.Close() }()
+			first := make([]byte, len(api.answer.event))
+			n, err := io.ReadFull(response.Body, first)
+			require.NoError(t, err, "%d %s", response.StatusCode, first[:n])
+			require.Equal(t, api.answer.event, string(first))
+			arrived[api.provider] <- struct{}{}
+			rest, err := io.ReadAll(response.Body)
+			require.NoError(t, err)
+			require.Equal(t, api.answer.event, string(rest))
+
+			refused := programtest.Send(http.MethodPost, request.URL.String(), c.alice, `{"model":"refuse"}`)
+			require.Equal(t, api.status, refused.Status)
+			require.Equal(t, api.refusal, refused.Body)
+		})
+	}
+	require.Empty(t, untested, "providers of the catalogue without an API here")
+	for _, call := range []string{"/openai/v1/realtime/calls", "/openai/realtime/calls/c1/accept", "/azure_openai/openai/v1/realtime/calls"} {
+		refused := programtest.Send(http.MethodPost, gateway.URL("gateway")+call, c.alice, "v=0", "Content-Type", "application/sdp")
+		require.Equal(t, http.StatusForbidden, refused.Status, "%s goes on beside the gateway", call)
+		require.Contains(t, refused.Body, "calls that a revocation does not end")
+	}
+
+	// The SDKs that the providers' documentation names ask for a whole answer and a streamed one, and then with an API key that the gateway refuses.
+	t.Run("SDKs", func(t *testing.T) {
+		const refusal = "The AgentRouter API key or session token that came with this request is not valid"
+		want := map[string][]string{}
+		for client, provider := range map[string]string{
+			"cohere": "cohere", "groq": "groq", "mistralai": "mistral", "together": "together",
+			"openai deepinfra": "deepinfra", "openai deepseek": "deepseek", "openai fireworks": "fireworks", "openai openrouter": "openrouter",
+			"openai perplexity": "perplexity", "openai xai": "xai",
+			"anthropic deepseek": "deepseek", "anthropic fireworks": "fireworks", "anthropic openrouter": "openrouter", "anthropic xai": "xai",
+		} {
+			arrived[provider] <- struct{}{}
+			want[client] = []string{"Hello", "HelHel", refusal}
+		}
+		var got map[string][]string
+		printed := runTool(t, "peers/.venv/bin/python -B peers/vendor_clients.py", "GATEWAY_URL="+gateway.URL("gateway"), "AGENTROUTER_API_KEY="+c.alice)
+		require.NoError(t, json.Unmarshal(printed, &got))
+		for client, texts := range got {
+			if len(texts) == 3 && strings.Contains(texts[2], refusal) {
+				got[client][2] = refusal
+			}
+		}
+		require.Equal(t, want, got)
+	})
+
+	// Each API refuses its key, and then requests of two users for what no key is at fault for. Only the first are failures of keys.
+	t.Run("failures of keys", func(t *testing.T) {
+		ask := func(api documented, token, model string, status int) {
+			got := programtest.Send(http.MethodPost, gateway.URL("gateway")+"/"+api.provider+api.path, token, `{"model":"`+model+`"}`)
+			require.Equal(t, status, got.Status, got.Body)
+		}
+		failures := func() map[string]pub.KeyFailure {
+			var page struct{ Keys []pub.Key }
+			got := programtest.Send(http.MethodGet, replica.URL("api")+"/v1/aikeys?page_size=100", c.alice, "")
+			require.NoError(t, json.Unmarshal([]byte(got.Body), &page), got.Body)
+			failures := map[string]pub.KeyFailure{}
+			for _, k := range page.Keys {
+				if k.LastFailure != nil {
+					failures[k.Provider] = *k.LastFailure
+				}
+			}
+			return failures
+		}
+		// refuse has keys refused, and returns all failures once those are among them.
+		refuse := func(apis ...documented) (now map[string]pub.KeyFailure) {
+			before := failures()
+			for _, api := range apis {
+				ask(api, c.alice, "refuse", api.status)
+			}
+			gateway.Await("refusals are reported", func() bool {
+				now = failures()
+				return !slices.ContainsFunc(apis, func(api documented) bool { return !now[api.provider].At.After(before[api.provider].At) })
+			})
+			for _, api := range apis {
+				reason := "rejected"
+				if slices.Contains([]int{http.StatusPaymentRequired, http.StatusPreconditionFailed, http.StatusTooManyRequests}, api.status) {
+					reason = "quota_exhausted"
+				}
+				require.Equal(t, []any{api.status, reason}, []any{now[api.provider].Status, *now[api.provider].Reason}, api.provider+api.path)
+			}
+			return now
+		}
+		for left := apis; len(left) > 0; { // a key's APIs one after another
+			var round, later []documented
+			for _, api := range left {
+				if slices.ContainsFunc(round, func(r documented) bool { return r.provider == api.provider }) {
+					later = append(later, api)
+				} else {
+					round = append(round, api)
+				}
+			}
+			refuse(round...)
+			left = later
+		}
+		before := failures()
+		c.run("admin member set --customer acme --project chat --user bob --role member")
+		bob := c.run("admin token create --customer acme --project chat --user bob")
+		last := apis[len(apis)-1] // the only API of its provider
+		for _, api := range apis[:len(apis)-1] {
+			ask(api, c.alice, "forbid", http.StatusForbidden)
+			if unrelated[api.provider] != "" { // what two users get without a rule for it is the key's failure
+				ask(api, bob, "forbid", http.StatusForbidden)
+			}
+		}
+		after := refuse(last) // reports are sent in order, so what there was to report has come
+		delete(before, last.provider)
+		delete(after, last.provider)
+		require.Equal(t, before, after, "a model, a region or a network is no key's failure")
+	})
+}
+
+// With CUSTOM_PROVIDERS=off, owners add no servers, those that are there take no keys, and keys that they have are given to no gateway.
+func TestCustomProvidersAreSwitchedOff(t *testing.T) {
+	t.Parallel()
+	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
+	c.run("admin provider create --customer acme --slug x-ours --base-url http://127.0.0.1:9/v1")
+	for _, setting := range []string{"owner", "off"} {
+		want := []int{http.StatusForbidden, http.StatusBadRequest, http.StatusNotFound}
+		if setting == "owner" {
+			want = []int{http.StatusCreated, http.StatusCreated, http.StatusForbidden} // the last is the gateway's: it may not connect there
+		}
+		replica := c.start("AIKEYS_CUSTOM_PROVIDERS=" + setting)
+		gateway := c.startGateway(replica.URL("dataplane"), setting)
+		got := []int{}
+		for _, call := range [][2]string{
+			{replica.URL("api") + "/v1/customers/-/projects/-/providers", `{"slug":"x-theirs","base_url":"https://llm.example/v1"}`},
+			{replica.URL("api") + "/v1/aikeys", `{"provider":"x-ours","name":"ours","secret":"EXAMPLE-EXAMPLE-EXAMPLE-0001"}`},
+			{gateway.URL("gateway") + "/x-ours/chat/completions", `{"model":"m"}`},
+		} {
+			got = append(got, programtest.Send(http.MethodPost, call[0], c.alice, call[1]).Status)
+		}
+		require.Equal(t, want, got, setting)
+	}
+}
+
+// The clouds' own SDKs are served with tokens that the control plane signs, or with Azure's key, and the provider sees neither the caller's
+// credential nor the cloud's.
+func TestCloudSDKs(t *testing.T) {
+	t.Parallel()
+	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
+	replica := c.start()
+	const access, azureKey = "EXAMPLE/SECRET/ACCESS/KEY/EXAMPLE", "EXAMPLEEXAMPLEAZUREKEYEXAMPLE"
+	robot := serviceAccount(t)
+	for provider, secret := range map[string]string{
+		"bedrock": `{"access_key_id": "AKIAEXAMPLE", "secret_access_key": "` + access + `", "region": "us-east-1"}`, "vertex": robot, "vertexanthropic": robot,
+		"azure_openai": `{"endpoint": "https://my-resource.services.ai.azure.com/", "api_key": "` + azureKey + `"}`,
+	} {
+		c.registerSecret(replica, provider, secret)
+	}
+	leaked := make(chan string, 100)
+	clouds := fakeprovider.New(fakeprovider.Options{AnySecret: true, Pieces: []string{"Hel", "lo"}})
+	cloud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		for _, secret := range []string{c.alice, access, "PRIVATE"} {
+			if seen := fmt.Sprint(r.URL, r.Header, string(body)); err != nil || strings.Contains(seen, secret) {
+				leaked <- seen
+			}
+		}
+		token, key, anthropicKey := r.Header.Get("Authorization"), r.Header.Get("Api-Key"), r.Header.Get("X-Api-Key")
+		hasOne := strings.HasPrefix(token, "Bearer bedrock-api-key-") && key+anthropicKey == ""
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/anthropic/"):
+			hasOne = anthropicKey == azureKey && token+key == ""
+		case strings.HasPrefix(r.URL.Path, "/openai/"):
+			hasOne = key == azureKey && token+anthropicKey == ""
+		case strings.Contains(r.URL.Path, "/projects/example-project/locations/europe-west1/publishers/"):
+			hasOne = strings.HasPrefix(token, "Bearer eyJ") && key+anthropicKey == ""
+		}
+		if !hasOne {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		r.Header.Set("Authorization", cmp.Or(token, "Bearer "+key)) // where the fake provider takes what is Azure's key
+		clouds.ServeHTTP(w, r)
+	}))
+	t.Cleanup(cloud.Close)
+	gateway := c.startGateway(replica.URL("dataplane"), "edge", "--upstream", "bedrock="+cloud.URL, "--upstream", "vertexanthropic="+cloud.URL+"/v1",
+		"--upstream", "vertex="+cloud.URL+"/v1", "--upstream", "azure_openai="+cloud.URL)
+	both := []string{
+		"bedrock", "bedrock streamed", "bedrock signed", "bedrock signed streamed", "vertex", "vertex streamed", "azure deployment",
+		"azure deployment streamed", "azure v1", "azure v1 streamed", "foundry", "foundry streamed",
+	}
+	for command, names := range map[string][]string{
+		"peers/.venv/bin/python -B peers/cloud_clients.py": append([]string{"boto3", "boto3 streamed", "boto3 profile", "boto3 profile streamed"}, both...),
+		"node peers/cloud_clients.mjs":                     append([]string{"genai", "genai streamed"}, both...),
+	} {
+		t.Run(filepath.Base(command), func(t *testing.T) {
+			t.Parallel()
+			printed := runTool(t, command, "AWS_EC2_METADATA_DISABLED=true", "GATEWAY_URL="+gateway.URL("gateway"), "AGENTROUTER_API_KEY="+c.alice)
+			texts, want := map[string]string{}, map[string]string{}
+			require.NoError(t, json.Unmarshal(printed, &texts))
+			for _, name := range names {
+				want[name] = "Hello"
+			}
+			require.Equal(t, want, texts)
+			require.Empty(t, leaked)
+		})
+	}
 }

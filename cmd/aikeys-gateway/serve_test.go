@@ -1,78 +1,80 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"golang.org/x/net/websocket"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
+	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
-	"github.com/agentrouter/aikeys/models"
-
 	"github.com/agentrouter/aikeys/internal/filereload/filereloadtest"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
-
-	"bytes"
-	"context"
-	"encoding/json"
-	"io"
-	"log"
-	"net"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
-	"strings"
-	"sync/atomic"
-	"syscall"
-	"testing"
-	"time"
-
-	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
-	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-
-	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
-	pub "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
 func TestServeBecomesReadyServesAndStops(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	p := e.start().awaitReady()
-	require.JSONEq(t, `{"ready":true,"state":"ok"}`, p.readyz().body)
-	require.Equal(t, http.StatusOK, send(http.MethodGet, p.address.Ops+"/healthz", "", "").status)
+	p := e.start().AwaitReady()
+	require.JSONEq(t, `{"ready":true,"state":"ok"}`, p.Readyz().Body)
+	require.Equal(t, http.StatusOK, programtest.Send(http.MethodGet, p.URL("ops")+"/healthz", "", "").Status)
 
-	got := p.models()
-	require.Equal(t, http.StatusOK, got.status, got.body)
-	require.Equal(t, e.key, got.header.Get("Agentrouter-Key-Id"))
-	require.Equal(t, http.StatusUnauthorized, send(http.MethodGet, p.address.Gateway+"/openai/models", "ak_other", "").status)
+	got := listModels(p)
+	require.Equal(t, http.StatusOK, got.Status, got.Body)
+	require.Equal(t, e.key, got.Header.Get("Agentrouter-Key-Id"))
+	require.Equal(t, http.StatusUnauthorized, programtest.Send(http.MethodGet, p.URL("gateway")+"/openai/models", "ak_other", "").Status)
 	e.provider.RequireNeverSaw(t, callerToken)
 	e.control.RevokeKey(e.key)
-	p.await("refused", func() bool { return p.models().status == http.StatusForbidden })
+	p.Await("refused", func() bool { return listModels(p).Status == http.StatusForbidden })
 
-	metrics := send(http.MethodGet, p.address.Ops+"/metrics", "", "").body
+	metrics := programtest.Send(http.MethodGet, p.URL("ops")+"/metrics", "", "").Body
 	for _, name := range []string{"aikeys_gateway_requests_total", "aikeys_dataplane_", "go_goroutines", "process_open_fds"} {
 		require.Contains(t, metrics, name)
 	}
-	require.Equal(t, cli.ExitOK, p.end(syscall.SIGTERM))
-	require.Contains(t, p.log.String(), `"msg":"stopped"`)
-	for where, text := range map[string]string{"output": p.log.String(), "metrics": metrics} {
+	require.Equal(t, cli.ExitOK, p.End(syscall.SIGTERM))
+	require.Contains(t, p.Output(), `"msg":"stopped"`)
+	for where, text := range map[string]string{"output": p.Output(), "metrics": metrics} {
 		for _, secret := range []string{providerSecret, callerToken, dataplanetest.Token} {
 			require.NotContains(t, text, secret, where)
 		}
@@ -84,62 +86,62 @@ func TestServeWithoutControlPlane(t *testing.T) {
 	e := newEnv(t)
 	e.control.Down()
 	p := e.start()
-	require.Equal(t, http.StatusServiceUnavailable, p.models().status)
-	require.JSONEq(t, `{"ready":false,"state":"no_lease"}`, p.readyz().body)
-	require.Equal(t, http.StatusOK, send(http.MethodGet, p.address.Ops+"/healthz", "", "").status, "it lives")
+	require.Equal(t, http.StatusServiceUnavailable, listModels(p).Status)
+	require.JSONEq(t, `{"ready":false,"state":"no_lease"}`, p.Readyz().Body)
+	require.Equal(t, http.StatusOK, programtest.Send(http.MethodGet, p.URL("ops")+"/healthz", "", "").Status, "it lives")
 	for range 2 {
 		e.control.Up()
-		p.awaitReady()
-		p.await("served", func() bool { return p.models().status == http.StatusOK })
+		p.AwaitReady()
+		p.Await("served", func() bool { return listModels(p).Status == http.StatusOK })
 		e.control.Down()
-		p.await("refused", func() bool { return p.models().status == http.StatusServiceUnavailable })
-		p.await("not ready", func() bool { return p.readyz().status == http.StatusServiceUnavailable })
+		p.Await("refused", func() bool { return listModels(p).Status == http.StatusServiceUnavailable })
+		p.Await("not ready", func() bool { return p.Readyz().Status == http.StatusServiceUnavailable })
 	}
+}
+
+// openStream asks a gateway for a streamed answer, and returns once it has begun.
+func openStream(t *testing.T, gateway *programtest.Process, token string) *http.Response {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, gateway.URL("gateway")+"/openai/chat/completions",
+		strings.NewReader(`{"model":"gpt-test","stream":true,"messages":[{"role":"user","content":"hi"}]}`))
+	require.NoError(t, err)
+	request.Header.Set("Authorization", "Bearer "+token)
+	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = response.Body.Close() })
+	return response
 }
 
 func TestShutdown(t *testing.T) {
 	t.Parallel()
-	// openStream sends a request for a streamed answer and returns once the answer has begun. The rest can be read from it.
-	openStream := func(t *testing.T, p *process) io.Reader {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.address.Gateway+"/openai/chat/completions",
-			strings.NewReader(`{"model":"gpt-test","stream":true,"messages":[{"role":"user","content":"hi"}]}`))
-		require.NoError(t, err)
-		request.Header.Set("Authorization", "Bearer "+callerToken)
-		response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = response.Body.Close() })
-		require.Equal(t, http.StatusOK, response.StatusCode)
-		return response.Body
-	}
 	t.Run("requests in flight end", func(t *testing.T) {
 		t.Parallel()
 		release := make(chan struct{})
-		p := newEnv(t, gatewaytest.ReleasedBy(release)).start().awaitReady()
-		stream := openStream(t, p)
-		p.signal(syscall.SIGINT)
-		p.await("draining", func() bool { return strings.Contains(p.readyz().body, `"draining"`) })
+		p := newEnv(t, gatewaytest.ReleasedBy(release)).start().AwaitReady()
+		stream := openStream(t, p, callerToken)
+		p.Signal(syscall.SIGINT)
+		p.Await("draining", func() bool { return strings.Contains(p.Readyz().Body, `"draining"`) })
 		close(release)
-		text, err := io.ReadAll(stream)
+		text, err := io.ReadAll(stream.Body)
 		require.NoError(t, err)
 		require.Contains(t, string(text), "[DONE]")
-		<-p.exited
-		require.True(t, p.cmd.ProcessState.Success())
+		require.Equal(t, cli.ExitOK, p.Wait())
 	})
 	t.Run("requests that take too long are cut", func(t *testing.T) {
 		t.Parallel()
-		p := newEnv(t, gatewaytest.ReleasedBy(make(chan struct{}))).start("--shutdown-timeout", "100ms").awaitReady()
-		openStream(t, p)
-		require.Equal(t, cli.ExitFailure, p.end(syscall.SIGTERM))
-		require.Contains(t, p.log.String(), "aikeys-gateway: requests in flight were cut after 100ms")
+		p := newEnv(t, gatewaytest.ReleasedBy(make(chan struct{}))).start("--shutdown-timeout", "100ms").AwaitReady()
+		openStream(t, p, callerToken)
+		require.Equal(t, cli.ExitFailure, p.End(syscall.SIGTERM))
+		require.Contains(t, p.Output(), "aikeys-gateway: requests in flight were cut after 100ms")
 	})
 	t.Run("a second signal ends it at once", func(t *testing.T) {
 		t.Parallel()
-		p := newEnv(t, gatewaytest.ReleasedBy(make(chan struct{}))).start().awaitReady()
-		openStream(t, p)
-		p.signal(syscall.SIGTERM)
-		p.awaitLog("stopping")
-		require.NotEqual(t, cli.ExitOK, p.end(syscall.SIGTERM))
-		require.NotContains(t, p.log.String(), `"msg":"stopped"`)
+		p := newEnv(t, gatewaytest.ReleasedBy(make(chan struct{}))).start().AwaitReady()
+		openStream(t, p, callerToken)
+		p.Signal(syscall.SIGTERM)
+		p.AwaitLog("stopping")
+		require.NotEqual(t, cli.ExitOK, p.End(syscall.SIGTERM))
+		require.NotContains(t, p.Output(), `"msg":"stopped"`)
 	})
 }
 
@@ -181,8 +183,8 @@ func TestChangesReachGateways(t *testing.T) {
 		first := c.register(replica)
 		bob, _ := c.addBob(replica)
 		spare := c.run("admin token create --customer acme --project chat --user alice")
-		caching := c.startGateway(replica.address.Dataplane, "--max-stale=5s")
-		fetching := c.startGateway(replica.address.Dataplane, "--cache-size=1", c.alice, bob) // nearly each request is a fetch
+		caching := c.startProbed(replica.URL("dataplane"), "--max-stale=5s")
+		fetching := c.startProbed(replica.URL("dataplane"), "--cache-size=1", c.alice, bob) // nearly each request is a fetch
 		caching.awaitAnswer(first)
 		began := time.Now()
 		keys := []string{first}
@@ -207,7 +209,7 @@ func TestChangesReachGateways(t *testing.T) {
 		}
 		require.Subset(t, keys, caching.answers(began, time.Now()), "no request failed")
 
-		g := c.startGateway(replica.address.Dataplane, "--max-stale=5s --failed-auth-limit=0", spare)
+		g := c.startProbed(replica.URL("dataplane"), "--max-stale=5s --failed-auth-limit=0", spare)
 		g.awaitAnswer(first)
 		c.run("admin token revoke --customer acme --project chat --id " + strings.Split(spare, "_")[1])
 		revoked := time.Now()
@@ -215,16 +217,16 @@ func TestChangesReachGateways(t *testing.T) {
 		g.awaitAnswer(http.StatusText(http.StatusUnauthorized))
 		require.Equal(t, []string{http.StatusText(http.StatusUnauthorized)}, g.answers(revoked.Add(lease+margin), time.Now()))
 
-		g = c.startGateway(replica.address.Dataplane, "--max-stale=5s", bob)
+		g = c.startProbed(replica.URL("dataplane"), "--max-stale=5s", bob)
 		g.awaitAnswer(first)
 		var removal struct{ Receipt pub.Receipt }
-		got := send(http.MethodDelete, replica.address.API+projectPath+"/members/bob?wait=10s", c.alice, "")
+		got := programtest.Send(http.MethodDelete, replica.URL("api")+projectPath+"/members/bob?wait=10s", c.alice, "")
 		removed := time.Now()
-		require.NoError(t, json.Unmarshal([]byte(got.body), &removal), got.body)
+		require.NoError(t, json.Unmarshal([]byte(got.Body), &removal), got.Body)
 		require.Equal(t, []any{"complete", 4, 4}, []any{removal.Receipt.State, removal.Receipt.DataPlanes, removal.Receipt.Acknowledged})
 		g.awaitAnswer(http.StatusText(http.StatusForbidden))
 		require.Equal(t, []string{http.StatusText(http.StatusForbidden)}, g.answers(removed, time.Now()), "from the receipt on")
-		require.Equal(t, http.StatusOK, send(http.MethodPost, replica.address.API+projectPath+"/members/bob/restore", c.alice, "").status)
+		require.Equal(t, http.StatusOK, programtest.Send(http.MethodPost, replica.URL("api")+projectPath+"/members/bob/restore", c.alice, "").Status)
 		g.awaitAnswer(first)
 		require.Subset(t, keys, caching.answers(began, time.Now()), "no request failed")
 	})
@@ -238,17 +240,17 @@ func TestReceiptOfUnreachableGateways(t *testing.T) {
 	c := newControlPlane(t, modelstest.EnginePostgres.URL(t))
 	hanging, other := c.start(), c.start()
 	older, newer := c.register(other), c.register(other)
-	strict, stale := c.startGateway(hanging.address.Dataplane, ""), c.startGateway(hanging.address.Dataplane, "--max-stale=2s")
-	stopped, killed := c.startGateway(other.address.Dataplane, "--max-stale=2s"), c.startGateway(other.address.Dataplane, "--max-stale=2s")
+	strict, stale := c.startProbed(hanging.URL("dataplane"), ""), c.startProbed(hanging.URL("dataplane"), "--max-stale=2s")
+	stopped, killed := c.startProbed(other.URL("dataplane"), "--max-stale=2s"), c.startProbed(other.URL("dataplane"), "--max-stale=2s")
 	for _, g := range []*probedGateway{strict, stale, stopped, killed} {
 		g.awaitAnswer(newer)
 	}
-	t.Cleanup(func() { hanging.signal(syscall.SIGCONT) })
+	t.Cleanup(func() { hanging.Signal(syscall.SIGCONT) })
 
 	began := time.Now()
-	hanging.signal(syscall.SIGSTOP)
-	stopped.signal(syscall.SIGSTOP)
-	killed.end(syscall.SIGKILL)
+	hanging.Signal(syscall.SIGSTOP)
+	stopped.Signal(syscall.SIGSTOP)
+	killed.End(syscall.SIGKILL)
 	revoked, answered := c.revoke(other, newer, "0s"), time.Now()
 	require.Equal(t, "pending", revoked.State)
 	require.Equal(t, 4, revoked.DataPlanes)
@@ -259,10 +261,10 @@ func TestReceiptOfUnreachableGateways(t *testing.T) {
 	require.False(t, completed.Before(revoked.CompleteBy.Add(-5*time.Millisecond)))
 	stale.awaitAnswer(unavailable)
 	continued := time.Now()
-	hanging.signal(syscall.SIGCONT)
-	stopped.signal(syscall.SIGCONT)
+	hanging.Signal(syscall.SIGCONT)
+	stopped.Signal(syscall.SIGCONT)
 
-	again := c.startGateway(other.address.Dataplane, "--max-stale=2s")
+	again := c.startProbed(other.URL("dataplane"), "--max-stale=2s")
 	for _, g := range []*probedGateway{strict, stale, stopped, again} {
 		g.awaitAnswer(older)
 		require.NotContains(t, g.answers(completed, time.Now()), newer)
@@ -271,7 +273,7 @@ func TestReceiptOfUnreachableGateways(t *testing.T) {
 	require.Equal(t, []string{unavailable}, strict.answers(began.Add(lease+margin), continued))
 	require.Equal(t, []string{newer}, stale.answers(began, began.Add(maxStale)))
 	for _, g := range []*probedGateway{strict, stale, stopped} {
-		g.awaitReady()
+		g.AwaitReady()
 	}
 	last := c.revoke(other, older, "10s")
 	require.Equal(t, []any{"complete", 4}, []any{last.State, last.Acknowledged}, "all follow changes as before")
@@ -286,8 +288,8 @@ func TestControlPlaneIsKilled(t *testing.T) {
 		c := newControlPlane(t, e.URL(t))
 		serving := c.start()
 		var target atomic.Pointer[url.URL] // of the load balancer between gateways and control plane
-		balance := func(to *process) {
-			address, err := url.Parse(to.address.Dataplane)
+		balance := func(to *programtest.Process) {
+			address, err := url.Parse(to.URL("dataplane"))
 			require.NoError(t, err)
 			target.Store(address)
 		}
@@ -299,23 +301,23 @@ func TestControlPlaneIsKilled(t *testing.T) {
 		}})
 		t.Cleanup(balancer.Close)
 		older := c.register(serving)
-		strict, stale := c.startGateway(balancer.URL, ""), c.startGateway(balancer.URL, "--max-stale=5s")
+		strict, stale := c.startProbed(balancer.URL, ""), c.startProbed(balancer.URL, "--max-stale=5s")
 		stale.awaitAnswer(older)
 		began := time.Now()
 		for _, frozen := range []bool{false, true} {
 			// A stream that was replaced counts until its lease ends.
-			for end := time.Now().Add(patience); c.revoke(serving, c.register(serving), "0s").DataPlanes != 2; {
+			for end := time.Now().Add(programtest.Patience); c.revoke(serving, c.register(serving), "0s").DataPlanes != 2; {
 				require.True(t, time.Now().Before(end))
 			}
 			newer := c.register(serving)
 			strict.awaitAnswer(newer)
 			stale.awaitAnswer(newer)
-			asked, next := serving, (*process)(nil)
+			asked, next := serving, (*programtest.Process)(nil)
 			if e == modelstest.EnginePostgres { // on SQLite there is one process at a time
 				next = c.start()
 				asked = next
 				if frozen {
-					serving.signal(syscall.SIGSTOP)
+					serving.Signal(syscall.SIGSTOP)
 				}
 			}
 			require.Equal(t, 2, c.revoke(asked, newer, "0s").DataPlanes)
@@ -323,7 +325,7 @@ func TestControlPlaneIsKilled(t *testing.T) {
 			if next != nil {
 				balance(next)
 			}
-			serving.end(syscall.SIGKILL)
+			serving.End(syscall.SIGKILL)
 			if next == nil {
 				next = c.start()
 				balance(next)
@@ -351,27 +353,27 @@ func TestDatabaseOutage(t *testing.T) {
 	c := newControlPlane(t, cluster.URL("postgres"))
 	replica := c.start()
 	older, newer := c.register(replica), c.register(replica)
-	strict, stale := c.startGateway(replica.address.Dataplane, ""), c.startGateway(replica.address.Dataplane, "--max-stale=20s")
+	strict, stale := c.startProbed(replica.URL("dataplane"), ""), c.startProbed(replica.URL("dataplane"), "--max-stale=20s")
 	stale.awaitAnswer(newer)
 	began := time.Now()
 	for _, mode := range []modelstest.StopMode{modelstest.Immediate, modelstest.Fast} {
 		require.NoError(t, cluster.Stop(mode))
 		stopped := time.Now()
 		if mode == modelstest.Fast {
-			got := send(http.MethodDelete, replica.address.API+"/v1/aikeys/"+newer, c.alice, "")
-			require.Equal(t, http.StatusServiceUnavailable, got.status, got.body)
-			require.NotEmpty(t, got.header.Get("Retry-After"))
+			got := programtest.Send(http.MethodDelete, replica.URL("api")+"/v1/aikeys/"+newer, c.alice, "")
+			require.Equal(t, http.StatusServiceUnavailable, got.Status, got.Body)
+			require.NotEmpty(t, got.Header.Get("Retry-After"))
 			time.Sleep(time.Until(stopped.Add(3 * time.Second))) // the outage
 			require.Equal(t, []string{unavailable}, strict.answers(stopped.Add(lease+margin), time.Now()))
 		}
 		require.NoError(t, cluster.Start())
-		strict.awaitReady()
+		strict.AwaitReady()
 		strict.awaitAnswer(newer)
 	}
-	stale.awaitReady()
+	stale.AwaitReady()
 	// A stream that was replaced during an outage counts until its lease and its grace end. Keys of another provider serve no request here.
 	unused := `{"provider":"anthropic","name":"unused","secret":"sk-ant-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE"}`
-	for end := time.Now().Add(3 * patience); c.revoke(replica, c.call(replica, http.MethodPost, "", unused).Key.ID, "0s").DataPlanes != 2; {
+	for end := time.Now().Add(3 * programtest.Patience); c.revoke(replica, c.call(replica, http.MethodPost, "", unused).Key.ID, "0s").DataPlanes != 2; {
 		require.True(t, time.Now().Before(end))
 	}
 	revoked, answered := c.revoke(replica, newer, "20s"), time.Now()
@@ -386,12 +388,12 @@ func TestDatabaseOutage(t *testing.T) {
 func TestStalenessGrace(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	p := e.start("--max-stale", "1h").awaitReady()
-	require.Equal(t, http.StatusOK, p.models().status)
+	p := e.start("--max-stale", "1h").AwaitReady()
+	require.Equal(t, http.StatusOK, listModels(p).Status)
 	e.control.Down()
-	p.await("stale", func() bool { return strings.Contains(p.readyz().body, `"stale"`) })
-	require.Equal(t, http.StatusOK, p.readyz().status)
-	require.Equal(t, http.StatusOK, p.models().status)
+	p.Await("stale", func() bool { return strings.Contains(p.Readyz().Body, `"stale"`) })
+	require.Equal(t, http.StatusOK, p.Readyz().Status)
+	require.Equal(t, http.StatusOK, listModels(p).Status)
 }
 
 // While the control plane does not allow the gateway's grace, the gateway is not ready, logs why, and fetches for each request.
@@ -400,13 +402,13 @@ func TestGraceAboveTheControlPlanesLimit(t *testing.T) {
 	e := newEnv(t)
 	e.control.LimitMaxStale(5 * time.Minute)
 	p := e.start("--max-stale", "1h")
-	p.await("too stale", func() bool { return p.readyz().body == `{"ready":false,"state":"too_stale"}`+"\n" })
-	require.Equal(t, http.StatusServiceUnavailable, p.readyz().status)
-	p.awaitLog("must be at most 300000")
-	p.awaitLog("lower it here, or raise the control plane's --max-stale-limit")
-	require.Equal(t, http.StatusOK, p.models().status)
+	p.Await("too stale", func() bool { return p.Readyz().Body == `{"ready":false,"state":"too_stale"}`+"\n" })
+	require.Equal(t, http.StatusServiceUnavailable, p.Readyz().Status)
+	p.AwaitLog("must be at most 300000")
+	p.AwaitLog("lower it here, or raise the control plane's --max-stale-limit")
+	require.Equal(t, http.StatusOK, listModels(p).Status)
 	e.control.LimitMaxStale(time.Hour)
-	p.awaitReady()
+	p.AwaitReady()
 }
 
 func TestCredentialIsReloaded(t *testing.T) {
@@ -416,32 +418,32 @@ func TestCredentialIsReloaded(t *testing.T) {
 	e, second := newEnv(t), "dp_EXAMPLE_SECOND__SECOND_"
 	e.control.SetToken(second)
 	p := e.start("--token-file", file)
-	p.await("refused", func() bool { return strings.Contains(p.readyz().body, `"refused"`) })
+	p.Await("refused", func() bool { return strings.Contains(p.Readyz().Body, `"refused"`) })
 	filereloadtest.ReplaceAfterFailure(t, file, []byte(second), func() bool {
-		return strings.Contains(p.log.String(), "the file must hold one word")
+		return strings.Contains(p.Output(), "the file must hold one word")
 	})
-	p.awaitReady()
-	p.awaitLog(`"msg":"a file has changed and was read again","what":"credential"`)
-	require.NotContains(t, p.log.String(), "dp_")
+	p.AwaitReady()
+	p.AwaitLog(`"msg":"a file has changed and was read again","what":"credential"`)
+	require.NotContains(t, p.Output(), "dp_")
 }
 
 func TestForwardAuthAsksForItsSecret(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(file, []byte("opensesame\n"), 0o600))
-	p := newEnv(t).start("--forward-auth-listen", "127.0.0.1:0", "--forward-auth-secret-file", file).awaitReady()
-	require.Equal(t, http.StatusForbidden, send(http.MethodGet, p.address.ForwardAuth+"/auth/openai", callerToken, "").status)
-	got := send(http.MethodGet, p.address.ForwardAuth+"/auth/openai", callerToken, "",
+	p := newEnv(t).start("--forward-auth-listen", "127.0.0.1:0", "--forward-auth-secret-file", file).AwaitReady()
+	require.Equal(t, http.StatusForbidden, programtest.Send(http.MethodGet, p.URL("forward_auth")+"/auth/openai", callerToken, "").Status)
+	got := programtest.Send(http.MethodGet, p.URL("forward_auth")+"/auth/openai", callerToken, "",
 		"Agentrouter-Forward-Auth", "opensesame", "X-Original-Uri", "/openai/chat/completions")
-	require.Equal(t, http.StatusOK, got.status)
-	require.Equal(t, "Bearer "+providerSecret, got.header.Get("Authorization"))
+	require.Equal(t, http.StatusOK, got.Status)
+	require.Equal(t, "Bearer "+providerSecret, got.Header.Get("Authorization"))
 }
 
 // Only processes of the users that the operator names get answers on the sockets.
 func TestProxiesOnUnixSockets(t *testing.T) {
 	t.Parallel()
 	p := newEnv(t).startForProxies("--auth-socket-users", "65534")
-	path := strings.TrimPrefix(p.address.ForwardAuth, "unix:")
+	path := strings.TrimPrefix(p.URL("forward_auth"), "unix:")
 	ask := func(user uint32) (string, error) {
 		curl := exec.CommandContext(t.Context(), "curl", "--silent", "--show-error", "--dump-header", "-", "--unix-socket", path,
 			"--header", "Authorization: Bearer "+callerToken, "--header", "X-Forwarded-For: 192.0.2.7",
@@ -456,7 +458,7 @@ func TestProxiesOnUnixSockets(t *testing.T) {
 	got, err := ask(uint32(os.Geteuid()))
 	require.NoError(t, err, got)
 	require.Contains(t, got, "Authorization: Bearer "+providerSecret)
-	p.awaitLog(`"client":"192.0.2.7"`) // the proxy is trusted to name it
+	p.AwaitLog(`"client":"192.0.2.7"`) // the proxy is trusted to name it
 	if os.Geteuid() != 0 {
 		return // only root can act as other users; unixsocket.TestOtherUsersAreDisconnected runs for everybody
 	}
@@ -473,7 +475,7 @@ func TestProxiesOverMutualTLS(t *testing.T) {
 	t.Parallel()
 	own, proxies, strangers := tlsfilestest.WriteCertificate(t, t.TempDir(), 1), tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
 	p := newEnv(t).start("--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0",
-		"--tls-cert", own.CertFile, "--tls-key", own.KeyFile, "--auth-client-ca", proxies.Write(t, filepath.Join(t.TempDir(), "ca.pem"))).awaitReady()
+		"--tls-cert", own.CertFile, "--tls-key", own.KeyFile, "--auth-client-ca", proxies.Write(t, filepath.Join(t.TempDir(), "ca.pem"))).AwaitReady()
 	for name, c := range map[string]struct {
 		authority *tlsfilestest.Authority
 		served    bool
@@ -487,7 +489,7 @@ func TestProxiesOverMutualTLS(t *testing.T) {
 			client.GetClientCertificate = c.authority.Issue(t, t.TempDir(), tlsfilestest.Named("proxy.example")).Show(t)
 		}
 		t.Run("forward-auth "+name, func(t *testing.T) {
-			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.address.ForwardAuth+"/auth/openai", http.NoBody)
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL("forward_auth")+"/auth/openai", http.NoBody)
 			require.NoError(t, err)
 			request.Header.Set("Authorization", "Bearer "+callerToken)
 			request.Header.Set("X-Original-Uri", "/openai/chat/completions")
@@ -501,7 +503,7 @@ func TestProxiesOverMutualTLS(t *testing.T) {
 			require.Equal(t, "Bearer "+providerSecret, response.Header.Get("Authorization"))
 		})
 		t.Run("ext_authz "+name, func(t *testing.T) {
-			conn, err := grpc.NewClient(p.address.ExtAuthz, grpc.WithTransportCredentials(credentials.NewTLS(client)))
+			conn, err := grpc.NewClient(p.URL("ext_authz"), grpc.WithTransportCredentials(credentials.NewTLS(client)))
 			require.NoError(t, err)
 			defer func() { _ = conn.Close() }()
 			_, err = healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
@@ -513,32 +515,32 @@ func TestProxiesOverMutualTLS(t *testing.T) {
 func TestPagesOfNamedOriginsCallTheGateway(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	p := e.start("--cors-origins", "https://chat.example.com,http://localhost:3000").awaitReady()
+	p := e.start("--cors-origins", "https://chat.example.com,http://localhost:3000").AwaitReady()
 	preflight := []string{"Origin", "http://localhost:3000", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization"}
-	got := send(http.MethodOptions, p.address.Gateway+"/openai/chat/completions", "", "", preflight...)
-	require.Equal(t, http.StatusNoContent, got.status, "without a credential")
-	require.Equal(t, "http://localhost:3000", got.header.Get("Access-Control-Allow-Origin"))
+	got := programtest.Send(http.MethodOptions, p.URL("gateway")+"/openai/chat/completions", "", "", preflight...)
+	require.Equal(t, http.StatusNoContent, got.Status, "without a credential")
+	require.Equal(t, "http://localhost:3000", got.Header.Get("Access-Control-Allow-Origin"))
 	require.Empty(t, e.provider.Requests())
 	for credential, status := range map[string]int{callerToken: http.StatusOK, "ak_wrong": http.StatusUnauthorized} {
-		got = send(http.MethodGet, p.address.Gateway+"/openai/models", credential, "", "Origin", "https://chat.example.com")
-		require.Equal(t, status, got.status)
-		require.Equal(t, "https://chat.example.com", got.header.Get("Access-Control-Allow-Origin"))
+		got = programtest.Send(http.MethodGet, p.URL("gateway")+"/openai/models", credential, "", "Origin", "https://chat.example.com")
+		require.Equal(t, status, got.Status)
+		require.Equal(t, "https://chat.example.com", got.Header.Get("Access-Control-Allow-Origin"))
 	}
-	closed := e.start().awaitReady()
-	got = send(http.MethodOptions, closed.address.Gateway+"/openai/chat/completions", "", "", preflight...)
-	require.Equal(t, http.StatusUnauthorized, got.status)
-	require.NotContains(t, got.header, "Access-Control-Allow-Origin")
+	closed := e.start().AwaitReady()
+	got = programtest.Send(http.MethodOptions, closed.URL("gateway")+"/openai/chat/completions", "", "", preflight...)
+	require.Equal(t, http.StatusUnauthorized, got.Status)
+	require.NotContains(t, got.Header, "Access-Control-Allow-Origin")
 }
 
 func TestCallersOverTLS(t *testing.T) {
 	t.Parallel()
 	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
-	p := newEnv(t).start("--tls-cert", certificate.CertFile, "--tls-key", certificate.KeyFile).awaitReady()
-	require.Regexp(t, `^https://`, p.address.Gateway)
+	p := newEnv(t).start("--tls-cert", certificate.CertFile, "--tls-key", certificate.KeyFile).AwaitReady()
+	require.Regexp(t, `^https://`, p.URL("gateway"))
 	trusting := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: certificate.Pool(t), MinVersion: tls.VersionTLS12},
 	}}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.address.Gateway+"/openai/models", http.NoBody)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL("gateway")+"/openai/models", http.NoBody)
 	require.NoError(t, err)
 	request.Header.Set("Authorization", "Bearer "+callerToken)
 	response, err := trusting.Do(request)
@@ -550,8 +552,8 @@ func TestCallersOverTLS(t *testing.T) {
 func TestUpstreamsReplaceProviders(t *testing.T) {
 	t.Parallel()
 	e, elsewhere := newEnv(t), gatewaytest.StartProvider(t, gatewaytest.Accepting(providerSecret))
-	p := e.start("--upstream", "openai="+elsewhere.URL+"/v1").awaitReady()
-	require.Equal(t, http.StatusOK, p.models().status)
+	p := e.start("--upstream", "openai="+elsewhere.URL+"/v1").AwaitReady()
+	require.Equal(t, http.StatusOK, listModels(p).Status)
 	require.Len(t, elsewhere.Requests(), 1)
 	require.Empty(t, e.provider.Requests())
 }
@@ -562,9 +564,9 @@ func TestUpstreamsOfOtherAuthorities(t *testing.T) {
 	e := newEnv(t, gatewaytest.WithTLS())
 	file := filepath.Join(t.TempDir(), "ca.pem")
 	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.provider.Certificate().Raw}), 0o600))
-	require.Equal(t, http.StatusOK, e.start("--upstream-ca", file).awaitReady().models().status)
+	require.Equal(t, http.StatusOK, listModels(e.start("--upstream-ca", file).AwaitReady()).Status)
 	served := len(e.provider.Requests())
-	require.Equal(t, http.StatusBadGateway, e.start().awaitReady().models().status)
+	require.Equal(t, http.StatusBadGateway, listModels(e.start().AwaitReady()).Status)
 	require.Len(t, e.provider.Requests(), served)
 }
 
@@ -578,9 +580,9 @@ func TestClientCertificate(t *testing.T) {
 	older, newer := c.register(plain), c.register(plain)
 	admit := "admin dataplane create --name edge --customer acme --certificate uri:spiffe://acme/edge"
 	require.Empty(t, c.run(admit), "there is no token")
-	start := func(certificate tlsfilestest.Certificate) *process {
-		return startProcess(t, os.Args[0], gatewayEnviron(t, secure.address.Dataplane, "")[:4], "--control-plane-ca", own.CertFile,
-			"--client-cert", certificate.CertFile, "--client-key", certificate.KeyFile, "--upstream", "openai="+c.provider.URL+"/v1")
+	startWith := func(certificate tlsfilestest.Certificate) *programtest.Process {
+		return start(t, gatewayEnviron(t, secure.URL("dataplane"), "")[:4], os.Args[0], "serve", "--control-plane-ca", own.CertFile,
+			"--client-cert", certificate.CertFile, "--client-key", certificate.KeyFile, "--upstream", "openai="+c.upstream)
 	}
 	issue := func(dir, name string, expires time.Time) tlsfilestest.Certificate {
 		return authority.Issue(t, dir, func(c *x509.Certificate) {
@@ -589,9 +591,9 @@ func TestClientCertificate(t *testing.T) {
 		})
 	}
 	dir, expires, later := t.TempDir(), time.Now().Truncate(time.Second).Add(5*time.Second), time.Now().Add(time.Hour)
-	p := start(issue(dir, "edge", expires)).awaitReady()
+	p := startWith(issue(dir, "edge", expires)).AwaitReady()
 	serving := func() string {
-		return send(http.MethodGet, p.address.Gateway+"/openai/models", c.alice, "").header.Get("Agentrouter-Key-Id")
+		return programtest.Send(http.MethodGet, p.URL("gateway")+"/openai/models", c.alice, "").Header.Get("Agentrouter-Key-Id")
 	}
 	require.Equal(t, newer, serving())
 	issue(dir, "edge", later)
@@ -601,22 +603,22 @@ func TestClientCertificate(t *testing.T) {
 	revoked := c.revoke(plain, newer, "10s")
 	require.Equal(t, []any{"complete", 1}, []any{revoked.State, revoked.DataPlanes})
 	require.Equal(t, older, serving())
-	p.await("revocations are acknowledged, with a stream by the new certificate", func() bool {
+	p.Await("revocations are acknowledged, with a stream by the new certificate", func() bool {
 		return c.revoke(plain, c.register(plain), "10s").Acknowledged == 1
 	})
-	p.awaitLog(`"msg":"a file has changed and was read again","what":"client certificate"`)
+	p.AwaitLog(`"msg":"a file has changed and was read again","what":"client certificate"`)
 
-	refused := func(p *process) {
-		p.await("refused", func() bool { return strings.Contains(p.readyz().body, `"refused"`) })
+	refused := func(p *programtest.Process) {
+		p.Await("refused", func() bool { return strings.Contains(p.Readyz().Body, `"refused"`) })
 	}
 	c.run("admin dataplane revoke --name edge")
 	refused(p)
-	p.await("without a key", func() bool { return serving() == "" })
+	p.Await("without a key", func() bool { return serving() == "" })
 	c.run(admit)
-	p.awaitReady()
+	p.AwaitReady()
 	require.Equal(t, older, serving(), "the name is another data plane's now")
-	refused(start(issue(t.TempDir(), "nobody", later)))
-	require.Equal(t, cli.ExitOK, p.end(syscall.SIGTERM))
+	refused(startWith(issue(t.TempDir(), "nobody", later)))
+	require.Equal(t, cli.ExitOK, p.End(syscall.SIGTERM))
 }
 
 // The control plane's clock is set forward and back by an hour. Keys that are registered afterwards serve, keys that are revoked
@@ -643,23 +645,22 @@ func TestClockIsSet(t *testing.T) {
 	})
 	require.NoError(t, err)
 	server := httptest.NewServer(handler)
-	ctx, stop := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- changes.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		require.NoError(t, <-ran)
-		server.Close()
-	})
+	t.Cleanup(server.Close)
+	replica := programtest.Program(func(ctx context.Context, _, _ []string, stdout, _ io.Writer) (code int) {
+		fmt.Fprintf(stdout, "listening api=%s\n", s.URL)
+		if changes.Run(ctx) != nil {
+			code = cli.ExitFailure
+		}
+		return code
+	}).Start(t, nil)
 
+	provider := gatewaytest.StartProvider(t, gatewaytest.WithoutRecords())
 	c := &controlPlane{
 		t: t, environ: []string{"AIKEYS_DATABASE_URL=" + database}, alice: s.As(aikeystest.Owner).Token,
-		provider: gatewaytest.StartProvider(t, gatewaytest.WithoutRecords()),
+		provider: provider, upstream: provider.URL + "/v1", customer: "acme",
 	}
-	replica := &process{t: t}
-	replica.address.API = s.URL
 	first := c.register(replica)
-	keys, g := []string{first}, c.startGateway(server.URL, "--max-stale=5s")
+	keys, g := []string{first}, c.startProbed(server.URL, "--max-stale=5s")
 	g.awaitAnswer(first)
 	began := time.Now()
 	for _, by := range []time.Duration{time.Hour, -time.Hour, 0} {
@@ -671,7 +672,515 @@ func TestClockIsSet(t *testing.T) {
 		completed := time.Now()
 		g.awaitAnswer(first)
 		require.NotContains(t, g.answers(completed, time.Now()), newer)
-		require.Equal(t, http.StatusOK, g.awaitReady().readyz().status)
+		require.Equal(t, http.StatusOK, g.AwaitReady().Readyz().Status)
 	}
 	require.Subset(t, keys, g.answers(began, time.Now()), "no request failed")
+	require.Equal(t, cli.ExitOK, replica.Stop())
+}
+
+// answerWithStreams has providers answer with streams of events, or with WebSockets that echo, until the gateway hangs up.
+func (c *controlPlane) answerWithStreams() {
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" {
+			websocket.Server{Handler: func(ws *websocket.Conn) { _, _ = io.Copy(ws, ws) }}.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "data: word\n\n")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	c.t.Cleanup(provider.Close)
+	c.upstream = provider.URL + "/v1"
+}
+
+// openSocket opens a WebSocket, over which one message has gone there and back.
+func (c *controlPlane) openSocket(gateway *programtest.Process) *websocket.Conn {
+	c.t.Helper()
+	cfg, err := websocket.NewConfig(strings.Replace(gateway.URL("gateway"), "http", "ws", 1)+"/openai/realtime", "http://localhost/")
+	require.NoError(c.t, err)
+	cfg.Header.Set("Authorization", "Bearer "+c.alice)
+	socket, err := cfg.DialContext(c.t.Context())
+	require.NoError(c.t, err)
+	c.t.Cleanup(func() { _ = socket.Close() })
+	var echo string
+	require.NoError(c.t, websocket.Message.Send(socket, "word"))
+	require.NoError(c.t, websocket.Message.Receive(socket, &echo))
+	return socket
+}
+
+func TestReceiptShowsTheRequestsInFlight(t *testing.T) {
+	t.Parallel()
+	secret := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("opensesame"), 0o600))
+	for _, engine := range modelstest.Engines() {
+		c := newControlPlane(t, engine.URL(t))
+		replica := c.start()
+		key := c.register(replica)
+		c.answerWithStreams()
+		edge := c.startGateway(replica.URL("dataplane"), "edge", "--stream-grace", "1h")
+		c.startGateway(replica.URL("dataplane"), "idle")
+		forProxies := c.startGateway(replica.URL("dataplane"), "for-proxies", "--forward-auth-listen", "127.0.0.1:0", "--forward-auth-secret-file", secret)
+		for _, gateway := range []*programtest.Process{edge, edge, forProxies} {
+			require.Equal(t, http.StatusOK, openStream(t, gateway, c.alice).StatusCode)
+		}
+		socket := c.openSocket(edge)
+		receipt := c.revoke(replica, key, "30s")
+		require.Equal(t, "complete", receipt.State)
+		require.Equal(t, []int{3, 3}, []int{receipt.DataPlanes, receipt.Acknowledged})
+		require.Equal(t, []*int{new(3), new(2)}, []*int{receipt.InFlight, receipt.InFlightFrom})
+		require.Equal(t, []pub.Acknowledgement{
+			{DataPlane: "edge", Acknowledged: 1, InFlight: new(3), InFlightFrom: new(1)},
+			{DataPlane: "for-proxies", Acknowledged: 1},
+			{DataPlane: "idle", Acknowledged: 1, InFlight: new(0), InFlightFrom: new(1)},
+		}, receipt.Acknowledgements)
+		require.NoError(t, socket.SetDeadline(time.Now().Add(30*time.Second)))
+		_, err := io.Copy(io.Discard, socket)
+		require.NoError(t, err, "the WebSocket is closed")
+	}
+}
+
+// A gateway whose credential is revoked serves nobody, whatever grace it has, and its open streams end as those of a revoked key do.
+func TestRevokedDataPlaneEndsItsStreams(t *testing.T) {
+	t.Parallel()
+	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
+	replica := c.start()
+	c.register(replica)
+	c.answerWithStreams()
+	revoked := c.startGateway(replica.URL("dataplane"), "revoked", "--max-stale", "5m", "--stream-grace", "100ms")
+	untouched := c.startGateway(replica.URL("dataplane"), "untouched")
+	events, socket := openStream(t, revoked, c.alice), c.openSocket(revoked)
+	others := c.openSocket(untouched)
+	c.run("admin dataplane revoke --name revoked")
+	require.NoError(t, socket.SetDeadline(time.Now().Add(30*time.Second)))
+	_, err := io.Copy(io.Discard, socket)
+	require.NoError(t, err, "the WebSocket is closed")
+	_, err = io.Copy(io.Discard, events.Body)
+	require.Error(t, err, "the caller sees that the answer is not whole")
+	require.Equal(t, http.StatusServiceUnavailable, programtest.Send(http.MethodGet, revoked.URL("gateway")+"/openai/models", c.alice, "").Status)
+	require.Contains(t, revoked.Readyz().Body, `"refused"`)
+	var echo string
+	require.NoError(t, websocket.Message.Send(others, "word"))
+	require.NoError(t, websocket.Message.Receive(others, &echo))
+}
+
+// countStreams opens streams until the gateway refuses one, ends them, and returns how many it served at once.
+func (c *controlPlane) countStreams(gateway *programtest.Process) (open int) {
+	c.t.Helper()
+	for {
+		response := openStream(c.t, gateway, c.alice)
+		defer func() { _ = response.Body.Close() }()
+		if response.StatusCode != http.StatusOK {
+			body, err := io.ReadAll(response.Body)
+			require.NoError(c.t, err)
+			require.Contains(c.t, string(body), "/problems/key-limited")
+			return open
+		}
+		open++
+		require.Less(c.t, open, 50)
+	}
+}
+
+func TestGatewaysShareALimitAsTheyComeAndGo(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		key := c.register(replica)
+		limit := func(limits string) { c.call(replica, http.MethodPatch, "/"+key, `{"limit":`+limits+`}`) }
+		limit(`{"concurrent":10}`)
+		c.answerWithStreams()
+		var gateways []*programtest.Process
+		for _, name := range []string{"one", "two", "three"} {
+			gateways = append(gateways, c.startGateway(replica.URL("dataplane"), name))
+		}
+		awaitShares := func(want int) {
+			t.Helper()
+			deadline := time.Now().Add(programtest.Patience)
+			for _, gateway := range gateways {
+				for c.countStreams(gateway) != want {
+					require.True(t, time.Now().Before(deadline), "its share is not %d", want)
+				}
+			}
+		}
+		awaitShares(3)
+		gateways[2].End(syscall.SIGTERM)
+		gateways = gateways[:2]
+		awaitShares(5)
+		limit(`{"concurrent":1}`)
+		awaitShares(1)
+		limit(`{"concurrent":null,"requests_per_day":6}`)
+		awaitShares(0) // each has served more today
+	})
+}
+
+func TestTheNextKeyServesWhileTheFirstIsLimited(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		var limited atomic.Value // the credential of the first request
+		provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			limited.CompareAndSwap(nil, r.Header.Get("Authorization"))
+			if r.Header.Get("Authorization") == limited.Load() {
+				w.Header().Set("Retry-After", "300")
+				w.WriteHeader(http.StatusTooManyRequests)
+			}
+		}))
+		t.Cleanup(provider.Close)
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		next, first := c.register(replica), c.register(replica)
+		policy := programtest.Send(http.MethodPut, replica.URL("api")+"/v1/customers/-/projects/-/policy", c.alice, `{"on_limited":"next_key"}`)
+		require.Equal(t, http.StatusOK, policy.Status, policy.Body)
+		c.upstream = provider.URL + "/v1"
+		gateway := c.startGateway(replica.URL("dataplane"), "edge")
+		requireServed := func(status int, key, reason string) {
+			t.Helper()
+			got := programtest.Send(http.MethodPost, gateway.URL("gateway")+"/openai/chat/completions", c.alice, "{}")
+			require.Equal(t, []any{status, key, reason}, []any{got.Status, got.Header.Get("Agentrouter-Key-Id"), got.Header.Get("Agentrouter-Reason")}, got.Body)
+		}
+		requireServed(http.StatusTooManyRequests, first, "project_key")
+		requireServed(http.StatusOK, next, "next_key_limited")
+		requireServed(http.StatusOK, next, "next_key_limited")
+		gateway.AwaitLog(`"key_id":"` + next + `","reason":"next_key_limited"`)
+		require.Equal(t, "complete", c.revoke(replica, next, "10s").State)
+		requireServed(http.StatusTooManyRequests, first, "project_key")
+	})
+}
+
+// The control plane has announced a rotation, and dies before the gateway has the new version.
+func TestARotationOutlivesItsControlPlane(t *testing.T) {
+	t.Parallel()
+	const second = "sk-EXAMPLE-EXAMPLE-0002"
+	e := newEnv(t)
+	e.provider.Accept(second)
+	p := e.start("--max-stale", "1h").AwaitReady()
+	require.Equal(t, http.StatusOK, listModels(p).Status)
+	hold := e.control.HoldRequests()
+	tx := e.control.RotateKeyWithin(e.key, second, time.Hour)
+	hold.Wait() // the gateway has read the event
+	e.control.Down()
+	for range 3 {
+		require.Equal(t, http.StatusOK, listModels(p).Status)
+	}
+	require.False(t, e.control.Acknowledged(tx))
+	hold.Release()
+	e.control.Up()
+	p.Await("acknowledged", func() bool { return e.control.Acknowledged(tx) })
+	e.provider.Reject(providerSecret, http.StatusUnauthorized)
+	require.Equal(t, http.StatusOK, listModels(p).Status)
+}
+
+// Each time the link to the control plane breaks otherwise: before the rotation, right after it, and for fetches alone. The provider refuses
+// a secret as soon as the receipt says that it may be deleted.
+func TestRotationsUnderLoadWhileTheLinkIsCut(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		target, err := url.Parse(replica.URL("dataplane"))
+		require.NoError(t, err)
+		var broken atomic.Pointer[string] // the beginning of the paths that are not served
+		proxy := &httputil.ReverseProxy{FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0), Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
+		link := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if paths := broken.Load(); paths != nil && strings.HasPrefix(r.URL.Path, *paths) {
+				panic(http.ErrAbortHandler) // cuts the connection
+			}
+			proxy.ServeHTTP(w, r)
+		}))
+		link.Config.ErrorLog = log.New(io.Discard, "", 0)
+		t.Cleanup(link.Close)
+		cut := func(paths string) {
+			broken.Store(&paths)
+			link.CloseClientConnections()
+		}
+
+		key := c.register(replica)
+		gateway := c.startGateway(link.URL, "edge", "--max-stale", "20s")
+		ctx, stop := context.WithCancel(t.Context())
+		var load sync.WaitGroup
+		var answered [4]atomic.Int64
+		failures := make(chan programtest.Reply, len(answered))
+		for i := range answered {
+			load.Go(func() {
+				for ctx.Err() == nil {
+					if got := programtest.Send(http.MethodGet, gateway.URL("gateway")+"/openai/models", c.alice, ""); got.Status != http.StatusOK {
+						failures <- got
+						return
+					}
+					answered[i].Add(1)
+				}
+			})
+		}
+		defer load.Wait()
+		defer stop()
+		settle := func() { // waits until each request that has begun is answered
+			for i := range answered {
+				from := answered[i].Load()
+				gateway.Await("answered", func() bool { return answered[i].Load() > from || len(failures) > 0 })
+			}
+		}
+		settle()
+
+		old := ""
+		for round, paths := range []string{"/", "/", "/v1/fetch"} {
+			secret := fmt.Sprintf("sk-EXAMPLE-rotated-%d-%d", round, time.Now().UnixNano())
+			c.provider.Accept(secret)
+			if round != 1 {
+				cut(paths)
+			}
+			pending := c.call(replica, http.MethodPost, "/"+key+"/rotate", `{"activate":"now","secret":"`+secret+`"}`)
+			cut(paths)
+			settle()
+			if round == 0 {
+				require.Equal(t, "pending", pending.Receipt.State)
+			}
+			cut("nothing")
+			// A stream whose hello was lost with its connection is counted until its lease and grace have ended.
+			require.Eventually(t, func() bool {
+				return c.call(replica, http.MethodPost, fmt.Sprintf("/%s/versions/%d/activate?wait=5s", key, round+2), "").Receipt.State == "complete"
+			}, 3*programtest.Patience, time.Millisecond)
+			settle()
+			if old != "" {
+				c.provider.Reject(old, http.StatusUnauthorized)
+			}
+			old = secret
+			settle()
+		}
+		require.Empty(t, failures)
+	})
+}
+
+// The gateway reports that the provider refuses the new version, and the service has the version before serve again.
+func TestARefusedRotationIsRolledBackByItself(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		key := c.register(replica)
+		gateway := c.startGateway(replica.URL("dataplane"), "edge")
+		isServed := func() bool {
+			return programtest.Send(http.MethodGet, gateway.URL("gateway")+"/openai/models", c.alice, "").Status == http.StatusOK
+		}
+		require.True(t, isServed())
+		c.call(replica, http.MethodPost, "/"+key+"/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-refused"}`)
+		events := func() string {
+			return programtest.Send(http.MethodGet, replica.URL("api")+"/v1/customers/-/projects/-/events?type=key.rotation_rolled_back", c.alice, "").Body
+		}
+		gateway.Await("refused", func() bool { return !isServed() })
+		gateway.Await("rolled back", func() bool { return strings.Contains(events(), key) })
+		require.Contains(t, events(), `"reason":"rejected"`)
+		require.Equal(t, 1, *c.call(replica, http.MethodGet, "/"+key, "").Key.Version)
+		gateway.Await("served by the version before", isServed)
+	})
+}
+
+// aikeysd is killed while it makes each step of a rotation or another change, and once more after it has answered.
+func TestRotationsSurviveTheKillOfAikeysd(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		key := c.register(replica)
+		restart := func() {
+			replica.End(syscall.SIGKILL)
+			replica = c.start()
+		}
+		states := func() (all []string) {
+			var listed pub.VersionsResponse
+			got := programtest.Send(http.MethodGet, replica.URL("api")+"/v1/aikeys/"+key+"/versions", c.alice, "")
+			require.NoError(t, json.Unmarshal([]byte(got.Body), &listed), got.Body)
+			for _, v := range listed.Versions {
+				all = append(all, v.State)
+			}
+			return all
+		}
+		keyPath, leaked := "/v1/aikeys/"+key, c.call(replica, http.MethodPost, "", `{"provider":"openai","name":"leaked","secret":"sk-EXAMPLE-EXAMPLE-leaked"}`).Key.ID
+		name := func() []string { return []string{c.call(replica, http.MethodGet, "/"+key, "").Key.Name} }
+		leakedState := func() []string { return []string{c.call(replica, http.MethodGet, "/"+leaked, "").Key.State} }
+		bob, bobs := c.addBob(replica)
+		bobSees := func() []string {
+			return []string{http.StatusText(programtest.Send(http.MethodGet, replica.URL("api")+"/v1/aikeys/"+bobs, bob, "").Status)}
+		}
+		for i, step := range []struct {
+			method, path, body string
+			show               func() []string
+			want               []string
+		}{
+			{http.MethodPost, keyPath + "/rotate", `{"activate":"manual","secret":"sk-EXAMPLE-EXAMPLE-second"}`, states, []string{"pending", "active"}},
+			{http.MethodPost, keyPath + "/versions/2/activate", "", states, []string{"active", "retiring"}},
+			{http.MethodPost, keyPath + "/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-third"}`, states, []string{"active", "retiring", "destroyed"}},
+			{http.MethodPost, keyPath + "/rollback", "", states, []string{"retiring", "active", "destroyed"}},
+			{http.MethodDelete, keyPath + "/versions/3", "", states, []string{"destroyed", "active", "destroyed"}},
+			{http.MethodPatch, keyPath, `{"name":"renamed"}`, name, []string{"renamed"}},
+			{http.MethodPost, projectPath + "/leaks", `{"values":["sk-EXAMPLE-EXAMPLE-leaked"],"revoke":true}`, leakedState, []string{"revoked"}},
+			{http.MethodDelete, projectPath + "/members/bob", "", bobSees, []string{http.StatusText(http.StatusForbidden)}},
+			{http.MethodPost, projectPath + "/members/bob/restore", "", bobSees, []string{http.StatusText(http.StatusOK)}},
+		} {
+			before := step.show()
+			ask := func(api string) programtest.Reply {
+				return programtest.Send(step.method, api+step.path, c.alice, step.body,
+					"Content-Type", "application/json", "Idempotency-Key", fmt.Sprintf("step-%d", i))
+			}
+			answered, api := make(chan programtest.Reply, 1), replica.URL("api")
+			go func() { answered <- ask(api) }()
+			restart()
+			if (<-answered).Status == http.StatusOK {
+				require.Equal(t, step.want, step.show(), "it was acknowledged")
+			} else {
+				require.Contains(t, [][]string{before, step.want}, step.show(), "it was made, or not")
+			}
+			again := ask(replica.URL("api"))
+			if again.Status != http.StatusNotFound || !strings.Contains(step.path, "/members/") { // where nobody is left to remove or restore
+				require.Equal(t, http.StatusOK, again.Status, again.Body)
+			}
+			restart()
+			require.Equal(t, step.want, step.show())
+		}
+		c.call(replica, http.MethodPost, "/"+key+"/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-fourth","overlap":"1s"}`)
+		removed := programtest.Send(http.MethodDelete, replica.URL("api")+projectPath+"/members/bob?grace_days=0", c.alice, "")
+		require.Equal(t, http.StatusOK, removed.Status, removed.Body)
+		restart()
+		replica.Await("destroyed when the overlap has ended", func() bool {
+			return slices.Equal([]string{"active", "destroyed", "destroyed", "destroyed"}, states())
+		})
+		c.run("admin member set --customer acme --project chat --user bob --role member")
+		bob = c.run("admin token create --customer acme --project chat --user bob")
+		replica.Await("destroyed after the grace", func() bool {
+			return strings.Contains(programtest.Send(http.MethodGet, replica.URL("api")+"/v1/aikeys/"+bobs, bob, "").Body, `"state":"revoked"`)
+		})
+	})
+}
+
+// tester is a provider that accepts the keys that begin with sk-good, or any.
+type tester struct {
+	*httptest.Server
+	acceptsAny      bool
+	tested, madeUp  atomic.Int32  // requests with keys of the test's, and with others
+	arrived, answer chan struct{} // of requests with the key sk-good-slow
+}
+
+func startTester(t *testing.T, acceptsAny bool) *tester {
+	s := &tester{acceptsAny: acceptsAny, arrived: make(chan struct{}, 1), answer: make(chan struct{})}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *tester) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	key, count := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")+r.Header.Get("X-Api-Key"), &s.madeUp
+	if strings.Contains(key, "-EXAMPLE") {
+		count = &s.tested
+	}
+	count.Add(1)
+	if strings.HasPrefix(key, "sk-good-slow") {
+		s.arrived <- struct{}{}
+		<-s.answer
+	}
+	if r.URL.Path != "/v1/models" || !s.acceptsAny && !strings.HasPrefix(key, "sk-good") {
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+}
+
+// ask returns the answer to a request about a key: the status, and the verdict with its reason.
+func (c *controlPlane) ask(replica *programtest.Process, method, path, body string) string {
+	c.t.Helper()
+	got := programtest.Send(method, replica.URL("api")+"/v1/aikeys"+path, c.alice, body)
+	var answer struct {
+		Key     pub.Key
+		Version pub.KeyVersion
+	}
+	require.NoError(c.t, json.Unmarshal([]byte(got.Body), &answer), got.Body)
+	text := fmt.Sprint(got.Status)
+	if v := cmp.Or(answer.Version.Verification, answer.Key.Verification); v != nil {
+		text += " " + v.Verdict
+		if v.Reason != nil {
+			text += " " + *v.Reason
+		}
+	}
+	return text
+}
+
+// registration is the body of a register, whose key is tested or not.
+func registration(provider, secret string, verify bool) string {
+	return fmt.Sprintf(`{"provider":%q,"name":"key %d","secret":"%s-EXAMPLE-EXAMPLE","verify":%t}`, provider, time.Now().UnixNano(), secret, verify)
+}
+
+// The request waits at one replica, where there are two, and the data planes are connected to the other.
+func TestDataPlanesTestKeys(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c, provider := newControlPlane(t, e.URL(t)), startTester(t, false)
+		closed := httptest.NewServer(nil)
+		closed.Close()
+		c.upstream = provider.URL + "/v1"
+		upstream := []string{"--upstream", "groq=" + closed.URL, "--upstream-allow", "127.0.0.1"}
+		public := c.start("AIKEYS_VERIFY=data_plane")
+		private := public
+		if e == modelstest.EnginePostgres {
+			private = c.start("AIKEYS_VERIFY=data_plane")
+		}
+		c.startGateway(private.URL("dataplane"), "untrusted", append(upstream, "--key-tests=false")...)
+		others := *c
+		others.customer = "globex"
+		others.startGateway(private.URL("dataplane"), "others", upstream...)
+		require.Equal(t, "201 unreachable no_data_plane", c.ask(public, http.MethodPost, "", registration("openai", "sk-good-0", true)))
+		require.Zero(t, provider.tested.Load())
+
+		gateways := []*programtest.Process{
+			c.startGateway(private.URL("dataplane"), "edge-1", upstream...), c.startGateway(private.URL("dataplane"), "edge-2", upstream...),
+		}
+		require.Equal(t, "201 valid", c.ask(public, http.MethodPost, "", registration("openai", "sk-good-1", true)))
+		require.Equal(t, "422", c.ask(public, http.MethodPost, "", registration("openai", "sk-bad-1", true)))
+		good, bad := c.call(public, http.MethodPost, "", registration("openai", "sk-good-2", false)).Key.ID, c.call(public, http.MethodPost, "", registration("openai", "sk-bad-2", false)).Key.ID
+		require.Equal(t, "200 valid", c.ask(public, http.MethodPost, "/"+good+"/verify", ""))
+		require.Equal(t, "200 rejected", c.ask(public, http.MethodPost, "/"+bad+"/verify", ""))
+		require.Equal(t, "200 valid", c.ask(public, http.MethodPost, "/"+good+"/rotate", `{"secret":"sk-good-3-EXAMPLE-EXAMPLE"}`))
+		require.Equal(t, "422", c.ask(public, http.MethodPost, "/"+good+"/rotate", `{"secret":"sk-bad-3-EXAMPLE-EXAMPLE"}`))
+		require.Equal(t, int32(6), provider.tested.Load(), "one data plane makes each test")
+		require.Equal(t, "201 unreachable no_connection", c.ask(public, http.MethodPost, "", registration("groq", "gsk_EXAMPLE-4", true)))
+
+		// Servers of the customer's own, of which one accepts any key.
+		strict, lax := startTester(t, false), startTester(t, true)
+		for slug, flags := range map[string]string{
+			"x-strict": "--base-url " + strict.URL + "/v1", "x-lax": "--base-url " + lax.URL + "/v1", "x-anthropic": "--dialect anthropic --auth header --header X-Api-Key --base-url " + strict.URL,
+			"x-open": "--auth none --base-url " + lax.URL + "/v1", "x-private": "--base-url http://127.0.0.2:" + strict.URL[strings.LastIndex(strict.URL, ":")+1:] + "/v1",
+		} {
+			c.run("admin provider create --customer acme --slug " + slug + " " + flags)
+		}
+		for _, tc := range [][3]string{
+			{"x-strict", "sk-good-x", "201 valid"}, {"x-strict", "sk-bad-x", "422"}, {"x-anthropic", "sk-good-x", "201 valid"}, {"x-anthropic", "sk-bad-x", "422"},
+			{"x-lax", "sk-good-x", "201 unreachable any_key"}, {"x-private", "sk-good-x", "201 unreachable no_connection"},
+		} {
+			require.Equal(t, tc[2], c.ask(public, http.MethodPost, "", registration(tc[0], tc[1], true)), "%s %s", tc[0], tc[1])
+		}
+		require.Equal(t, []int32{1, 1, 4, 2}, []int32{lax.tested.Load(), lax.madeUp.Load(), strict.tested.Load(), strict.madeUp.Load()})
+		untested := c.call(public, http.MethodPost, "", registration("x-lax", "sk-good-y", false)).Key.ID
+		require.Equal(t, "200 unreachable any_key", c.ask(public, http.MethodPost, "/"+untested+"/verify", ""))
+		require.Equal(t, "201 unreachable unsupported",
+			c.ask(public, http.MethodPost, "", `{"provider":"x-open","name":"open","secret":"none","verify":true}`))
+
+		// The data plane that has claimed the test dies.
+		done := make(chan string, 1)
+		go func() { done <- c.ask(public, http.MethodPost, "", registration("openai", "sk-good-slow", true)) }()
+		<-provider.arrived
+		logged := ""
+		for _, gateway := range gateways {
+			gateway.End(syscall.SIGKILL)
+			logged += gateway.Output()
+		}
+		require.Contains(t, logged, "tested a key for the control plane")
+		require.NotContains(t, logged, "EXAMPLE")
+		close(provider.answer)
+		require.Equal(t, "201 unreachable timeout", <-done)
+		for _, replica := range []*programtest.Process{public, private} {
+			require.NotContains(t, replica.Output(), "EXAMPLE")
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -178,7 +179,7 @@ func upstreams(to *map[string]*url.URL) func(string) error {
 
 // load reads the variables and checks all settings. Flags win. The error lists all complaints.
 func (s *config) load(environ []string) error {
-	return s.Read(environ, s.checkCredential, s.checkProxies, s.checkProxyListeners, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkCertificate)
+	return s.Read(environ, s.checkCredential, s.checkProxies, s.checkProxyListeners, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkFiles)
 }
 
 // checkCredential requires either a token or a client certificate.
@@ -191,41 +192,21 @@ func (s *config) checkCredential() []string {
 			token.Given(), cert.Beside(token), key.Beside(token))}
 	case s.TokenFile != "" && s.ClientCert+s.ClientKey != "":
 		return []string{fmt.Sprintf("%s, %s and %s: give a token or a client certificate, not both", token.Given(), cert.Given(), key.Given())}
-	case s.TokenFile != "":
-		if _, err := readCredential(s.TokenFile); err != nil {
-			return []string{token.Given() + ": " + err.Error()}
-		}
-	case s.ClientCert == "" || s.ClientKey == "":
-		return []string{fmt.Sprintf("%s and %s: give both or none", cert.Given(), key.Given())}
-	case err == nil && target.Scheme == "http": // checkControlPlane reports other errors in it
+	case s.ClientCert != "" && s.ClientKey != "" && err == nil && target.Scheme == "http": // checkControlPlane reports other errors in it
 		return []string{fmt.Sprintf("%s: a client certificate needs https, and %s is http", cert.Given(), s.Of("control-plane").Given())}
-	default:
-		if _, err := tlsfiles.ReadPair(s.ClientCert, s.ClientKey); err != nil {
-			return []string{fmt.Sprintf("%s and %s: %s", cert.Given(), key.Given(), err)}
-		}
 	}
-	return nil
+	return s.Pair("client-cert", "client-key")
 }
 
-// checkProxies checks what says who the operator's proxies are.
+// checkProxies checks the settings that say which processes are the operator's proxies.
 func (s *config) checkProxies() (complaints []string) {
-	complain := func(name, text string) { complaints = append(complaints, s.Of(name).Given()+": "+text) }
-	if s.ForwardAuthFile != "" {
-		if _, err := readSecret(s.ForwardAuthFile); err != nil {
-			complain("forward-auth-secret-file", err.Error())
-		}
-	}
-	if s.AuthClientCA != "" {
-		if s.TLSCert == "" || s.TLSKey == "" {
-			complain("auth-client-ca", "needs "+s.Of("tls-cert").Beside(s.Of("auth-client-ca"))+" and "+s.Of("tls-key").Beside(s.Of("auth-client-ca"))+", which the proxies get to see")
-		}
-		if _, err := tlsfiles.ReadPool(s.AuthClientCA); err != nil {
-			complain("auth-client-ca", err.Error())
-		}
+	if ca := s.Of("auth-client-ca"); s.AuthClientCA != "" && (s.TLSCert == "" || s.TLSKey == "") {
+		complaints = append(complaints, fmt.Sprintf("%s: needs %s and %s, which the proxies get to see",
+			ca.Given(), s.Of("tls-cert").Beside(ca), s.Of("tls-key").Beside(ca)))
 	}
 	for _, user := range s.AuthSocketUsers {
 		if _, err := unixsocket.UserID(user); err != nil {
-			complain("auth-socket-users", err.Error())
+			complaints = append(complaints, s.Of("auth-socket-users").Given()+": "+err.Error())
 		}
 	}
 	return complaints
@@ -260,11 +241,6 @@ func (s *config) checkControlPlane() (complaints []string) {
 		complaints = append(complaints, fmt.Sprintf("%s: beyond this machine, providers' keys would travel in the clear; use https, or set %s=true",
 			setting.Given(), s.Of("insecure").Beside(setting)))
 	}
-	if s.ControlPlaneCA != "" {
-		if _, err := tlsfiles.ReadPool(s.ControlPlaneCA); err != nil {
-			complaints = append(complaints, s.Of("control-plane-ca").Given()+": "+err.Error())
-		}
-	}
 	return complaints
 }
 
@@ -272,11 +248,6 @@ func (s *config) checkUpstreams() (complaints []string) {
 	if err := gateway.CheckUpstreams(s.Upstreams, s.Insecure); err != nil {
 		for line := range strings.Lines(err.Error()) {
 			complaints = append(complaints, s.Of("upstream").Given()+": "+strings.TrimSpace(line))
-		}
-	}
-	if s.UpstreamCA != "" {
-		if _, err := tlsfiles.ReadPool(s.UpstreamCA); err != nil {
-			complaints = append(complaints, s.Of("upstream-ca").Given()+": "+err.Error())
 		}
 	}
 	return complaints
@@ -292,14 +263,14 @@ func (s *config) checkListeners() []string {
 	return append(complaints, s.Distinct("listen", "forward-auth-listen", "ext-authz-listen", "agent-listen", "ops-listen")...)
 }
 
-func (s *config) checkCertificate() []string {
-	if s.TLSCert == "" || s.TLSKey == "" {
-		return nil
-	}
-	if _, err := tlsfiles.ReadPair(s.TLSCert, s.TLSKey); err != nil {
-		return []string{fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err)}
-	}
-	return nil
+// checkFiles checks the files that the settings name.
+func (s *config) checkFiles() []string {
+	return slices.Concat(
+		settings.CheckFile(s.Set, "token-file", readCredential), s.CheckCertificate("client-cert", "client-key"),
+		settings.CheckFile(s.Set, "control-plane-ca", tlsfiles.ReadPool), settings.CheckFile(s.Set, "upstream-ca", tlsfiles.ReadPool),
+		settings.CheckFile(s.Set, "forward-auth-secret-file", readSecret), settings.CheckFile(s.Set, "auth-client-ca", tlsfiles.ReadPool),
+		s.CheckCertificate("tls-cert", "tls-key"),
+	)
 }
 
 // readSecret reads a file that holds one secret. Its error does not quote the secret.

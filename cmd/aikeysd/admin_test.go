@@ -12,35 +12,38 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
+
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
 func TestAdminTokens(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
 		newOwner(t, environ)
 		got := runAdmin(t, environ, "token", "create", "--user", "alice", "--expires", "720h")
-		require.Equal(t, exitOK, got.code, got.stderr)
-		require.Regexp(t, `^ak_[0-9A-Z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\n$`, got.stdout)
-		token := strings.TrimSuffix(got.stdout, "\n")
+		require.Equal(t, exitOK, got.Code, got.Stderr)
+		require.Regexp(t, `^ak_[0-9A-Z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\n$`, got.Stdout)
+		token := strings.TrimSuffix(got.Stdout, "\n")
 		id := strings.Split(token, "_")[1]
-		require.Contains(t, got.stderr, id)
-		require.NotContains(t, got.stderr, strings.Split(token, "_")[2], "notes may be logged")
+		require.Contains(t, got.Stderr, id)
+		require.NotContains(t, got.Stderr, strings.Split(token, "_")[2], "notes may be logged")
 
 		expires := time.Now().Add(720 * time.Hour).UTC().Format("2006-01-02")
-		require.Regexp(t, `^ID +USER +CREATED +EXPIRES +STATE\n(.*\n)*`+id+` +alice +\S+ +`+expires+`\S+ +active\n`, runAdmin(t, environ, "token", "list").stdout)
-		require.Equal(t, 1, strings.Count(runAdmin(t, environ, "token", "list", "--user", "bob").stdout, "\n"), "the head alone")
+		require.Regexp(t, `^ID +USER +CREATED +EXPIRES +STATE\n(.*\n)*`+id+` +alice +\S+ +`+expires+`\S+ +active\n`, runAdmin(t, environ, "token", "list").Stdout)
+		require.Equal(t, 1, strings.Count(runAdmin(t, environ, "token", "list", "--user", "bob").Stdout, "\n"), "the head alone")
 
 		s := startReady(t, environ)
-		require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", token).status)
+		require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", token).Status)
 		for range 2 { // to revoke again changes nothing
-			require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", id).code)
+			require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", id).Code)
 		}
-		s.eventually("the service refuses it", func() bool { return s.get(s.api+"/v1/whoami", token).status == http.StatusUnauthorized })
-		require.Regexp(t, id+` .* revoked\n`, runAdmin(t, environ, "token", "list").stdout)
-		require.Equal(t, exitOK, s.wait())
+		s.Await("the service refuses it", func() bool { return s.get(s.api+"/v1/whoami", token).Status == http.StatusUnauthorized })
+		require.Regexp(t, id+` .* revoked\n`, runAdmin(t, environ, "token", "list").Stdout)
+		require.Equal(t, exitOK, s.Stop())
 	})
 }
 
@@ -53,13 +56,13 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 		{"token", "create", "--user", "bob"},
 		{"member", "remove", "--user", "bob"},
 	} {
-		require.Equal(t, exitOK, runAdmin(t, environ, args...).code)
+		require.Equal(t, exitOK, runAdmin(t, environ, args...).Code)
 	}
-	bob := regexp.MustCompile(`[0-9A-Z]{26}`).FindString(runAdmin(t, environ, "token", "list", "--user", "bob").stdout)
-	require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", bob).code)
-	require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", bob).code)
+	bob := regexp.MustCompile(`[0-9A-Z]{26}`).FindString(runAdmin(t, environ, "token", "list", "--user", "bob").Stdout)
+	require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", bob).Code)
+	require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", bob).Code)
 	// A refused command leaves no trace.
-	require.Equal(t, exitFailure, runAdmin(t, environ, "member", "remove", "--user", "alice").code)
+	require.Equal(t, exitFailure, runAdmin(t, environ, "member", "remove", "--user", "alice").Code)
 
 	s := startReady(t, environ)
 	var trail struct {
@@ -74,7 +77,7 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 		}
 	}
 	reply := s.get(s.api+"/v1/customers/-/projects/-/events", token)
-	require.NoError(t, json.Unmarshal([]byte(reply.body), &trail), reply.body)
+	require.NoError(t, json.Unmarshal([]byte(reply.Body), &trail), reply.Body)
 	var got []string
 	for _, e := range trail.Events {
 		require.Equal(t, "admin", e.Actor.Method)
@@ -92,6 +95,7 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 
 // What no project's events have is in the system trail: data planes, key-encryption keys, re-wraps, and what operators read.
 func TestSystemTrailNamesOperators(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		i := install(t, with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t)), 1)
@@ -110,12 +114,12 @@ func TestSystemTrailNamesOperators(t *testing.T) {
 			return report.Events
 		}
 		keks := func() []event { return trail("--type", "keks.changed") }
-		i.eventually("the service records its key-encryption key", func() bool { return len(keks()) == 1 })
+		i.Await("the service records its key-encryption key", func() bool { return len(keks()) == 1 })
 		first := keks()[0]
 		require.Equal(t, "aikeysd serve", first.Command)
 		require.Regexp(t, `^\{\s*"local:[0-9a-f]+": "primary"\s*\}$`, string(first.After))
 		next := i.rotate()
-		i.eventually("the service records the rotation", func() bool { return len(keks()) == 2 })
+		i.Await("the service records the rotation", func() bool { return len(keks()) == 2 })
 		rotation := keks()[1]
 		require.JSONEq(t, string(first.After), string(rotation.Before))
 		require.Contains(t, string(rotation.After), `"`+next+`": "primary"`)
@@ -149,22 +153,23 @@ func TestSystemTrailNamesOperators(t *testing.T) {
 		require.Regexp(t, `^TIME +ACTOR +COMMAND +TYPE +PROJECT +OF +BEFORE +AFTER\n\S+ +olga@\S+ +aikeysd admin dataplane revoke +dataplane\.revoked +- +\S+ +\{"name":"edge-9","customers":\["acme"\]\} +-\n$`,
 			mustAikeysd(t, i.environ, "admin", "events", "--type", "dataplane.revoked"))
 		require.Len(t, trail("--limit", "3"), 3)
-		require.Equal(t, exitOK, i.wait())
+		require.Equal(t, exitOK, i.Stop())
 	})
 }
 
 func TestStoppingWritesTheCountOfDenials(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
 		newOwner(t, environ)
-		require.Equal(t, exitOK, runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").code)
-		bob := strings.TrimSpace(runAdmin(t, environ, "token", "create", "--user", "bob").stdout)
+		require.Equal(t, exitOK, runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").Code)
+		bob := strings.TrimSpace(runAdmin(t, environ, "token", "create", "--user", "bob").Stdout)
 		s := startReady(t, environ)
 		for range 3 {
-			require.Equal(t, http.StatusForbidden, call(t, http.MethodPut, s.api+"/v1/customers/-/projects/-/policy", bob, `{"user_keys":"allow"}`).status)
+			require.Equal(t, http.StatusForbidden, programtest.Send(http.MethodPut, s.api+"/v1/customers/-/projects/-/policy", bob, `{"user_keys":"allow"}`).Status)
 		}
-		require.Equal(t, exitOK, s.wait())
+		require.Equal(t, exitOK, s.Stop())
 		who := models.Caller{CustomerID: "acme", ProjectID: "chat", UserID: "alice"}
 		denied, err := modelstest.OpenStore(t, databaseOf(environ), models.Options{}).
 			ListEvents(t.Context(), who, models.EventFilter{Outcome: models.OutcomeDenied, Actor: "bob"}, "", 10)
@@ -226,20 +231,20 @@ func TestAdminFailures(t *testing.T) {
 		"no database":        {"dataplane list --database-url sqlite:/nowhere/a.db", exitFailure, []string{"there is no database at /nowhere/a.db"}},
 	} {
 		got := aikeysd(t, environ, append([]string{"admin"}, strings.Fields(tc.args)...)...)
-		require.Equal(t, tc.code, got.code, "%s: %s", name, got.stderr)
-		require.Empty(t, got.stdout, name)
+		require.Equal(t, tc.code, got.Code, "%s: %s", name, got.Stderr)
+		require.Empty(t, got.Stdout, name)
 		for _, says := range tc.says {
-			require.Contains(t, got.stderr, says, name)
+			require.Contains(t, got.Stderr, says, name)
 		}
-		require.NotContains(t, got.stderr, "ak_secret", name)
+		require.NotContains(t, got.Stderr, "ak_secret", name)
 	}
 }
 
 func TestAdminOnPostgresNeedsSchema(t *testing.T) {
 	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+modelstest.EnginePostgres.URL(t))
 	got := runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner")
-	require.Equal(t, exitFailure, got.code)
-	require.Contains(t, got.stderr, "run: aikeysd migrate up")
+	require.Equal(t, exitFailure, got.Code)
+	require.Contains(t, got.Stderr, "run: aikeysd migrate up")
 }
 
 func TestDatabaseErrorHidesPassword(t *testing.T) {
@@ -247,10 +252,10 @@ func TestDatabaseErrorHidesPassword(t *testing.T) {
 	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL=postgres://aikeys:hunter2@127.0.0.1:1/keys")
 	for _, args := range []string{"migrate up", "migrate status", "admin token list --customer a --project b"} {
 		got := aikeysd(t, environ, strings.Fields(args)...)
-		require.Equal(t, exitFailure, got.code)
-		require.Equal(t, 1, strings.Count(got.stderr, "\n"), got.stderr)
-		require.Contains(t, got.stderr, "check that postgres://127.0.0.1:1/keys can be reached")
-		require.NotContains(t, got.stderr, "hunter2")
+		require.Equal(t, exitFailure, got.Code)
+		require.Equal(t, 1, strings.Count(got.Stderr, "\n"), got.Stderr)
+		require.Contains(t, got.Stderr, "check that postgres://127.0.0.1:1/keys can be reached")
+		require.NotContains(t, got.Stderr, "hunter2")
 	}
 }
 
@@ -273,28 +278,29 @@ func TestAdminCreatesDatabaseForOwnerOnly(t *testing.T) {
 		"token list", "token create --user alice", "token revoke --id 01JD8Q6Z3V8M2T5K7N9R4W1XYZ",
 	} {
 		got := runAdmin(t, environ, strings.Fields(args)...)
-		require.Equal(t, exitFailure, got.code, args)
-		require.Contains(t, got.stderr, "there is no database at "+path, args)
+		require.Equal(t, exitFailure, got.Code, args)
+		require.Contains(t, got.Stderr, "there is no database at "+path, args)
 		require.NoDirExists(t, "data", args)
 	}
 	got := runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner")
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Equal(t, "made a new database at "+path+"\nalice is owner of acme/chat in sqlite:"+path+"\n", got.stderr)
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.Equal(t, "made a new database at "+path+"\nalice is owner of acme/chat in sqlite:"+path+"\n", got.Stderr)
 	got = runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member")
-	require.Equal(t, "bob is member of acme/chat in sqlite:"+path+"\n", got.stderr, "noted once")
+	require.Equal(t, "bob is member of acme/chat in sqlite:"+path+"\n", got.Stderr, "noted once")
 }
 
 func TestAdminNotesNameDatabase(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		url := e.MigratedURL(t)
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+url)
 		newOwner(t, environ)
-		notes := []string{runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").stderr}
+		notes := []string{runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").Stderr}
 		created := runAdmin(t, environ, "token", "create", "--user", "bob")
-		notes = append(notes, created.stderr)
-		notes = append(notes, runAdmin(t, environ, "token", "revoke", "--id", strings.Split(created.stdout, "_")[1]).stderr)
-		notes = append(notes, runAdmin(t, environ, "member", "remove", "--user", "bob").stderr)
+		notes = append(notes, created.Stderr)
+		notes = append(notes, runAdmin(t, environ, "token", "revoke", "--id", strings.Split(created.Stdout, "_")[1]).Stderr)
+		notes = append(notes, runAdmin(t, environ, "member", "remove", "--user", "bob").Stderr)
 		for _, note := range notes {
 			require.Contains(t, note, "acme/chat in "+databaseName(url))
 		}
@@ -305,113 +311,116 @@ func TestAdminHintsRepeatDatabaseFlags(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "it's here", "a.db")
 	got := runAdmin(t, nil, "member", "set", "--user", "alice", "--role", "owner", "--database-url", "sqlite:"+path)
-	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Equal(t, exitOK, got.Code, got.Stderr)
 	got = runAdmin(t, nil, "member", "remove", "--user", "eve", "--database-url", "sqlite:"+path)
-	require.Equal(t, exitFailure, got.code)
-	require.Contains(t, got.stderr, `aikeysd admin member list --customer acme --project chat --database-url 'sqlite:`+strings.ReplaceAll(path, "'", `'\''`)+"'")
+	require.Equal(t, exitFailure, got.Code)
+	require.Contains(t, got.Stderr, `aikeysd admin member list --customer acme --project chat --database-url 'sqlite:`+strings.ReplaceAll(path, "'", `'\''`)+"'")
 }
 
 // An operator can revoke any user's key as its owner would, in an emergency. The event names the operator.
 func TestAdminRevokesAnyKeyAndAwaitsTheReceipt(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t), "SUDO_USER=olga")
 		owner := newOwner(t, environ)
 		plane := newDataPlane(t, environ)
 		s := startReady(t, environ)
-		s.follow(client, plane)
+		s.follow(programtest.Client, plane)
 		shared := s.register(owner, "shared")
-		made := call(t, http.MethodPost, s.api+"/v1/aikeys", owner, strings.Replace(registerBody("own"), "{", `{"user_scope": true, `, 1))
-		require.Equal(t, http.StatusCreated, made.status, made.body)
-		own := anyKeyID.FindString(made.body)
-		list := func() string { return runAdmin(t, environ, "key", "list").stdout }
+		made := programtest.Send(http.MethodPost, s.api+"/v1/aikeys", owner, strings.Replace(registerBody("own"), "{", `{"user_scope": true, `, 1))
+		require.Equal(t, http.StatusCreated, made.Status, made.Body)
+		own := anyKeyID.FindString(made.Body)
+		list := func() string { return runAdmin(t, environ, "key", "list").Stdout }
 		require.Regexp(t, `^ID +PROVIDER +USER +STATE .*\n`+own+` +openai +alice +active .* own\n`+shared+` +openai +- +active .* shared\n$`, list())
 
 		pending := aikeysd(t, environ, "admin", "key", "revoke", shared, "--wait", "0s")
-		require.Equal(t, exitOK, pending.code, pending.stderr)
-		require.Contains(t, pending.stderr, "the receipt is pending: 0 of 1 data planes have confirmed")
+		require.Equal(t, exitOK, pending.Code, pending.Stderr)
+		require.Contains(t, pending.Stderr, "the receipt is pending: 0 of 1 data planes have confirmed")
 		late := aikeysd(t, environ, "admin", "key", "revoke", own, "--wait", "1ms")
-		require.Equal(t, exitFailure, late.code)
-		require.Contains(t, late.stderr, "is revoked, but its receipt is pending after 1ms: 0 of 1 data planes have confirmed")
+		require.Equal(t, exitFailure, late.Code)
+		require.Contains(t, late.Stderr, "is revoked, but its receipt is pending after 1ms: 0 of 1 data planes have confirmed")
 		complete := aikeysd(t, with(environ, "SUDO_USER=bob"), "admin", "key", "revoke", shared) // its lease runs out
-		require.Equal(t, exitOK, complete.code, complete.stderr)
+		require.Equal(t, exitOK, complete.Code, complete.Stderr)
 		require.Regexp(t, `\(openai, "shared"\) of acme/chat in .* is revoked since \S+, by olga@\S+\nthe receipt is complete: 0 of 1 data planes have confirmed\n$`,
-			complete.stderr, "the first revocation stands")
+			complete.Stderr, "the first revocation stands")
 
-		require.Equal(t, http.StatusForbidden, s.fetch(plane, shared).status)
-		require.Contains(t, s.get(s.api+"/v1/aikeys/"+own, owner).body, `"state":"revoked"`)
+		require.Equal(t, http.StatusForbidden, s.fetch(plane, shared).Status)
+		require.Contains(t, s.get(s.api+"/v1/aikeys/"+own, owner).Body, `"state":"revoked"`)
 		require.Regexp(t, own+` .* revoked .* olga@\S+ .*\n`+shared+` .* revoked .* olga@\S+ `, list())
-		trail := s.get(s.api+"/v1/customers/-/projects/-/events?page_size=2", owner).body
+		trail := s.get(s.api+"/v1/customers/-/projects/-/events?page_size=2", owner).Body
 		for _, id := range []string{own, shared} {
 			require.Regexp(t, `"key\.revoked"`, trail)
 			require.Regexp(t, `"outcome":"allowed"[^{]*"actor":\{"method":"admin","user_id":"olga@[^}]*\}[^}]*"key_id":"`+id+`"[^}]*"provider":"openai"`, trail)
 		}
-		require.Equal(t, exitOK, s.wait())
+		require.Equal(t, exitOK, s.Stop())
 	})
 }
 
 // A project that had keys for a server of its customer's own learns which operator took the server away.
 func TestAdminDeletesAProvider(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t), "SUDO_USER=olga")
 		owner := newOwner(t, environ)
 		mustAikeysd(t, environ, "admin", "provider", "create", "--customer", "acme", "--slug", "x-vllm", "--base-url", "https://llm.example/v1")
 		s := startReady(t, environ)
-		made := call(t, http.MethodPost, s.api+"/v1/aikeys", owner, `{"provider": "x-vllm", "name": "own", "secret": "EXAMPLE-0001"}`)
-		require.Equal(t, http.StatusCreated, made.status, made.body)
+		made := programtest.Send(http.MethodPost, s.api+"/v1/aikeys", owner, `{"provider": "x-vllm", "name": "own", "secret": "EXAMPLE-0001"}`)
+		require.Equal(t, http.StatusCreated, made.Status, made.Body)
 		remove := []string{"admin", "provider", "delete", "--customer", "acme", "--slug", "x-vllm"}
-		require.Contains(t, aikeysd(t, environ, remove...).stderr, "has keys that are not revoked")
-		mustAikeysd(t, environ, "admin", "key", "revoke", anyKeyID.FindString(made.body), "--wait", "0s")
+		require.Contains(t, aikeysd(t, environ, remove...).Stderr, "has keys that are not revoked")
+		mustAikeysd(t, environ, "admin", "key", "revoke", anyKeyID.FindString(made.Body), "--wait", "0s")
 		mustAikeysd(t, environ, remove...)
 		require.Regexp(t, `"type":"provider\.deleted"[^{]*"actor":\{"method":"admin","user_id":"olga@[^}]*\}[^}]*"provider":"x-vllm"`,
-			s.get(s.api+"/v1/customers/-/projects/-/events?page_size=1", owner).body)
+			s.get(s.api+"/v1/customers/-/projects/-/events?page_size=1", owner).Body)
 		require.Equal(t, 1, strings.Count(mustAikeysd(t, environ, "admin", "events", "-o", "json", "--type", "provider.deleted"), `"provider.deleted"`), "once in the system trail")
-		require.Equal(t, exitOK, s.wait())
+		require.Equal(t, exitOK, s.Stop())
 	})
 }
 
 // Rows of credentials are never deleted. They say who created and who revoked each, and whether it is in use.
 func TestAdminDataPlanes(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
 		owner := newOwner(t, environ)
 		list := func() string { return mustAikeysd(t, environ, "admin", "dataplane", "list") }
 		got := aikeysd(t, with(environ, "SUDO_USER=alice"), "admin", "dataplane", "create", "--name", "edge-1", "--customer", "acme", "--expires", "720h")
-		require.Equal(t, exitOK, got.code, got.stderr)
-		require.Regexp(t, `^dp_[0-9A-Z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\n$`, got.stdout)
-		credential := strings.TrimSuffix(got.stdout, "\n")
+		require.Equal(t, exitOK, got.Code, got.Stderr)
+		require.Regexp(t, `^dp_[0-9A-Z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\n$`, got.Stdout)
+		credential := strings.TrimSuffix(got.Stdout, "\n")
 		id := strings.Split(credential, "_")[1]
-		require.Contains(t, got.stderr, id)
-		require.NotContains(t, got.stderr, strings.Split(credential, "_")[2], "notes may be logged")
-		require.NotContains(t, got.stderr, "WARNING")
+		require.Contains(t, got.Stderr, id)
+		require.NotContains(t, got.Stderr, strings.Split(credential, "_")[2], "notes may be logged")
+		require.NotContains(t, got.Stderr, "WARNING")
 		expires := time.Now().Add(720 * time.Hour).UTC().Format("2006-01-02")
 		require.Regexp(t, `^ID +NAME +CREDENTIAL +CUSTOMERS +CREATED +EXPIRES +STATE +STREAMS +CREATED BY +REVOKED +REVOKED BY\n`+
 			id+` +edge-1 +token +acme +\S+ +`+expires+`\S+ +active +0 +alice@\S+ +never +-\n$`, list())
 		mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-2")
 
 		s := startReady(t, environ)
-		s.follow(client, credential)
+		s.follow(programtest.Client, credential)
 		require.Regexp(t, ` edge-1 .* active +1 +alice@\S+ +never +-\n`, list())
 		require.Regexp(t, ` edge-2 .* active +0 +\S+@\S+ +never +-\n`, list())
 		require.NotRegexp(t, ` edge-2 .* alice`, list())
 		key := s.register(owner, "a")
 		fetched := s.fetch(credential, key)
-		require.Equal(t, http.StatusOK, fetched.status, fetched.body)
-		require.Contains(t, fetched.body, fakeSecret)
-		require.Equal(t, http.StatusUnauthorized, s.get(s.api+"/v1/aikeys", credential).status, "it opens no session of the public API")
+		require.Equal(t, http.StatusOK, fetched.Status, fetched.Body)
+		require.Contains(t, fetched.Body, fakeSecret)
+		require.Equal(t, http.StatusUnauthorized, s.get(s.api+"/v1/aikeys", credential).Status, "it opens no session of the public API")
 		for _, who := range []string{"bob\x1b[2J", "eve"} { // to revoke again changes nothing
 			revoked := aikeysd(t, with(environ, "SUDO_USER="+who), "admin", "dataplane", "revoke", "--name", "edge-1")
-			require.Equal(t, exitOK, revoked.code, revoked.stderr)
-			require.Contains(t, revoked.stderr, id)
+			require.Equal(t, exitOK, revoked.Code, revoked.Stderr)
+			require.Contains(t, revoked.Stderr, id)
 		}
-		s.eventually("it is refused", func() bool { return s.fetch(credential, key).status == http.StatusUnauthorized })
-		s.eventually("its stream is not counted any more", func() bool {
+		s.Await("it is refused", func() bool { return s.fetch(credential, key).Status == http.StatusUnauthorized })
+		s.Await("its stream is not counted any more", func() bool {
 			return regexp.MustCompile(` edge-1 .* revoked +0 +alice@`).MatchString(list())
 		})
 		require.Regexp(t, ` edge-1 .* alice@\S+ +`+time.Now().UTC().Format("2006-01-")+`\S+ +bob\?\[2J@\S+\n`, list())
-		require.Equal(t, exitOK, s.wait())
+		require.Equal(t, exitOK, s.Stop())
 
 		require.Regexp(t, `^TIME +DATA PLANE +USER +PROVIDER +KEY +DECISION +REASON\n(.*\n)*\S+T\S+\.\d{3}Z +edge-1 +\S+ +openai +byok_\w{26} +allowed +\w+\n`,
 			mustAikeysd(t, environ, "admin", "fetches", "--customer", "acme", "--project", "chat", "--limit", "5"))
@@ -423,14 +432,14 @@ func TestAdminDataPlaneCustomers(t *testing.T) {
 	environ := newEnviron(t)
 	newOwner(t, environ)
 	got := aikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-1")
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Contains(t, got.stderr, "WARNING: no --customer was given")
-	require.Contains(t, got.stderr, "ALL customers")
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.Contains(t, got.Stderr, "WARNING: no --customer was given")
+	require.Contains(t, got.Stderr, "ALL customers")
 	require.Regexp(t, ` edge-1 +token +\(all\) +\S+ +never +active +0 +\S+@\S+ +never +-\n`, mustAikeysd(t, environ, "admin", "dataplane", "list"))
 
 	got = aikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-2", "--customer", "acme", "--customer", "globex,acmee")
-	require.Contains(t, got.stderr, "no project of customer acmee yet")
-	require.NotContains(t, got.stderr, "no project of customer acme yet")
+	require.Contains(t, got.Stderr, "no project of customer acmee yet")
+	require.NotContains(t, got.Stderr, "no project of customer acme yet")
 	require.Regexp(t, ` edge-2 +token +acme,globex,acmee `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
 }
 
@@ -438,25 +447,36 @@ func TestAdminDataPlaneRevokeFreesNameAndCertificate(t *testing.T) {
 	t.Parallel()
 	environ := newEnviron(t)
 	newOwner(t, environ)
-	create := func(name, certificate string) outcome {
+	create := func(name, certificate string) programtest.Outcome {
 		return aikeysd(t, environ, "admin", "dataplane", "create", "--name", name, "--customer", "acme", "--certificate", certificate)
 	}
-	require.Equal(t, exitOK, create("edge-1", "uri:spiffe://acme/edge").code)
+	require.Equal(t, exitOK, create("edge-1", "uri:spiffe://acme/edge").Code)
 	for _, tc := range []struct{ name, certificate, says string }{
 		{"edge-2", "uri:spiffe://acme/edge", "uri:spiffe://acme/edge are those of the active data plane edge-1"},
 		{"edge-1", "dns:other.internal", "an active data plane has the name edge-1"},
 		{"edge-1", "", "an active data plane has the name edge-1"},
 	} {
 		got := create(tc.name, tc.certificate)
-		require.Equal(t, exitFailure, got.code)
-		require.Empty(t, got.stdout)
-		require.Contains(t, got.stderr, tc.says)
-		require.Contains(t, got.stderr, "run: aikeysd admin dataplane revoke --name edge-1")
+		require.Equal(t, exitFailure, got.Code)
+		require.Empty(t, got.Stdout)
+		require.Contains(t, got.Stderr, tc.says)
+		require.Contains(t, got.Stderr, "run: aikeysd admin dataplane revoke --name edge-1")
 	}
 	mustAikeysd(t, environ, "admin", "dataplane", "revoke", "--name", "edge-1")
-	require.Equal(t, exitOK, create("edge-2", "uri:spiffe://acme/edge").code)
-	require.Equal(t, exitOK, create("edge-1", "").code)
+	require.Equal(t, exitOK, create("edge-2", "uri:spiffe://acme/edge").Code)
+	require.Equal(t, exitOK, create("edge-1", "").Code)
 	list := mustAikeysd(t, environ, "admin", "dataplane", "list")
 	require.Regexp(t, ` edge-2 +uri:spiffe://acme/edge +acme .* active `, list)
 	require.Equal(t, 2, strings.Count(list, " edge-1 "))
+}
+
+func TestMigrateGrantsPrintsWhatOneUserGets(t *testing.T) {
+	environ := newEnviron(t)
+	printed := mustAikeysd(t, environ, "migrate", "grants", "--user", `app"; DROP TABLE events; --`)
+	require.Contains(t, printed, `GRANT USAGE ON SCHEMA "public" TO "app""; DROP TABLE events; --";`)
+	require.Contains(t, printed, `REVOKE UPDATE, DELETE ON "public".events, "public".system_events, "public".fetches FROM`)
+	require.Contains(t, mustAikeysd(t, environ, "migrate", "grants", "--user", "app", "--schema", "keys"), `ON "keys".goose_db_version FROM "app";`)
+	refused := aikeysd(t, environ, "migrate", "grants")
+	require.Equal(t, 2, refused.Code)
+	require.Contains(t, refused.Stderr, "--user: is required")
 }

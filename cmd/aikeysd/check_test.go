@@ -13,6 +13,7 @@ import (
 )
 
 func TestCheckSucceeds(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
@@ -21,8 +22,8 @@ func TestCheckSucceeds(t *testing.T) {
 		s.register(token, "a")
 		s.register(token, "b")
 		got := aikeysd(t, environ, "check")
-		require.Equal(t, exitOK, got.code, got.stdout)
-		require.Empty(t, got.stderr)
+		require.Equal(t, exitOK, got.Code, got.Stdout)
+		require.Empty(t, got.Stderr)
 		require.Regexp(t, `^CHECK +RESULT +DETAIL
 settings +ok .*
 database +ok .*
@@ -33,8 +34,8 @@ issuer +ok +none is configured.*
 
 KEK +STATE +CURRENT +OLD_KEK +UNREADABLE
 local:[0-9a-f]{8} +primary +2 +0 +0
-$`, got.stdout)
-		require.Equal(t, exitOK, s.wait())
+$`, got.Stdout)
+		require.Equal(t, exitOK, s.Stop())
 	})
 }
 
@@ -45,7 +46,7 @@ func TestCheckFindsProblems(t *testing.T) {
 	_, err := local.AddKEK(filepath.Join(dir, "other.json"))
 	require.NoError(t, err)
 	sound := newEnviron(t)
-	require.Equal(t, exitOK, startReady(t, sound).wait())
+	require.Equal(t, exitOK, startReady(t, sound).Stop())
 	for name, tc := range map[string]struct {
 		changes []string
 		says    string
@@ -62,12 +63,12 @@ func TestCheckFindsProblems(t *testing.T) {
 		"a collector that is no URL": {[]string{"OTEL_EXPORTER_OTLP_ENDPOINT=collector"}, `settings +FAILED +OTEL_EXPORTER_OTLP_ENDPOINT`},
 	} {
 		got := aikeysd(t, with(sound, tc.changes...), "check")
-		require.Equal(t, exitFailure, got.code, name)
-		require.Regexp(t, tc.says, got.stdout, name)
-		require.Contains(t, got.stderr, "a check failed", name)
-		require.NotContains(t, got.stdout+got.stderr, "hunter2", name)
-		checks, _, _ := strings.Cut(got.stdout, "\n\n")
-		require.Equal(t, 6, strings.Count(strings.TrimSpace(checks), "\n"), "%s: a line for each check:\n%s", name, got.stdout)
+		require.Equal(t, exitFailure, got.Code, name)
+		require.Regexp(t, tc.says, got.Stdout, name)
+		require.Contains(t, got.Stderr, "a check failed", name)
+		require.NotContains(t, got.Stdout+got.Stderr, "hunter2", name)
+		checks, _, _ := strings.Cut(got.Stdout, "\n\n")
+		require.Equal(t, 6, strings.Count(strings.TrimSpace(checks), "\n"), "%s: a line for each check:\n%s", name, got.Stdout)
 	}
 }
 

@@ -2,9 +2,9 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"database/sql"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -20,7 +20,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
 	"go.uber.org/goleak"
+
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -31,24 +36,24 @@ const (
 	exitFailure = cli.ExitFailure
 	exitUsage   = cli.ExitUsage
 
-	// patience is how long a test waits for what must happen.
-	patience   = 60 * time.Second
 	fakeSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001"
 )
 
 var (
 	shared   string // folder of the programs, which is in PATH; buildPrograms builds them
-	client   = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	anyKeyID = regexp.MustCompile(`byok_[0-9A-Z]{26}`)
-	listens  = regexp.MustCompile(`listening"?(?:[ ,]"?api"?[=:]"?([^ ",]+)"?)?(?:[ ,]"?dataplane"?[=:]"?([^ ",]+)"?)?[ ,]"?ops"?[=:]"?([^ ",]+)`)
 )
 
 // TestMain also requires that no run of the program leaves a goroutine behind.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4")            // most tests wait for other processes
 	shared, _ = os.MkdirTemp("", "aikeysd-test-") // without it, the first test that needs it fails
 	_ = os.Setenv("PATH", shared+string(os.PathListSeparator)+os.Getenv("PATH"))
 	code := modelstest.Main(m)
-	stopOpenBao()
+	if openBao != nil {
+		openBao.Stop()
+	}
 	_ = os.RemoveAll(shared)
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
@@ -57,61 +62,27 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// buildPrograms builds the programs of a whole installation as they are shipped: without the race detector, without cgo.
+// buildPrograms builds the programs of a whole installation.
 var buildPrograms = sync.OnceValue(func() error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", shared+"/", ".", "../aikeys-gateway", "../aikeys-demo", "../secrets-svc")
-	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, output)
-	}
-	return nil
+	return programtest.Build(shared, ".", "../aikeys-gateway", "../aikeys-demo", "../secrets-svc")
 })
 
-// buffer is an output that a test reads while the program writes it.
-type buffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-// outcome is the result of one run of the program.
-type outcome struct {
-	code           int
-	stdout, stderr string
-}
-
 // aikeysd runs the program to its end.
-func aikeysd(t *testing.T, environ []string, args ...string) outcome {
+func aikeysd(t *testing.T, environ []string, args ...string) programtest.Outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	var stdout, stderr bytes.Buffer
-	code := run(ctx, args, environ, &stdout, &stderr)
-	require.NoError(t, ctx.Err(), "aikeysd %s did not end by itself; it said:\n%s", strings.Join(args, " "), &stderr)
-	return outcome{code, stdout.String(), stderr.String()}
+	return programtest.Program(run).Run(t, environ, args...)
 }
 
 // mustAikeysd runs the program, which has to succeed, and returns its standard output.
 func mustAikeysd(t *testing.T, environ []string, args ...string) string {
 	t.Helper()
 	got := aikeysd(t, environ, args...)
-	require.Equal(t, exitOK, got.code, got.stderr)
-	return got.stdout
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	return got.Stdout
 }
 
 // runAdmin runs an admin command on acme/chat.
-func runAdmin(t *testing.T, environ []string, args ...string) outcome {
+func runAdmin(t *testing.T, environ []string, args ...string) programtest.Outcome {
 	t.Helper()
 	return aikeysd(t, environ, slices.Concat([]string{"admin"}, args, []string{"--customer", "acme", "--project", "chat"})...)
 }
@@ -142,8 +113,8 @@ func databaseOf(environ []string) (url string) {
 func newOwner(t *testing.T, environ []string) string {
 	t.Helper()
 	set := runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner")
-	require.Equal(t, exitOK, set.code, set.stderr)
-	return strings.TrimSpace(runAdmin(t, environ, "token", "create", "--user", "alice").stdout)
+	require.Equal(t, exitOK, set.Code, set.Stderr)
+	return strings.TrimSpace(runAdmin(t, environ, "token", "create", "--user", "alice").Stdout)
 }
 
 // newDataPlane makes a data plane for acme, and returns its credential.
@@ -154,24 +125,25 @@ func newDataPlane(t *testing.T, environ []string) string {
 
 // server is the program serving, in this process or another.
 type server struct {
+	*programtest.Process
+
 	t                   *testing.T
 	api, dataplane, ops string // URLs
-	stdout, stderr      buffer
-	stop                context.CancelFunc // asks it to stop, as the first signal does
-	exited              chan struct{}
-	code                int
 }
 
 // begin runs "serve" or "dev" until the test ends, and returns at once.
 func begin(t *testing.T, environ []string, args ...string) *server {
+	return &server{Process: programtest.Program(run).Start(t, environ, args...), t: t}
+}
+
+// launch runs a command that becomes "serve" in a process of its own, and returns once it is ready.
+func launch(t *testing.T, environ []string, words ...string) *server {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &server{t: t, stop: cancel, exited: make(chan struct{})}
-	go func() {
-		defer close(s.exited)
-		s.code = run(ctx, args, environ, &s.stdout, &s.stderr)
-	}()
-	t.Cleanup(func() { s.wait() })
+	require.NoError(t, buildPrograms())
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Env = environ
+	s := &server{Process: programtest.Launch(t, cmd), t: t}
+	s.awaitLog(`"msg":"ready"`)
 	return s
 }
 
@@ -186,92 +158,39 @@ func startReady(t *testing.T, environ []string, args ...string) *server {
 // awaitLog waits for a text in the log, and reads the URLs from it.
 func (s *server) awaitLog(text string) {
 	s.t.Helper()
-	s.eventually(text, func() bool { return strings.Contains(s.stderr.String(), text) })
-	if found := listens.FindStringSubmatch(s.stderr.String()); found != nil {
-		s.api, s.dataplane, s.ops = found[1], found[2], found[3]
+	s.AwaitLog(text)
+	if strings.Contains(s.Output(), "listening") { // a quiet log does not say
+		s.api, s.dataplane, s.ops = s.URL("api"), s.URL("dataplane"), s.URL("ops")
 	}
 }
 
-// wait asks the program to stop and returns its exit code.
-func (s *server) wait() int {
+// runDataPlane runs a data plane, as a gateway does, until the test ends.
+func (s *server) runDataPlane(token string) *dataplane.Resolver {
 	s.t.Helper()
-	s.stop()
-	return s.end()
+	plane, err := dataplane.New(dataplane.Config{ControlPlane: s.dataplane, Token: func() string { return token }})
+	require.NoError(s.t, err)
+	dataplanetest.Run(s.t, plane)
+	return plane
 }
 
-// end returns the exit code of a program that ends by itself.
-func (s *server) end() int {
-	s.t.Helper()
-	select {
-	case <-s.exited:
-	case <-time.After(patience):
-		require.Fail(s.t, "aikeysd did not stop", s.stderr.String())
+// resolve returns the id of the key with which a data plane serves alice, or nothing while the control plane refuses or is away.
+func resolve(t *testing.T, plane *dataplane.Resolver) (id string) {
+	if found, err := plane.Resolve(t.Context(), dataplane.ForUser("acme", "chat", "alice", "openai")); err == nil {
+		id = found.ID
 	}
-	return s.code
+	return id
 }
 
-func (s *server) eventually(what string, happened func() bool) {
-	s.t.Helper()
-	for end := time.Now().Add(patience); !happened(); time.Sleep(5 * time.Millisecond) {
-		select {
-		case <-s.exited:
-			if !happened() {
-				require.Fail(s.t, "aikeysd ended before: "+what, s.stderr.String())
-			}
-		default:
-		}
-		if time.Now().After(end) {
-			require.Fail(s.t, "never happened: "+what, s.stderr.String())
-		}
-	}
-}
-
-// reply is an HTTP response that was read.
-type reply struct {
-	status int
-	header http.Header
-	body   string
-}
-
-// tryCall sends one request; token and body may be empty.
-func tryCall(client *http.Client, method, url, token, body string) (reply, error) {
-	request, err := http.NewRequestWithContext(context.Background(), method, url, strings.NewReader(body))
-	if err != nil {
-		return reply{}, err
-	}
-	if token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
-	if body != "" {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return reply{}, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	return reply{response.StatusCode, response.Header, string(text)}, err
-}
-
-func call(t *testing.T, method, url, token, body string) reply {
-	t.Helper()
-	got, err := tryCall(client, method, url, token, body)
-	require.NoError(t, err)
-	return got
-}
-
-func (s *server) get(url, token string) reply {
-	s.t.Helper()
-	return call(s.t, http.MethodGet, url, token, "")
+func (s *server) get(url, token string) programtest.Reply {
+	return programtest.Send(http.MethodGet, url, token, "")
 }
 
 // register registers a made-up key of OpenAI for acme/chat, and returns its id.
 func (s *server) register(owner, name string) (id string) {
 	s.t.Helper()
-	got := call(s.t, http.MethodPost, s.api+"/v1/aikeys", owner, registerBody(name))
-	require.Equal(s.t, http.StatusCreated, got.status, got.body)
-	return anyKeyID.FindString(got.body)
+	got := programtest.Send(http.MethodPost, s.api+"/v1/aikeys", owner, registerBody(name))
+	require.Equal(s.t, http.StatusCreated, got.Status, got.Body)
+	return anyKeyID.FindString(got.Body)
 }
 
 func registerBody(name string) string {
@@ -279,9 +198,9 @@ func registerBody(name string) string {
 }
 
 // fetch asks for a key as a data plane does.
-func (s *server) fetch(plane, id string) reply {
+func (s *server) fetch(plane, id string) programtest.Reply {
 	s.t.Helper()
-	return call(s.t, http.MethodPost, s.dataplane+"/v1/fetch", plane, `{"key_id":"`+id+`"}`)
+	return programtest.Send(http.MethodPost, s.dataplane+"/v1/fetch", plane, `{"key_id":"`+id+`"}`)
 }
 
 // follow opens a data plane's stream and returns its lines, once the first heartbeat has come. The stream ends with the test.
@@ -290,7 +209,7 @@ func (s *server) follow(client *http.Client, plane string) <-chan string {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.t.Cleanup(cancel)
 	var body io.ReadCloser
-	s.eventually("the stream is open", func() bool {
+	s.Await("the stream is open", func() bool {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.dataplane+"/v1/events", http.NoBody)
 		require.NoError(s.t, err)
 		if plane != "" {
@@ -323,7 +242,7 @@ func (s *server) openRequest(owner string) net.Conn {
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.api, "http://"))
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { _ = conn.Close() })
-	require.NoError(s.t, conn.SetDeadline(time.Now().Add(patience)))
+	require.NoError(s.t, conn.SetDeadline(time.Now().Add(programtest.Patience)))
 	body := registerBody("slow")
 	fmt.Fprintf(conn, "POST /v1/aikeys HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
 		owner, len(body), body[:len(body)-1])
@@ -333,8 +252,8 @@ func (s *server) openRequest(owner string) net.Conn {
 
 func (s *server) awaitInFlight() {
 	s.t.Helper()
-	s.eventually("a request is in flight", func() bool {
-		return strings.Contains(s.get(s.ops+"/metrics", "").body, `aikeys_http_requests_in_flight{listener="public"} 1`)
+	s.Await("a request is in flight", func() bool {
+		return strings.Contains(s.get(s.ops+"/metrics", "").Body, `aikeys_http_requests_in_flight{listener="public"} 1`)
 	})
 }
 

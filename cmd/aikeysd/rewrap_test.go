@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 
 	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -58,8 +59,8 @@ func (i *installation) requireServes() {
 	i.t.Helper()
 	for _, id := range i.ids {
 		got := i.fetch(i.plane, id)
-		require.Equal(i.t, http.StatusOK, got.status, got.body)
-		require.Contains(i.t, got.body, fakeSecret)
+		require.Equal(i.t, http.StatusOK, got.Status, got.Body)
+		require.Contains(i.t, got.Body, fakeSecret)
 	}
 }
 
@@ -67,19 +68,20 @@ func (i *installation) requireServes() {
 const corruptFirstKey = `UPDATE ai_keys SET envelope = (SELECT envelope FROM ai_keys WHERE name = 'key-1') WHERE name = 'key-0'`
 
 func TestRewrapWhileServiceRuns(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		i := install(t, with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t)), 3)
 		inUse := func(kek string, code int, count string) {
 			got := aikeysd(t, i.environ, "keys", "in-use", "--kek", kek)
-			require.Equal(t, code, got.code, got.stderr)
-			require.Equal(t, count+" envelopes need "+kek+"\n", got.stdout)
+			require.Equal(t, code, got.Code, got.Stderr)
+			require.Equal(t, count+" envelopes need "+kek+"\n", got.Stdout)
 			if code != exitOK {
-				require.Contains(t, got.stderr, kek+" is in use in "+databaseName(databaseOf(i.environ))+"; before you retire it, run: aikeysd rewrap")
+				require.Contains(t, got.Stderr, kek+" is in use in "+databaseName(databaseOf(i.environ))+"; before you retire it, run: aikeysd rewrap")
 			}
 		}
-		revoked := call(t, http.MethodDelete, i.api+"/v1/aikeys/"+i.ids[2], i.owner, "")
-		require.Equal(t, http.StatusOK, revoked.status, revoked.body)
+		revoked := programtest.Send(http.MethodDelete, i.api+"/v1/aikeys/"+i.ids[2], i.owner, "")
+		require.Equal(t, http.StatusOK, revoked.Status, revoked.Body)
 		i.ids = i.ids[:2]
 		keks, err := local.List(i.keyset)
 		require.NoError(t, err)
@@ -91,9 +93,9 @@ func TestRewrapWhileServiceRuns(t *testing.T) {
 		require.Regexp(t, `local:\w+ +enabled +0 +3 +0\n`, mustAikeysd(t, i.environ, "check"), "a dry run writes nothing")
 
 		got := aikeysd(t, i.environ, "rewrap")
-		require.Equal(t, exitOK, got.code, got.stderr)
-		require.Contains(t, got.stdout, "re-wrapped 3 keys; all keys are, and the canary is, under "+kek+" now\n")
-		require.Empty(t, got.stderr, "no bar where there is no terminal")
+		require.Equal(t, exitOK, got.Code, got.Stderr)
+		require.Contains(t, got.Stdout, "re-wrapped 3 keys; all keys are, and the canary is, under "+kek+" now\n")
+		require.Empty(t, got.Stderr, "no bar where there is no terminal")
 		inUse(old, exitOK, "0")
 		inUse(kek, exitFailure, "4")
 		i.requireServes()
@@ -101,7 +103,7 @@ func TestRewrapWhileServiceRuns(t *testing.T) {
 		require.Regexp(t, kek+` +primary +4 +0 +0\nlocal:\w+ +enabled +0 +0 +0\n`, mustAikeysd(t, i.environ, "check", "--deep"))
 		require.Contains(t, mustAikeysd(t, i.environ, "rewrap", "--rate", "0"), "re-wrapped 0 keys; all keys are")
 		require.Contains(t, mustAikeysd(t, i.environ, "rewrap", "--dry-run"), "; 0 keys would go under")
-		require.Equal(t, exitOK, i.wait())
+		require.Equal(t, exitOK, i.Stop())
 	})
 }
 
@@ -109,7 +111,7 @@ func TestRewrapWaitsForServicesToSeeNewKEK(t *testing.T) {
 	t.Parallel()
 	i := install(t, newEnviron(t), 1)
 	kek := i.rotate()
-	i.eventually("a key under the new KEK", func() bool { // then it has just looked at the keyset, and does so again in half a second
+	i.Await("a key under the new KEK", func() bool { // then it has just looked at the keyset, and does so again in half a second
 		i.add(fmt.Sprintf("meanwhile-%d", len(i.ids)))
 		return !strings.Contains(mustAikeysd(t, i.environ, "check"), kek+"  primary  0 ")
 	})
@@ -117,7 +119,7 @@ func TestRewrapWaitsForServicesToSeeNewKEK(t *testing.T) {
 	mustAikeysd(t, i.environ, "rewrap", "--rate", "0")
 	i.add("afterwards")
 	require.Regexp(t, fmt.Sprintf(`%s +primary +%d +0 +0\n`, kek, len(i.ids)), mustAikeysd(t, i.environ, "check"))
-	require.Equal(t, exitOK, i.wait())
+	require.Equal(t, exitOK, i.Stop())
 }
 
 func TestRewrapAndCheckListUnreadableKeys(t *testing.T) {
@@ -125,30 +127,30 @@ func TestRewrapAndCheckListUnreadableKeys(t *testing.T) {
 	i := install(t, newEnviron(t), 3)
 	i.rotate()
 	query(t, databaseOf(i.environ), corruptFirstKey)
-	require.Equal(t, exitOK, aikeysd(t, i.environ, "check").code, "the rows alone don't show it")
+	require.Equal(t, exitOK, aikeysd(t, i.environ, "check").Code, "the rows alone don't show it")
 	line := i.ids[0] + ` +acme +chat +local:\w+ +it was changed, or belongs to another row\n`
 	for args, code := range map[string]int{"rewrap --dry-run": exitUnreadable, "rewrap": exitUnreadable, "check --deep": exitFailure} {
 		got := aikeysd(t, i.environ, strings.Fields(args)...)
-		require.Equal(t, code, got.code, args)
-		require.Regexp(t, line, got.stdout, args)
-		require.Equal(t, 1, strings.Count(got.stdout, i.ids[0]), args)
-		require.Equal(t, 1, strings.Count(got.stderr, "\n"), args)
+		require.Equal(t, code, got.Code, args)
+		require.Regexp(t, line, got.Stdout, args)
+		require.Equal(t, 1, strings.Count(got.Stdout, i.ids[0]), args)
+		require.Equal(t, 1, strings.Count(got.Stderr, "\n"), args)
 	}
-	require.Regexp(t, `primary +2 +0 +0\nlocal:\w+ +enabled +0 +0 +1\n`, aikeysd(t, i.environ, "check", "--deep").stdout)
+	require.Regexp(t, `primary +2 +0 +0\nlocal:\w+ +enabled +0 +0 +1\n`, aikeysd(t, i.environ, "check", "--deep").Stdout)
 	i.ids = i.ids[1:]
 	i.requireServes()
 	reply := i.get(i.api+"/v1/aikeys", i.owner)
-	require.Equal(t, http.StatusOK, reply.status, "a list never fails on an unreadable key")
-	require.Equal(t, 3, strings.Count(reply.body, `"id":"byok_`))
+	require.Equal(t, http.StatusOK, reply.Status, "a list never fails on an unreadable key")
+	require.Equal(t, 3, strings.Count(reply.Body, `"id":"byok_`))
 
 	t.Run("and by the state of their key-encryption key without an attempt", func(t *testing.T) {
 		keks, err := local.List(i.keyset)
 		require.NoError(t, err)
 		require.NoError(t, local.Retire(i.keyset, keks[1].ID))
 		got := aikeysd(t, i.environ, "check")
-		require.Equal(t, exitFailure, got.code)
-		require.Regexp(t, `keys +FAILED +1 key of 3 can't be read, by what their rows say; aikeysd check --deep lists them\n`, got.stdout)
-		require.Regexp(t, keks[1].ID+` +retired +0 +0 +1\n`, got.stdout)
+		require.Equal(t, exitFailure, got.Code)
+		require.Regexp(t, `keys +FAILED +1 key of 3 can't be read, by what their rows say; aikeysd check --deep lists them\n`, got.Stdout)
+		require.Regexp(t, keks[1].ID+` +retired +0 +0 +1\n`, got.Stdout)
 	})
 }
 
@@ -157,15 +159,15 @@ func TestCheckKeysShowsSealStates(t *testing.T) {
 	i := install(t, newEnviron(t), 2)
 	i.rotate()
 	args := []string{"check", "--keys", "--customer", "acme", "--project", "chat"}
-	i.eventually("a key under the new KEK", func() bool { // which the service notices within a second
+	i.Await("a key under the new KEK", func() bool { // which the service notices within a second
 		i.add(fmt.Sprintf("later-%d", len(i.ids)))
 		return strings.Contains(mustAikeysd(t, i.environ, args...), " active  current ")
 	})
 	query(t, databaseOf(i.environ), corruptFirstKey)
 	var report checkReport
 	got := aikeysd(t, i.environ, append(args, "--deep", "-o", "json")...)
-	require.Equal(t, exitFailure, got.code)
-	require.NoError(t, json.Unmarshal([]byte(got.stdout), &report))
+	require.Equal(t, exitFailure, got.Code)
+	require.NoError(t, json.Unmarshal([]byte(got.Stdout), &report))
 	require.Len(t, report.Checks, 6)
 	require.Len(t, report.KEKs, 2)
 	require.Len(t, report.Unreadable, 1)
@@ -178,7 +180,7 @@ func TestCheckKeysShowsSealStates(t *testing.T) {
 	require.Equal(t, "unreadable", states["key-0"])
 	require.Equal(t, "old_kek", states["key-1"])
 	require.Equal(t, "current", states[report.Keys[len(report.Keys)-1].Name])
-	require.NotContains(t, got.stdout+got.stderr, fakeSecret)
+	require.NotContains(t, got.Stdout+got.Stderr, fakeSecret)
 
 	none := mustAikeysd(t, i.environ, "check", "--keys", "--customer", "acme", "--project", "none")
 	require.True(t, strings.HasSuffix(none, "WHY\n"), none)
@@ -187,17 +189,17 @@ func TestCheckKeysShowsSealStates(t *testing.T) {
 func TestRewrapMovesSecretsToAnotherKeyset(t *testing.T) {
 	t.Parallel()
 	i := install(t, newEnviron(t), 3)
-	require.Equal(t, exitOK, i.wait())
+	require.Equal(t, exitOK, i.Stop())
 	next := filepath.Join(t.TempDir(), "next.json")
 	_, err := local.AddKEK(next)
 	require.NoError(t, err)
 	i.environ = with(i.environ, "AIKEYS_SEALER=local:"+next, "AIKEYS_SEALER_OLD=local:"+i.keyset)
 	i.server = startReady(t, i.environ)
 	got := aikeysd(t, i.environ, "rewrap")
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Contains(t, got.stderr, "every aikeysd must run with it and with AIKEYS_SEALER_OLD already")
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.Contains(t, got.Stderr, "every aikeysd must run with it and with AIKEYS_SEALER_OLD already")
 	i.requireServes()
-	require.Equal(t, exitOK, i.wait())
+	require.Equal(t, exitOK, i.Stop())
 	i.environ = with(i.environ, "AIKEYS_SEALER_OLD=")
 	i.server = startReady(t, i.environ)
 	i.requireServes()
@@ -235,16 +237,12 @@ func TestRewrapStopped(t *testing.T) {
 	t.Parallel()
 	i := install(t, newEnviron(t), 5)
 	i.rotate()
-	ctx, cancel := context.WithCancel(t.Context())
-	var stderr buffer
-	code := make(chan int)
-	go func() { code <- run(ctx, []string{"rewrap", "--rate", "1"}, i.environ, io.Discard, &stderr) }()
-	i.eventually("a key has been re-wrapped", func() bool {
+	job := begin(t, i.environ, "rewrap", "--rate", "1")
+	i.Await("a key has been re-wrapped", func() bool {
 		return !strings.Contains(mustAikeysd(t, i.environ, "check"), "enabled  0        5 ")
 	})
-	cancel()
-	require.Equal(t, exitFailure, <-code)
-	require.Regexp(t, `aikeysd: stopped after \d keys? of 5; run it again to go on\n`, stderr.String())
+	require.Equal(t, exitFailure, job.Stop())
+	require.Regexp(t, `aikeysd: stopped after \d keys? of 5; run it again to go on\n`, job.Stderr.String())
 	require.Contains(t, mustAikeysd(t, i.environ, "rewrap"), "; all keys are, and the canary is, under")
 	i.requireServes()
 }
@@ -272,9 +270,34 @@ func TestRewrapAndCheckFailures(t *testing.T) {
 		"no database to count in":   {"AIKEYS_DATABASE_URL=sqlite:" + dir + "/none.db", "keys in-use --kek local:5f0c1a2b", exitFailure, "there is no database at"},
 	} {
 		got := aikeysd(t, with(sound, tc.change), strings.Fields(tc.args)...)
-		require.Equal(t, tc.code, got.code, "%s: %s", name, got.stderr)
-		require.Contains(t, got.stderr, tc.says, name)
+		require.Equal(t, tc.code, got.Code, "%s: %s", name, got.Stderr)
+		require.Contains(t, got.Stderr, tc.says, name)
 	}
 	require.NoFileExists(t, filepath.Join(dir, "none.db"))
 	require.NoFileExists(t, filepath.Join(dir, "none.json"))
+}
+
+func TestFingerprintsAreMadeOfOlderKeys(t *testing.T) {
+	t.Parallel()
+	i := install(t, newEnviron(t), 2)
+	found := func() int {
+		got := programtest.Send(http.MethodPost, i.api+"/v1/customers/-/projects/-/leaks", i.owner, `{"values":["OPENAI_API_KEY=`+fakeSecret+`"],"revoke":false}`)
+		require.Equal(t, http.StatusOK, got.Status, got.Body)
+		require.NotContains(t, got.Body, fakeSecret)
+		return strings.Count(got.Body, `"key_id"`)
+	}
+	require.Equal(t, 2, found())
+	query(t, databaseOf(i.environ), `DELETE FROM key_fingerprints`)
+	require.Zero(t, found())
+	require.Equal(t, "made the fingerprints of 2 versions of keys\n", mustAikeysd(t, i.environ, "keys", "fingerprint"))
+	require.Equal(t, 2, found())
+	require.Equal(t, "made the fingerprints of 0 versions of keys\n", mustAikeysd(t, i.environ, "keys", "fingerprint"))
+	require.Contains(t, mustAikeysd(t, i.environ, "admin", "events", "--type", "fingerprints.made"), "aikeysd keys fingerprint")
+
+	query(t, databaseOf(i.environ), `DELETE FROM key_fingerprints`)
+	query(t, databaseOf(i.environ), corruptFirstKey)
+	got := aikeysd(t, i.environ, "keys", "fingerprint")
+	require.Equal(t, exitUnreadable, got.Code, got.Stderr)
+	require.Equal(t, 1, found())
+	require.Equal(t, exitOK, i.Stop())
 }

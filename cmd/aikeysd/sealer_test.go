@@ -17,20 +17,27 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
+
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
+	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
+	"github.com/agentrouter/aikeys/sealer/remote"
+	"github.com/agentrouter/aikeys/sealer/vault/vaulttest"
 )
 
 const everything = "seal, open, rewrap, status"
 
 // secretsService is a secrets-svc as a process of its own, which a test may kill, stop and start again.
 type secretsService struct {
-	t      *testing.T
-	dir    string
-	cmd    *exec.Cmd
-	stderr buffer
+	*programtest.Process // nil before it runs
+
+	t   *testing.T
+	dir string
 }
 
 // newSecretsService gives the program a keyset and one client, the user of this process. It does not run yet.
@@ -62,11 +69,10 @@ func (s *secretsService) setClients(clients string) {
 // start starts the process, on its socket unless flags say otherwise. It does not wait until the process is ready.
 func (s *secretsService) start(flags ...string) *secretsService {
 	s.t.Helper()
-	s.cmd = exec.CommandContext(s.t.Context(), filepath.Join(shared, "secrets-svc"), append([]string{"serve", "--listen", "unix:" + s.dir + "/api.sock",
+	cmd := exec.Command(filepath.Join(shared, "secrets-svc"), append([]string{"serve", "--listen", "unix:" + s.dir + "/api.sock",
 		"--ops-listen", "127.0.0.1:0", "--keys", s.dir, "--clients", s.dir + "/clients.yaml", "--audit-log", s.dir + "/audit.log"}, flags...)...)
-	s.cmd.Stderr, s.cmd.Env = &s.stderr, []string{}
-	require.NoError(s.t, s.cmd.Start())
-	s.t.Cleanup(s.kill)
+	cmd.Env = []string{}
+	s.Process = programtest.Launch(s.t, cmd)
 	return s
 }
 
@@ -76,22 +82,12 @@ func (s *secretsService) startTLS() (environFor func(name string) []string) {
 	trusted, server := tlsfilestest.NewAuthority(s.t), tlsfilestest.WriteCertificate(s.t, s.t.TempDir(), 1)
 	s.start("--listen", "127.0.0.1:0", "--tls-cert", server.CertFile, "--tls-key", server.KeyFile,
 		"--tls-client-ca", trusted.Write(s.t, filepath.Join(s.dir, "clients.crt")))
-	var found []string
-	require.Eventually(s.t, func() bool {
-		found = regexp.MustCompile(`"api":"https://([^"]+)"`).FindStringSubmatch(s.stderr.String())
-		return found != nil
-	}, patience, 5*time.Millisecond, "%s", &s.stderr)
+	url := s.URL("api")
 	return func(name string) []string {
 		files := trusted.Issue(s.t, s.t.TempDir(), func(c *x509.Certificate) { c.Subject.CommonName = name })
-		return []string{"AIKEYS_SEALER=secrets+https://" + found[1], "AIKEYS_SEALER_CA=" + server.CertFile,
+		return []string{"AIKEYS_SEALER=secrets+" + url, "AIKEYS_SEALER_CA=" + server.CertFile,
 			"AIKEYS_SEALER_CERT=" + files.CertFile, "AIKEYS_SEALER_KEY=" + files.KeyFile}
 	}
-}
-
-// kill ends the process as a crash does.
-func (s *secretsService) kill() {
-	_ = s.cmd.Process.Kill() // unless it has ended
-	_ = s.cmd.Wait()
 }
 
 // sealer is the setting of an aikeysd that seals with the service.
@@ -99,11 +95,8 @@ func (s *secretsService) sealer() string { return "AIKEYS_SEALER=secrets+unix:" 
 
 func TestSecretsServiceLostUnderLoad(t *testing.T) {
 	for name, tc := range map[string]struct{ lose, restore func(s *secretsService) }{
-		"killed": {(*secretsService).kill, func(s *secretsService) { s.start() }},
-		"hanging": {
-			func(s *secretsService) { require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGSTOP)) },
-			func(s *secretsService) { require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGCONT)) },
-		},
+		"killed":  {func(s *secretsService) { s.End(syscall.SIGKILL) }, func(s *secretsService) { s.start() }},
+		"hanging": {func(s *secretsService) { s.Signal(syscall.SIGSTOP) }, func(s *secretsService) { s.Signal(syscall.SIGCONT) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -113,22 +106,17 @@ func TestSecretsServiceLostUnderLoad(t *testing.T) {
 			plane := newDataPlane(t, environ)
 			s := startReady(t, environ)
 			key := s.register(token, "first")
-			ask := func(method, url, token, body string) reply {
-				got, err := tryCall(client, method, url, token, body)
-				if err != nil {
-					return reply{body: err.Error()} // no status: the test accepts none
-				}
-				return got
-			}
 			var registrations atomic.Int64
-			register := func() reply {
-				return ask(http.MethodPost, s.api+"/v1/aikeys", token, registerBody(fmt.Sprintf("key-%d", registrations.Add(1))))
+			register := func() programtest.Reply {
+				return programtest.Send(http.MethodPost, s.api+"/v1/aikeys", token, registerBody(fmt.Sprintf("key-%d", registrations.Add(1))))
 			}
-			fetch := func() reply { return ask(http.MethodPost, s.dataplane+"/v1/fetch", plane, `{"key_id":"`+key+`"}`) }
-			list := func() reply { return ask(http.MethodGet, s.api+"/v1/aikeys", token, "") }
-			readiness := func() reply { return ask(http.MethodGet, s.ops+"/readyz", "", "") }
+			fetch := func() programtest.Reply {
+				return programtest.Send(http.MethodPost, s.dataplane+"/v1/fetch", plane, `{"key_id":"`+key+`"}`)
+			}
+			list := func() programtest.Reply { return programtest.Send(http.MethodGet, s.api+"/v1/aikeys", token, "") }
+			readiness := func() programtest.Reply { return programtest.Send(http.MethodGet, s.ops+"/readyz", "", "") }
 			// load calls until it is stopped or the test ends, and returns how often each status came.
-			load := func(call func() reply) (stop func() map[int]int) {
+			load := func(call func() programtest.Reply) (stop func() map[int]int) {
 				var mu sync.Mutex
 				var callers sync.WaitGroup
 				answers := map[int]int{}
@@ -136,7 +124,7 @@ func TestSecretsServiceLostUnderLoad(t *testing.T) {
 				for range 3 {
 					callers.Go(func() {
 						for ctx.Err() == nil {
-							status := call().status
+							status := call().Status
 							mu.Lock()
 							answers[status]++
 							mu.Unlock()
@@ -151,34 +139,34 @@ func TestSecretsServiceLostUnderLoad(t *testing.T) {
 				t.Cleanup(func() { stop() })
 				return stop
 			}
-			require.Equal(t, http.StatusOK, fetch().status)
+			require.Equal(t, http.StatusOK, fetch().Status)
 			registers, fetches, lists := load(register), load(fetch), load(list)
 
 			tc.lose(service)
 			// The rest goes on without the service.
-			for name, call := range map[string]func() reply{"register": register, "fetch": fetch} {
-				var got reply
-				s.eventually(name+" fails", func() bool { // a signal takes effect after a moment
+			for name, call := range map[string]func() programtest.Reply{"register": register, "fetch": fetch} {
+				var got programtest.Reply
+				s.Await(name+" fails", func() bool { // a signal takes effect after a moment
 					got = call()
-					return got.status == http.StatusServiceUnavailable
+					return got.Status == http.StatusServiceUnavailable
 				})
-				require.NotEmpty(t, got.header.Get("Retry-After"), name)
-				require.Contains(t, got.body, `"code":"unavailable"`)
+				require.NotEmpty(t, got.Header.Get("Retry-After"), name)
+				require.Contains(t, got.Body, `"code":"unavailable"`)
 			}
-			require.Equal(t, http.StatusOK, list().status)
-			require.Equal(t, http.StatusOK, s.get(s.api+"/v1/aikeys/"+key, token).status)
-			require.Equal(t, http.StatusOK, s.get(s.api+"/v1/customers/-/projects/-/events", token).status)
-			s.eventually("readiness says which check fails", func() bool { return strings.Contains(readiness().body, `"keyset":"unavailable"`) })
-			require.Equal(t, http.StatusOK, readiness().status, "balancers go on sending what still works")
-			revoked := ask(http.MethodDelete, s.api+"/v1/aikeys/"+key, token, "")
-			require.Equal(t, http.StatusOK, revoked.status, "a leaked key can be revoked: %s", revoked.body)
+			require.Equal(t, http.StatusOK, list().Status)
+			require.Equal(t, http.StatusOK, s.get(s.api+"/v1/aikeys/"+key, token).Status)
+			require.Equal(t, http.StatusOK, s.get(s.api+"/v1/customers/-/projects/-/events", token).Status)
+			s.Await("readiness says which check fails", func() bool { return strings.Contains(readiness().Body, `"keyset":"unavailable"`) })
+			require.Equal(t, http.StatusOK, readiness().Status, "balancers go on sending what still works")
+			revoked := programtest.Send(http.MethodDelete, s.api+"/v1/aikeys/"+key, token, "")
+			require.Equal(t, http.StatusOK, revoked.Status, "a leaked key can be revoked: %s", revoked.Body)
 			listed := lists()
 			require.Len(t, listed, 1, "lists never failed: %v", listed)
 			require.NotZero(t, listed[http.StatusOK])
 
 			tc.restore(service)
-			s.eventually("a register", func() bool { return register().status == http.StatusCreated })
-			s.eventually("readiness", func() bool { return strings.Contains(readiness().body, `"keyset":"ok"`) })
+			s.Await("a register", func() bool { return register().Status == http.StatusCreated })
+			s.Await("readiness", func() bool { return strings.Contains(readiness().Body, `"keyset":"ok"`) })
 			for what, answers := range map[string]map[int]int{"registers": registers(), "fetches": fetches()} {
 				for status := range answers {
 					require.Contains(t, []int{http.StatusOK, http.StatusCreated, http.StatusForbidden, http.StatusServiceUnavailable}, status,
@@ -186,7 +174,7 @@ func TestSecretsServiceLostUnderLoad(t *testing.T) {
 				}
 				require.NotZero(t, answers[http.StatusServiceUnavailable], what)
 			}
-			require.Equal(t, exitOK, s.wait())
+			require.Equal(t, exitOK, s.Stop())
 		})
 	}
 }
@@ -196,34 +184,34 @@ func TestServeWaitsForTheSecretsService(t *testing.T) {
 	service := newSecretsService(t, everything)
 	environ := with(newEnviron(t), service.sealer())
 	got := aikeysd(t, environ, "check")
-	require.Equal(t, exitFailure, got.code)
-	require.Regexp(t, `keyset +FAILED +.*check that secrets-svc runs at secrets\+unix:`, got.stdout)
+	require.Equal(t, exitFailure, got.Code)
+	require.Regexp(t, `keyset +FAILED +.*check that secrets-svc runs at secrets\+unix:`, got.Stdout)
 	s := begin(t, environ, "serve")
 	s.awaitLog(`"waiting_for":"keyset"`)
 	unready := s.get(s.ops+"/readyz", "")
-	require.Equal(t, http.StatusServiceUnavailable, unready.status)
-	require.JSONEq(t, `{"ready":false,"checks":{"service":"starting","database":"ok","schema":"ok","keyset":"pending"}}`, unready.body)
-	require.Contains(t, s.stderr.String(), "check that secrets-svc runs at secrets+unix:")
+	require.Equal(t, http.StatusServiceUnavailable, unready.Status)
+	require.JSONEq(t, `{"ready":false,"checks":{"service":"starting","database":"ok","schema":"ok","keyset":"pending"}}`, unready.Body)
+	require.Contains(t, s.Stderr.String(), "check that secrets-svc runs at secrets+unix:")
 	refused := s.get(s.api+"/v1/whoami", "")
-	require.Equal(t, http.StatusServiceUnavailable, refused.status)
-	require.NotEmpty(t, refused.header.Get("Retry-After"))
+	require.Equal(t, http.StatusServiceUnavailable, refused.Status)
+	require.NotEmpty(t, refused.Header.Get("Retry-After"))
 
 	service.start()
 	s.awaitLog(`"msg":"ready"`)
-	require.Equal(t, 1, strings.Count(s.stderr.String(), `"waiting_for":"keyset"`), "logged once:\n%s", &s.stderr)
-	require.JSONEq(t, `{"ready":true,"checks":{"service":"ok","database":"ok","schema":"ok","keyset":"ok"}}`, s.get(s.ops+"/readyz", "").body)
-	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, 1, strings.Count(s.Stderr.String(), `"waiting_for":"keyset"`), "logged once:\n%s", &s.Stderr)
+	require.JSONEq(t, `{"ready":true,"checks":{"service":"ok","database":"ok","schema":"ok","keyset":"ok"}}`, s.get(s.ops+"/readyz", "").Body)
+	require.Equal(t, exitOK, s.Stop())
 	require.Regexp(t, `keyset +ok +secrets\+unix:.* opens this database`, mustAikeysd(t, environ, "check"))
 
 	other := newSecretsService(t, everything).start()
 	environ = with(environ, other.sealer())
 	wrong := begin(t, environ, "serve")
-	require.Equal(t, exitFailure, wrong.end(), "another one's keyset is refused")
+	require.Equal(t, exitFailure, wrong.Wait(), "another one's keyset is refused")
 	for _, says := range []string{
 		"the sealer's keyset does not open this database", "check that AIKEYS_SEALER=secrets+unix:", "AIKEYS_SEALER_OLD",
 		"nothing was changed in the database",
 	} {
-		require.Contains(t, wrong.stderr.String(), says)
+		require.Contains(t, wrong.Stderr.String(), says)
 	}
 }
 
@@ -237,16 +225,16 @@ func TestServeWaitsForPermission(t *testing.T) {
 
 	s := begin(t, with(environ, named("aikeysd.internal")...), "serve")
 	s.awaitLog(`"waiting_for":"secrets-svc's permission"`)
-	require.Contains(t, s.stderr.String(), "secrets-svc does not allow this client to do that; its operator lists the clients")
-	require.Equal(t, http.StatusServiceUnavailable, s.get(s.ops+"/readyz", "").status)
+	require.Contains(t, s.Stderr.String(), "secrets-svc does not allow this client to do that; its operator lists the clients")
+	require.Equal(t, http.StatusServiceUnavailable, s.get(s.ops+"/readyz", "").Status)
 	service.allow("certificates: [cn:aikeysd.internal]", everything)
 	s.awaitLog(`"msg":"ready"`)
 	s.register(token, "a")
-	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, exitOK, s.Stop())
 
 	stranger := begin(t, with(environ, named("somebody.internal")...), "serve")
 	stranger.awaitLog(`"waiting_for":"secrets-svc's permission"`)
-	require.Equal(t, exitOK, stranger.wait(), "the client is known by its certificate's name")
+	require.Equal(t, exitOK, stranger.Stop(), "the client is known by its certificate's name")
 }
 
 // A small user grows: the keyset file of before opens what was sealed with it, the service seals what is new, and then
@@ -259,15 +247,15 @@ func TestSecretsMoveToTheSecretsService(t *testing.T) {
 	plane := newDataPlane(t, before)
 	s := startReady(t, before)
 	ids := []string{s.register(token, "old-1"), s.register(token, "old-2")}
-	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, exitOK, s.Stop())
 	environ := with(before, service.sealer(), strings.Replace(before[4], "SEALER", "SEALER_OLD", 1))
 	s = startReady(t, environ)
 	ids = append(ids, s.register(token, "new"))
 	requireServes := func() {
 		for _, id := range ids {
 			got := s.fetch(plane, id)
-			require.Equal(t, http.StatusOK, got.status, got.body)
-			require.Contains(t, got.body, fakeSecret)
+			require.Equal(t, http.StatusOK, got.Status, got.Body)
+			require.Contains(t, got.Body, fakeSecret)
 		}
 	}
 	requireServes()
@@ -284,17 +272,17 @@ func TestSecretsMoveToTheSecretsService(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, local.SetPrimary(keyset, id))
 	service.allow(who, "rewrap, status")
-	s.eventually("the service reads the new list of clients", func() bool {
+	s.Await("the service reads the new list of clients", func() bool {
 		got := aikeysd(t, environ, "check")
-		return got.code == exitFailure && strings.Contains(got.stdout, "does not allow this client")
+		return got.Code == exitFailure && strings.Contains(got.Stdout, "does not allow this client")
 	})
 	got := aikeysd(t, environ, "rewrap")
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Contains(t, got.stdout, "re-wrapped 3 keys; all keys are, and the canary is, under "+id)
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.Contains(t, got.Stdout, "re-wrapped 3 keys; all keys are, and the canary is, under "+id)
 	service.allow(who, everything)
-	s.eventually("the service opens again", func() bool { return s.fetch(plane, ids[0]).status == http.StatusOK })
+	s.Await("the service opens again", func() bool { return s.fetch(plane, ids[0]).Status == http.StatusOK })
 	requireServes()
-	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, exitOK, s.Stop())
 }
 
 // The script behind "make run-split" starts all programs, and one Ctrl-C, which comes to the script alone, ends them.
@@ -308,21 +296,14 @@ func TestRunSplit(t *testing.T) {
 		const anyPort = "127.0.0.1:0"
 		script := exec.Command("../../tools/run-split.sh", "--listen", anyPort, "--dataplane-listen", anyPort, "--ops-listen", anyPort,
 			"--gateway-listen", anyPort)
-		s := &server{t: t, exited: make(chan struct{}), stop: func() { _ = script.Process.Signal(os.Interrupt) }} // unless it has ended
 		script.Env = []string{"PATH=" + os.Getenv("PATH"), "DATA=" + data, "BIN=" + shared, "SECRETS_SVC_OPS_LISTEN=" + anyPort}
-		script.Stdout, script.Stderr = &s.stdout, &s.stderr
-		require.NoError(t, script.Start())
-		go func() {
-			defer close(s.exited)
-			_ = script.Wait() // its code is looked at below
-		}()
-		t.Cleanup(func() { s.wait() })
-		s.eventually(start, func() bool { return strings.Contains(s.stdout.String(), "Ctrl-C stops it") })
-		found := regexp.MustCompile(`secrets-svc is process (\d+), aikeysd (\d+)`).FindStringSubmatch(s.stderr.String())
-		require.NotNil(t, found, &s.stderr)
-		s.wait()
-		require.Equal(t, 0, script.ProcessState.ExitCode(), &s.stderr)
-		require.Equal(t, 3, strings.Count(s.stderr.String(), "msg=stopped"), "all end in order:\n%s", &s.stderr)
+		s := programtest.Launch(t, script)
+		t.Cleanup(func() { s.Stop() }) // the script ends the others
+		s.Await(start, func() bool { return strings.Contains(s.Stdout.String(), "Ctrl-C stops it") })
+		found := regexp.MustCompile(`secrets-svc is process (\d+), aikeysd (\d+)`).FindStringSubmatch(s.Stderr.String())
+		require.NotNil(t, found, &s.Stderr)
+		require.Equal(t, exitOK, s.Stop(), &s.Stderr)
+		require.Equal(t, 3, strings.Count(s.Stderr.String(), "msg=stopped"), "all end in order:\n%s", &s.Stderr)
 		for _, text := range found[1:] {
 			pid, err := strconv.Atoi(text)
 			require.NoError(t, err)
@@ -332,4 +313,265 @@ func TestRunSplit(t *testing.T) {
 	audit, err := os.ReadFile(filepath.Join(data, "audit.log"))
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, strings.Count(string(audit), `"key_id":"canary"`), 2, "each start had it open the canary:\n%s", audit)
+}
+
+// openBao is one server for the tests of this package, which use keys of their own. startOpenBao starts it.
+var (
+	openBao      *vaulttest.Server
+	startOpenBao = sync.OnceValue(func() (err error) {
+		openBao, err = vaulttest.Run()
+		return err
+	})
+)
+
+// While the key management service hangs or fails, nothing waits for it for long, and what gateways have cached is served.
+func TestKeyManagementServiceLost(t *testing.T) {
+	t.Parallel()
+	bao := vaulttest.Start(t) // its own: the test takes it away
+	url, _ := bao.Sealer(t)
+	environ := with(newEnviron(t), "AIKEYS_SEALER="+url)
+	owner, plane := newOwner(t, environ), newDataPlane(t, environ)
+	s := startReady(t, environ)
+	key := s.register(owner, "first")
+	resolver := s.runDataPlane(plane)
+	s.Await("the gateway follows the events and has the key", func() bool { return resolver.Status().Connected && resolve(t, resolver) == key })
+
+	released := make(chan struct{})
+	bao.Intercept(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-released:
+			case <-r.Context().Done():
+			}
+		})
+	})
+	var burst sync.WaitGroup
+	for range 8 {
+		burst.Go(func() {
+			got := s.fetch(plane, key)
+			assert.Equal(t, http.StatusServiceUnavailable, got.Status, got.Body)
+		})
+	}
+	burst.Wait()
+	for name, ask := range map[string]func() programtest.Reply{
+		"register": func() programtest.Reply {
+			return programtest.Send(http.MethodPost, s.api+"/v1/aikeys", owner, registerBody("second"))
+		},
+		"fetch": func() programtest.Reply { return s.fetch(plane, key) },
+	} {
+		var got programtest.Reply
+		s.Await(name+" is not sent to a service that hangs", func() bool {
+			began := time.Now()
+			got = ask()
+			require.Equal(t, http.StatusServiceUnavailable, got.Status, got.Body)
+			return time.Since(began) < time.Second
+		})
+		require.NotEmpty(t, got.Header.Get("Retry-After"), name)
+	}
+	require.Equal(t, key, resolve(t, resolver), "the gateway serves on")
+	require.Equal(t, http.StatusOK, s.get(s.api+"/v1/aikeys", owner).Status)
+	close(released)
+	bao.Admit()
+	s.Await("a fetch", func() bool { return s.fetch(plane, key).Status == http.StatusOK })
+	revoked := programtest.Send(http.MethodDelete, s.api+"/v1/aikeys/"+key, owner, "")
+	require.Equal(t, http.StatusOK, revoked.Status, revoked.Body)
+	s.Await("the gateway drops the key", func() bool { return resolve(t, resolver) == "" })
+}
+
+func TestServeWaitsForTheKeyManagementService(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, startOpenBao())
+	bao := openBao
+	key := bao.NewKey(t, nil)
+	token, policy := bao.TokenFile(t, strings.ReplaceAll(vaulttest.Policy(t, key), `"update"`, `"create", "update"`), nil)
+	environ := with(newEnviron(t), "AIKEYS_SEALER="+bao.URL(key, "token_file="+token))
+	const says = "the token has the capability create on transit/encrypt/"
+	got := aikeysd(t, environ, "check")
+	require.Equal(t, exitFailure, got.Code)
+	require.Contains(t, got.Stdout, says)
+	s := begin(t, environ, "serve")
+	s.awaitLog(`"waiting_for":"the key management service's permission"`)
+	require.Contains(t, s.Stderr.String(), says)
+	bao.Call(t, http.MethodPut, "sys/policies/acl/"+policy, map[string]any{"policy": vaulttest.Policy(t, key)})
+	s.awaitLog(`"msg":"ready"`)
+	require.Equal(t, exitOK, s.Stop())
+	require.Contains(t, mustAikeysd(t, environ, "check"), " opens this database")
+
+	bao.Call(t, http.MethodPut, "sys/policies/acl/"+policy,
+		map[string]any{"policy": strings.ReplaceAll(vaulttest.Policy(t, key), `"update"`, `"create", "update"`)})
+	s = begin(t, environ, "serve")
+	s.awaitLog(`"msg":"new secrets can't be sealed"`)
+	require.Contains(t, s.Stderr.String(), says)
+	require.Equal(t, exitOK, s.Stop(), "what was sealed opens")
+
+	url, _ := bao.Sealer(t)
+	wrong := begin(t, with(environ, "AIKEYS_SEALER="+url), "serve")
+	require.Equal(t, exitFailure, wrong.Wait(), "another key is refused")
+	require.Contains(t, wrong.Stderr.String(), "is the key that belongs to ")
+}
+
+// All secrets move from the keyset file to OpenBao and back. Each job is killed once on its way, while a data plane fetches.
+func TestSecretsMoveToOpenBaoAndBack(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, buildPrograms())
+	require.NoError(t, startOpenBao())
+	url, _ := openBao.Sealer(t)
+	i := install(t, newEnviron(t), 6)
+	file := "local:" + i.keyset
+	for _, move := range []struct{ from, to string }{{file, url}, {url, file}} {
+		require.Equal(t, exitOK, i.Stop())
+		environ := with(i.environ, "AIKEYS_SEALER="+move.to, "AIKEYS_SEALER_OLD="+move.from)
+		i.server = startReady(t, environ)
+		ctx, cancel := context.WithCancel(t.Context())
+		var fetches sync.WaitGroup
+		fetches.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				got := i.fetch(i.plane, i.ids[n%len(i.ids)])
+				assert.Equal(t, http.StatusOK, got.Status, got.Body)
+			}
+		})
+		t.Cleanup(cancel)
+		job := exec.Command(filepath.Join(shared, "aikeysd"), "rewrap", "--rate", "5")
+		job.Env = environ
+		require.NoError(t, job.Start())
+		i.Await("a key has moved", func() bool {
+			return !strings.Contains(mustAikeysd(t, environ, "check"), "enabled  0        6 ")
+		})
+		_ = job.Process.Kill() // unless it has ended
+		_ = job.Wait()
+		i.requireServes()
+		require.Contains(t, mustAikeysd(t, environ, "rewrap"), "; all keys are, and the canary is, under")
+		cancel()
+		fetches.Wait()
+		require.Equal(t, exitOK, i.Stop())
+		i.server = startReady(t, with(i.environ, "AIKEYS_SEALER="+move.to))
+		i.requireServes()
+	}
+}
+
+// The process that faces the internet has the right to seal and no other, at a real secrets-svc.
+func TestThePublicRoleNeedsNoRightToOpen(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		service := newSecretsService(t, "seal")
+		service.setClients(`{name: public, certificates: [cn:public.internal], namespace: main, may: [seal]},
+			{name: planes, certificates: [cn:planes.internal], namespace: main, may: [open, status]},
+			{name: strange, certificates: [cn:strange.internal], namespace: other, may: [seal]}`)
+		_, err := local.AddKEK(filepath.Join(service.dir, "other.json"))
+		require.NoError(t, err)
+		named := service.startTLS()
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
+		publicEnviron := with(environ, append(named("public.internal"), "AIKEYS_ROLE=public")...)
+		planesEnviron := with(environ, append(named("planes.internal"), "AIKEYS_ROLE=dataplane")...)
+
+		public, planes := begin(t, publicEnviron, "serve"), begin(t, planesEnviron, "serve") // in any order: each waits for the other
+		public.awaitLog(`"msg":"ready"`)
+		planes.awaitLog(`"msg":"ready"`)
+		owner, plane := newOwner(t, environ), newDataPlane(t, environ)
+
+		id := public.register(owner, "a")
+		fetched := planes.fetch(plane, id)
+		require.Equal(t, http.StatusOK, fetched.Status, fetched.Body)
+		require.Contains(t, fetched.Body, fakeSecret)
+		lines := planes.follow(programtest.Client, plane)
+		revoked := programtest.Send(http.MethodDelete, public.api+"/v1/aikeys/"+id, owner, "")
+		require.Contains(t, revoked.Body, `"data_planes":1`, "the other process has the stream")
+		received := false
+		for line := range lines {
+			if received = strings.Contains(line, id) && strings.Contains(line, "key.revoked"); received {
+				break
+			}
+		}
+		require.True(t, received)
+		require.Equal(t, http.StatusForbidden, planes.fetch(plane, id).Status)
+		leaks := programtest.Send(http.MethodPost, public.api+"/v1/customers/-/projects/-/leaks", owner, `{"values":["`+fakeSecret+`"],"revoke":false}`)
+		require.Contains(t, leaks.Body, id)
+
+		require.Empty(t, public.dataplane)
+		require.Empty(t, planes.api)
+		require.Equal(t, http.StatusNotFound, programtest.Send(http.MethodPost, public.api+"/v1/fetch", plane, `{"key_id":"`+id+`"}`).Status)
+		require.Equal(t, http.StatusNotFound, planes.get(planes.dataplane+"/v1/aikeys", owner).Status)
+		require.Equal(t, http.StatusOK, public.get(public.api+"/docs", "").Status)
+		for _, s := range []*server{public, planes} {
+			require.JSONEq(t, `{"ready":true,"checks":{"service":"ok","database":"ok","schema":"ok","keyset":"ok"}}`, s.get(s.ops+"/readyz", "").Body)
+		}
+
+		// A KEK that becomes primary once the other process has seen it takes no register with it.
+		kek, err := local.AddKEK(filepath.Join(service.dir, "main.json"))
+		require.NoError(t, err)
+		require.NoError(t, local.SetPrimary(filepath.Join(service.dir, "main.json"), kek))
+		body := registerBody("b")
+		public.Await("a register under the new KEK", func() bool {
+			got := programtest.Send(http.MethodPost, public.api+"/v1/aikeys", owner, body)
+			require.Contains(t, []int{http.StatusCreated, http.StatusServiceUnavailable}, got.Status, got.Body)
+			body = registerBody("b" + got.Header.Get("X-Request-Id"))
+			return got.Status == http.StatusCreated && strings.Contains(aikeysd(t, planesEnviron, "check").Stdout, kek+"  primary  1 ")
+		})
+
+		report := mustAikeysd(t, publicEnviron, "check")
+		require.Regexp(t, `settings +ok +public API on 127.0.0.1:0, ops on`, report)
+		require.Regexp(t, `keyset +ok +secrets\+https://.* seals with this database's keyset`, report)
+		require.Regexp(t, `keys +- +not checked: the role public may only seal`, report)
+		require.Regexp(t, `settings +ok +data-plane API on 127.0.0.1:0, ops on`, mustAikeysd(t, planesEnviron, "check"))
+		require.Equal(t, exitUsage, aikeysd(t, publicEnviron, "check", "--deep").Code)
+		strange := aikeysd(t, with(publicEnviron, named("strange.internal")...), "check")
+		require.Equal(t, exitFailure, strange.Code)
+		require.Regexp(t, `keyset +FAILED +.*has found the sealer's key-encryption key in this database's keyset`, strange.Stdout)
+
+		require.Equal(t, exitOK, public.Stop())
+		require.Equal(t, exitOK, planes.Stop())
+		audit, err := os.ReadFile(filepath.Join(service.dir, "audit.log"))
+		require.NoError(t, err)
+		require.Contains(t, string(audit), `"client":"planes"`)
+		opens := regexp.MustCompile(`"client":"public".*"key_id":"(.*?)".*"outcome":"(.*?)"`).FindAllStringSubmatch(string(audit), -1)
+		require.Len(t, opens, 1, "it opens the canary for the key of fingerprints, and was never refused anything")
+		require.Equal(t, []string{"canary", "opened"}, opens[0][1:])
+	})
+}
+
+// The public role waits until another process has brought the schema up to date.
+func TestThePublicRoleChangesNoSchema(t *testing.T) {
+	t.Parallel()
+	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+modelstest.EngineSQLite.URL(t))
+	s := begin(t, environ, "serve", "--role", "public")
+	s.awaitLog(`"waiting_for":"schema"`)
+	require.Contains(t, s.Stderr.String(), "AIKEYS_ROLE=public; run: aikeysd migrate up")
+	require.Contains(t, mustAikeysd(t, environ, "migrate", "status"), "pending")
+	require.Equal(t, exitOK, s.Stop())
+}
+
+// Were the process taken over, it could not open what it has sealed.
+func TestTheClientOfThePublicRoleOpensNothing(t *testing.T) {
+	t.Parallel()
+	service := newSecretsService(t, "seal").start()
+	backend, err := remote.New(remote.Config{Socket: filepath.Join(service.dir, "api.sock")})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, backend.Close()) })
+	binding := sealer.Binding{CustomerID: "acme", ProjectID: "chat", KeyID: "byok_1", Provider: "openai", Version: 1}
+	var envelope sealer.Envelope
+	require.Eventually(t, func() bool {
+		envelope, err = backend.Seal(t.Context(), binding, sealer.NewSecret([]byte(fakeSecret)))
+		return err == nil
+	}, programtest.Patience, 5*time.Millisecond, "%s", service.Output())
+	_, err = backend.Open(t.Context(), binding, envelope.Bytes)
+	require.ErrorIs(t, err, remote.ErrNotAllowed)
+	_, err = backend.Rewrap(t.Context(), binding, envelope.Bytes)
+	require.ErrorIs(t, err, remote.ErrNotAllowed)
+}
+
+// The public role seals only with key-encryption keys that a process with the right to open has checked.
+func TestThePublicRoleSealsNothingUnderAStrangeKEK(t *testing.T) {
+	t.Parallel()
+	environ := newEnviron(t)
+	token := newOwner(t, environ)
+	require.Equal(t, exitOK, startReady(t, environ).Stop())
+	s := begin(t, with(environ, "AIKEYS_SEALER=local:"+filepath.Join(t.TempDir(), "other.json")), "serve", "--role", "public")
+	s.awaitLog(`"waiting_for":"keyset"`)
+	for _, says := range []string{"check that AIKEYS_SEALER=local:", "an aikeysd of the role dataplane or all runs with it", "the keyset file opens secrets too"} {
+		require.Contains(t, s.Stderr.String(), says)
+	}
+	require.Equal(t, http.StatusServiceUnavailable, programtest.Send(http.MethodPost, s.api+"/v1/aikeys", token, registerBody("a")).Status)
+	require.Equal(t, http.StatusServiceUnavailable, s.get(s.ops+"/readyz", "").Status)
+	require.Equal(t, exitOK, s.Stop())
 }

@@ -3,9 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -226,16 +227,7 @@ func (s *service) onceReady(run func(ctx context.Context) error) lifecycle.Part 
 
 // watchKeyset checks the keyset once every pingInterval, until ctx is done: processes that may only seal depend on what it finds.
 func (s *service) watchKeyset(ctx context.Context) error {
-	ticker := time.NewTicker(pingInterval)
-	defer ticker.Stop()
-	for {
-		s.probeKeyset(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
+	return every(ctx, pingInterval, func() { s.probeKeyset(ctx) })
 }
 
 // kekInterval is the time between two looks at the sealer's key-encryption keys.
@@ -247,35 +239,22 @@ func (s *service) recordKEKs(ctx context.Context) error {
 	if s.cfg.Role == rolePublic {
 		return nil
 	}
-	ticker := time.NewTicker(kekInterval)
-	defer ticker.Stop()
-	for seen := ""; ; {
+	recorded := map[string]string{}
+	return every(ctx, kekInterval, func() {
 		keks, err := sealer.ListKEKs(ctx, s.sealer)
-		if now := fmt.Sprint(keks); err == nil && now != seen {
-			if err = recordKEKs(ctx, s.store, keks); err == nil {
-				seen = now
-			} else if ctx.Err() == nil {
-				s.log.WarnContext(ctx, "a change of the key-encryption keys is not in the system trail yet", slog.String("error", err.Error()))
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-// recordKEKs adds to the system trail that the sealer has these key-encryption keys, unless the trail says so already.
-func recordKEKs(ctx context.Context, store *models.Store, keks []sealer.KEK) error {
-	states := make(map[string]string, len(keks))
-	for _, kek := range keks {
-		if _, known := states[kek.ID]; !known { // of two sealers with the same KEK, the first one seals
+		states := make(map[string]string, len(keks))
+		for _, kek := range slices.Backward(keks) { // the first sealer with a KEK seals, so its state counts
 			states[kek.ID] = string(kek.State)
 		}
-	}
-	_, err := store.RecordKEKs(ctx, states)
-	return err
+		if err != nil || maps.Equal(states, recorded) {
+			return
+		}
+		if _, err = s.store.RecordKEKs(ctx, states); err == nil {
+			recorded = states
+		} else if ctx.Err() == nil {
+			s.log.WarnContext(ctx, "a change of the key-encryption keys is not in the system trail yet", slog.String("error", err.Error()))
+		}
+	})
 }
 
 // checkNotifications logs a warning, and sets a metric, if notifications of the database do not arrive.

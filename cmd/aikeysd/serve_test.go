@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,14 +15,19 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
+
+	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -32,23 +38,22 @@ func TestServeBecomesReadyAnswersAndStops(t *testing.T) {
 	token := newOwner(t, environ)
 	s := startReady(t, environ)
 
-	require.JSONEq(t, `{"ready":true,"checks":{"service":"ok","database":"ok","schema":"ok","keyset":"ok"}}`, s.get(s.ops+"/readyz", "").body)
-	require.Equal(t, http.StatusOK, s.get(s.ops+"/healthz", "").status)
-	require.Equal(t, http.StatusUnauthorized, s.get(s.api+"/v1/whoami", "").status)
+	require.JSONEq(t, `{"ready":true,"checks":{"service":"ok","database":"ok","schema":"ok","keyset":"ok"}}`, s.get(s.ops+"/readyz", "").Body)
+	require.Equal(t, http.StatusOK, s.get(s.ops+"/healthz", "").Status)
+	require.Equal(t, http.StatusUnauthorized, s.get(s.api+"/v1/whoami", "").Status)
 	who := s.get(s.api+"/v1/whoami", token)
-	require.Equal(t, http.StatusOK, who.status, who.body)
-	require.Contains(t, who.body, `"alice"`)
-	require.Empty(t, who.header.Get("Strict-Transport-Security"), "which would be ignored over plain HTTP")
+	require.Equal(t, http.StatusOK, who.Status, who.Body)
+	require.Contains(t, who.Body, `"alice"`)
+	require.Empty(t, who.Header.Get("Strict-Transport-Security"), "which would be ignored over plain HTTP")
 
 	second := startReady(t, environ)
 	s.register(token, "a")
 	second.register(token, "b")
-	require.Len(t, anyKeyID.FindAllString(s.get(s.api+"/v1/aikeys", token).body, -1), 2, "two processes share one SQLite file")
+	require.Len(t, anyKeyID.FindAllString(s.get(s.api+"/v1/aikeys", token).Body, -1), 2, "two processes share one SQLite file")
 
-	require.Equal(t, exitOK, s.wait())
-	require.Contains(t, s.stderr.String(), `"msg":"stopped"`)
-	_, err := tryCall(client, http.MethodGet, s.ops+"/healthz", "", "")
-	require.Error(t, err)
+	require.Equal(t, exitOK, s.Stop())
+	require.Contains(t, s.Stderr.String(), `"msg":"stopped"`)
+	require.Zero(t, s.get(s.ops+"/healthz", "").Status)
 }
 
 func TestPagesOfNamedOriginsCallTheAPI(t *testing.T) {
@@ -75,7 +80,7 @@ func TestPagesOfNamedOriginsCallTheAPI(t *testing.T) {
 		} else {
 			request.Header.Set("Authorization", "Bearer "+tc.credential)
 		}
-		response, err := client.Do(request)
+		response, err := programtest.Client.Do(request)
 		require.NoError(t, err)
 		require.NoError(t, response.Body.Close())
 		require.Equal(t, []any{tc.status, tc.allowed}, []any{response.StatusCode, response.Header.Get("Access-Control-Allow-Origin")}, tc)
@@ -89,21 +94,20 @@ func TestStoppingCutsNoRequestInFlight(t *testing.T) {
 	s := startReady(t, environ)
 	conn := s.openRequest(token)
 
-	s.stop()
-	s.eventually("readiness ends at once", func() bool {
+	s.Signal(os.Interrupt)
+	s.Await("readiness ends at once", func() bool {
 		ready := s.get(s.ops+"/readyz", "")
-		return ready.status == http.StatusServiceUnavailable && strings.Contains(ready.body, `"service":"draining"`)
+		return ready.Status == http.StatusServiceUnavailable && strings.Contains(ready.Body, `"service":"draining"`)
 	})
-	s.eventually("new connections are refused", func() bool {
-		_, err := tryCall(client, http.MethodGet, s.api+"/v1/whoami", token, "")
-		return err != nil
+	s.Await("new connections are refused", func() bool {
+		return s.get(s.api+"/v1/whoami", token).Status == 0
 	})
 	fmt.Fprint(conn, "}")
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	require.NoError(t, err)
 	defer func() { _ = response.Body.Close() }()
 	require.Equal(t, http.StatusCreated, response.StatusCode)
-	require.Equal(t, exitOK, s.end())
+	require.Equal(t, exitOK, s.Wait())
 }
 
 func TestStoppingCutsRequestsThatDoNotEnd(t *testing.T) {
@@ -112,8 +116,8 @@ func TestStoppingCutsRequestsThatDoNotEnd(t *testing.T) {
 	token := newOwner(t, environ)
 	s := startReady(t, environ, "--shutdown-timeout", "100ms")
 	s.openRequest(token)
-	require.Equal(t, exitFailure, s.wait())
-	require.Contains(t, s.stderr.String(), "aikeysd: requests in flight were cut after 100ms")
+	require.Equal(t, exitFailure, s.Stop())
+	require.Contains(t, s.Stderr.String(), "aikeysd: requests in flight were cut after 100ms")
 }
 
 func TestStoppingWaitsForNoStreamAndAnswersRevokes(t *testing.T) {
@@ -122,26 +126,20 @@ func TestStoppingWaitsForNoStreamAndAnswersRevokes(t *testing.T) {
 	owner := newOwner(t, environ)
 	plane := newDataPlane(t, environ)
 	s := startReady(t, environ, "--shutdown-timeout", "1h")
-	lines := s.follow(client, plane)
+	lines := s.follow(programtest.Client, plane)
 	id := s.register(owner, "a")
-	answers := make(chan reply, 1)
-	go func() {
-		got, err := tryCall(client, http.MethodDelete, s.api+"/v1/aikeys/"+id+"?wait=10s", owner, "")
-		if err != nil {
-			got.body = err.Error()
-		}
-		answers <- got
-	}()
+	answers := make(chan programtest.Reply, 1)
+	go func() { answers <- programtest.Send(http.MethodDelete, s.api+"/v1/aikeys/"+id+"?wait=10s", owner, "") }()
 	s.awaitInFlight()
-	s.stop()
+	s.Signal(os.Interrupt)
 	select {
 	case got := <-answers:
-		require.Equal(t, http.StatusOK, got.status, got.body)
-		require.Contains(t, got.body, `"state":"complete"`, "the lease has run out, or so the service must take it")
-	case <-time.After(patience):
-		require.Fail(t, "the revoke was not answered", s.stderr.String())
+		require.Equal(t, http.StatusOK, got.Status, got.Body)
+		require.Contains(t, got.Body, `"state":"complete"`, "the lease has run out, or so the service must take it")
+	case <-time.After(programtest.Patience):
+		require.Fail(t, "the revoke was not answered", s.Stderr.String())
 	}
-	require.Equal(t, exitOK, s.end())
+	require.Equal(t, exitOK, s.Wait())
 	for range lines { // it has ended: otherwise this would go on
 	}
 }
@@ -149,25 +147,14 @@ func TestStoppingWaitsForNoStreamAndAnswersRevokes(t *testing.T) {
 // A stranger takes all places of both listeners. Owners and data planes get in, and streams stay open.
 func TestStrangersKeepNobodyOut(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, buildPrograms())
 	environ := newEnviron(t)
 	owner, plane := newOwner(t, environ), newDataPlane(t, environ)
-	s := &server{t: t}
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -n 128 && exec "$0" serve`, filepath.Join(shared, "aikeysd"))
-	cmd.Env, cmd.Stderr = environ, &s.stderr
-	require.NoError(t, cmd.Start())
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
-	s.awaitLog(`"msg":"ready"`)
-	fresh := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}} // each request is a newcomer
-	ask := func(method, path string) reply {
-		got, err := tryCall(fresh, method, s.api+path, owner, "")
-		require.NoError(t, err)
-		return got
+	s := launch(t, environ, "sh", "-c", `ulimit -n 128 && exec "$0" serve`, filepath.Join(shared, "aikeysd"))
+	fresh := &http.Client{Timeout: programtest.Patience, Transport: &http.Transport{DisableKeepAlives: true}} // each request is a newcomer
+	ask := func(method, path string) programtest.Reply {
+		return programtest.SendBy(fresh, method, s.api+path, owner, "")
 	}
-	id, lines := s.register(owner, "leaked"), s.follow(client, plane)
+	id, lines := s.register(owner, "leaked"), s.follow(programtest.Client, plane)
 	for _, url := range []string{s.api, s.dataplane} {
 		for i := range 100 { // more than the 32 places
 			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
@@ -178,57 +165,42 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 			}
 		}
 	}
-	require.Contains(t, ask(http.MethodGet, "/v1/aikeys").body, id)
-	require.Equal(t, http.StatusOK, ask(http.MethodDelete, "/v1/aikeys/"+id).status)
-	s.eventually("the stream from before has the revocation", func() bool { return strings.Contains(<-lines, id) })
+	require.Contains(t, ask(http.MethodGet, "/v1/aikeys").Body, id)
+	require.Equal(t, http.StatusOK, ask(http.MethodDelete, "/v1/aikeys/"+id).Status)
+	s.Await("the stream from before has the revocation", func() bool { return strings.Contains(<-lines, id) })
 	s.follow(fresh, plane)
 }
 
 func TestProcess(t *testing.T) {
-	require.NoError(t, buildPrograms())
-	launch := func(t *testing.T, environ []string) (*exec.Cmd, *server) {
-		s := &server{t: t}
-		cmd := exec.CommandContext(t.Context(), filepath.Join(shared, "aikeysd"), "serve")
-		cmd.Env, cmd.Stderr = environ, &s.stderr
-		require.NoError(t, cmd.Start())
-		t.Cleanup(func() {
-			_ = cmd.Process.Kill() // unless the test has ended it
-			_ = cmd.Wait()
-		})
-		s.awaitLog(`"msg":"ready"`)
-		return cmd, s
-	}
+	t.Parallel()
+	program := filepath.Join(shared, "aikeysd")
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String()+" stops it in order", func(t *testing.T) {
 			t.Parallel()
-			cmd, s := launch(t, newEnviron(t))
-			output, err := exec.CommandContext(t.Context(), "ps", "-o", "rss=", "-p", strconv.Itoa(cmd.Process.Pid)).Output()
+			s := launch(t, newEnviron(t), "sh", "-c", `echo "pid=$$" && exec "$0" serve`, program)
+			_, pid, _ := strings.Cut(strings.TrimSpace(s.Stdout.String()), "=")
+			output, err := exec.CommandContext(t.Context(), "ps", "-o", "rss=", "-p", pid).Output()
 			require.NoError(t, err)
 			kib, err := strconv.Atoi(string(bytes.TrimSpace(output)))
 			require.NoError(t, err)
 			require.Less(t, kib, 80<<10, "it is small when idle")
-			if limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid)); err == nil { // on Linux
+			if limits, err := os.ReadFile("/proc/" + pid + "/limits"); err == nil { // on Linux
 				require.Regexp(t, `Max core file size +0 +0 `, string(limits))
 			}
-			require.NoError(t, cmd.Process.Signal(signal))
-			require.NoError(t, cmd.Wait(), "exit code 0")
-			require.Contains(t, s.stderr.String(), `"msg":"stopped"`)
+			require.Equal(t, exitOK, s.End(signal))
+			require.Contains(t, s.Stderr.String(), `"msg":"stopped"`)
 		})
 	}
 	t.Run("a second signal ends it at once", func(t *testing.T) {
 		t.Parallel()
 		environ := newEnviron(t)
 		token := newOwner(t, environ)
-		cmd, s := launch(t, environ)
+		s := launch(t, environ, program, "serve")
 		s.openRequest(token)
-		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-		s.awaitLog("stopping")
-		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-		require.Error(t, cmd.Wait())
-		status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-		require.True(t, ok)
-		require.Equal(t, syscall.SIGTERM, status.Signal())
-		require.NotContains(t, s.stderr.String(), `"msg":"stopped"`)
+		s.Signal(syscall.SIGTERM)
+		s.AwaitLog("stopping")
+		require.Equal(t, -1, s.End(syscall.SIGTERM), "the signal ended it")
+		require.NotContains(t, s.Stderr.String(), `"msg":"stopped"`)
 	})
 }
 
@@ -249,8 +221,8 @@ func TestStartsThatAreHopelessEnd(t *testing.T) {
 			"AIKEYS_SEALER_OLD=local:" + dir + "/none.json", "AIKEYS_SEALER_OLD: there is no keyset at "},
 	} {
 		got := aikeysd(t, with(newEnviron(t), tc.change), "serve")
-		require.Equal(t, exitFailure, got.code, name)
-		last := got.stderr[strings.LastIndex(strings.TrimSpace(got.stderr), "\n")+1:]
+		require.Equal(t, exitFailure, got.Code, name)
+		last := got.Stderr[strings.LastIndex(strings.TrimSpace(got.Stderr), "\n")+1:]
 		require.Contains(t, last, "aikeysd: ", name)
 		require.Contains(t, last, tc.says, name)
 	}
@@ -283,14 +255,14 @@ func TestOldRecordsAreDeletedInBatches(t *testing.T) {
 
 	s := startReady(t, environ, "--fetch-retention", "0")
 	s.awaitLog(deleted("idempotency"))
-	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, exitOK, s.Stop())
 	fetches, idempotency := left()
 	require.EqualValues(t, 2*cleanupBatch+4, fetches, "they are kept forever")
 	require.EqualValues(t, 3, idempotency)
 	s = startReady(t, environ, "--fetch-retention", "7d", "--usage-retention", "7d")
 	s.awaitLog(deleted("fetch"))
 	s.awaitLog(deleted("usage"))
-	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, exitOK, s.Stop())
 	fetches, _ = left()
 	require.EqualValues(t, 3, fetches)
 	require.EqualValues(t, 3, query(t, database, `SELECT COUNT(*) FROM key_usage`)[0][0])
@@ -366,7 +338,7 @@ func TestLogsMetricsAndTracesHoldNothingSecret(t *testing.T) {
 		if tc.header != "" {
 			r.Header.Set(tc.header, tc.value)
 		}
-		response, err := client.Do(r)
+		response, err := programtest.Client.Do(r)
 		require.NoError(t, err)
 		body, err := io.ReadAll(response.Body)
 		require.NoError(t, err)
@@ -377,25 +349,25 @@ func TestLogsMetricsAndTracesHoldNothingSecret(t *testing.T) {
 	for _, address := range []string{s.api, s.ops} { // what is no HTTP
 		conn, err := net.Dial("tcp", strings.TrimPrefix(address, "http://"))
 		require.NoError(t, err)
-		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+		require.NoError(t, conn.SetDeadline(time.Now().Add(programtest.Patience)))
 		fmt.Fprintf(conn, "%s /%s HTTP/%s\r\n\r\n", marker, marker, marker)
 		_, err = io.ReadAll(conn)
 		require.NoError(t, err)
 		require.NoError(t, conn.Close())
 	}
-	metrics, readiness := s.get(s.ops+"/metrics", "").body, s.get(s.ops+"/readyz", "").body
-	require.Equal(t, exitOK, s.wait())
+	metrics, readiness := s.get(s.ops+"/metrics", "").Body, s.get(s.ops+"/readyz", "").Body
+	require.Equal(t, exitOK, s.Stop())
 
 	mu.Lock()
 	defer mu.Unlock()
 	for where, text := range map[string]string{
-		"log": s.stderr.String(), "metrics": metrics, "readiness": readiness, "spans": raw.String(), "standard output": s.stdout.String(),
+		"log": s.Stderr.String(), "metrics": metrics, "readiness": readiness, "spans": raw.String(), "standard output": s.Stdout.String(),
 	} {
 		require.NotContains(t, text, marker, where)
 		require.NotContains(t, text, strings.Split(token, "_")[2], where)
 	}
 	// They were written, or the above would hold for nothing.
-	require.Contains(t, s.stderr.String(), `"operation":"registerKey"`)
+	require.Contains(t, s.Stderr.String(), `"operation":"registerKey"`)
 	require.Contains(t, metrics, `aikeys_http_requests_total{listener="public",operation="registerKey",status="201"} 1`)
 	require.Contains(t, metrics, `aikeys_session_lookups_total`)
 	require.Contains(t, names, "registerKey", "spans are named after the operation, and the last ones are sent at the end")
@@ -419,29 +391,29 @@ func TestServeOutlivesADatabaseThatComesLater(t *testing.T) {
 	s.awaitLog("listening")
 
 	unready := s.get(s.ops+"/readyz", "")
-	require.Equal(t, http.StatusServiceUnavailable, unready.status)
-	require.JSONEq(t, `{"ready":false,"checks":{"service":"starting","database":"unavailable","schema":"pending","keyset":"pending"}}`, unready.body)
+	require.Equal(t, http.StatusServiceUnavailable, unready.Status)
+	require.JSONEq(t, `{"ready":false,"checks":{"service":"starting","database":"unavailable","schema":"pending","keyset":"pending"}}`, unready.Body)
 	refused := s.get(s.api+"/v1/whoami", "")
-	require.Equal(t, http.StatusServiceUnavailable, refused.status)
-	require.NotEmpty(t, refused.header.Get("Retry-After"))
-	require.Equal(t, http.StatusOK, s.get(s.ops+"/healthz", "").status, "it lives")
+	require.Equal(t, http.StatusServiceUnavailable, refused.Status)
+	require.NotEmpty(t, refused.Header.Get("Retry-After"))
+	require.Equal(t, http.StatusOK, s.get(s.ops+"/healthz", "").Status, "it lives")
 	s.awaitLog(`"waiting_for":"database"`)
 
 	require.NoError(t, cluster.Start())
 	s.awaitLog(`"msg":"ready"`)
-	require.Equal(t, 1, strings.Count(s.stderr.String(), `"waiting_for":"database"`), "logged once:\n%s", &s.stderr)
+	require.Equal(t, 1, strings.Count(s.Stderr.String(), `"waiting_for":"database"`), "logged once:\n%s", &s.Stderr)
 	token := newOwner(t, environ)
-	require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", token).status)
-	require.Regexp(t, `aikeys_db_connections_max 16\n`, s.get(s.ops+"/metrics", "").body)
-	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", token).Status)
+	require.Regexp(t, `aikeys_db_connections_max 16\n`, s.get(s.ops+"/metrics", "").Body)
+	require.Equal(t, exitOK, s.Stop())
 
 	t.Run("a wrong keyset is refused then as well", func(t *testing.T) {
 		require.NoError(t, cluster.Stop(modelstest.Fast))
 		other := begin(t, with(newEnviron(t), "AIKEYS_DATABASE_URL="+cluster.URL("postgres")), "serve")
 		other.awaitLog(`"waiting_for":"database"`)
 		require.NoError(t, cluster.Start())
-		require.Equal(t, exitFailure, other.end())
-		require.Contains(t, other.stderr.String(), "does not open this database")
+		require.Equal(t, exitFailure, other.Wait())
+		require.Contains(t, other.Stderr.String(), "does not open this database")
 	})
 }
 
@@ -451,7 +423,7 @@ func TestAWrongKeysetIsRefusedBeforeAnythingChanges(t *testing.T) {
 	token := newOwner(t, environ)
 	s := startReady(t, environ)
 	s.register(token, "a")
-	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, exitOK, s.Stop())
 	database := databaseOf(environ)
 	dump := func() string { // the schema and all rows
 		tables := query(t, database, `SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name`)
@@ -465,17 +437,17 @@ func TestAWrongKeysetIsRefusedBeforeAnythingChanges(t *testing.T) {
 	before := dump()
 
 	got := aikeysd(t, with(environ, "AIKEYS_SEALER=local:"+filepath.Join(t.TempDir(), "other.json")), "serve")
-	require.Equal(t, exitFailure, got.code)
+	require.Equal(t, exitFailure, got.Code)
 	for _, says := range []string{
 		"the sealer's keyset does not open this database", // what it means
 		"AIKEYS_SEALER=local:", database, "backup",        // what to check
 		"a new keyset was made", "nothing was changed in the database",
 	} {
-		require.Contains(t, got.stderr, says)
+		require.Contains(t, got.Stderr, says)
 	}
-	require.NotContains(t, got.stderr, `"msg":"ready"`)
+	require.NotContains(t, got.Stderr, `"msg":"ready"`)
 	require.Equal(t, before, dump())
-	require.Equal(t, exitOK, startReady(t, environ).wait(), "the right keyset opens it as before")
+	require.Equal(t, exitOK, startReady(t, environ).Stop(), "the right keyset opens it as before")
 }
 
 func TestMigrateNeverWaitsForTheOperator(t *testing.T) {
@@ -483,10 +455,149 @@ func TestMigrateNeverWaitsForTheOperator(t *testing.T) {
 	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+modelstest.EngineSQLite.URL(t))
 	s := begin(t, environ, "serve", "--migrate", "never")
 	s.awaitLog("run: aikeysd migrate up")
-	require.Contains(t, s.get(s.ops+"/readyz", "").body, `"schema":"pending"`)
+	require.Contains(t, s.get(s.ops+"/readyz", "").Body, `"schema":"pending"`)
 	require.Contains(t, mustAikeysd(t, environ, "migrate", "status"), "pending")
 	require.Regexp(t, `is up to date, after [1-9]\d* migrations`, mustAikeysd(t, environ, "migrate", "up"))
 	s.awaitLog(`"msg":"ready"`)
 	require.NotContains(t, mustAikeysd(t, environ, "migrate", "status"), "pending")
 	require.Contains(t, mustAikeysd(t, environ, "migrate", "up"), "is up to date")
+}
+
+// The primary is lost with a commit that its standby never had, comes back as a standby that can't follow the new primary, and stays at
+// the address for a while. A data plane serves requests all the time, from a replica that knows the address alone.
+func TestFailoverServesNoRevokedKey(t *testing.T) {
+	t.Parallel()
+	primary := modelstest.StartCluster(t)
+	address := modelstest.NewAddress(t, primary)
+	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+address.URL("postgres"))
+	mustAikeysd(t, environ, "migrate", "up")
+	owner, plane := newOwner(t, environ), newDataPlane(t, environ)
+	replica := startReady(t, environ)
+	key := replica.register(owner, "first")
+	resolver := replica.runDataPlane(plane)
+	replica.Await("the data plane serves", func() bool { return resolve(t, resolver) == key })
+	standby := modelstest.StartStandby(t, primary)
+	require.NoError(t, standby.Stop(modelstest.Fast))
+	replica.register(owner, "lost") // the standby never has it
+
+	var (
+		complete   atomic.Bool
+		done       = make(chan struct{})
+		load       sync.WaitGroup
+		lateServes atomic.Int64
+	)
+	for range 4 {
+		load.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				case <-time.After(time.Millisecond):
+				}
+				after := complete.Load()
+				if resolve(t, resolver) == key && after {
+					lateServes.Add(1)
+				}
+			}
+		})
+	}
+	require.NoError(t, primary.Stop(modelstest.Immediate))
+	require.NoError(t, standby.Start())
+	standby.Promote(t)
+	primary.Follow(t, standby)
+	require.NoError(t, primary.Start())
+	replica.Await("the replica notices that the address leads to a standby", func() bool {
+		got := replica.get(replica.ops+"/readyz", "")
+		return got.Status == http.StatusServiceUnavailable && strings.Contains(got.Body, `"database":"read-only"`)
+	})
+	replica.Await("the data plane stops serving", func() bool {
+		_, err := resolver.Resolve(t.Context(), dataplane.ForUser("acme", "chat", "alice", "openai"))
+		return errors.Is(err, dataplane.ErrUnavailable)
+	})
+
+	// Another replica is at the new primary already.
+	second := startReady(t, with(environ, "AIKEYS_DATABASE_URL="+standby.URL("postgres")))
+	receipt := programtest.Send(http.MethodDelete, second.api+"/v1/aikeys/"+key+"?wait=10s", owner, "")
+	require.Contains(t, receipt.Body, `"state":"complete"`)
+	complete.Store(true)
+
+	moved := time.Now()
+	address.MoveTo(standby)
+	next, attempts := "", 0
+	replica.Await("the replica takes writes again", func() bool {
+		attempts++ // a register whose answer is lost may have stored its key
+		got := programtest.Send(http.MethodPost, replica.api+"/v1/aikeys", owner, registerBody(fmt.Sprintf("next-%d", attempts)))
+		next = anyKeyID.FindString(got.Body)
+		return got.Status == http.StatusCreated
+	})
+	replica.Await("the data plane serves the next key", func() bool { return resolve(t, resolver) == next })
+	t.Logf("recovered %s after the address moved", time.Since(moved).Round(time.Millisecond))
+	close(done)
+	load.Wait()
+	require.Zero(t, lateServes.Load(), "requests that were served with the revoked key after its receipt was complete")
+}
+
+// Patroni switches over, and then replaces a primary that has crashed. All the time, keys are registered and revoked, by somebody who
+// tries until there is a receipt, and a data plane serves requests.
+func TestPatroniFailoverServesNoRevokedKey(t *testing.T) {
+	t.Parallel()
+	cluster := modelstest.StartPatroni(t)
+	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+cluster.URL("postgres"))
+	mustAikeysd(t, environ, "migrate", "up")
+	owner, plane := newOwner(t, environ), newDataPlane(t, environ)
+	replica := startReady(t, environ)
+	resolver := replica.runDataPlane(plane)
+	var (
+		revoked    sync.Map // ids of keys whose receipts are complete
+		receipts   atomic.Int64
+		lateServes atomic.Int64
+		load       sync.WaitGroup
+		done       = make(chan struct{})
+	)
+	isDone := func() bool {
+		select {
+		case <-done:
+			return true
+		case <-time.After(time.Millisecond):
+			return false
+		}
+	}
+	for range 4 {
+		load.Go(func() {
+			for !isDone() {
+				before := map[any]bool{}
+				revoked.Range(func(id, _ any) bool { before[id] = true; return true })
+				if before[resolve(t, resolver)] {
+					lateServes.Add(1)
+				}
+			}
+		})
+	}
+	load.Go(func() {
+		for n := 0; !isDone(); n++ {
+			// A register whose answer is lost may have stored its key: the next one has another name.
+			got := programtest.Send(http.MethodPost, replica.api+"/v1/aikeys", owner, registerBody(fmt.Sprintf("key-%d", n)))
+			key := anyKeyID.FindString(got.Body)
+			if got.Status != http.StatusCreated {
+				continue
+			}
+			for !strings.Contains(programtest.Send(http.MethodDelete, replica.api+"/v1/aikeys/"+key+"?wait=5s", owner, "").Body, `"state":"complete"`) {
+				if isDone() {
+					return
+				}
+			}
+			revoked.Store(key, true)
+			receipts.Add(1)
+		}
+	})
+	replica.Await("keys come and go", func() bool { return receipts.Load() > 3 })
+	for name, fault := range map[string]func(testing.TB){"switchover": cluster.Switchover, "crash": cluster.CrashPrimary} {
+		fault(t)
+		replaced, before := time.Now(), receipts.Load()
+		replica.Await("keys come and go again", func() bool { return receipts.Load() > before+1 })
+		t.Logf("%s: two receipts %s after there was a primary", name, time.Since(replaced).Round(time.Millisecond))
+	}
+	close(done)
+	load.Wait()
+	require.Zero(t, lateServes.Load(), "requests that were served with a revoked key after its receipt was complete")
 }

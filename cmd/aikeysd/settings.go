@@ -321,18 +321,8 @@ func (s *config) apiListenSettings() (names []string) {
 // listenSettings names the settings of all addresses.
 func listenSettings() []string { return []string{"listen", "dataplane-listen", "ops-listen"} }
 
-func (s *config) checkCertificates() (complaints []string) {
-	if s.TLSCert != "" && s.TLSKey != "" {
-		if _, err := tlsfiles.ReadPair(s.TLSCert, s.TLSKey); err != nil {
-			complaints = append(complaints, fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err))
-		}
-	}
-	if s.DataplaneCA != "" {
-		if _, err := tlsfiles.ReadPool(s.DataplaneCA); err != nil {
-			complaints = append(complaints, fmt.Sprintf("%s: %s", s.Of("dataplane-client-ca").Given(), err))
-		}
-	}
-	return complaints
+func (s *config) checkCertificates() []string {
+	return append(s.CheckCertificate("tls-cert", "tls-key"), settings.CheckFile(s.Set, "dataplane-client-ca", tlsfiles.ReadPool)...)
 }
 
 func (s *config) checkOIDC() []string {

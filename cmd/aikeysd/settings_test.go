@@ -151,13 +151,13 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			got := aikeysd(t, tc.environ, append([]string{"serve"}, tc.args...)...)
-			require.Equal(t, exitUsage, got.code)
+			require.Equal(t, exitUsage, got.Code)
 			for _, says := range tc.says {
-				require.Contains(t, got.stderr, says)
+				require.Contains(t, got.Stderr, says)
 			}
-			require.NotContains(t, got.stderr, "hunter2")
+			require.NotContains(t, got.Stderr, "hunter2")
 			if name != "everything at once" {
-				require.Equal(t, 1, strings.Count(got.stderr, "\n"), got.stderr)
+				require.Equal(t, 1, strings.Count(got.Stderr, "\n"), got.Stderr)
 			}
 		})
 	}
@@ -228,9 +228,9 @@ func TestWrongSettingsAreFoundFirst(t *testing.T) {
 			t.Chdir(t.TempDir())
 			for _, command := range []string{"serve", "check"} {
 				got := aikeysd(t, changes, command)
-				require.Equal(t, exitUsage, got.code)
-				require.Contains(t, got.stderr, strings.Split(changes[0], "=")[0])
-				require.NotContains(t, got.stderr, "hunter2")
+				require.Equal(t, exitUsage, got.Code)
+				require.Contains(t, got.Stderr, strings.Split(changes[0], "=")[0])
+				require.NotContains(t, got.Stderr, "hunter2")
 			}
 			require.NoDirExists(t, "data")
 		})

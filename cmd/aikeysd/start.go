@@ -93,8 +93,7 @@ func (s *service) start(ctx context.Context) error {
 	if err := s.keyset.Recheck(ctx); errors.Is(err, kms.ErrRefused) { // what was sealed opens, so fetches are served
 		s.log.WarnContext(ctx, "new secrets can't be sealed", slog.String("error", cli.OneLine(err.Error())))
 	}
-	s.deleteOldRecords(ctx, cleanupInterval)
-	return nil
+	return s.deleteOldRecords(ctx)
 }
 
 // becomeReady returns when the service is ready, when ctx is done, or with an error that waiting can't cure. It logs what it

@@ -21,6 +21,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/internal/secretfile"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
@@ -158,6 +159,30 @@ func (s *Set) Pair(a, b string) (complaints []string) {
 	first, second := s.Of(a), s.Of(b)
 	if (first.text == "") != (second.text == "") {
 		complaints = []string{fmt.Sprintf("%s and %s: give both or none", first.Given(), second.Given())}
+	}
+	return complaints
+}
+
+// CheckFile checks that read accepts the file that a setting names. An empty setting names none.
+func CheckFile[T any](s *Set, name string, read func(file string) (T, error)) (complaints []string) {
+	d := s.Of(name)
+	if d.text == "" {
+		return nil
+	}
+	if _, err := read(d.text); err != nil {
+		complaints = []string{d.Given() + ": " + err.Error()}
+	}
+	return complaints
+}
+
+// CheckCertificate checks that the files of a certificate and its key belong together, if both settings are given.
+func (s *Set) CheckCertificate(cert, key string) (complaints []string) {
+	first, second := s.Of(cert), s.Of(key)
+	if first.text == "" || second.text == "" {
+		return nil
+	}
+	if _, err := tlsfiles.ReadPair(first.text, second.text); err != nil {
+		complaints = []string{fmt.Sprintf("%s and %s: %s", first.Given(), second.Given(), err)}
 	}
 	return complaints
 }

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+const (
+	// expiryInterval is how often the service looks for keys that expire and for replaced versions to destroy. When the expiry of a
+	// key was moved to an earlier time, data planes end its streams by the event of this look.
+	expiryInterval = 500 * time.Millisecond
+	expiryBatch    = 100
+	// destroyInterval is how often the service looks for removals of members that can no longer be undone.
+	destroyInterval = 10 * time.Second
+	destroyBatch    = 20
+	// cleanupInterval is how often the service deletes old records, at most cleanupBatch in a transaction.
+	cleanupInterval = time.Hour
+	cleanupBatch    = 1000
+)
+
+// every calls do at once and then once every interval, until ctx is done.
+func every(ctx context.Context, interval time.Duration, do func()) error {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		do()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// announceExpiries writes the events of keys that will expire or have expired, and destroys replaced versions whose overlap has
+// ended, until ctx is done. Every process does this.
+func (s *service) announceExpiries(ctx context.Context) error {
+	newEvent := newServiceEvent()
+	const warning = "expiries of keys can't be announced, nor replaced versions destroyed; keys stop serving in time even so"
+	return every(ctx, expiryInterval, s.inBatches(ctx, expiryBatch, warning, func(now int64) (int, error) {
+		announced, err := s.store.AnnounceExpiries(ctx, now, expiryBatch, newEvent)
+		destroyed, destroyErr := s.store.DestroyRetired(ctx, now, expiryBatch, newEvent)
+		return max(announced, destroyed), errors.Join(err, destroyErr)
+	}))
+}
+
+// destroyRemoved destroys the keys of removed members once their removal can no longer be undone, until ctx is done. Every
+// process does this.
+func (s *service) destroyRemoved(ctx context.Context) error {
+	newEvent := newServiceEvent()
+	const warning = "keys of removed members can't be destroyed; they serve nobody even so"
+	return every(ctx, destroyInterval, s.inBatches(ctx, destroyBatch, warning, func(now int64) (int, error) {
+		return s.store.DestroyRemoved(ctx, now, destroyBatch, newEvent)
+	}))
+}
+
+// inBatches returns a function that calls work until it has done less than a whole batch. It logs the warning when work fails and
+// did not fail the last time.
+func (s *service) inBatches(ctx context.Context, size int, warning string, work func(now int64) (done int, err error)) func() {
+	failing := false
+	return func() {
+		for done := size; done == size; {
+			var err error
+			if done, err = work(time.Now().UnixMicro()); err != nil && !failing && ctx.Err() == nil {
+				s.log.WarnContext(ctx, warning, slog.String("error", err.Error()))
+			}
+			failing = err != nil
+		}
+	}
+}
+
+// newServiceEvent returns a function that makes the events of changes to keys that the service makes by the clock.
+func newServiceEvent() func(models.EventType, models.Key) models.Event {
+	var ids models.IDs
+	return func(what models.EventType, k models.Key) models.Event {
+		now := time.Now()
+		return models.Event{
+			ID: ids.Next(models.EventIDPrefix, now), CustomerID: k.CustomerID, ProjectID: k.ProjectID, ScopeUserID: k.UserID,
+			Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(), ActorMethod: models.MethodService, KeyID: k.ID, Provider: k.Provider,
+		}
+	}
+}
+
+// deleteOldRecords deletes the records that have outlived their retention, until ctx is done. What a failure leaves is deleted
+// the next time.
+func (s *service) deleteOldRecords(ctx context.Context) error {
+	return every(ctx, cleanupInterval, func() {
+		for kind, rule := range map[string]struct {
+			keep   time.Duration // 0 is forever
+			delete func(tx *models.Tx, before int64, limit int) (int64, error)
+		}{
+			"idempotency":    {models.IdempotencyLife, (*models.Tx).ForgetIdempotency},
+			"usage reporter": {models.UsageReporterLife, (*models.Tx).ForgetUsageReporters},
+			"fetch":          {s.cfg.FetchRetention, (*models.Tx).ForgetFetches},
+			"usage":          {s.cfg.UsageRetention, (*models.Tx).ForgetUsage},
+		} {
+			if rule.keep == 0 {
+				continue
+			}
+			before, deleted := time.Now().Add(-rule.keep).UnixMicro(), int64(0)
+			var err error
+			for batch := int64(cleanupBatch); err == nil && batch == cleanupBatch; { // small transactions, so that no request waits long for a write
+				err = s.store.Transact(ctx, func(tx *models.Tx) (err error) {
+					batch, err = rule.delete(tx, before, cleanupBatch)
+					return err
+				})
+				if err == nil {
+					deleted += batch
+				}
+			}
+			if err != nil && ctx.Err() == nil {
+				s.log.WarnContext(ctx, "old records were not deleted", slog.String("kind", kind), slog.String("error", err.Error()))
+			} else if deleted > 0 {
+				s.log.InfoContext(ctx, "old records deleted", slog.String("kind", kind), slog.Int64("records", deleted))
+			}
+		}
+	})
+}
