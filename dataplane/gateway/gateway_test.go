@@ -1034,7 +1034,7 @@ func TestARestrictedNextKeyIsALimit(t *testing.T) {
 		}
 		requireExplained := func(head answer, body string) {
 			require.Equal(t, http.StatusTooManyRequests, head.StatusCode, body)
-			require.Contains(t, body, "the key that serves meanwhile may not be used for this request")
+			require.Contains(t, body, "the next key may not be used for this request")
 			require.NotEmpty(t, head.Header.Get("Retry-After"))
 		}
 		requireExplained(head, body)

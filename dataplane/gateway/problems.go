@@ -174,7 +174,7 @@ var problems = problem.Table{
 	},
 	{
 		Err: errNextRestricted, Status: http.StatusTooManyRequests, Code: codeExhausted, Slug: "key-limited", Title: "Key limited",
-		Detail: "The provider key for this request is at a limit, its provider's or its own, and the key that serves meanwhile may not be used for this request. Try again after the time in Retry-After.",
+		Detail: "The provider key for this request is at a limit, its provider's or its own, and the next key may not be used for this request. Try again after the time in Retry-After.",
 	},
 	{
 		Err: errConcurrentByProxy, Status: http.StatusForbidden, Code: codeDenied, Slug: "limit-not-enforced", Title: "Limit not enforced",

@@ -92,30 +92,30 @@ type ClientInterface interface {
 
 	// ListKeys List AI keys
 	//
-	// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
-	// pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
+	// Lists the project's keys and the caller's own, newest first, in pages of at most 1,000. It includes
+	// revoked keys unless `state` is given. Other members' own keys are never listed, not even for an owner.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 	ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RegisterKeyWithBody Register an AI key
 	//
-	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-	// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-	// first without a gap.
+	// Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+	// requests to that provider. If several keys are active, the newest serves, so registering a second key
+	// replaces the first without a gap.
 	//
-	// Only an owner of the project may register a project-level key. Any member may register a key of their own
-	// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-	// otherwise.
+	// Only an owner of the project may register a project-level key. Any member may register a key of their
+	// own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+	// unless the policy says otherwise.
 	//
-	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+	// Names are unique among the active keys of one provider and scope. A scope is the project or one member.
 	// Revoking a key frees its name.
 	//
 	// With `expires_at`, the key stops serving at that time, everywhere.
 	//
-	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-	// stored.
+	// With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+	// that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+	// prevent the key from being stored.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -124,22 +124,22 @@ type ClientInterface interface {
 
 	// RegisterKey Register an AI key
 	//
-	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-	// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-	// first without a gap.
+	// Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+	// requests to that provider. If several keys are active, the newest serves, so registering a second key
+	// replaces the first without a gap.
 	//
-	// Only an owner of the project may register a project-level key. Any member may register a key of their own
-	// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-	// otherwise.
+	// Only an owner of the project may register a project-level key. Any member may register a key of their
+	// own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+	// unless the policy says otherwise.
 	//
-	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+	// Names are unique among the active keys of one provider and scope. A scope is the project or one member.
 	// Revoking a key frees its name.
 	//
 	// With `expires_at`, the key stops serving at that time, everywhere.
 	//
-	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-	// stored.
+	// With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+	// that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+	// prevent the key from being stored.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -148,60 +148,65 @@ type ClientInterface interface {
 
 	// RevokeKey Revoke an AI key
 	//
-	// Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
-	// answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
-	// is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
-	// stays in force, and its receipt is the answer.
+	// Revokes a key permanently. From then on no fetch of the key succeeds, and data planes drop it within a
+	// second. The answer is the revocation's receipt, which counts the data planes that have confirmed. With
+	// `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
+	// the first revocation stays in force, and the answer is its receipt.
 	//
-	// Only an owner of the project may revoke a project-level key, and only the member a key of their own.
+	// Only an owner of the project may revoke a project-level key, and only the member who registered it a key
+	// of their own.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `RevokeKey` operationId).
 	RevokeKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RevokeKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetKey Get an AI key
 	//
-	// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
-	// key exists only for that member: all others, including owners, get a 404.
+	// Returns the metadata of one key, active or revoked. Every member can read a project-level key. Only the
+	// member who registered a key of their own can read it: everyone else, including owners, gets a 404.
 	//
-	// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
-	// A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+	// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or until
+	// the time is over. A key without a receipt is returned at once. The receipt of a rotation is returned
+	// with the key's versions.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 	GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *GetKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// UpdateKeyWithBody Change an AI key
 	//
-	// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-	// `application/json`). The answer is the key as it is now.
+	// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+	// send it as `application/json`). The answer is the key after the change.
 	//
-	// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-	// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-	// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-	// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-	// receipt.
+	// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+	// Data planes drop the key within a second, and end the streams that it serves. The key's
+	// `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+	// that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+	// second. Disabling a disabled key keeps the first time and receipt.
 	//
-	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-	// expired key serve again.
+	// `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+	// that time. A later time lets an expired key serve again.
 	//
-	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+	// `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+	// serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+	// all other keys of its order that have a weight, in proportion to their weights. The same key always
+	// serves the same caller. `resolve` shows the outcome.
 	//
-	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+	// `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+	// whose model they can't read: WebSockets, files and batches are among them. A list in the request
+	// replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+	// takes effect as fast as `disabled`.
 	//
-	// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-	// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-	// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+	// `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+	// by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+	// plane answers a request over its share with 429. A limit in the request replaces the previous one;
+	// `null` removes one limit, and `limit: null` removes all.
 	//
-	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-	// not undo each other's changes, and a key can be disabled at once.
+	// With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+	// it, the change applies to the key's current state. Members that the body does not name stay, so callers
+	// who change different members do not undo each other's changes, and disabling a key needs no read first.
 	//
-	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-	// member a key of their own.
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+	// the member who registered it a key of their own.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -210,37 +215,40 @@ type ClientInterface interface {
 
 	// UpdateKey Change an AI key
 	//
-	// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-	// `application/json`). The answer is the key as it is now.
+	// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+	// send it as `application/json`). The answer is the key after the change.
 	//
-	// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-	// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-	// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-	// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-	// receipt.
+	// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+	// Data planes drop the key within a second, and end the streams that it serves. The key's
+	// `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+	// that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+	// second. Disabling a disabled key keeps the first time and receipt.
 	//
-	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-	// expired key serve again.
+	// `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+	// that time. A later time lets an expired key serve again.
 	//
-	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+	// `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+	// serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+	// all other keys of its order that have a weight, in proportion to their weights. The same key always
+	// serves the same caller. `resolve` shows the outcome.
 	//
-	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+	// `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+	// whose model they can't read: WebSockets, files and batches are among them. A list in the request
+	// replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+	// takes effect as fast as `disabled`.
 	//
-	// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-	// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-	// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+	// `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+	// by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+	// plane answers a request over its share with 429. A limit in the request replaces the previous one;
+	// `null` removes one limit, and `limit: null` removes all.
 	//
-	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-	// not undo each other's changes, and a key can be disabled at once.
+	// With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+	// it, the change applies to the key's current state. Members that the body does not name stay, so callers
+	// who change different members do not undo each other's changes, and disabling a key needs no read first.
 	//
-	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-	// member a key of their own.
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+	// the member who registered it a key of their own.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -249,37 +257,42 @@ type ClientInterface interface {
 
 	// RollbackKey Roll an AI key back
 	//
-	// Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
-	// is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+	// Makes the version that the active one replaced serve again, if it is still retiring. The version that is
+	// rolled back becomes `retiring`. A second rollback changes nothing: to undo a rollback, activate the
+	// other version.
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback (the `RollbackKey` operationId).
 	RollbackKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RollbackKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RotateKeyWithBody Rotate an AI key
 	//
-	// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-	// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+	// Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+	// request fails because of a rotation: a data plane serves the old version until it learns of the new one.
 	//
-	// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-	// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-	// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-	// `now`: at once, without a test. `manual`: it waits until it is activated.
+	// `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+	// provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+	// stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+	// reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+	// `manual`: the version waits until it is activated.
 	//
-	// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-	// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-	// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-	// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+	// The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+	// then `rollback` restores it. The service restores it by itself if a data plane reports within the
+	// overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+	// With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+	// that has leaked.
 	//
-	// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-	// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+	// The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+	// the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+	// over.
 	//
-	// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-	// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-	// absent leaves it, and `null` takes it away.
+	// A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+	// activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+	// absent, the key's stays, and `null` removes it.
 	//
-	// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-	// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-	// may rotate a project-level key, and only the member a key of their own.
+	// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+	// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+	// owner of the project may rotate a project-level key, and only the member who registered it a key of
+	// their own.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -288,29 +301,33 @@ type ClientInterface interface {
 
 	// RotateKey Rotate an AI key
 	//
-	// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-	// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+	// Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+	// request fails because of a rotation: a data plane serves the old version until it learns of the new one.
 	//
-	// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-	// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-	// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-	// `now`: at once, without a test. `manual`: it waits until it is activated.
+	// `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+	// provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+	// stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+	// reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+	// `manual`: the version waits until it is activated.
 	//
-	// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-	// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-	// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-	// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+	// The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+	// then `rollback` restores it. The service restores it by itself if a data plane reports within the
+	// overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+	// With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+	// that has leaked.
 	//
-	// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-	// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+	// The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+	// the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+	// over.
 	//
-	// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-	// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-	// absent leaves it, and `null` takes it away.
+	// A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+	// activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+	// absent, the key's stays, and `null` removes it.
 	//
-	// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-	// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-	// may rotate a project-level key, and only the member a key of their own.
+	// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+	// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+	// owner of the project may rotate a project-level key, and only the member who registered it a key of
+	// their own.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -319,41 +336,42 @@ type ClientInterface interface {
 
 	// VerifyKey Test an AI key
 	//
-	// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
-	// key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
-	// of fetches before the provider is asked. It takes up to 8 seconds.
+	// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict is
+	// kept as the key's `verification` and recorded in the audit trail as `key.verified`. The service records
+	// the opening among the fetches before it asks the provider. A test takes up to 8 seconds.
 	//
-	// A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
-	// still go to the provider, which refuses them.
+	// A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
+	// the key still go to the provider, which refuses them.
 	//
-	// Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
-	// is tested at most once in 10 seconds.
+	// Only an owner of the project may test a project-level key, and only the member who registered it a key
+	// of their own. A key is tested at most once in 10 seconds.
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
 	VerifyKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListKeyVersions List the versions of an AI key
 	//
-	// Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
-	// are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+	// Lists the key's versions, newest first, and the receipt of the last change of the active version. At
+	// most 100 destroyed versions are listed, the latest ones. With `wait`, the answer is delayed until that
+	// receipt is complete.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions (the `ListKeyVersions` operationId).
 	ListKeyVersions(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *ListKeyVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DestroyKeyVersion Destroy a version of an AI key
 	//
-	// Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
-	// delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
-	// version can't be destroyed. Destroying a destroyed version changes nothing.
+	// Destroys the service's copy of a pending or retiring version. A rollback to that version is impossible
+	// from then on. Do this before you delete a retiring secret at its provider, so that no rollback restores
+	// a deleted secret. The active version can't be destroyed. Destroying a destroyed version changes nothing.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version} (the `DestroyKeyVersion` operationId).
 	DestroyKeyVersion(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *DestroyKeyVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ActivateKeyVersion Have a version of an AI key serve
+	// ActivateKeyVersion Activate a version of an AI key
 	//
-	// Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
-	// from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
-	// the receipt of the time when it became active.
+	// Makes a pending version serve, without a test, or makes a retiring version serve again. The version that
+	// it replaces becomes `retiring`, for the overlap of the rotation. Activating the active version changes
+	// nothing, and returns the receipt of its activation.
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate (the `ActivateKeyVersion` operationId).
 	ActivateKeyVersion(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *ActivateKeyVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -361,66 +379,67 @@ type ClientInterface interface {
 	// ListEvents Read the audit trail
 	//
 	// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
-	// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-	// events about other members' own keys. Filters narrow the list; give all pages the same ones.
+	// includes attempts that the member's role does not allow, as `denied`. Every member may read it, without
+	// the events about other members' own keys. Filters narrow the list; send the same filters for every page.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 	ListEvents(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListFetches Read the records of fetches
 	//
-	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
-	// and each time that the service opened a key to test it.
+	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
+	// Only an owner may read it. It includes refused fetches, except those with an invalid caller's
+	// credential, and each time the service opened a key to test it.
 	//
-	// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-	// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
+	// A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
+	// for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
+	// for every page.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 	ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// FindLeaksWithBody Find and revoke what has leaked
+	// FindLeaksWithBody Find and revoke leaked keys
 	//
-	// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-	// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+	// Finds the project's keys that have one of these values as their secret, or as a secret field of their
+	// credential, and the API keys of this service among the values. A value may be a line of a file, such as
 	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 	//
-	// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-	// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-	// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-	// customer it acts.
+	// The search covers the keys of the project and of all its members, in all versions: active, pending,
+	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+	// registered before the service made fingerprints is found once its operator has added its fingerprint. An
+	// API key is found wherever in the customer it acts.
 	//
-	// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-	// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-	// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-	// complete, or until the time is over.
+	// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+	// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+	// together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+	// answer is delayed until the receipts are complete, or until the time is over.
 	//
-	// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-	// request. A user may ask 10 times a minute.
+	// Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+	// A user may call this 10 times a minute.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
 	FindLeaksWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// FindLeaks Find and revoke what has leaked
+	// FindLeaks Find and revoke leaked keys
 	//
-	// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-	// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+	// Finds the project's keys that have one of these values as their secret, or as a secret field of their
+	// credential, and the API keys of this service among the values. A value may be a line of a file, such as
 	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 	//
-	// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-	// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-	// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-	// customer it acts.
+	// The search covers the keys of the project and of all its members, in all versions: active, pending,
+	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+	// registered before the service made fingerprints is found once its operator has added its fingerprint. An
+	// API key is found wherever in the customer it acts.
 	//
-	// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-	// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-	// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-	// complete, or until the time is over.
+	// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+	// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+	// together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+	// answer is delayed until the receipts are complete, or until the time is over.
 	//
-	// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-	// request. A user may ask 10 times a minute.
+	// Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+	// A user may call this 10 times a minute.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -436,13 +455,14 @@ type ClientInterface interface {
 
 	// RemoveMember Remove a member
 	//
-	// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
-	// planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
-	// or that time is over.
+	// Removes a member from the project. Their sessions lose access to the project at once. Their own keys
+	// stop serving; data planes drop them within a second. One receipt covers all of that. With `wait`, the
+	// answer is delayed until it is complete or the time is over.
 	//
-	// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-	// `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
-	// stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+	// Their API keys are barred from the project, and their own keys are disabled: adding the user again
+	// restores neither. `restore` undoes the removal within `grace_days`, or by default the project's grace.
+	// After that, their own keys are revoked, and their stored secrets are destroyed. Only owners may do this.
+	// The last owner can't be removed. `impact` previews a removal.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 	RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -469,34 +489,35 @@ type ClientInterface interface {
 
 	// GetMemberImpact Show what a removal would do
 	//
-	// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
-	// registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+	// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers:
+	// a person who has registered a key may still have its secret. The member's own keys are only counted.
+	// Only owners may read it.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact (the `GetMemberImpact` operationId).
 	GetMemberImpact(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RestoreMember Undo the removal of a member
 	//
-	// Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
-	// they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
-	// were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
-	// may do this.
+	// Undoes the last removal of a user that can still be undone. The user is a member again, in their former
+	// role unless they have been added since. Their own keys and API keys, which the removal suspended, work
+	// again, except those that others have revoked, disabled or barred, or that have expired. If there is no
+	// such removal, the answer is 404. Only owners may do this.
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore (the `RestoreMember` operationId).
 	RestoreMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetPolicy Read the project's policy
 	//
-	// Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
-	// it.
+	// Returns the policy that decides which keys serve whom, or the default policy if none was written. Every
+	// member may read it.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/policy (the `GetPolicy` operationId).
 	GetPolicy(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// SetPolicyWithBody Write the project's policy
 	//
-	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+	// Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+	// `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
 	// Only owners may write it.
 	//
 	// Takes any type of body and a specified content type.
@@ -506,8 +527,8 @@ type ClientInterface interface {
 
 	// SetPolicy Write the project's policy
 	//
-	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+	// Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+	// `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
 	// Only owners may write it.
 	//
 	// Takes a body of the `application/json` content type.
@@ -517,22 +538,24 @@ type ClientInterface interface {
 
 	// ListCustomProviders List the project's own servers
 	//
-	// Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
-	// that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
-	// providers that the project has. Sorted by slug, all at once.
+	// Returns the custom servers for which the project can register keys: those that its owners added, and
+	// those that the operator added for all projects of the customer. Together with the catalogue (`GET
+	// /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+	// answer.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/providers (the `ListCustomProviders` operationId).
 	ListCustomProviders(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// AddCustomProviderWithBody Add a server of your own
 	//
-	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-	// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-	// lets them (`owners_may_add`). A project can have 20 that its owners added.
+	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+	// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+	// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 	//
-	// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-	// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-	// only where they are listed, and never to the metadata addresses of clouds.
+	// A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+	// operator or another project of the customer uses is refused. The gateway's operator decides which
+	// servers a gateway connects to: private networks only if they are listed, and never the metadata
+	// addresses of clouds.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -541,13 +564,14 @@ type ClientInterface interface {
 
 	// AddCustomProvider Add a server of your own
 	//
-	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-	// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-	// lets them (`owners_may_add`). A project can have 20 that its owners added.
+	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+	// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+	// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 	//
-	// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-	// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-	// only where they are listed, and never to the metadata addresses of clouds.
+	// A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+	// operator or another project of the customer uses is refused. The gateway's operator decides which
+	// servers a gateway connects to: private networks only if they are listed, and never the metadata
+	// addresses of clouds.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -556,61 +580,65 @@ type ClientInterface interface {
 
 	// RemoveCustomProvider Remove a server of your own
 	//
-	// Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
-	// revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
-	// may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+	// Removes a server that the project's owners added. It is refused while the server has keys that are not
+	// revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
+	// removed. Only owners may do this, and only where the operator of the service allows it. Only the
+	// operator removes servers that the operator added.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug} (the `RemoveCustomProvider` operationId).
 	RemoveCustomProvider(ctx context.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ResolveKey Show which key would serve me
 	//
-	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
-	// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key
+	// would serve, the answer is still 200: `key` and `scope` are absent, and `reason` says why. Nothing is
 	// recorded as used.
 	//
-	// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
-	// owner sees what would serve another member, whose own keys are listed without saying which they are.
+	// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With
+	// `user_id`, an owner sees which key would serve another member. That member's own keys are listed without
+	// their identity.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 	ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListProjectTokens List the API keys of a project
 	//
-	// Lists the API keys with which members may act in the project now, newest first, in pages of at most 1,000. Only owners
-	// may read it. Of an API key that acts elsewhere too, `projects` has this project alone and `reaches_beyond` is true; one
-	// that is neither limited to this project nor has it as its default is shown without its name and last use.
+	// Lists the API keys with which members may act in the project now, newest first, in pages of at most
+	// 1,000. Only owners may read it. For an API key that also acts elsewhere, `projects` names only this
+	// project and `reaches_beyond` is true. If an API key is neither limited to this project nor has it as its
+	// default, its name and last use are absent.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/tokens (the `ListProjectTokens` operationId).
 	ListProjectTokens(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListProjectTokensParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RevokeProjectToken Revoke a member's API key in a project
 	//
-	// Keeps a member's API key from acting in the project, permanently: the service refuses it there from then on, data planes
-	// within a second. One that acts in no other project is revoked; any other goes on there, since an owner decides about
-	// their own project alone. The receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
+	// Bars a member's API key from the project, permanently: the service refuses it there from then on, data
+	// planes within a second. An API key that acts in no other project is revoked. Any other continues to act
+	// in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
+	// `cascade` are as for the caller's own API keys. Only owners may do it.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/tokens/{token_id} (the `RevokeProjectToken` operationId).
 	RevokeProjectToken(ctx context.Context, customerID CustomerID, projectID ProjectID, tokenID TokenID, params *RevokeProjectTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListUsage Read the usage of keys
 	//
-	// Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
-	// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
-	// them.
+	// Lists how often which key served whom. There is one entry for each day (UTC), key and user, newest day
+	// first, in pages of at most 1,000. An owner reads the usage of the whole project, including members' own
+	// keys. A member reads the usage of the keys that served them.
 	//
-	// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
-	// plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
-	// Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
-	// the same ones.
+	// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. A
+	// data plane that crashes loses the counts that it has not reported: usage shows who uses what, and is not
+	// a basis for billing. Entries are kept for 90 days, unless the operator has set another time. Filters
+	// narrow the list; send the same filters for every page.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/usage (the `ListUsage` operationId).
 	ListUsage(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListProjects List my projects
 	//
-	// Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most 1,000. With an API key
-	// that is limited to projects, these alone are listed.
+	// Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most
+	// 1,000. An API key limited to projects lists only these.
 	//
 	// Corresponds with GET /v1/projects (the `ListProjects` operationId).
 	ListProjects(ctx context.Context, params *ListProjectsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -625,38 +653,43 @@ type ClientInterface interface {
 
 	// GetSignInOptions Show how to sign in
 	//
-	// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
-	// Connect issuer. It needs no credential, and is the same for every caller.
+	// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its
+	// OpenID Connect issuer. It needs no credential, and is the same for every caller.
 	//
-	// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
-	// (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
-	// `session_token` names, a JWT, is then the credential of requests.
+	// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with
+	// PKCE (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. Then send the
+	// token that `session_token` names, a JWT, as the credential of requests.
 	//
 	// Corresponds with GET /v1/sign-in (the `GetSignInOptions` operationId).
 	GetSignInOptions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListTokens List my API keys
 	//
-	// Lists the caller's API keys of this service, newest first, in pages of at most 1,000; without what they are used with,
-	// which is not stored. An API key that is limited to projects lists itself and those that were made with it.
+	// Lists the caller's API keys of this service, newest first, in pages of at most 1,000. Their secrets are
+	// not stored, so they are not listed. An API key limited to projects lists itself and the API keys made
+	// with it.
 	//
 	// Corresponds with GET /v1/tokens (the `ListTokens` operationId).
 	ListTokens(ctx context.Context, params *ListTokensParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateTokenWithBody Make an API key
 	//
-	// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-	// API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+	// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+	// this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+	// the caller's role allows.
 	//
-	// With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-	// them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-	// unless `expires_at` names another time, or is `null`, which means never.
+	// With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+	// session's project if it is among them. Without `projects`, it acts in every project of the caller,
+	// including those that they join later. It expires after 90 days, unless `expires_at` names another time
+	// or is `null`, which means never.
 	//
-	// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-	// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-	// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+	// An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+	// API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+	// that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+	// expired, and make 1,000 in a day.
 	//
-	// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+	// A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+	// don't have.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -665,18 +698,22 @@ type ClientInterface interface {
 
 	// CreateToken Make an API key
 	//
-	// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-	// API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+	// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+	// this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+	// the caller's role allows.
 	//
-	// With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-	// them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-	// unless `expires_at` names another time, or is `null`, which means never.
+	// With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+	// session's project if it is among them. Without `projects`, it acts in every project of the caller,
+	// including those that they join later. It expires after 90 days, unless `expires_at` names another time
+	// or is `null`, which means never.
 	//
-	// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-	// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-	// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+	// An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+	// API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+	// that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+	// expired, and make 1,000 in a day.
 	//
-	// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+	// A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+	// don't have.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -685,22 +722,22 @@ type ClientInterface interface {
 
 	// RevokeToken Revoke an API key of mine
 	//
-	// Revokes an API key of the caller's permanently, which may be the one in use. The service refuses it from then on, data
-	// planes within a second, and streams that were opened with it end. The receipt says how many data planes have confirmed;
-	// with `wait`, the answer is delayed until it is complete or that time is over. Revoking again is safe: the first
-	// revocation stays in force.
+	// Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
+	// then on, data planes within a second, and streams that were opened with it end. The receipt counts the
+	// data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
+	// over. Revoking again is safe: the first revocation stays in force.
 	//
-	// With `cascade`, the API keys that were made with it are revoked too: of one that has leaked, also those that a thief
-	// may have made. The receipt is that of all of them. An API key that is limited to projects can revoke itself and those
-	// that were made with it.
+	// With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
+	// have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
+	// API keys made with it.
 	//
 	// Corresponds with DELETE /v1/tokens/{token_id} (the `RevokeToken` operationId).
 	RevokeToken(ctx context.Context, tokenID TokenID, params *RevokeTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// WhoAmI Show my session
 	//
-	// Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
-	// the session ends.
+	// Returns the credential's user, the customer and project that `-` means, the user's role in that project,
+	// and when the session ends.
 	//
 	// Corresponds with GET /v1/whoami (the `WhoAmI` operationId).
 	WhoAmI(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -708,8 +745,8 @@ type ClientInterface interface {
 
 // ListKeys List AI keys
 //
-// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
-// pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
+// Lists the project's keys and the caller's own, newest first, in pages of at most 1,000. It includes
+// revoked keys unless `state` is given. Other members' own keys are never listed, not even for an owner.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -726,22 +763,22 @@ func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID 
 
 // RegisterKeyWithBody Register an AI key
 //
-// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-// first without a gap.
+// Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+// requests to that provider. If several keys are active, the newest serves, so registering a second key
+// replaces the first without a gap.
 //
-// Only an owner of the project may register a project-level key. Any member may register a key of their own
-// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-// otherwise.
+// Only an owner of the project may register a project-level key. Any member may register a key of their
+// own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+// unless the policy says otherwise.
 //
-// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+// Names are unique among the active keys of one provider and scope. A scope is the project or one member.
 // Revoking a key frees its name.
 //
 // With `expires_at`, the key stops serving at that time, everywhere.
 //
-// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-// stored.
+// With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+// that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+// prevent the key from being stored.
 //
 // Takes any type of body and a specified content type.
 //
@@ -760,22 +797,22 @@ func (c *Client) RegisterKeyWithBody(ctx context.Context, customerID CustomerID,
 
 // RegisterKey Register an AI key
 //
-// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-// first without a gap.
+// Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+// requests to that provider. If several keys are active, the newest serves, so registering a second key
+// replaces the first without a gap.
 //
-// Only an owner of the project may register a project-level key. Any member may register a key of their own
-// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-// otherwise.
+// Only an owner of the project may register a project-level key. Any member may register a key of their
+// own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+// unless the policy says otherwise.
 //
-// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+// Names are unique among the active keys of one provider and scope. A scope is the project or one member.
 // Revoking a key frees its name.
 //
 // With `expires_at`, the key stops serving at that time, everywhere.
 //
-// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-// stored.
+// With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+// that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+// prevent the key from being stored.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -794,12 +831,13 @@ func (c *Client) RegisterKey(ctx context.Context, customerID CustomerID, project
 
 // RevokeKey Revoke an AI key
 //
-// Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
-// answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
-// is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
-// stays in force, and its receipt is the answer.
+// Revokes a key permanently. From then on no fetch of the key succeeds, and data planes drop it within a
+// second. The answer is the revocation's receipt, which counts the data planes that have confirmed. With
+// `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
+// the first revocation stays in force, and the answer is its receipt.
 //
-// Only an owner of the project may revoke a project-level key, and only the member a key of their own.
+// Only an owner of the project may revoke a project-level key, and only the member who registered it a key
+// of their own.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `RevokeKey` operationId).
 func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RevokeKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -816,11 +854,12 @@ func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID
 
 // GetKey Get an AI key
 //
-// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
-// key exists only for that member: all others, including owners, get a 404.
+// Returns the metadata of one key, active or revoked. Every member can read a project-level key. Only the
+// member who registered a key of their own can read it: everyone else, including owners, gets a 404.
 //
-// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
-// A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or until
+// the time is over. A key without a receipt is returned at once. The receipt of a rotation is returned
+// with the key's versions.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *GetKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -837,37 +876,40 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 
 // UpdateKeyWithBody Change an AI key
 //
-// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-// `application/json`). The answer is the key as it is now.
+// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+// send it as `application/json`). The answer is the key after the change.
 //
-// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-// receipt.
+// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+// Data planes drop the key within a second, and end the streams that it serves. The key's
+// `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+// that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+// second. Disabling a disabled key keeps the first time and receipt.
 //
-// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-// expired key serve again.
+// `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+// that time. A later time lets an expired key serve again.
 //
-// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+// `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+// serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+// all other keys of its order that have a weight, in proportion to their weights. The same key always
+// serves the same caller. `resolve` shows the outcome.
 //
-// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+// `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+// whose model they can't read: WebSockets, files and batches are among them. A list in the request
+// replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+// takes effect as fast as `disabled`.
 //
-// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+// `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+// by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+// plane answers a request over its share with 429. A limit in the request replaces the previous one;
+// `null` removes one limit, and `limit: null` removes all.
 //
-// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-// not undo each other's changes, and a key can be disabled at once.
+// With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+// it, the change applies to the key's current state. Members that the body does not name stay, so callers
+// who change different members do not undo each other's changes, and disabling a key needs no read first.
 //
-// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-// member a key of their own.
+// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+// the member who registered it a key of their own.
 //
 // Takes any type of body and a specified content type.
 //
@@ -886,37 +928,40 @@ func (c *Client) UpdateKeyWithBody(ctx context.Context, customerID CustomerID, p
 
 // UpdateKey Change an AI key
 //
-// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-// `application/json`). The answer is the key as it is now.
+// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+// send it as `application/json`). The answer is the key after the change.
 //
-// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-// receipt.
+// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+// Data planes drop the key within a second, and end the streams that it serves. The key's
+// `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+// that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+// second. Disabling a disabled key keeps the first time and receipt.
 //
-// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-// expired key serve again.
+// `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+// that time. A later time lets an expired key serve again.
 //
-// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+// `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+// serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+// all other keys of its order that have a weight, in proportion to their weights. The same key always
+// serves the same caller. `resolve` shows the outcome.
 //
-// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+// `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+// whose model they can't read: WebSockets, files and batches are among them. A list in the request
+// replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+// takes effect as fast as `disabled`.
 //
-// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+// `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+// by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+// plane answers a request over its share with 429. A limit in the request replaces the previous one;
+// `null` removes one limit, and `limit: null` removes all.
 //
-// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-// not undo each other's changes, and a key can be disabled at once.
+// With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+// it, the change applies to the key's current state. Members that the body does not name stay, so callers
+// who change different members do not undo each other's changes, and disabling a key needs no read first.
 //
-// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-// member a key of their own.
+// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+// the member who registered it a key of their own.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -935,8 +980,9 @@ func (c *Client) UpdateKey(ctx context.Context, customerID CustomerID, projectID
 
 // RollbackKey Roll an AI key back
 //
-// Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
-// is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+// Makes the version that the active one replaced serve again, if it is still retiring. The version that is
+// rolled back becomes `retiring`. A second rollback changes nothing: to undo a rollback, activate the
+// other version.
 //
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback (the `RollbackKey` operationId).
 func (c *Client) RollbackKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RollbackKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -953,29 +999,33 @@ func (c *Client) RollbackKey(ctx context.Context, customerID CustomerID, project
 
 // RotateKeyWithBody Rotate an AI key
 //
-// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+// Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+// request fails because of a rotation: a data plane serves the old version until it learns of the new one.
 //
-// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-// `now`: at once, without a test. `manual`: it waits until it is activated.
+// `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+// provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+// stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+// reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+// `manual`: the version waits until it is activated.
 //
-// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+// The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+// then `rollback` restores it. The service restores it by itself if a data plane reports within the
+// overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+// With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+// that has leaked.
 //
-// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+// The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+// the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+// over.
 //
-// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-// absent leaves it, and `null` takes it away.
+// A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+// activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+// absent, the key's stays, and `null` removes it.
 //
-// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-// may rotate a project-level key, and only the member a key of their own.
+// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+// owner of the project may rotate a project-level key, and only the member who registered it a key of
+// their own.
 //
 // Takes any type of body and a specified content type.
 //
@@ -994,29 +1044,33 @@ func (c *Client) RotateKeyWithBody(ctx context.Context, customerID CustomerID, p
 
 // RotateKey Rotate an AI key
 //
-// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+// Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+// request fails because of a rotation: a data plane serves the old version until it learns of the new one.
 //
-// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-// `now`: at once, without a test. `manual`: it waits until it is activated.
+// `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+// provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+// stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+// reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+// `manual`: the version waits until it is activated.
 //
-// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+// The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+// then `rollback` restores it. The service restores it by itself if a data plane reports within the
+// overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+// With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+// that has leaked.
 //
-// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+// The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+// the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+// over.
 //
-// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-// absent leaves it, and `null` takes it away.
+// A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+// activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+// absent, the key's stays, and `null` removes it.
 //
-// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-// may rotate a project-level key, and only the member a key of their own.
+// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+// owner of the project may rotate a project-level key, and only the member who registered it a key of
+// their own.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1035,15 +1089,15 @@ func (c *Client) RotateKey(ctx context.Context, customerID CustomerID, projectID
 
 // VerifyKey Test an AI key
 //
-// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
-// key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
-// of fetches before the provider is asked. It takes up to 8 seconds.
+// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict is
+// kept as the key's `verification` and recorded in the audit trail as `key.verified`. The service records
+// the opening among the fetches before it asks the provider. A test takes up to 8 seconds.
 //
-// A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
-// still go to the provider, which refuses them.
+// A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
+// the key still go to the provider, which refuses them.
 //
-// Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
-// is tested at most once in 10 seconds.
+// Only an owner of the project may test a project-level key, and only the member who registered it a key
+// of their own. A key is tested at most once in 10 seconds.
 //
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
 func (c *Client) VerifyKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1060,8 +1114,9 @@ func (c *Client) VerifyKey(ctx context.Context, customerID CustomerID, projectID
 
 // ListKeyVersions List the versions of an AI key
 //
-// Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
-// are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+// Lists the key's versions, newest first, and the receipt of the last change of the active version. At
+// most 100 destroyed versions are listed, the latest ones. With `wait`, the answer is delayed until that
+// receipt is complete.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions (the `ListKeyVersions` operationId).
 func (c *Client) ListKeyVersions(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *ListKeyVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1078,9 +1133,9 @@ func (c *Client) ListKeyVersions(ctx context.Context, customerID CustomerID, pro
 
 // DestroyKeyVersion Destroy a version of an AI key
 //
-// Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
-// delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
-// version can't be destroyed. Destroying a destroyed version changes nothing.
+// Destroys the service's copy of a pending or retiring version. A rollback to that version is impossible
+// from then on. Do this before you delete a retiring secret at its provider, so that no rollback restores
+// a deleted secret. The active version can't be destroyed. Destroying a destroyed version changes nothing.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version} (the `DestroyKeyVersion` operationId).
 func (c *Client) DestroyKeyVersion(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *DestroyKeyVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1095,11 +1150,11 @@ func (c *Client) DestroyKeyVersion(ctx context.Context, customerID CustomerID, p
 	return c.Client.Do(req)
 }
 
-// ActivateKeyVersion Have a version of an AI key serve
+// ActivateKeyVersion Activate a version of an AI key
 //
-// Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
-// from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
-// the receipt of the time when it became active.
+// Makes a pending version serve, without a test, or makes a retiring version serve again. The version that
+// it replaces becomes `retiring`, for the overlap of the rotation. Activating the active version changes
+// nothing, and returns the receipt of its activation.
 //
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate (the `ActivateKeyVersion` operationId).
 func (c *Client) ActivateKeyVersion(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *ActivateKeyVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1117,8 +1172,8 @@ func (c *Client) ActivateKeyVersion(ctx context.Context, customerID CustomerID, 
 // ListEvents Read the audit trail
 //
 // Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
-// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-// events about other members' own keys. Filters narrow the list; give all pages the same ones.
+// includes attempts that the member's role does not allow, as `denied`. Every member may read it, without
+// the events about other members' own keys. Filters narrow the list; send the same filters for every page.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1135,12 +1190,13 @@ func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectI
 
 // ListFetches Read the records of fetches
 //
-// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
-// and each time that the service opened a key to test it.
+// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
+// Only an owner may read it. It includes refused fetches, except those with an invalid caller's
+// credential, and each time the service opened a key to test it.
 //
-// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
+// A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
+// for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
+// for every page.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 func (c *Client) ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1155,24 +1211,24 @@ func (c *Client) ListFetches(ctx context.Context, customerID CustomerID, project
 	return c.Client.Do(req)
 }
 
-// FindLeaksWithBody Find and revoke what has leaked
+// FindLeaksWithBody Find and revoke leaked keys
 //
-// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+// Finds the project's keys that have one of these values as their secret, or as a secret field of their
+// credential, and the API keys of this service among the values. A value may be a line of a file, such as
 // `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 //
-// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-// customer it acts.
+// The search covers the keys of the project and of all its members, in all versions: active, pending,
+// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+// registered before the service made fingerprints is found once its operator has added its fingerprint. An
+// API key is found wherever in the customer it acts.
 //
-// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-// complete, or until the time is over.
+// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+// together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+// answer is delayed until the receipts are complete, or until the time is over.
 //
-// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-// request. A user may ask 10 times a minute.
+// Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+// A user may call this 10 times a minute.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1189,24 +1245,24 @@ func (c *Client) FindLeaksWithBody(ctx context.Context, customerID CustomerID, p
 	return c.Client.Do(req)
 }
 
-// FindLeaks Find and revoke what has leaked
+// FindLeaks Find and revoke leaked keys
 //
-// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+// Finds the project's keys that have one of these values as their secret, or as a secret field of their
+// credential, and the API keys of this service among the values. A value may be a line of a file, such as
 // `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 //
-// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-// customer it acts.
+// The search covers the keys of the project and of all its members, in all versions: active, pending,
+// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+// registered before the service made fingerprints is found once its operator has added its fingerprint. An
+// API key is found wherever in the customer it acts.
 //
-// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-// complete, or until the time is over.
+// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+// together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+// answer is delayed until the receipts are complete, or until the time is over.
 //
-// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-// request. A user may ask 10 times a minute.
+// Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+// A user may call this 10 times a minute.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1242,13 +1298,14 @@ func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, project
 
 // RemoveMember Remove a member
 //
-// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
-// planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
-// or that time is over.
+// Removes a member from the project. Their sessions lose access to the project at once. Their own keys
+// stop serving; data planes drop them within a second. One receipt covers all of that. With `wait`, the
+// answer is delayed until it is complete or the time is over.
 //
-// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-// `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
-// stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+// Their API keys are barred from the project, and their own keys are disabled: adding the user again
+// restores neither. `restore` undoes the removal within `grace_days`, or by default the project's grace.
+// After that, their own keys are revoked, and their stored secrets are destroyed. Only owners may do this.
+// The last owner can't be removed. `impact` previews a removal.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1305,8 +1362,9 @@ func (c *Client) SetMember(ctx context.Context, customerID CustomerID, projectID
 
 // GetMemberImpact Show what a removal would do
 //
-// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
-// registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers:
+// a person who has registered a key may still have its secret. The member's own keys are only counted.
+// Only owners may read it.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact (the `GetMemberImpact` operationId).
 func (c *Client) GetMemberImpact(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1323,10 +1381,10 @@ func (c *Client) GetMemberImpact(ctx context.Context, customerID CustomerID, pro
 
 // RestoreMember Undo the removal of a member
 //
-// Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
-// they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
-// were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
-// may do this.
+// Undoes the last removal of a user that can still be undone. The user is a member again, in their former
+// role unless they have been added since. Their own keys and API keys, which the removal suspended, work
+// again, except those that others have revoked, disabled or barred, or that have expired. If there is no
+// such removal, the answer is 404. Only owners may do this.
 //
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore (the `RestoreMember` operationId).
 func (c *Client) RestoreMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1343,8 +1401,8 @@ func (c *Client) RestoreMember(ctx context.Context, customerID CustomerID, proje
 
 // GetPolicy Read the project's policy
 //
-// Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
-// it.
+// Returns the policy that decides which keys serve whom, or the default policy if none was written. Every
+// member may read it.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/policy (the `GetPolicy` operationId).
 func (c *Client) GetPolicy(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1361,8 +1419,8 @@ func (c *Client) GetPolicy(ctx context.Context, customerID CustomerID, projectID
 
 // SetPolicyWithBody Write the project's policy
 //
-// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+// Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+// `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
 // Only owners may write it.
 //
 // Takes any type of body and a specified content type.
@@ -1382,8 +1440,8 @@ func (c *Client) SetPolicyWithBody(ctx context.Context, customerID CustomerID, p
 
 // SetPolicy Write the project's policy
 //
-// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+// Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+// `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
 // Only owners may write it.
 //
 // Takes a body of the `application/json` content type.
@@ -1403,9 +1461,10 @@ func (c *Client) SetPolicy(ctx context.Context, customerID CustomerID, projectID
 
 // ListCustomProviders List the project's own servers
 //
-// Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
-// that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
-// providers that the project has. Sorted by slug, all at once.
+// Returns the custom servers for which the project can register keys: those that its owners added, and
+// those that the operator added for all projects of the customer. Together with the catalogue (`GET
+// /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+// answer.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/providers (the `ListCustomProviders` operationId).
 func (c *Client) ListCustomProviders(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1422,13 +1481,14 @@ func (c *Client) ListCustomProviders(ctx context.Context, customerID CustomerID,
 
 // AddCustomProviderWithBody Add a server of your own
 //
-// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-// lets them (`owners_may_add`). A project can have 20 that its owners added.
+// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 //
-// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-// only where they are listed, and never to the metadata addresses of clouds.
+// A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+// operator or another project of the customer uses is refused. The gateway's operator decides which
+// servers a gateway connects to: private networks only if they are listed, and never the metadata
+// addresses of clouds.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1447,13 +1507,14 @@ func (c *Client) AddCustomProviderWithBody(ctx context.Context, customerID Custo
 
 // AddCustomProvider Add a server of your own
 //
-// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-// lets them (`owners_may_add`). A project can have 20 that its owners added.
+// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 //
-// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-// only where they are listed, and never to the metadata addresses of clouds.
+// A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+// operator or another project of the customer uses is refused. The gateway's operator decides which
+// servers a gateway connects to: private networks only if they are listed, and never the metadata
+// addresses of clouds.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1472,9 +1533,10 @@ func (c *Client) AddCustomProvider(ctx context.Context, customerID CustomerID, p
 
 // RemoveCustomProvider Remove a server of your own
 //
-// Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
-// revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
-// may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+// Removes a server that the project's owners added. It is refused while the server has keys that are not
+// revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
+// removed. Only owners may do this, and only where the operator of the service allows it. Only the
+// operator removes servers that the operator added.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug} (the `RemoveCustomProvider` operationId).
 func (c *Client) RemoveCustomProvider(ctx context.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1491,12 +1553,13 @@ func (c *Client) RemoveCustomProvider(ctx context.Context, customerID CustomerID
 
 // ResolveKey Show which key would serve me
 //
-// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
-// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key
+// would serve, the answer is still 200: `key` and `scope` are absent, and `reason` says why. Nothing is
 // recorded as used.
 //
-// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
-// owner sees what would serve another member, whose own keys are listed without saying which they are.
+// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With
+// `user_id`, an owner sees which key would serve another member. That member's own keys are listed without
+// their identity.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1513,9 +1576,10 @@ func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectI
 
 // ListProjectTokens List the API keys of a project
 //
-// Lists the API keys with which members may act in the project now, newest first, in pages of at most 1,000. Only owners
-// may read it. Of an API key that acts elsewhere too, `projects` has this project alone and `reaches_beyond` is true; one
-// that is neither limited to this project nor has it as its default is shown without its name and last use.
+// Lists the API keys with which members may act in the project now, newest first, in pages of at most
+// 1,000. Only owners may read it. For an API key that also acts elsewhere, `projects` names only this
+// project and `reaches_beyond` is true. If an API key is neither limited to this project nor has it as its
+// default, its name and last use are absent.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/tokens (the `ListProjectTokens` operationId).
 func (c *Client) ListProjectTokens(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListProjectTokensParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1532,9 +1596,10 @@ func (c *Client) ListProjectTokens(ctx context.Context, customerID CustomerID, p
 
 // RevokeProjectToken Revoke a member's API key in a project
 //
-// Keeps a member's API key from acting in the project, permanently: the service refuses it there from then on, data planes
-// within a second. One that acts in no other project is revoked; any other goes on there, since an owner decides about
-// their own project alone. The receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
+// Bars a member's API key from the project, permanently: the service refuses it there from then on, data
+// planes within a second. An API key that acts in no other project is revoked. Any other continues to act
+// in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
+// `cascade` are as for the caller's own API keys. Only owners may do it.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/tokens/{token_id} (the `RevokeProjectToken` operationId).
 func (c *Client) RevokeProjectToken(ctx context.Context, customerID CustomerID, projectID ProjectID, tokenID TokenID, params *RevokeProjectTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1551,14 +1616,14 @@ func (c *Client) RevokeProjectToken(ctx context.Context, customerID CustomerID, 
 
 // ListUsage Read the usage of keys
 //
-// Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
-// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
-// them.
+// Lists how often which key served whom. There is one entry for each day (UTC), key and user, newest day
+// first, in pages of at most 1,000. An owner reads the usage of the whole project, including members' own
+// keys. A member reads the usage of the keys that served them.
 //
-// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
-// plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
-// Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
-// the same ones.
+// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. A
+// data plane that crashes loses the counts that it has not reported: usage shows who uses what, and is not
+// a basis for billing. Entries are kept for 90 days, unless the operator has set another time. Filters
+// narrow the list; send the same filters for every page.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/usage (the `ListUsage` operationId).
 func (c *Client) ListUsage(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1575,8 +1640,8 @@ func (c *Client) ListUsage(ctx context.Context, customerID CustomerID, projectID
 
 // ListProjects List my projects
 //
-// Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most 1,000. With an API key
-// that is limited to projects, these alone are listed.
+// Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most
+// 1,000. An API key limited to projects lists only these.
 //
 // Corresponds with GET /v1/projects (the `ListProjects` operationId).
 func (c *Client) ListProjects(ctx context.Context, params *ListProjectsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1611,12 +1676,12 @@ func (c *Client) ListProviders(ctx context.Context, reqEditors ...RequestEditorF
 
 // GetSignInOptions Show how to sign in
 //
-// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
-// Connect issuer. It needs no credential, and is the same for every caller.
+// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its
+// OpenID Connect issuer. It needs no credential, and is the same for every caller.
 //
-// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
-// (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
-// `session_token` names, a JWT, is then the credential of requests.
+// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with
+// PKCE (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. Then send the
+// token that `session_token` names, a JWT, as the credential of requests.
 //
 // Corresponds with GET /v1/sign-in (the `GetSignInOptions` operationId).
 func (c *Client) GetSignInOptions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1633,8 +1698,9 @@ func (c *Client) GetSignInOptions(ctx context.Context, reqEditors ...RequestEdit
 
 // ListTokens List my API keys
 //
-// Lists the caller's API keys of this service, newest first, in pages of at most 1,000; without what they are used with,
-// which is not stored. An API key that is limited to projects lists itself and those that were made with it.
+// Lists the caller's API keys of this service, newest first, in pages of at most 1,000. Their secrets are
+// not stored, so they are not listed. An API key limited to projects lists itself and the API keys made
+// with it.
 //
 // Corresponds with GET /v1/tokens (the `ListTokens` operationId).
 func (c *Client) ListTokens(ctx context.Context, params *ListTokensParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1651,18 +1717,22 @@ func (c *Client) ListTokens(ctx context.Context, params *ListTokensParams, reqEd
 
 // CreateTokenWithBody Make an API key
 //
-// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-// API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+// this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+// the caller's role allows.
 //
-// With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-// them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-// unless `expires_at` names another time, or is `null`, which means never.
+// With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+// session's project if it is among them. Without `projects`, it acts in every project of the caller,
+// including those that they join later. It expires after 90 days, unless `expires_at` names another time
+// or is `null`, which means never.
 //
-// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+// An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+// API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+// that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+// expired, and make 1,000 in a day.
 //
-// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+// A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+// don't have.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1681,18 +1751,22 @@ func (c *Client) CreateTokenWithBody(ctx context.Context, contentType string, bo
 
 // CreateToken Make an API key
 //
-// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-// API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+// this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+// the caller's role allows.
 //
-// With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-// them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-// unless `expires_at` names another time, or is `null`, which means never.
+// With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+// session's project if it is among them. Without `projects`, it acts in every project of the caller,
+// including those that they join later. It expires after 90 days, unless `expires_at` names another time
+// or is `null`, which means never.
 //
-// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+// An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+// API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+// that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+// expired, and make 1,000 in a day.
 //
-// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+// A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+// don't have.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1711,14 +1785,14 @@ func (c *Client) CreateToken(ctx context.Context, body CreateTokenJSONRequestBod
 
 // RevokeToken Revoke an API key of mine
 //
-// Revokes an API key of the caller's permanently, which may be the one in use. The service refuses it from then on, data
-// planes within a second, and streams that were opened with it end. The receipt says how many data planes have confirmed;
-// with `wait`, the answer is delayed until it is complete or that time is over. Revoking again is safe: the first
-// revocation stays in force.
+// Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
+// then on, data planes within a second, and streams that were opened with it end. The receipt counts the
+// data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
+// over. Revoking again is safe: the first revocation stays in force.
 //
-// With `cascade`, the API keys that were made with it are revoked too: of one that has leaked, also those that a thief
-// may have made. The receipt is that of all of them. An API key that is limited to projects can revoke itself and those
-// that were made with it.
+// With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
+// have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
+// API keys made with it.
 //
 // Corresponds with DELETE /v1/tokens/{token_id} (the `RevokeToken` operationId).
 func (c *Client) RevokeToken(ctx context.Context, tokenID TokenID, params *RevokeTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1735,8 +1809,8 @@ func (c *Client) RevokeToken(ctx context.Context, tokenID TokenID, params *Revok
 
 // WhoAmI Show my session
 //
-// Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
-// the session ends.
+// Returns the credential's user, the customer and project that `-` means, the user's role in that project,
+// and when the session ends.
 //
 // Corresponds with GET /v1/whoami (the `WhoAmI` operationId).
 func (c *Client) WhoAmI(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4445,8 +4519,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListKeysWithResponse List AI keys
 	//
-	// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
-	// pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
+	// Lists the project's keys and the caller's own, newest first, in pages of at most 1,000. It includes
+	// revoked keys unless `state` is given. Other members' own keys are never listed, not even for an owner.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4455,22 +4529,22 @@ type ClientWithResponsesInterface interface {
 
 	// RegisterKeyWithBodyWithResponse Register an AI key
 	//
-	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-	// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-	// first without a gap.
+	// Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+	// requests to that provider. If several keys are active, the newest serves, so registering a second key
+	// replaces the first without a gap.
 	//
-	// Only an owner of the project may register a project-level key. Any member may register a key of their own
-	// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-	// otherwise.
+	// Only an owner of the project may register a project-level key. Any member may register a key of their
+	// own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+	// unless the policy says otherwise.
 	//
-	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+	// Names are unique among the active keys of one provider and scope. A scope is the project or one member.
 	// Revoking a key frees its name.
 	//
 	// With `expires_at`, the key stops serving at that time, everywhere.
 	//
-	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-	// stored.
+	// With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+	// that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+	// prevent the key from being stored.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4479,22 +4553,22 @@ type ClientWithResponsesInterface interface {
 
 	// RegisterKeyWithResponse Register an AI key
 	//
-	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-	// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-	// first without a gap.
+	// Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+	// requests to that provider. If several keys are active, the newest serves, so registering a second key
+	// replaces the first without a gap.
 	//
-	// Only an owner of the project may register a project-level key. Any member may register a key of their own
-	// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-	// otherwise.
+	// Only an owner of the project may register a project-level key. Any member may register a key of their
+	// own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+	// unless the policy says otherwise.
 	//
-	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+	// Names are unique among the active keys of one provider and scope. A scope is the project or one member.
 	// Revoking a key frees its name.
 	//
 	// With `expires_at`, the key stops serving at that time, everywhere.
 	//
-	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-	// stored.
+	// With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+	// that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+	// prevent the key from being stored.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4503,12 +4577,13 @@ type ClientWithResponsesInterface interface {
 
 	// RevokeKeyWithResponse Revoke an AI key
 	//
-	// Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
-	// answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
-	// is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
-	// stays in force, and its receipt is the answer.
+	// Revokes a key permanently. From then on no fetch of the key succeeds, and data planes drop it within a
+	// second. The answer is the revocation's receipt, which counts the data planes that have confirmed. With
+	// `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
+	// the first revocation stays in force, and the answer is its receipt.
 	//
-	// Only an owner of the project may revoke a project-level key, and only the member a key of their own.
+	// Only an owner of the project may revoke a project-level key, and only the member who registered it a key
+	// of their own.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4517,11 +4592,12 @@ type ClientWithResponsesInterface interface {
 
 	// GetKeyWithResponse Get an AI key
 	//
-	// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
-	// key exists only for that member: all others, including owners, get a 404.
+	// Returns the metadata of one key, active or revoked. Every member can read a project-level key. Only the
+	// member who registered a key of their own can read it: everyone else, including owners, gets a 404.
 	//
-	// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
-	// A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+	// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or until
+	// the time is over. A key without a receipt is returned at once. The receipt of a rotation is returned
+	// with the key's versions.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4530,37 +4606,40 @@ type ClientWithResponsesInterface interface {
 
 	// UpdateKeyWithBodyWithResponse Change an AI key
 	//
-	// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-	// `application/json`). The answer is the key as it is now.
+	// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+	// send it as `application/json`). The answer is the key after the change.
 	//
-	// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-	// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-	// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-	// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-	// receipt.
+	// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+	// Data planes drop the key within a second, and end the streams that it serves. The key's
+	// `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+	// that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+	// second. Disabling a disabled key keeps the first time and receipt.
 	//
-	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-	// expired key serve again.
+	// `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+	// that time. A later time lets an expired key serve again.
 	//
-	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+	// `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+	// serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+	// all other keys of its order that have a weight, in proportion to their weights. The same key always
+	// serves the same caller. `resolve` shows the outcome.
 	//
-	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+	// `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+	// whose model they can't read: WebSockets, files and batches are among them. A list in the request
+	// replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+	// takes effect as fast as `disabled`.
 	//
-	// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-	// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-	// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+	// `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+	// by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+	// plane answers a request over its share with 429. A limit in the request replaces the previous one;
+	// `null` removes one limit, and `limit: null` removes all.
 	//
-	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-	// not undo each other's changes, and a key can be disabled at once.
+	// With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+	// it, the change applies to the key's current state. Members that the body does not name stay, so callers
+	// who change different members do not undo each other's changes, and disabling a key needs no read first.
 	//
-	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-	// member a key of their own.
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+	// the member who registered it a key of their own.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4569,37 +4648,40 @@ type ClientWithResponsesInterface interface {
 
 	// UpdateKeyWithResponse Change an AI key
 	//
-	// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-	// `application/json`). The answer is the key as it is now.
+	// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+	// send it as `application/json`). The answer is the key after the change.
 	//
-	// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-	// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-	// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-	// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-	// receipt.
+	// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+	// Data planes drop the key within a second, and end the streams that it serves. The key's
+	// `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+	// that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+	// second. Disabling a disabled key keeps the first time and receipt.
 	//
-	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-	// expired key serve again.
+	// `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+	// that time. A later time lets an expired key serve again.
 	//
-	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+	// `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+	// serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+	// all other keys of its order that have a weight, in proportion to their weights. The same key always
+	// serves the same caller. `resolve` shows the outcome.
 	//
-	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+	// `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+	// whose model they can't read: WebSockets, files and batches are among them. A list in the request
+	// replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+	// takes effect as fast as `disabled`.
 	//
-	// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-	// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-	// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+	// `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+	// by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+	// plane answers a request over its share with 429. A limit in the request replaces the previous one;
+	// `null` removes one limit, and `limit: null` removes all.
 	//
-	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-	// not undo each other's changes, and a key can be disabled at once.
+	// With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+	// it, the change applies to the key's current state. Members that the body does not name stay, so callers
+	// who change different members do not undo each other's changes, and disabling a key needs no read first.
 	//
-	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-	// member a key of their own.
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+	// the member who registered it a key of their own.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4608,8 +4690,9 @@ type ClientWithResponsesInterface interface {
 
 	// RollbackKeyWithResponse Roll an AI key back
 	//
-	// Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
-	// is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+	// Makes the version that the active one replaced serve again, if it is still retiring. The version that is
+	// rolled back becomes `retiring`. A second rollback changes nothing: to undo a rollback, activate the
+	// other version.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4618,29 +4701,33 @@ type ClientWithResponsesInterface interface {
 
 	// RotateKeyWithBodyWithResponse Rotate an AI key
 	//
-	// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-	// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+	// Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+	// request fails because of a rotation: a data plane serves the old version until it learns of the new one.
 	//
-	// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-	// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-	// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-	// `now`: at once, without a test. `manual`: it waits until it is activated.
+	// `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+	// provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+	// stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+	// reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+	// `manual`: the version waits until it is activated.
 	//
-	// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-	// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-	// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-	// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+	// The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+	// then `rollback` restores it. The service restores it by itself if a data plane reports within the
+	// overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+	// With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+	// that has leaked.
 	//
-	// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-	// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+	// The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+	// the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+	// over.
 	//
-	// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-	// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-	// absent leaves it, and `null` takes it away.
+	// A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+	// activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+	// absent, the key's stays, and `null` removes it.
 	//
-	// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-	// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-	// may rotate a project-level key, and only the member a key of their own.
+	// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+	// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+	// owner of the project may rotate a project-level key, and only the member who registered it a key of
+	// their own.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4649,29 +4736,33 @@ type ClientWithResponsesInterface interface {
 
 	// RotateKeyWithResponse Rotate an AI key
 	//
-	// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-	// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+	// Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+	// request fails because of a rotation: a data plane serves the old version until it learns of the new one.
 	//
-	// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-	// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-	// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-	// `now`: at once, without a test. `manual`: it waits until it is activated.
+	// `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+	// provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+	// stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+	// reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+	// `manual`: the version waits until it is activated.
 	//
-	// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-	// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-	// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-	// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+	// The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+	// then `rollback` restores it. The service restores it by itself if a data plane reports within the
+	// overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+	// With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+	// that has leaked.
 	//
-	// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-	// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+	// The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+	// the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+	// over.
 	//
-	// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-	// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-	// absent leaves it, and `null` takes it away.
+	// A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+	// activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+	// absent, the key's stays, and `null` removes it.
 	//
-	// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-	// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-	// may rotate a project-level key, and only the member a key of their own.
+	// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+	// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+	// owner of the project may rotate a project-level key, and only the member who registered it a key of
+	// their own.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4680,15 +4771,15 @@ type ClientWithResponsesInterface interface {
 
 	// VerifyKeyWithResponse Test an AI key
 	//
-	// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
-	// key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
-	// of fetches before the provider is asked. It takes up to 8 seconds.
+	// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict is
+	// kept as the key's `verification` and recorded in the audit trail as `key.verified`. The service records
+	// the opening among the fetches before it asks the provider. A test takes up to 8 seconds.
 	//
-	// A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
-	// still go to the provider, which refuses them.
+	// A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
+	// the key still go to the provider, which refuses them.
 	//
-	// Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
-	// is tested at most once in 10 seconds.
+	// Only an owner of the project may test a project-level key, and only the member who registered it a key
+	// of their own. A key is tested at most once in 10 seconds.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4697,8 +4788,9 @@ type ClientWithResponsesInterface interface {
 
 	// ListKeyVersionsWithResponse List the versions of an AI key
 	//
-	// Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
-	// are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+	// Lists the key's versions, newest first, and the receipt of the last change of the active version. At
+	// most 100 destroyed versions are listed, the latest ones. With `wait`, the answer is delayed until that
+	// receipt is complete.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4707,20 +4799,20 @@ type ClientWithResponsesInterface interface {
 
 	// DestroyKeyVersionWithResponse Destroy a version of an AI key
 	//
-	// Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
-	// delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
-	// version can't be destroyed. Destroying a destroyed version changes nothing.
+	// Destroys the service's copy of a pending or retiring version. A rollback to that version is impossible
+	// from then on. Do this before you delete a retiring secret at its provider, so that no rollback restores
+	// a deleted secret. The active version can't be destroyed. Destroying a destroyed version changes nothing.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version} (the `DestroyKeyVersion` operationId).
 	DestroyKeyVersionWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *DestroyKeyVersionParams, reqEditors ...RequestEditorFn) (*DestroyKeyVersionResult, error)
 
-	// ActivateKeyVersionWithResponse Have a version of an AI key serve
+	// ActivateKeyVersionWithResponse Activate a version of an AI key
 	//
-	// Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
-	// from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
-	// the receipt of the time when it became active.
+	// Makes a pending version serve, without a test, or makes a retiring version serve again. The version that
+	// it replaces becomes `retiring`, for the overlap of the rotation. Activating the active version changes
+	// nothing, and returns the receipt of its activation.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4730,8 +4822,8 @@ type ClientWithResponsesInterface interface {
 	// ListEventsWithResponse Read the audit trail
 	//
 	// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
-	// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-	// events about other members' own keys. Filters narrow the list; give all pages the same ones.
+	// includes attempts that the member's role does not allow, as `denied`. Every member may read it, without
+	// the events about other members' own keys. Filters narrow the list; send the same filters for every page.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4740,60 +4832,61 @@ type ClientWithResponsesInterface interface {
 
 	// ListFetchesWithResponse Read the records of fetches
 	//
-	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
-	// and each time that the service opened a key to test it.
+	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
+	// Only an owner may read it. It includes refused fetches, except those with an invalid caller's
+	// credential, and each time the service opened a key to test it.
 	//
-	// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-	// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
+	// A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
+	// for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
+	// for every page.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 	ListFetchesWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*ListFetchesResult, error)
 
-	// FindLeaksWithBodyWithResponse Find and revoke what has leaked
+	// FindLeaksWithBodyWithResponse Find and revoke leaked keys
 	//
-	// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-	// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+	// Finds the project's keys that have one of these values as their secret, or as a secret field of their
+	// credential, and the API keys of this service among the values. A value may be a line of a file, such as
 	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 	//
-	// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-	// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-	// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-	// customer it acts.
+	// The search covers the keys of the project and of all its members, in all versions: active, pending,
+	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+	// registered before the service made fingerprints is found once its operator has added its fingerprint. An
+	// API key is found wherever in the customer it acts.
 	//
-	// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-	// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-	// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-	// complete, or until the time is over.
+	// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+	// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+	// together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+	// answer is delayed until the receipts are complete, or until the time is over.
 	//
-	// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-	// request. A user may ask 10 times a minute.
+	// Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+	// A user may call this 10 times a minute.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
 	FindLeaksWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FindLeaksResult, error)
 
-	// FindLeaksWithResponse Find and revoke what has leaked
+	// FindLeaksWithResponse Find and revoke leaked keys
 	//
-	// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-	// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+	// Finds the project's keys that have one of these values as their secret, or as a secret field of their
+	// credential, and the API keys of this service among the values. A value may be a line of a file, such as
 	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 	//
-	// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-	// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-	// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-	// customer it acts.
+	// The search covers the keys of the project and of all its members, in all versions: active, pending,
+	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+	// registered before the service made fingerprints is found once its operator has added its fingerprint. An
+	// API key is found wherever in the customer it acts.
 	//
-	// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-	// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-	// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-	// complete, or until the time is over.
+	// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+	// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+	// together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+	// answer is delayed until the receipts are complete, or until the time is over.
 	//
-	// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-	// request. A user may ask 10 times a minute.
+	// Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+	// A user may call this 10 times a minute.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4811,13 +4904,14 @@ type ClientWithResponsesInterface interface {
 
 	// RemoveMemberWithResponse Remove a member
 	//
-	// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
-	// planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
-	// or that time is over.
+	// Removes a member from the project. Their sessions lose access to the project at once. Their own keys
+	// stop serving; data planes drop them within a second. One receipt covers all of that. With `wait`, the
+	// answer is delayed until it is complete or the time is over.
 	//
-	// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-	// `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
-	// stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+	// Their API keys are barred from the project, and their own keys are disabled: adding the user again
+	// restores neither. `restore` undoes the removal within `grace_days`, or by default the project's grace.
+	// After that, their own keys are revoked, and their stored secrets are destroyed. Only owners may do this.
+	// The last owner can't be removed. `impact` previews a removal.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4846,8 +4940,9 @@ type ClientWithResponsesInterface interface {
 
 	// GetMemberImpactWithResponse Show what a removal would do
 	//
-	// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
-	// registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+	// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers:
+	// a person who has registered a key may still have its secret. The member's own keys are only counted.
+	// Only owners may read it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4856,10 +4951,10 @@ type ClientWithResponsesInterface interface {
 
 	// RestoreMemberWithResponse Undo the removal of a member
 	//
-	// Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
-	// they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
-	// were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
-	// may do this.
+	// Undoes the last removal of a user that can still be undone. The user is a member again, in their former
+	// role unless they have been added since. Their own keys and API keys, which the removal suspended, work
+	// again, except those that others have revoked, disabled or barred, or that have expired. If there is no
+	// such removal, the answer is 404. Only owners may do this.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4868,8 +4963,8 @@ type ClientWithResponsesInterface interface {
 
 	// GetPolicyWithResponse Read the project's policy
 	//
-	// Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
-	// it.
+	// Returns the policy that decides which keys serve whom, or the default policy if none was written. Every
+	// member may read it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4878,8 +4973,8 @@ type ClientWithResponsesInterface interface {
 
 	// SetPolicyWithBodyWithResponse Write the project's policy
 	//
-	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+	// Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+	// `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
 	// Only owners may write it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -4889,8 +4984,8 @@ type ClientWithResponsesInterface interface {
 
 	// SetPolicyWithResponse Write the project's policy
 	//
-	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+	// Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+	// `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
 	// Only owners may write it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -4900,9 +4995,10 @@ type ClientWithResponsesInterface interface {
 
 	// ListCustomProvidersWithResponse List the project's own servers
 	//
-	// Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
-	// that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
-	// providers that the project has. Sorted by slug, all at once.
+	// Returns the custom servers for which the project can register keys: those that its owners added, and
+	// those that the operator added for all projects of the customer. Together with the catalogue (`GET
+	// /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+	// answer.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4911,13 +5007,14 @@ type ClientWithResponsesInterface interface {
 
 	// AddCustomProviderWithBodyWithResponse Add a server of your own
 	//
-	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-	// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-	// lets them (`owners_may_add`). A project can have 20 that its owners added.
+	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+	// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+	// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 	//
-	// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-	// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-	// only where they are listed, and never to the metadata addresses of clouds.
+	// A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+	// operator or another project of the customer uses is refused. The gateway's operator decides which
+	// servers a gateway connects to: private networks only if they are listed, and never the metadata
+	// addresses of clouds.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4926,13 +5023,14 @@ type ClientWithResponsesInterface interface {
 
 	// AddCustomProviderWithResponse Add a server of your own
 	//
-	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-	// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-	// lets them (`owners_may_add`). A project can have 20 that its owners added.
+	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+	// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+	// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 	//
-	// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-	// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-	// only where they are listed, and never to the metadata addresses of clouds.
+	// A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+	// operator or another project of the customer uses is refused. The gateway's operator decides which
+	// servers a gateway connects to: private networks only if they are listed, and never the metadata
+	// addresses of clouds.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4941,9 +5039,10 @@ type ClientWithResponsesInterface interface {
 
 	// RemoveCustomProviderWithResponse Remove a server of your own
 	//
-	// Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
-	// revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
-	// may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+	// Removes a server that the project's owners added. It is refused while the server has keys that are not
+	// revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
+	// removed. Only owners may do this, and only where the operator of the service allows it. Only the
+	// operator removes servers that the operator added.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4952,12 +5051,13 @@ type ClientWithResponsesInterface interface {
 
 	// ResolveKeyWithResponse Show which key would serve me
 	//
-	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
-	// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key
+	// would serve, the answer is still 200: `key` and `scope` are absent, and `reason` says why. Nothing is
 	// recorded as used.
 	//
-	// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
-	// owner sees what would serve another member, whose own keys are listed without saying which they are.
+	// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With
+	// `user_id`, an owner sees which key would serve another member. That member's own keys are listed without
+	// their identity.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4966,9 +5066,10 @@ type ClientWithResponsesInterface interface {
 
 	// ListProjectTokensWithResponse List the API keys of a project
 	//
-	// Lists the API keys with which members may act in the project now, newest first, in pages of at most 1,000. Only owners
-	// may read it. Of an API key that acts elsewhere too, `projects` has this project alone and `reaches_beyond` is true; one
-	// that is neither limited to this project nor has it as its default is shown without its name and last use.
+	// Lists the API keys with which members may act in the project now, newest first, in pages of at most
+	// 1,000. Only owners may read it. For an API key that also acts elsewhere, `projects` names only this
+	// project and `reaches_beyond` is true. If an API key is neither limited to this project nor has it as its
+	// default, its name and last use are absent.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4977,9 +5078,10 @@ type ClientWithResponsesInterface interface {
 
 	// RevokeProjectTokenWithResponse Revoke a member's API key in a project
 	//
-	// Keeps a member's API key from acting in the project, permanently: the service refuses it there from then on, data planes
-	// within a second. One that acts in no other project is revoked; any other goes on there, since an owner decides about
-	// their own project alone. The receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
+	// Bars a member's API key from the project, permanently: the service refuses it there from then on, data
+	// planes within a second. An API key that acts in no other project is revoked. Any other continues to act
+	// in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
+	// `cascade` are as for the caller's own API keys. Only owners may do it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4988,14 +5090,14 @@ type ClientWithResponsesInterface interface {
 
 	// ListUsageWithResponse Read the usage of keys
 	//
-	// Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
-	// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
-	// them.
+	// Lists how often which key served whom. There is one entry for each day (UTC), key and user, newest day
+	// first, in pages of at most 1,000. An owner reads the usage of the whole project, including members' own
+	// keys. A member reads the usage of the keys that served them.
 	//
-	// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
-	// plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
-	// Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
-	// the same ones.
+	// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. A
+	// data plane that crashes loses the counts that it has not reported: usage shows who uses what, and is not
+	// a basis for billing. Entries are kept for 90 days, unless the operator has set another time. Filters
+	// narrow the list; send the same filters for every page.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5004,8 +5106,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListProjectsWithResponse List my projects
 	//
-	// Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most 1,000. With an API key
-	// that is limited to projects, these alone are listed.
+	// Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most
+	// 1,000. An API key limited to projects lists only these.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5024,12 +5126,12 @@ type ClientWithResponsesInterface interface {
 
 	// GetSignInOptionsWithResponse Show how to sign in
 	//
-	// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
-	// Connect issuer. It needs no credential, and is the same for every caller.
+	// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its
+	// OpenID Connect issuer. It needs no credential, and is the same for every caller.
 	//
-	// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
-	// (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
-	// `session_token` names, a JWT, is then the credential of requests.
+	// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with
+	// PKCE (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. Then send the
+	// token that `session_token` names, a JWT, as the credential of requests.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5038,8 +5140,9 @@ type ClientWithResponsesInterface interface {
 
 	// ListTokensWithResponse List my API keys
 	//
-	// Lists the caller's API keys of this service, newest first, in pages of at most 1,000; without what they are used with,
-	// which is not stored. An API key that is limited to projects lists itself and those that were made with it.
+	// Lists the caller's API keys of this service, newest first, in pages of at most 1,000. Their secrets are
+	// not stored, so they are not listed. An API key limited to projects lists itself and the API keys made
+	// with it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5048,18 +5151,22 @@ type ClientWithResponsesInterface interface {
 
 	// CreateTokenWithBodyWithResponse Make an API key
 	//
-	// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-	// API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+	// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+	// this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+	// the caller's role allows.
 	//
-	// With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-	// them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-	// unless `expires_at` names another time, or is `null`, which means never.
+	// With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+	// session's project if it is among them. Without `projects`, it acts in every project of the caller,
+	// including those that they join later. It expires after 90 days, unless `expires_at` names another time
+	// or is `null`, which means never.
 	//
-	// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-	// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-	// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+	// An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+	// API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+	// that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+	// expired, and make 1,000 in a day.
 	//
-	// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+	// A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+	// don't have.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -5068,18 +5175,22 @@ type ClientWithResponsesInterface interface {
 
 	// CreateTokenWithResponse Make an API key
 	//
-	// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-	// API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+	// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+	// this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+	// the caller's role allows.
 	//
-	// With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-	// them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-	// unless `expires_at` names another time, or is `null`, which means never.
+	// With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+	// session's project if it is among them. Without `projects`, it acts in every project of the caller,
+	// including those that they join later. It expires after 90 days, unless `expires_at` names another time
+	// or is `null`, which means never.
 	//
-	// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-	// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-	// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+	// An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+	// API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+	// that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+	// expired, and make 1,000 in a day.
 	//
-	// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+	// A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+	// don't have.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -5088,14 +5199,14 @@ type ClientWithResponsesInterface interface {
 
 	// RevokeTokenWithResponse Revoke an API key of mine
 	//
-	// Revokes an API key of the caller's permanently, which may be the one in use. The service refuses it from then on, data
-	// planes within a second, and streams that were opened with it end. The receipt says how many data planes have confirmed;
-	// with `wait`, the answer is delayed until it is complete or that time is over. Revoking again is safe: the first
-	// revocation stays in force.
+	// Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
+	// then on, data planes within a second, and streams that were opened with it end. The receipt counts the
+	// data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
+	// over. Revoking again is safe: the first revocation stays in force.
 	//
-	// With `cascade`, the API keys that were made with it are revoked too: of one that has leaked, also those that a thief
-	// may have made. The receipt is that of all of them. An API key that is limited to projects can revoke itself and those
-	// that were made with it.
+	// With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
+	// have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
+	// API keys made with it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5104,8 +5215,8 @@ type ClientWithResponsesInterface interface {
 
 	// WhoAmIWithResponse Show my session
 	//
-	// Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
-	// the session ends.
+	// Returns the credential's user, the customer and project that `-` means, the user's role in that project,
+	// and when the session ends.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -9106,8 +9217,8 @@ func (r WhoAmIResult) ContentType() string {
 
 // ListKeysWithResponse List AI keys
 //
-// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
-// pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
+// Lists the project's keys and the caller's own, newest first, in pages of at most 1,000. It includes
+// revoked keys unless `state` is given. Other members' own keys are never listed, not even for an owner.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9122,22 +9233,22 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, customer
 
 // RegisterKeyWithBodyWithResponse Register an AI key
 //
-// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-// first without a gap.
+// Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+// requests to that provider. If several keys are active, the newest serves, so registering a second key
+// replaces the first without a gap.
 //
-// Only an owner of the project may register a project-level key. Any member may register a key of their own
-// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-// otherwise.
+// Only an owner of the project may register a project-level key. Any member may register a key of their
+// own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+// unless the policy says otherwise.
 //
-// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+// Names are unique among the active keys of one provider and scope. A scope is the project or one member.
 // Revoking a key frees its name.
 //
 // With `expires_at`, the key stops serving at that time, everywhere.
 //
-// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-// stored.
+// With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+// that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+// prevent the key from being stored.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9152,22 +9263,22 @@ func (c *ClientWithResponses) RegisterKeyWithBodyWithResponse(ctx context.Contex
 
 // RegisterKeyWithResponse Register an AI key
 //
-// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-// first without a gap.
+// Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+// requests to that provider. If several keys are active, the newest serves, so registering a second key
+// replaces the first without a gap.
 //
-// Only an owner of the project may register a project-level key. Any member may register a key of their own
-// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-// otherwise.
+// Only an owner of the project may register a project-level key. Any member may register a key of their
+// own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+// unless the policy says otherwise.
 //
-// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+// Names are unique among the active keys of one provider and scope. A scope is the project or one member.
 // Revoking a key frees its name.
 //
 // With `expires_at`, the key stops serving at that time, everywhere.
 //
-// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-// stored.
+// With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+// that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+// prevent the key from being stored.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9182,12 +9293,13 @@ func (c *ClientWithResponses) RegisterKeyWithResponse(ctx context.Context, custo
 
 // RevokeKeyWithResponse Revoke an AI key
 //
-// Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
-// answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
-// is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
-// stays in force, and its receipt is the answer.
+// Revokes a key permanently. From then on no fetch of the key succeeds, and data planes drop it within a
+// second. The answer is the revocation's receipt, which counts the data planes that have confirmed. With
+// `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
+// the first revocation stays in force, and the answer is its receipt.
 //
-// Only an owner of the project may revoke a project-level key, and only the member a key of their own.
+// Only an owner of the project may revoke a project-level key, and only the member who registered it a key
+// of their own.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9202,11 +9314,12 @@ func (c *ClientWithResponses) RevokeKeyWithResponse(ctx context.Context, custome
 
 // GetKeyWithResponse Get an AI key
 //
-// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
-// key exists only for that member: all others, including owners, get a 404.
+// Returns the metadata of one key, active or revoked. Every member can read a project-level key. Only the
+// member who registered a key of their own can read it: everyone else, including owners, gets a 404.
 //
-// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
-// A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or until
+// the time is over. A key without a receipt is returned at once. The receipt of a rotation is returned
+// with the key's versions.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9221,37 +9334,40 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 
 // UpdateKeyWithBodyWithResponse Change an AI key
 //
-// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-// `application/json`). The answer is the key as it is now.
+// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+// send it as `application/json`). The answer is the key after the change.
 //
-// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-// receipt.
+// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+// Data planes drop the key within a second, and end the streams that it serves. The key's
+// `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+// that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+// second. Disabling a disabled key keeps the first time and receipt.
 //
-// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-// expired key serve again.
+// `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+// that time. A later time lets an expired key serve again.
 //
-// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+// `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+// serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+// all other keys of its order that have a weight, in proportion to their weights. The same key always
+// serves the same caller. `resolve` shows the outcome.
 //
-// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+// `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+// whose model they can't read: WebSockets, files and batches are among them. A list in the request
+// replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+// takes effect as fast as `disabled`.
 //
-// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+// `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+// by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+// plane answers a request over its share with 429. A limit in the request replaces the previous one;
+// `null` removes one limit, and `limit: null` removes all.
 //
-// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-// not undo each other's changes, and a key can be disabled at once.
+// With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+// it, the change applies to the key's current state. Members that the body does not name stay, so callers
+// who change different members do not undo each other's changes, and disabling a key needs no read first.
 //
-// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-// member a key of their own.
+// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+// the member who registered it a key of their own.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9266,37 +9382,40 @@ func (c *ClientWithResponses) UpdateKeyWithBodyWithResponse(ctx context.Context,
 
 // UpdateKeyWithResponse Change an AI key
 //
-// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-// `application/json`). The answer is the key as it is now.
+// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+// send it as `application/json`). The answer is the key after the change.
 //
-// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-// receipt.
+// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+// Data planes drop the key within a second, and end the streams that it serves. The key's
+// `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+// that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+// second. Disabling a disabled key keeps the first time and receipt.
 //
-// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-// expired key serve again.
+// `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+// that time. A later time lets an expired key serve again.
 //
-// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+// `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+// serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+// all other keys of its order that have a weight, in proportion to their weights. The same key always
+// serves the same caller. `resolve` shows the outcome.
 //
-// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+// `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+// whose model they can't read: WebSockets, files and batches are among them. A list in the request
+// replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+// takes effect as fast as `disabled`.
 //
-// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+// `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+// by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+// plane answers a request over its share with 429. A limit in the request replaces the previous one;
+// `null` removes one limit, and `limit: null` removes all.
 //
-// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-// not undo each other's changes, and a key can be disabled at once.
+// With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+// it, the change applies to the key's current state. Members that the body does not name stay, so callers
+// who change different members do not undo each other's changes, and disabling a key needs no read first.
 //
-// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-// member a key of their own.
+// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+// the member who registered it a key of their own.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9311,8 +9430,9 @@ func (c *ClientWithResponses) UpdateKeyWithResponse(ctx context.Context, custome
 
 // RollbackKeyWithResponse Roll an AI key back
 //
-// Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
-// is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+// Makes the version that the active one replaced serve again, if it is still retiring. The version that is
+// rolled back becomes `retiring`. A second rollback changes nothing: to undo a rollback, activate the
+// other version.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9327,29 +9447,33 @@ func (c *ClientWithResponses) RollbackKeyWithResponse(ctx context.Context, custo
 
 // RotateKeyWithBodyWithResponse Rotate an AI key
 //
-// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+// Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+// request fails because of a rotation: a data plane serves the old version until it learns of the new one.
 //
-// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-// `now`: at once, without a test. `manual`: it waits until it is activated.
+// `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+// provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+// stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+// reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+// `manual`: the version waits until it is activated.
 //
-// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+// The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+// then `rollback` restores it. The service restores it by itself if a data plane reports within the
+// overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+// With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+// that has leaked.
 //
-// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+// The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+// the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+// over.
 //
-// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-// absent leaves it, and `null` takes it away.
+// A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+// activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+// absent, the key's stays, and `null` removes it.
 //
-// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-// may rotate a project-level key, and only the member a key of their own.
+// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+// owner of the project may rotate a project-level key, and only the member who registered it a key of
+// their own.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9364,29 +9488,33 @@ func (c *ClientWithResponses) RotateKeyWithBodyWithResponse(ctx context.Context,
 
 // RotateKeyWithResponse Rotate an AI key
 //
-// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+// Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+// request fails because of a rotation: a data plane serves the old version until it learns of the new one.
 //
-// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-// `now`: at once, without a test. `manual`: it waits until it is activated.
+// `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+// provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+// stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+// reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+// `manual`: the version waits until it is activated.
 //
-// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+// The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+// then `rollback` restores it. The service restores it by itself if a data plane reports within the
+// overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+// With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+// that has leaked.
 //
-// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+// The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+// the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+// over.
 //
-// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-// absent leaves it, and `null` takes it away.
+// A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+// activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+// absent, the key's stays, and `null` removes it.
 //
-// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-// may rotate a project-level key, and only the member a key of their own.
+// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+// owner of the project may rotate a project-level key, and only the member who registered it a key of
+// their own.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9401,15 +9529,15 @@ func (c *ClientWithResponses) RotateKeyWithResponse(ctx context.Context, custome
 
 // VerifyKeyWithResponse Test an AI key
 //
-// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
-// key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
-// of fetches before the provider is asked. It takes up to 8 seconds.
+// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict is
+// kept as the key's `verification` and recorded in the audit trail as `key.verified`. The service records
+// the opening among the fetches before it asks the provider. A test takes up to 8 seconds.
 //
-// A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
-// still go to the provider, which refuses them.
+// A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
+// the key still go to the provider, which refuses them.
 //
-// Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
-// is tested at most once in 10 seconds.
+// Only an owner of the project may test a project-level key, and only the member who registered it a key
+// of their own. A key is tested at most once in 10 seconds.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9424,8 +9552,9 @@ func (c *ClientWithResponses) VerifyKeyWithResponse(ctx context.Context, custome
 
 // ListKeyVersionsWithResponse List the versions of an AI key
 //
-// Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
-// are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+// Lists the key's versions, newest first, and the receipt of the last change of the active version. At
+// most 100 destroyed versions are listed, the latest ones. With `wait`, the answer is delayed until that
+// receipt is complete.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9440,9 +9569,9 @@ func (c *ClientWithResponses) ListKeyVersionsWithResponse(ctx context.Context, c
 
 // DestroyKeyVersionWithResponse Destroy a version of an AI key
 //
-// Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
-// delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
-// version can't be destroyed. Destroying a destroyed version changes nothing.
+// Destroys the service's copy of a pending or retiring version. A rollback to that version is impossible
+// from then on. Do this before you delete a retiring secret at its provider, so that no rollback restores
+// a deleted secret. The active version can't be destroyed. Destroying a destroyed version changes nothing.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9455,11 +9584,11 @@ func (c *ClientWithResponses) DestroyKeyVersionWithResponse(ctx context.Context,
 	return ParseDestroyKeyVersionResult(rsp)
 }
 
-// ActivateKeyVersionWithResponse Have a version of an AI key serve
+// ActivateKeyVersionWithResponse Activate a version of an AI key
 //
-// Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
-// from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
-// the receipt of the time when it became active.
+// Makes a pending version serve, without a test, or makes a retiring version serve again. The version that
+// it replaces becomes `retiring`, for the overlap of the rotation. Activating the active version changes
+// nothing, and returns the receipt of its activation.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9475,8 +9604,8 @@ func (c *ClientWithResponses) ActivateKeyVersionWithResponse(ctx context.Context
 // ListEventsWithResponse Read the audit trail
 //
 // Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
-// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-// events about other members' own keys. Filters narrow the list; give all pages the same ones.
+// includes attempts that the member's role does not allow, as `denied`. Every member may read it, without
+// the events about other members' own keys. Filters narrow the list; send the same filters for every page.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9491,12 +9620,13 @@ func (c *ClientWithResponses) ListEventsWithResponse(ctx context.Context, custom
 
 // ListFetchesWithResponse Read the records of fetches
 //
-// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
-// and each time that the service opened a key to test it.
+// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
+// Only an owner may read it. It includes refused fetches, except those with an invalid caller's
+// credential, and each time the service opened a key to test it.
 //
-// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
+// A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
+// for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
+// for every page.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9509,24 +9639,24 @@ func (c *ClientWithResponses) ListFetchesWithResponse(ctx context.Context, custo
 	return ParseListFetchesResult(rsp)
 }
 
-// FindLeaksWithBodyWithResponse Find and revoke what has leaked
+// FindLeaksWithBodyWithResponse Find and revoke leaked keys
 //
-// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+// Finds the project's keys that have one of these values as their secret, or as a secret field of their
+// credential, and the API keys of this service among the values. A value may be a line of a file, such as
 // `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 //
-// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-// customer it acts.
+// The search covers the keys of the project and of all its members, in all versions: active, pending,
+// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+// registered before the service made fingerprints is found once its operator has added its fingerprint. An
+// API key is found wherever in the customer it acts.
 //
-// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-// complete, or until the time is over.
+// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+// together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+// answer is delayed until the receipts are complete, or until the time is over.
 //
-// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-// request. A user may ask 10 times a minute.
+// Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+// A user may call this 10 times a minute.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9539,24 +9669,24 @@ func (c *ClientWithResponses) FindLeaksWithBodyWithResponse(ctx context.Context,
 	return ParseFindLeaksResult(rsp)
 }
 
-// FindLeaksWithResponse Find and revoke what has leaked
+// FindLeaksWithResponse Find and revoke leaked keys
 //
-// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+// Finds the project's keys that have one of these values as their secret, or as a secret field of their
+// credential, and the API keys of this service among the values. A value may be a line of a file, such as
 // `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 //
-// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-// customer it acts.
+// The search covers the keys of the project and of all its members, in all versions: active, pending,
+// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+// registered before the service made fingerprints is found once its operator has added its fingerprint. An
+// API key is found wherever in the customer it acts.
 //
-// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-// complete, or until the time is over.
+// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+// together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+// answer is delayed until the receipts are complete, or until the time is over.
 //
-// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-// request. A user may ask 10 times a minute.
+// Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+// A user may call this 10 times a minute.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9586,13 +9716,14 @@ func (c *ClientWithResponses) ListMembersWithResponse(ctx context.Context, custo
 
 // RemoveMemberWithResponse Remove a member
 //
-// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
-// planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
-// or that time is over.
+// Removes a member from the project. Their sessions lose access to the project at once. Their own keys
+// stop serving; data planes drop them within a second. One receipt covers all of that. With `wait`, the
+// answer is delayed until it is complete or the time is over.
 //
-// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-// `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
-// stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+// Their API keys are barred from the project, and their own keys are disabled: adding the user again
+// restores neither. `restore` undoes the removal within `grace_days`, or by default the project's grace.
+// After that, their own keys are revoked, and their stored secrets are destroyed. Only owners may do this.
+// The last owner can't be removed. `impact` previews a removal.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9639,8 +9770,9 @@ func (c *ClientWithResponses) SetMemberWithResponse(ctx context.Context, custome
 
 // GetMemberImpactWithResponse Show what a removal would do
 //
-// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
-// registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers:
+// a person who has registered a key may still have its secret. The member's own keys are only counted.
+// Only owners may read it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9655,10 +9787,10 @@ func (c *ClientWithResponses) GetMemberImpactWithResponse(ctx context.Context, c
 
 // RestoreMemberWithResponse Undo the removal of a member
 //
-// Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
-// they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
-// were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
-// may do this.
+// Undoes the last removal of a user that can still be undone. The user is a member again, in their former
+// role unless they have been added since. Their own keys and API keys, which the removal suspended, work
+// again, except those that others have revoked, disabled or barred, or that have expired. If there is no
+// such removal, the answer is 404. Only owners may do this.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9673,8 +9805,8 @@ func (c *ClientWithResponses) RestoreMemberWithResponse(ctx context.Context, cus
 
 // GetPolicyWithResponse Read the project's policy
 //
-// Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
-// it.
+// Returns the policy that decides which keys serve whom, or the default policy if none was written. Every
+// member may read it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9689,8 +9821,8 @@ func (c *ClientWithResponses) GetPolicyWithResponse(ctx context.Context, custome
 
 // SetPolicyWithBodyWithResponse Write the project's policy
 //
-// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+// Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+// `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
 // Only owners may write it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -9706,8 +9838,8 @@ func (c *ClientWithResponses) SetPolicyWithBodyWithResponse(ctx context.Context,
 
 // SetPolicyWithResponse Write the project's policy
 //
-// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+// Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+// `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
 // Only owners may write it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -9723,9 +9855,10 @@ func (c *ClientWithResponses) SetPolicyWithResponse(ctx context.Context, custome
 
 // ListCustomProvidersWithResponse List the project's own servers
 //
-// Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
-// that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
-// providers that the project has. Sorted by slug, all at once.
+// Returns the custom servers for which the project can register keys: those that its owners added, and
+// those that the operator added for all projects of the customer. Together with the catalogue (`GET
+// /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+// answer.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9740,13 +9873,14 @@ func (c *ClientWithResponses) ListCustomProvidersWithResponse(ctx context.Contex
 
 // AddCustomProviderWithBodyWithResponse Add a server of your own
 //
-// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-// lets them (`owners_may_add`). A project can have 20 that its owners added.
+// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 //
-// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-// only where they are listed, and never to the metadata addresses of clouds.
+// A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+// operator or another project of the customer uses is refused. The gateway's operator decides which
+// servers a gateway connects to: private networks only if they are listed, and never the metadata
+// addresses of clouds.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9761,13 +9895,14 @@ func (c *ClientWithResponses) AddCustomProviderWithBodyWithResponse(ctx context.
 
 // AddCustomProviderWithResponse Add a server of your own
 //
-// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-// lets them (`owners_may_add`). A project can have 20 that its owners added.
+// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 //
-// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-// only where they are listed, and never to the metadata addresses of clouds.
+// A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+// operator or another project of the customer uses is refused. The gateway's operator decides which
+// servers a gateway connects to: private networks only if they are listed, and never the metadata
+// addresses of clouds.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9782,9 +9917,10 @@ func (c *ClientWithResponses) AddCustomProviderWithResponse(ctx context.Context,
 
 // RemoveCustomProviderWithResponse Remove a server of your own
 //
-// Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
-// revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
-// may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+// Removes a server that the project's owners added. It is refused while the server has keys that are not
+// revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
+// removed. Only owners may do this, and only where the operator of the service allows it. Only the
+// operator removes servers that the operator added.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9799,12 +9935,13 @@ func (c *ClientWithResponses) RemoveCustomProviderWithResponse(ctx context.Conte
 
 // ResolveKeyWithResponse Show which key would serve me
 //
-// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
-// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key
+// would serve, the answer is still 200: `key` and `scope` are absent, and `reason` says why. Nothing is
 // recorded as used.
 //
-// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
-// owner sees what would serve another member, whose own keys are listed without saying which they are.
+// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With
+// `user_id`, an owner sees which key would serve another member. That member's own keys are listed without
+// their identity.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9819,9 +9956,10 @@ func (c *ClientWithResponses) ResolveKeyWithResponse(ctx context.Context, custom
 
 // ListProjectTokensWithResponse List the API keys of a project
 //
-// Lists the API keys with which members may act in the project now, newest first, in pages of at most 1,000. Only owners
-// may read it. Of an API key that acts elsewhere too, `projects` has this project alone and `reaches_beyond` is true; one
-// that is neither limited to this project nor has it as its default is shown without its name and last use.
+// Lists the API keys with which members may act in the project now, newest first, in pages of at most
+// 1,000. Only owners may read it. For an API key that also acts elsewhere, `projects` names only this
+// project and `reaches_beyond` is true. If an API key is neither limited to this project nor has it as its
+// default, its name and last use are absent.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9836,9 +9974,10 @@ func (c *ClientWithResponses) ListProjectTokensWithResponse(ctx context.Context,
 
 // RevokeProjectTokenWithResponse Revoke a member's API key in a project
 //
-// Keeps a member's API key from acting in the project, permanently: the service refuses it there from then on, data planes
-// within a second. One that acts in no other project is revoked; any other goes on there, since an owner decides about
-// their own project alone. The receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
+// Bars a member's API key from the project, permanently: the service refuses it there from then on, data
+// planes within a second. An API key that acts in no other project is revoked. Any other continues to act
+// in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
+// `cascade` are as for the caller's own API keys. Only owners may do it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9853,14 +9992,14 @@ func (c *ClientWithResponses) RevokeProjectTokenWithResponse(ctx context.Context
 
 // ListUsageWithResponse Read the usage of keys
 //
-// Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
-// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
-// them.
+// Lists how often which key served whom. There is one entry for each day (UTC), key and user, newest day
+// first, in pages of at most 1,000. An owner reads the usage of the whole project, including members' own
+// keys. A member reads the usage of the keys that served them.
 //
-// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
-// plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
-// Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
-// the same ones.
+// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. A
+// data plane that crashes loses the counts that it has not reported: usage shows who uses what, and is not
+// a basis for billing. Entries are kept for 90 days, unless the operator has set another time. Filters
+// narrow the list; send the same filters for every page.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9875,8 +10014,8 @@ func (c *ClientWithResponses) ListUsageWithResponse(ctx context.Context, custome
 
 // ListProjectsWithResponse List my projects
 //
-// Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most 1,000. With an API key
-// that is limited to projects, these alone are listed.
+// Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most
+// 1,000. An API key limited to projects lists only these.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9907,12 +10046,12 @@ func (c *ClientWithResponses) ListProvidersWithResponse(ctx context.Context, req
 
 // GetSignInOptionsWithResponse Show how to sign in
 //
-// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
-// Connect issuer. It needs no credential, and is the same for every caller.
+// Returns which credentials the service accepts and, in `oidc`, how people get a session token from its
+// OpenID Connect issuer. It needs no credential, and is the same for every caller.
 //
-// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
-// (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
-// `session_token` names, a JWT, is then the credential of requests.
+// Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with
+// PKCE (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. Then send the
+// token that `session_token` names, a JWT, as the credential of requests.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9927,8 +10066,9 @@ func (c *ClientWithResponses) GetSignInOptionsWithResponse(ctx context.Context, 
 
 // ListTokensWithResponse List my API keys
 //
-// Lists the caller's API keys of this service, newest first, in pages of at most 1,000; without what they are used with,
-// which is not stored. An API key that is limited to projects lists itself and those that were made with it.
+// Lists the caller's API keys of this service, newest first, in pages of at most 1,000. Their secrets are
+// not stored, so they are not listed. An API key limited to projects lists itself and the API keys made
+// with it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9943,18 +10083,22 @@ func (c *ClientWithResponses) ListTokensWithResponse(ctx context.Context, params
 
 // CreateTokenWithBodyWithResponse Make an API key
 //
-// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-// API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+// this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+// the caller's role allows.
 //
-// With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-// them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-// unless `expires_at` names another time, or is `null`, which means never.
+// With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+// session's project if it is among them. Without `projects`, it acts in every project of the caller,
+// including those that they join later. It expires after 90 days, unless `expires_at` names another time
+// or is `null`, which means never.
 //
-// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+// An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+// API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+// that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+// expired, and make 1,000 in a day.
 //
-// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+// A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+// don't have.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9969,18 +10113,22 @@ func (c *ClientWithResponses) CreateTokenWithBodyWithResponse(ctx context.Contex
 
 // CreateTokenWithResponse Make an API key
 //
-// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-// API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+// Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+// this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+// the caller's role allows.
 //
-// With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-// them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-// unless `expires_at` names another time, or is `null`, which means never.
+// With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+// session's project if it is among them. Without `projects`, it acts in every project of the caller,
+// including those that they join later. It expires after 90 days, unless `expires_at` names another time
+// or is `null`, which means never.
 //
-// An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-// makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-// request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+// An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+// API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+// that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+// expired, and make 1,000 in a day.
 //
-// A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+// A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+// don't have.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9995,14 +10143,14 @@ func (c *ClientWithResponses) CreateTokenWithResponse(ctx context.Context, body 
 
 // RevokeTokenWithResponse Revoke an API key of mine
 //
-// Revokes an API key of the caller's permanently, which may be the one in use. The service refuses it from then on, data
-// planes within a second, and streams that were opened with it end. The receipt says how many data planes have confirmed;
-// with `wait`, the answer is delayed until it is complete or that time is over. Revoking again is safe: the first
-// revocation stays in force.
+// Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
+// then on, data planes within a second, and streams that were opened with it end. The receipt counts the
+// data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
+// over. Revoking again is safe: the first revocation stays in force.
 //
-// With `cascade`, the API keys that were made with it are revoked too: of one that has leaked, also those that a thief
-// may have made. The receipt is that of all of them. An API key that is limited to projects can revoke itself and those
-// that were made with it.
+// With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
+// have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
+// API keys made with it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -10017,8 +10165,8 @@ func (c *ClientWithResponses) RevokeTokenWithResponse(ctx context.Context, token
 
 // WhoAmIWithResponse Show my session
 //
-// Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
-// the session ends.
+// Returns the credential's user, the customer and project that `-` means, the user's role in that project,
+// and when the session ends.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -46,7 +46,7 @@ type ServerInterface interface {
 	// DestroyKeyVersion Destroy a version of an AI key
 	// (DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version})
 	DestroyKeyVersion(ctx echo.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params DestroyKeyVersionParams) error
-	// ActivateKeyVersion Have a version of an AI key serve
+	// ActivateKeyVersion Activate a version of an AI key
 	// (POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate)
 	ActivateKeyVersion(ctx echo.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params ActivateKeyVersionParams) error
 	// ListEvents Read the audit trail
@@ -55,7 +55,7 @@ type ServerInterface interface {
 	// ListFetches Read the records of fetches
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/fetches)
 	ListFetches(ctx echo.Context, customerID CustomerID, projectID ProjectID, params ListFetchesParams) error
-	// FindLeaks Find and revoke what has leaked
+	// FindLeaks Find and revoke leaked keys
 	// (POST /v1/customers/{customer_id}/projects/{project_id}/leaks)
 	FindLeaks(ctx echo.Context, customerID CustomerID, projectID ProjectID, params FindLeaksParams) error
 	// ListMembers List the project's members
@@ -7051,7 +7051,7 @@ type StrictServerInterface interface {
 	// DestroyKeyVersion Destroy a version of an AI key
 	// (DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version})
 	DestroyKeyVersion(ctx context.Context, request DestroyKeyVersionRequestObject) (DestroyKeyVersionResponseObject, error)
-	// ActivateKeyVersion Have a version of an AI key serve
+	// ActivateKeyVersion Activate a version of an AI key
 	// (POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate)
 	ActivateKeyVersion(ctx context.Context, request ActivateKeyVersionRequestObject) (ActivateKeyVersionResponseObject, error)
 	// ListEvents Read the audit trail
@@ -7060,7 +7060,7 @@ type StrictServerInterface interface {
 	// ListFetches Read the records of fetches
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/fetches)
 	ListFetches(ctx context.Context, request ListFetchesRequestObject) (ListFetchesResponseObject, error)
-	// FindLeaks Find and revoke what has leaked
+	// FindLeaks Find and revoke leaked keys
 	// (POST /v1/customers/{customer_id}/projects/{project_id}/leaks)
 	FindLeaks(ctx context.Context, request FindLeaksRequestObject) (FindLeaksResponseObject, error)
 	// ListMembers List the project's members

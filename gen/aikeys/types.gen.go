@@ -521,7 +521,7 @@ func (e RevokeTokenParamsCascade) Valid() bool {
 	}
 }
 
-// Acknowledgement What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have.
+// Acknowledgement What a data plane has confirmed. Copies of one gateway may share a name, and are counted together.
 type Acknowledgement struct {
 	// Acknowledged How many of its copies have confirmed.
 	Acknowledged int `json:"acknowledged"`
@@ -529,36 +529,38 @@ type Acknowledgement struct {
 	// DataPlane The name that the operator gave it.
 	DataPlane string `json:"data_plane"`
 
-	// InFlight How many requests with the key were in progress when it dropped the key. Absent if it did not say.
+	// InFlight How many requests with the key were in progress when it dropped the key. Absent if it did not report
+	// that.
 	InFlight *int `json:"in_flight,omitempty"`
 
-	// InFlightFrom How many of its `acknowledged` are counted in `in_flight`. Absent if none is.
+	// InFlightFrom How many of its `acknowledged` copies are counted in `in_flight`. Absent if none are.
 	InFlightFrom *int `json:"in_flight_from,omitempty"`
 }
 
 // Actor Who did it.
 type Actor struct {
-	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-	// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-	// the clock.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+	// trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+	// action of the service.
 	Method AuthMethod `json:"method"`
 
 	// TokenID The id of the API key that was used. Absent for a session token and for an operator's command.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
-	// Empty for an operator's command of an earlier version, for a report of a gateway, and for what the service
-	// does by the clock.
+	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as
+	// `ops@host-1`. Empty for an operator's command of an earlier version, for a gateway's report, and for
+	// scheduled actions of the service.
 	UserID string `json:"user_id"`
 }
 
-// AddCustomProviderRequest A server of your own, as it will be for as long as it is a provider.
+// AddCustomProviderRequest A server of your own. Its description can't be changed later.
 type AddCustomProviderRequest struct {
 	// AuthStyle How it takes the key; `bearer` if left out.
 	AuthStyle *AddCustomProviderRequestAuthStyle `json:"auth_style,omitempty"`
 
-	// BaseURL An http or https URL, to which gateways append the rest of a path, such as `https://llm.acme.example/v1`. It has
-	// no user, password, query and fragment, and does not end with a slash.
+	// BaseURL An http or https URL, to which gateways append the rest of a path, such as
+	// `https://llm.acme.example/v1`. It has no user, password, query or fragment, and does not end with a
+	// slash.
 	BaseURL string `json:"base_url"`
 
 	// Dialect Whose API it speaks; `openai` if left out.
@@ -567,11 +569,12 @@ type AddCustomProviderRequest struct {
 	// DisplayName Its name for people; the slug if left out. Printable ASCII, without spaces around it.
 	DisplayName *string `json:"display_name,omitempty"`
 
-	// Header The header of `auth_style` `header`, such as `X-Api-Key`. Headers that frame or route requests can't be one.
+	// Header The header, if `auth_style` is `header`, such as `X-Api-Key`. Headers that frame or route requests
+	// are refused.
 	Header *string `json:"header,omitempty"`
 
-	// Slug `x-` and a name, with which the paths at gateways begin: `/x-vllm/chat/completions`. It can't be one that another
-	// server of the customer has.
+	// Slug `x-` and a name, with which the paths at gateways begin: `/x-vllm/chat/completions`. No other server
+	// of the customer may have it.
 	Slug string `json:"slug"`
 }
 
@@ -581,9 +584,9 @@ type AddCustomProviderRequestAuthStyle string
 // AddCustomProviderRequestDialect Whose API it speaks; `openai` if left out.
 type AddCustomProviderRequestDialect string
 
-// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-// the clock.
+// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+// trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+// action of the service.
 type AuthMethod = string
 
 // Candidate A key that could serve, and why it does or does not.
@@ -591,46 +594,47 @@ type Candidate struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
 
-	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
-	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-	// the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
-	// first, but is at a limit, and the policy's `on_limited` is `next_key`. `key_disabled`,
-	// `key_expired`: it serves no requests at the moment. `other_users`: it is restricted to other users.
-	// `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+	// Reason Why this key does or does not serve. For the key that serves, the answer's `reason`. For the others:
+	// `not_first`: another key comes before it. `other_callers`: it shares the callers by weight, and
+	// serves others. `refused_by_provider`: it comes first, but the provider refused it within the last
+	// five minutes, and the policy says `next_key`. `limited`: it comes first, but is at a limit, and the
+	// policy's `on_limited` is `next_key`. `key_disabled`, `key_expired`: it is disabled or has expired.
+	// `other_users`: it is restricted to other users. `user_keys_forbidden`, `user_key_required`: the
+	// policy excludes it.
 	Reason string `json:"reason"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope Scope `json:"scope"`
 
-	// Serves Whether it is the one that serves. At most one does.
+	// Serves Whether this key serves. At most one does.
 	Serves bool `json:"serves"`
 }
 
 // CreateTokenRequest The API key to make.
 type CreateTokenRequest struct {
-	// ExpiresAt When it expires; `null` is never. Absent for 90 days from now.
+	// ExpiresAt When it expires; `null` means never. Absent means 90 days from now.
 	ExpiresAt nullable.Nullable[time.Time] `json:"expires_at,omitempty"`
 
 	// Name A label for people, such as `nightly-eval`. It must not contain a secret, nor invisible characters.
 	Name string `json:"name"`
 
-	// Projects The projects in which it may act, of which the caller must be a member. Absent for every project of the
-	// caller's.
+	// Projects The projects in which it may act. The caller must be a member of each. Absent means every project of
+	// the caller.
 	Projects []OpaqueID `json:"projects,omitempty"`
 }
 
 // CreateTokenResponse A new API key.
 type CreateTokenResponse struct {
-	// Token What is known of an API key of this service.
+	// Token The metadata of an API key of this service.
 	Token Token `json:"token"`
 
-	// APIKey The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
+	// APIKey The API key itself, to be sent in `Authorization: Bearer`. No other answer contains it.
 	APIKey TokenSecret `json:"api_key"`
 }
 
 // CustomProvider A server of your own that is a provider. It never changes.
 type CustomProvider struct {
-	// Slug Its slug, which keys are registered for and the paths at gateways begin with.
+	// Slug Its slug. Keys are registered for it, and paths at gateways begin with it.
 	Slug string `json:"slug"`
 
 	// DisplayName Its name for people.
@@ -642,21 +646,21 @@ type CustomProvider struct {
 	// Dialect Whose API it speaks.
 	Dialect string `json:"dialect"`
 
-	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
-	// `none` it takes no key; then the secret of its keys is the word `none`.
+	// AuthStyle How it takes the key. `bearer`: as `Authorization: Bearer`. `header`: in the header that `header`
+	// names. `none`: not at all; the secret of its keys is then the word `none`.
 	AuthStyle string `json:"auth_style"`
 
-	// Header The header of `auth_style` `header`. Absent otherwise.
+	// Header The header, if `auth_style` is `header`. Absent otherwise.
 	Header *string `json:"header,omitempty"`
 
-	// ProjectID The project whose owners added it, which alone can use it. Absent of those that the operator added, which all
-	// projects of the customer can use.
+	// ProjectID The project whose owners added it, and which alone can use it. Absent if the operator added it for
+	// all projects of the customer.
 	ProjectID *string `json:"project_id,omitempty"`
 
 	// CreatedAt When it was added.
 	CreatedAt time.Time `json:"created_at"`
 
-	// CreatedBy The user who added it; of those that the operator added, the operator.
+	// CreatedBy The user or operator who added it.
 	CreatedBy string `json:"created_by"`
 }
 
@@ -666,14 +670,14 @@ type CustomProviderResponse struct {
 	Provider CustomProvider `json:"provider"`
 }
 
-// DestroyVersionResponse The version as it is now.
+// DestroyVersionResponse The version after the request.
 type DestroyVersionResponse struct {
-	// Version One of the secrets that a key has had, or is to have.
+	// Version A current, past or future secret of a key.
 	Version KeyVersion `json:"version"`
 }
 
-// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
-// disabled key that is read by its id has it; keys in lists do not.
+// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use
+// it. It is returned when a disabled key is read by its id, and not in lists.
 type DisableReceipt struct {
 	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 	State string `json:"state"`
@@ -690,43 +694,45 @@ type DisableReceipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	// SlowestMs How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+	// confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
 
 	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
 	CompleteBy *time.Time `json:"complete_by,omitempty"`
 
-	// InFlight How many requests with the key were in progress at data planes when they dropped it. Absent while no data
-	// plane has said so.
+	// InFlight How many requests with the key were in progress at data planes when they dropped it. Absent until a
+	// data plane has reported it.
 	InFlight *int `json:"in_flight,omitempty"`
 
-	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+	// InFlightFrom How many of the `acknowledged` data planes are counted in `in_flight`. Absent if none are.
 	InFlightFrom *int `json:"in_flight_from,omitempty"`
 
-	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	// Acknowledgements What each data plane has confirmed, as in a revocation's receipt. Absent until a data plane has
+	// confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
 
-	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-	// than 100, the rest is left out. Absent if there is none.
+	// Planes How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+	// 100, the rest are left out. Absent if there are none.
 	Planes []ReceiptPlane `json:"planes,omitempty"`
 }
 
-// Event Something that was done or attempted. A change and its event are written in the same transaction, so that
-// neither exists without the other.
+// Event An action or an attempt. A change and its event are written in the same transaction, so neither exists
+// without the other.
 type Event struct {
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
 
-	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
-	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-	// `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
-	// `expires_at`, and `key.expired` at that time.
-	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
-	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-	// that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-	// are of a server of your own that an owner added or removed, or that an operator took away.
+	// Type What was done. A token is an AgentRouter API key. `key.failing`: a data plane reported that a
+	// provider has begun to refuse a key. `key.exposed`: a provider returned a key in an answer, where the
+	// data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
+	// `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
+	// `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
+	// or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
+	// version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
+	// the actor if the provider refused the new one. `key.version_added`: a pending version was added.
+	// `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
+	// an owner added or removed a server of your own, or an operator removed one.
 	Type string `json:"type"`
 
 	// Outcome Whether it was carried out. A denied attempt changed nothing.
@@ -738,80 +744,78 @@ type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
 
-	// SourceIP The address that the request came from. Empty for an operator's command, and for members who are not owners
-	// where another user did it.
+	// SourceIP The address that the request came from. Empty for an operator's command, and for other users'
+	// actions if the reader is not an owner.
 	SourceIP string `json:"source_ip"`
 
 	// RequestID The request's id, as in its `X-Request-Id`. Empty for an operator's command.
 	RequestID string `json:"request_id"`
 
-	// KeyID The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
+	// KeyID The key in question. Absent if there is no such key, as for a denied `key.registered`.
 	KeyID *string `json:"key_id,omitempty"`
 
-	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
-	// request was made; absent if there was none.
+	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the API key
+	// of the request; absent if there was none.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
-	// MemberID The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
-	// whose request it was; absent if the data plane did not say. Absent in other events.
+	// MemberID The member in question, or the user of the API key. In `key.failing` and `key.exposed`, the user who
+	// made the request; absent if the data plane did not say. Absent in other events.
 	MemberID *string `json:"member_id,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
 
-	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
-	// the `expires_at` in
-	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
-	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-	// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
-	// `base_url`. Both are absent in other events.
+	// Before The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
+	// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
+	// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
+	// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
+	// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
+	// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
+	// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
+	// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
+	// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 	Before *EventState `json:"before,omitempty"`
 
-	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
-	// the `expires_at` in
-	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
-	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-	// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
-	// `base_url`. Both are absent in other events.
+	// After The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
+	// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
+	// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
+	// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
+	// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
+	// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
+	// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
+	// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
+	// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 	After *EventState `json:"after,omitempty"`
 
-	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
-	// those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
-	// them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
-	// the same on many targets. Absent from an event of one attempt.
+	// Repeated How many denied attempts by this actor the event stands for. The first attempt has an event of its
+	// own; the attempts of the following minute share one. `first_at` and `at` are the times of the first
+	// and the last of these; `source_ip` and `request_id` are the last one's. If the targets differ, the
+	// event names the last one's. Absent if the event stands for one attempt.
 	Repeated *int64 `json:"repeated,omitempty"`
 
-	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
+	// FirstAt When the first of the `repeated` attempts was. Absent if the event stands for one attempt.
 	FirstAt *time.Time `json:"first_at,omitempty"`
 }
 
-// EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
-// the `expires_at` in
-// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
-// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
-// `base_url`. Both are absent in other events.
+// EventState The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
+// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
+// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
+// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
+// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
+// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
+// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
+// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
+// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 type EventState struct {
-	// BaseURL Where the requests to a server of your own go. Absent in events that are about none.
+	// BaseURL The base URL of a server of your own. Absent in other events.
 	BaseURL *string `json:"base_url,omitempty"`
 
-	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
+	// ExpiresAt When the key stops serving. Absent if never, or if it did not change.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
@@ -823,37 +827,38 @@ type EventState struct {
 	// Name The key's label, absent if it did not change; or the name of a server of your own.
 	Name *string `json:"name,omitempty"`
 
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-	// the next key in order. There is no silent fallback.
+	// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+	// `next_key` tries the next key in order. There is no silent fallback.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
 
-	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-	// requests. There is no silent fallback. Absent is `fail`.
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+	// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+	// the next key in order for further requests. There is no silent fallback.
 	OnLimited *OnLimited `json:"on_limited,omitempty"`
 
-	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+	// Operations Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+	// provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+	// too.
 	Operations *Operations `json:"operations,omitempty"`
 
-	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-	// Every key has 0 unless it is given another.
+	// Order The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+	// with the same order, the newest. The default is 0.
 	Order *KeyOrder `json:"order,omitempty"`
 
-	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-	// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-	// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-	// the service's signature, and its clock differs from the service's),
-	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-	// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-	// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-	// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-	// reason.
+	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+	// balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+	// role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+	// started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+	// test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+	// no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+	// Absent if the verdict needs no reason.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-	// all. Absent is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+	// means that it can't be. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
@@ -862,28 +867,29 @@ type EventState struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
 
-	// Source Where the leaked value was found, as the request said. Absent if it did not.
+	// Source Where the leaked value was found, as the request said. Absent if it did not say.
 	Source *string `json:"source,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-	// project's, and `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+	// uses the project's, and `forbid` uses only the project's.
 	UserKeys *UserKeys `json:"user_keys,omitempty"`
 
 	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider *UserKeysByProvider `json:"user_keys_by_provider,omitempty"`
 
-	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
+	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+	// found neither.
 	Verdict *Verdict `json:"verdict,omitempty"`
 
-	// Version A version of the key. Absent in events that are about none.
+	// Version A version of the key. Absent in events without one.
 	Version *int `json:"version,omitempty"`
 
-	// Weight The key's weight, 0 for none. Absent if it did not change.
+	// Weight The key's weight, 0 for a key without one. Absent if it did not change.
 	Weight *int `json:"weight,omitempty"`
 }
 
-// Fetch That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
-// plane, or the provider, gets the key.
+// Fetch A record that a data plane asked for a key, or that the service opened one to test it. The record is
+// stored before the data plane, or the provider, gets the key.
 type Fetch struct {
 	// At When it asked.
 	At time.Time `json:"at"`
@@ -891,46 +897,46 @@ type Fetch struct {
 	// DataPlane The data plane's name. Absent if the operator has deleted it.
 	DataPlane *string `json:"data_plane,omitempty"`
 
-	// DataPlaneID The data plane's id, which operators know it by. For a test, `control_plane`.
+	// DataPlaneID The data plane's id, as operators see it. For a test, `control_plane`.
 	DataPlaneID string `json:"data_plane_id"`
 
 	// Decision Whether it got a key.
 	Decision string `json:"decision"`
 
-	// DerivedUntil When what it got ends, if that was made from the key, as tokens for a cloud are, and is not the key's secret
-	// itself. Absent otherwise.
+	// DerivedUntil When the returned credential expires, if it was made from the key, such as a token for a cloud.
+	// Absent if it is the key's secret itself.
 	DerivedUntil *time.Time `json:"derived_until,omitempty"`
 
-	// KeyID The key that it got, or asked for. Absent if there was none.
+	// KeyID The key that it got or requested. Absent if there was none.
 	KeyID *string `json:"key_id,omitempty"`
 
-	// Provider The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
+	// Provider The provider for which a key was requested. Empty if a key was requested by an unknown id.
 	Provider string `json:"provider"`
 
-	// Reason The rule that chose the key, or why there was none. `verification` is a test of the
-	// key, and `rotation` the comparison of a secret that it is rotated to.
+	// Reason The rule that chose the key, or why there was none. `verification` is a test of the key, and
+	// `rotation` the comparison of a key's new secret with its stored versions.
 	Reason string `json:"reason"`
 
-	// RequestID The id of the request that led to it, which the service's log has too.
+	// RequestID The id of the request that led to it, which is also in the service's log.
 	RequestID string `json:"request_id"`
 
 	// TokenID The user's API key. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// UserID The user on whose behalf it asked, or who had the key tested. Absent for no particular user.
+	// UserID The user for whom it asked, or who had the key tested. Absent for no particular user.
 	UserID *string `json:"user_id,omitempty"`
 
 	// Version The number of secrets that the key has had.
 	Version *int `json:"version,omitempty"`
 }
 
-// FieldError A field that is wrong. Its value is never repeated.
+// FieldError An invalid field. Its value is never repeated.
 type FieldError struct {
-	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
-	// or `query` as a whole.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or
+	// `body` or `query` for the whole.
 	Field string `json:"field"`
 
-	// Message What is wrong with it, for people, to read after the name of the field.
+	// Message What is wrong with it, for people. It reads as a sentence after the name of the field.
 	Message string `json:"message"`
 }
 
@@ -948,8 +954,9 @@ type ImpactAtProvider struct {
 	// OwnKeys How many keys of their own they registered here.
 	OwnKeys int `json:"own_keys"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know, at most 1,000 in all.
@@ -958,10 +965,10 @@ type ImpactAtProvider struct {
 
 // ImpactStays What stays.
 type ImpactStays struct {
-	// ProjectKeys How many project-level keys they registered, which go on serving.
+	// ProjectKeys How many project-level keys they registered, which continue to serve.
 	ProjectKeys int `json:"project_keys"`
 
-	// TokensElsewhere How many of their API keys may go on to act in other projects.
+	// TokensElsewhere How many of their API keys still act in other projects.
 	TokensElsewhere int `json:"tokens_elsewhere"`
 }
 
@@ -985,18 +992,19 @@ type Key struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// Name Its label.
 	Name string `json:"name"`
 
-	// DisplaySuffix The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
-	// sixteen characters, because at most a quarter is shown, and none for a credential document.
+	// DisplaySuffix The secret's last four characters, by which people recognise it. At most a quarter of the secret is
+	// shown, so a secret of less than sixteen characters has fewer. A credential document has none.
 	DisplaySuffix string `json:"display_suffix"`
 
-	// UserScope Whether it is the caller's own key, and not the project's.
+	// UserScope Whether it is the caller's own key rather than the project's.
 	UserScope bool `json:"user_scope"`
 
 	// CreatedAt When it was registered.
@@ -1011,29 +1019,29 @@ type Key struct {
 	// RevokedAt When it was revoked. Absent while the key is active.
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
 
-	// RevokedBy The user, or the operator, who revoked it. Absent while the key is active.
+	// RevokedBy The user or operator who revoked it. Absent while the key is active.
 	RevokedBy *string `json:"revoked_by,omitempty"`
 
-	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported that.
+	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported one.
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
 
-	// Serves Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
-	// of a service of an earlier version leaves it out.
+	// Serves Whether the key can serve, that is, nothing excludes it. If several can, `resolve` shows which one
+	// does. Absent in answers of earlier versions of the service.
 	Serves *bool `json:"serves,omitempty"`
 
-	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
-	// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-	// `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
-	// provider rejected it when it was last tested, and it has not been used with success since; requests with it
-	// still go to the provider, which refuses them.
+	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled.
+	// `expired`: its `expires_at` has passed. `user_keys_forbidden`: it is a member's own key, and the
+	// policy forbids these. `user_key_required`: it is the project's key, and the policy lets only
+	// members' own keys serve. `rejected`: the provider rejected it when it was last tested, and it has
+	// not been used successfully since; requests with it still go to the provider, which refuses them.
 	NotServingReason *string `json:"not_serving_reason,omitempty"`
 
-	// Etag Names the state of what people change of the key: it is another after each change and the revocation, and
-	// stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
-	// earlier version leaves it out.
+	// Etag Identifies the state of the key's editable fields. It changes with each change and with the
+	// revocation, and not with use. Send it unchanged, quotes included, in `If-Match`. Absent in answers
+	// of earlier versions of the service.
 	Etag *string `json:"etag,omitempty"`
 
-	// Disabled Whether it is disabled. The answer of a service of an earlier version leaves it out.
+	// Disabled Whether it is disabled. Absent in answers of earlier versions of the service.
 	Disabled *bool `json:"disabled,omitempty"`
 
 	// DisabledAt When it was disabled. Absent if it is not.
@@ -1042,18 +1050,19 @@ type Key struct {
 	// DisabledBy The user who disabled it. Absent if it is not disabled.
 	DisabledBy *string `json:"disabled_by,omitempty"`
 
-	// ExpiresAt When it stops serving, or stopped. Absent if it does not.
+	// ExpiresAt When it stops serving, or stopped. Absent if never.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
-	// StaleSince Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
-	// Absent until then, and for a revoked key.
+	// StaleSince Since when it counts as unused: 90 days after its last use, or after its registration if it was
+	// never used. Absent until then, and for a revoked key.
 	StaleSince *time.Time `json:"stale_since,omitempty"`
 
-	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-	// Every key has 0 unless it is given another.
+	// Order The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+	// with the same order, the newest. The default is 0.
 	Order *KeyOrder `json:"order,omitempty"`
 
-	// Weight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+	// Weight The key's share of the callers among keys of its order that have a weight. A key without a weight shares
+	// callers with no other key.
 	Weight *KeyWeight `json:"weight,omitempty"`
 
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
@@ -1062,36 +1071,36 @@ type Key struct {
 	// Limit How many requests a key serves. Absent, or empty, limits nothing.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
-	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
-	// `last_used_at` is later, the key has served successfully since.
+	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has
+	// reported a refusal. If `last_used_at` is later, the key has served successfully since.
 	LastFailure *KeyFailure `json:"last_failure,omitempty"`
 
-	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-	// refuse it. Absent if it was never tested.
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
+	// begun to refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
 
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
 	// that is read by its id has it too; keys in lists do not.
 	Receipt *Receipt `json:"receipt,omitempty"`
 
-	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
-	// disabled key that is read by its id has it; keys in lists do not.
+	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use
+	// it. It is returned when a disabled key is read by its id, and not in lists.
 	DisableReceipt *DisableReceipt `json:"disable_receipt,omitempty"`
 
-	// Version The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
-	// leaves it out.
+	// Version The number of the active version: 1 until the key is rotated. Absent in answers of earlier versions
+	// of the service.
 	Version *int `json:"version,omitempty"`
 }
 
-// KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
-// `last_used_at` is later, the key has served successfully since.
+// KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has
+// reported a refusal. If `last_used_at` is later, the key has served successfully since.
 type KeyFailure struct {
 	// At When the provider refused it.
 	At time.Time `json:"at"`
 
-	// Reason `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
-	// `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
-	// provider's. Absent if the data plane did not say.
+	// Reason `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
+	// key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
+	// answered two users with 403. Absent if the data plane did not say.
 	Reason *string `json:"reason,omitempty"`
 
 	// Status The HTTP status of the refusal.
@@ -1100,85 +1109,89 @@ type KeyFailure struct {
 
 // KeyLimit How many requests a key serves. Absent, or empty, limits nothing.
 type KeyLimit struct {
-	// Concurrent How many requests it serves at once, streams and WebSockets until they end. Absent for any number.
+	// Concurrent How many requests it serves at the same time. Streams and WebSockets count until they end. Absent:
+	// any number.
 	Concurrent *int `json:"concurrent,omitempty"`
 
-	// RequestsPerDay How many requests it serves in a day of UTC. Absent for any number.
+	// RequestsPerDay How many requests it serves in a day (UTC). Absent: any number.
 	RequestsPerDay *int `json:"requests_per_day,omitempty"`
 
-	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. Absent for any number.
+	// RequestsPerMinute How many requests it serves in a minute of the clock. Absent: any number.
 	RequestsPerMinute *int `json:"requests_per_minute,omitempty"`
 }
 
-// KeyLimitChange What to change of how many requests the key serves. `null` takes all limits away.
+// KeyLimitChange Changes to the limits. `null` removes all of them.
 type KeyLimitChange struct {
-	// Concurrent How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
+	// Concurrent How many requests it serves at the same time. Streams and WebSockets count until they end. `null`
+	// means any number.
 	Concurrent nullable.Nullable[int] `json:"concurrent,omitempty"`
 
-	// RequestsPerDay How many requests it serves in a day of UTC. `null` is any number.
+	// RequestsPerDay How many requests it serves in a day (UTC). `null` means any number.
 	RequestsPerDay nullable.Nullable[int] `json:"requests_per_day,omitempty"`
 
-	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. `null` is any number.
+	// RequestsPerMinute How many requests it serves in a minute of the clock. `null` means any number.
 	RequestsPerMinute nullable.Nullable[int] `json:"requests_per_minute,omitempty"`
 }
 
-// KeyOrder The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-// Every key has 0 unless it is given another.
+// KeyOrder The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+// with the same order, the newest. The default is 0.
 type KeyOrder = int
 
 // KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState = string
 
-// KeyVersion One of the secrets that a key has had, or is to have.
+// KeyVersion A current, past or future secret of a key.
 type KeyVersion struct {
-	// Version Its number. The first is 1; numbers are not used twice.
+	// Version Its number. The first is 1. No number is used twice.
 	Version int `json:"version"`
 
-	// State `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
-	// `destroyed`: its secret is gone.
+	// State `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be
+	// restored. `destroyed`: its secret has been deleted here.
 	State string `json:"state"`
 
-	// DisplaySuffix The secret's last four characters, as of a key.
+	// DisplaySuffix The secret's last four characters, as for a key.
 	DisplaySuffix string `json:"display_suffix"`
 
-	// CreatedAt When it was handed in.
+	// CreatedAt When it was registered.
 	CreatedAt time.Time `json:"created_at"`
 
-	// CreatedBy The user who handed it in.
+	// CreatedBy The user who registered it.
 	CreatedBy string `json:"created_by"`
 
 	// ActivatedAt When it last began to serve. Absent if it never did.
 	ActivatedAt *time.Time `json:"activated_at,omitempty"`
 
-	// RetiresAt When a retiring version is destroyed. Absent in other states.
+	// RetiresAt When a retiring version will be destroyed. Absent in other states.
 	RetiresAt *time.Time `json:"retires_at,omitempty"`
 
 	// DestroyedAt When it was destroyed. Absent if it was not.
 	DestroyedAt *time.Time `json:"destroyed_at,omitempty"`
 
-	// ExpiresAt The key's `expires_at` while the version is active. Absent for never, and if it leaves the key's.
+	// ExpiresAt The key's `expires_at` while the version is active. Absent if never, or if the version leaves the
+	// key's unchanged.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
-	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-	// refuse it. Absent if it was never tested.
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
+	// begun to refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
 }
 
-// KeyWarning Something to know of a key that was stored.
+// KeyWarning A warning about a key that was stored.
 type KeyWarning struct {
-	// Code `duplicate_secret`: another key that can serve has the same secret, or a field of it.
+	// Code `duplicate_secret`: another key that can serve has the same secret, or shares a field of it.
 	Code string `json:"code"`
 
-	// KeyID The other key. Only keys that the caller may read are named.
+	// KeyID The other key. It is named only if the caller may read it.
 	KeyID string `json:"key_id"`
 }
 
-// KeyWeight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+// KeyWeight The key's share of the callers among keys of its order that have a weight. A key without a weight shares
+// callers with no other key.
 type KeyWeight = int
 
 // LeakMatch A key or an API key that has leaked.
 type LeakMatch struct {
-	// Index The place of the value in the request, from 0.
+	// Index The index of the value in the request, counted from 0.
 	Index int `json:"index"`
 
 	// Kind `key` for a provider's key, and `api_key` for an API key of this service.
@@ -1187,11 +1200,12 @@ type LeakMatch struct {
 	// KeyID The key. Absent for an API key.
 	KeyID *string `json:"key_id,omitempty"`
 
-	// Version The version of the key whose secret it is. Absent for an API key.
+	// Version The version of the key that has this secret. Absent for an API key.
 	Version *int `json:"version,omitempty"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// Name The key's label. Absent for another member's own key, and for an API key.
@@ -1200,17 +1214,18 @@ type LeakMatch struct {
 	// TokenID The id of the API key. Absent for a key.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// UserID The member whose own key it is, or the user whose API key. Absent for a key of the project.
+	// UserID The member whose own key it is, or the user whose API key it is. Absent for a key of the project.
 	UserID *string `json:"user_id,omitempty"`
 
-	// State What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
-	// key that has expired is `expired`.
+	// State Its state after the request: `active`, `pending`, `retiring` or `destroyed` for a version of a key,
+	// or `revoked`. An expired API key is `expired`.
 	State string `json:"state"`
 
 	// Action What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
 	Action string `json:"action"`
 
-	// LastUsedAt When a data plane last used the key with success, or the API key was last used. Absent for never.
+	// LastUsedAt When a data plane last used the key successfully, or when the API key was last used. Absent if
+	// never.
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
 
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1218,21 +1233,21 @@ type LeakMatch struct {
 	Receipt *Receipt `json:"receipt,omitempty"`
 }
 
-// LeaksRequest What has leaked, and whether to revoke it.
+// LeaksRequest Leaked values, and whether to revoke the keys that they match.
 type LeaksRequest struct {
-	// Revoke Whether what matches is to be revoked.
+	// Revoke Whether to revoke the matches.
 	Revoke bool `json:"revoke"`
 
 	// Source Where the values were found, for the audit trail. It must not contain a secret, nor invisible characters.
 	Source *string `json:"source,omitempty"`
 
-	// Values What was found, at most 100 values.
+	// Values The values found, at most 100.
 	Values []Secret `json:"values"`
 }
 
-// LeaksResponse What matches the values of the request.
+// LeaksResponse The matches of the request's values.
 type LeaksResponse struct {
-	// Matches The first 1,000 matches, by the place of their value in the request, those of active keys first.
+	// Matches The first 1,000 matches, in the order of their values in the request, active keys first.
 	Matches []LeakMatch `json:"matches"`
 }
 
@@ -1241,7 +1256,8 @@ type ListCustomProvidersResponse struct {
 	// Providers The servers, by slug.
 	Providers []CustomProvider `json:"providers"`
 
-	// OwnersMayAdd Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator.
+	// OwnersMayAdd Whether the operator of the service lets owners of projects add and remove servers. If not, ask the
+	// operator.
 	OwnersMayAdd bool `json:"owners_may_add"`
 }
 
@@ -1331,8 +1347,8 @@ type Member struct {
 
 // MemberImpactResponse What the removal of a member would do.
 type MemberImpactResponse struct {
-	// AtProviders What to do at the providers, by provider: have the member's own keys deleted there, and replace the project's whose
-	// secrets they may know.
+	// AtProviders What to do at the providers, by provider: delete the member's own keys there, and replace the
+	// project's keys whose secrets they may know.
 	AtProviders []ImpactAtProvider `json:"at_providers"`
 
 	// LastOwner Whether they are the last owner, who can't be removed.
@@ -1357,8 +1373,8 @@ type MemberResponse struct {
 // NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 type NextPageToken = string
 
-// OIDCClient How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
-// to sign in with.
+// OIDCClient How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client
+// with which people can sign in.
 type OIDCClient struct {
 	// Issuer The issuer's URL. Its discovery document is at `/.well-known/openid-configuration` below it.
 	Issuer string `json:"issuer"`
@@ -1369,43 +1385,45 @@ type OIDCClient struct {
 	// Scopes The scopes to ask for.
 	Scopes []string `json:"scopes"`
 
-	// SessionToken Which of the tokens that the issuer returns is the session token.
+	// SessionToken Which of the issuer's tokens is the session token.
 	SessionToken string `json:"session_token"`
 }
 
-// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-// the next key in order. There is no silent fallback.
+// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+// `next_key` tries the next key in order. There is no silent fallback.
 type OnBadKey string
 
-// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-// requests. There is no silent fallback. Absent is `fail`.
+// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+// the next key in order for further requests. There is no silent fallback.
 type OnLimited string
 
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
-// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+// Operations Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+// provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+// too.
 type Operations string
 
-// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
+// Policy The project's policy. The default is `allow`, `fail`, `fail`, `inference` and 30 days.
 type Policy struct {
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-	// the next key in order. There is no silent fallback.
+	// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+	// `next_key` tries the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-	// requests. There is no silent fallback. Absent is `fail`.
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+	// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+	// the next key in order for further requests. There is no silent fallback.
 	OnLimited *OnLimited `json:"on_limited,omitempty"`
 
-	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+	// Operations Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+	// provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+	// too.
 	Operations *Operations `json:"operations,omitempty"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-	// all. Absent is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+	// means that it can't be. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// UpdatedAt When it was last written. Absent for the default.
@@ -1414,35 +1432,36 @@ type Policy struct {
 	// UpdatedBy The user who last wrote it. Absent for the default.
 	UpdatedBy *string `json:"updated_by,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-	// project's, and `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+	// uses the project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 
 	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider"`
 }
 
-// PolicyRequest The policy to put in force. A field that is left out gets its default.
+// PolicyRequest The policy to put in force. An absent field gets its default.
 type PolicyRequest struct {
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-	// the next key in order. There is no silent fallback.
+	// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+	// `next_key` tries the next key in order. There is no silent fallback.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
 
-	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-	// requests. There is no silent fallback. Absent is `fail`.
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+	// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+	// the next key in order for further requests. There is no silent fallback.
 	OnLimited *OnLimited `json:"on_limited,omitempty"`
 
-	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+	// Operations Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+	// provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+	// too.
 	Operations *Operations `json:"operations,omitempty"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-	// all. Absent is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+	// means that it can't be. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-	// project's, and `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+	// uses the project's, and `forbid` uses only the project's.
 	UserKeys *UserKeys `json:"user_keys,omitempty"`
 
 	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
@@ -1451,7 +1470,7 @@ type PolicyRequest struct {
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
+	// Policy The project's policy. The default is `allow`, `fail`, `fail`, `inference` and 30 days.
 	Policy Policy `json:"policy"`
 }
 
@@ -1463,7 +1482,7 @@ type Problem struct {
 	// Detail What went wrong and what to do about it, for people. Its wording may change.
 	Detail string `json:"detail"`
 
-	// Errors The fields that are wrong, each once. Absent if no field is.
+	// Errors The invalid fields, each once. Absent if there are none.
 	Errors []FieldError `json:"errors,omitempty"`
 
 	// Instance Identifies this occurrence, `urn:request:<request_id>`.
@@ -1506,24 +1525,24 @@ type Provider struct {
 	// groups.
 	AlternativeFields [][]string `json:"alternative_fields,omitempty"`
 
-	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-	// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
-	// signed with it; the credential itself goes to no data plane.
+	// AuthStyle How it takes the key. `bearer`: as `Authorization: Bearer`. `x_api_key`, `x_goog_api_key` and
+	// `api_key`: in the header of that name, with dashes. `aws_sigv4` and `gcp_oauth`: as a token, signed
+	// with the key and valid for at most an hour; the key itself is sent to no data plane.
 	AuthStyle string `json:"auth_style"`
 
-	// BaseURL The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
-	// credential itself.
+	// BaseURL The only address that its keys are sent to; request paths are appended. Parts in braces are fields
+	// of the credential.
 	BaseURL string `json:"base_url"`
 
 	// DisplayName Its name for people.
 	DisplayName string `json:"display_name"`
 
-	// EndpointHosts Hosts on one of which the credential's `endpoint`, a URL, may be in the place of `base_url`. `*` is one label
-	// of a name. Absent if there are none.
+	// EndpointHosts Hosts that may replace `base_url`: the credential's `endpoint`, a URL, must be on one of them. `*`
+	// matches one label of a name. Absent if there are none.
 	EndpointHosts []string `json:"endpoint_hosts,omitempty"`
 
-	// ExternalID The external ID with which the service assumes roles for the session's customer. The trust policy of a role in
-	// `role_arn` must require it. Absent where a credential can't name a role.
+	// ExternalID The external ID with which the service assumes roles for the session's customer. The trust policy of
+	// a role in `role_arn` must require it. Absent where a credential can't name a role.
 	//
 	//
 	// Example: aikeys:acme
@@ -1532,7 +1551,7 @@ type Provider struct {
 	// KeyPageURL The page on which its keys are created.
 	KeyPageURL string `json:"key_page_url"`
 
-	// Prefixes How its secrets usually begin, as a hint for people. Empty if nothing is known. A secret that begins
+	// Prefixes How its secrets usually begin, as a hint for people. Empty if unknown. A secret that begins
 	// differently is accepted, unless another provider has that prefix.
 	Prefixes []string `json:"prefixes"`
 
@@ -1542,13 +1561,15 @@ type Provider struct {
 	// SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 	SecretFormat string `json:"secret_format"`
 
-	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Slug ProviderSlug `json:"slug"`
 }
 
-// ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+// ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+// the word `none`.
 type ProviderSlug = string
 
 // Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1569,39 +1590,40 @@ type Receipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	// SlowestMs How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+	// confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
 
 	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
 	CompleteBy *time.Time `json:"complete_by,omitempty"`
 
-	// InFlight How many requests with the key were in progress at data planes when they dropped it, streamed answers and
-	// upgraded connections included. Absent while no data plane has said so.
+	// InFlight How many requests with the key were in progress at data planes when they dropped it, including
+	// streamed answers and upgraded connections. Absent until a data plane has reported it.
 	InFlight *int `json:"in_flight,omitempty"`
 
-	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. The rest did not say how many requests were in progress.
-	// Absent if none did.
+	// InFlightFrom How many of the `acknowledged` data planes are counted in `in_flight`. The others did not report how
+	// many requests were in progress. Absent if none did.
 	InFlightFrom *int `json:"in_flight_from,omitempty"`
 
-	// Acknowledgements What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
-	// some are left out. Absent until one has confirmed.
+	// Acknowledgements What each data plane has confirmed, those with most requests in progress first. If there are more
+	// than 100, some are left out. Absent until a data plane has confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
 
-	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-	// than 100, the rest is left out. Absent if there is none.
+	// Planes How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+	// 100, the rest are left out. Absent if there are none.
 	Planes []ReceiptPlane `json:"planes,omitempty"`
 }
 
-// ReceiptPlane How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind.
+// ReceiptPlane How far a data plane has got. If copies of one gateway share a name, the slowest copy counts.
 type ReceiptPlane struct {
 	// Name The name that the operator gave it.
 	Name string `json:"name"`
 
-	// State `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
-	// from its cache any longer without asking.
+	// State `waiting` until it has confirmed, then `acknowledged`. `lease_expired`: it has not confirmed, but
+	// its lease has run out, so it may no longer serve from its cache without asking.
 	State string `json:"state"`
 
-	// Ms How many milliseconds after the change it confirmed. Absent unless it has.
+	// Ms How many milliseconds after the change it confirmed. Absent if it has not.
 	Ms *int `json:"ms,omitempty"`
 }
 
@@ -1611,23 +1633,25 @@ type RegisterRequest struct {
 	// Absent is never.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
-	// Force Whether to store the key even if the test finds that the provider rejects it. The event says so. Without `verify`
-	// it means nothing. Absent is false.
+	// Force Whether to store the key even if the test finds that the provider rejects it. The event records
+	// this. It has no effect without `verify`. Absent is false.
 	Force *bool `json:"force,omitempty"`
 
 	// Limit How many requests a key serves. Absent, or empty, limits nothing.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
-	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret, nor
-	// invisible characters. It is stored in Unicode's form NFC, so two spellings of one name are the same name.
+	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the
+	// secret, nor invisible characters. It is stored in Unicode's form NFC, so two spellings of one name
+	// are the same name.
 	Name string `json:"name"`
 
-	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-	// Every key has 0 unless it is given another.
+	// Order The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+	// with the same order, the newest. The default is 0.
 	Order *KeyOrder `json:"order,omitempty"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
@@ -1636,12 +1660,13 @@ type RegisterRequest struct {
 	// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
 	// For a provider whose `secret_format` is `json`, it is the credential document as a string.
 	//
-	// It is sealed exactly as it is sent. So a secret that can't be a key of the provider is refused with 400 rather than
-	// changed: one with white space, a byte order mark or quotes around it, with a name or `Bearer` before it
-	// (`OPENAI_API_KEY=sk-…`), a masked value or placeholder (`sk-...abcd`), one that is too short, one with the prefix
-	// of another provider, an API key or session token of AgentRouter's own, a token with characters other than visible
-	// ASCII, and a credential document without a required field. The answer says which, and repeats nothing of the
-	// secret. Whether the provider accepts the key shows when it is first used.
+	// It is sealed exactly as sent. So a secret that can't be a key of the provider is refused with 400, not
+	// corrected. Refused are: white space, a byte order mark or quotes around it; a name or `Bearer` before it
+	// (`OPENAI_API_KEY=sk-…`); a masked value or placeholder (`sk-...abcd`); a secret that is too short or has
+	// the prefix of another provider; an API key or session token of AgentRouter; a token with characters
+	// other than visible ASCII; and a credential document without a required field. The answer gives the
+	// reason, and repeats nothing of the secret. Whether the provider accepts the key shows when it is first
+	// used.
 	Secret Secret `json:"secret"`
 
 	// UserScope If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
@@ -1652,7 +1677,8 @@ type RegisterRequest struct {
 	// `verification` has the verdict; it is absent if the operator allows no tests. Absent is false.
 	Verify *bool `json:"verify,omitempty"`
 
-	// Weight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+	// Weight The key's share of the callers among keys of its order that have a weight. A key without a weight shares
+	// callers with no other key.
 	Weight *KeyWeight `json:"weight,omitempty"`
 }
 
@@ -1661,69 +1687,69 @@ type RegisterResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
-	// Warnings What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
+	// Warnings Warnings about the key, at most ten. Absent if there are none, and in the answer to a repeat.
 	Warnings []KeyWarning `json:"warnings,omitempty"`
 }
 
-// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-// all. Absent is 30 days.
+// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+// means that it can't be. The default is 30 days.
 type RemovalGraceDays = int
 
-// RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and
-// nothing is suspended.
+// RemoveMemberResponse What the removal has done. Earlier versions of the service return an empty object, and suspend nothing.
 type RemoveMemberResponse struct {
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
 	// that is read by its id has it too; keys in lists do not.
 	Receipt *Receipt `json:"receipt,omitempty"`
 
-	// RestoreUntil Until when it can be undone. Then what is suspended is destroyed.
+	// RestoreUntil Until when it can be undone. After that, everything suspended is destroyed.
 	RestoreUntil *time.Time `json:"restore_until,omitempty"`
 
-	// SuspendedKeys How many of the user's own keys it has suspended.
+	// SuspendedKeys How many of the user's own keys the removal suspended.
 	SuspendedKeys *int `json:"suspended_keys,omitempty"`
 
 	// SuspendedTokens How many of the user's API keys no longer act in the project.
 	SuspendedTokens *int `json:"suspended_tokens,omitempty"`
 }
 
-// ResolveResponse Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
-// for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
-// because keys were revoked: the last one, with the time and who did it; and `stopped_key` if the last one to
-// stop was disabled or has expired. An owner who asks for another member is not shown which of that member's own
-// keys it is.
+// ResolveResponse Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are the policy for
+// this provider. `key` and `scope` are absent if no key would serve. If that is because keys were revoked,
+// `revoked_key` is the last revoked one, with the time and who did it. If the last key to stop was
+// disabled or has expired, it is `stopped_key`. For another member, an owner does not see which of that
+// member's own keys it is.
 type ResolveResponse struct {
-	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
-	// the order in which they come, then the others. Absent without it.
+	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets
+	// serve, in order, then the others. Absent without it.
 	Candidates []Candidate `json:"candidates,omitempty"`
 
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
 
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-	// the next key in order. There is no silent fallback.
+	// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+	// `next_key` tries the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-	// requests. There is no silent fallback. Absent is `fail`.
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+	// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+	// the next key in order for further requests. There is no silent fallback.
 	OnLimited *OnLimited `json:"on_limited,omitempty"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
-	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
-	// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
-	// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
-	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
-	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-	// provider refused the first one within the last five minutes and the policy says `next_key`.
+	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller
+	// has no key of their own. `user_keys_forbidden`: the project's newest key, because the policy forbids
+	// members' own keys. `order`: the scope's key with the lowest `order`. `weight`: the caller's key
+	// among those that share callers by `weight`. `next_key`: the next key in order, because the provider
+	// refused the first one within the last five minutes and the policy says `next_key`.
 	// `next_key_limited`: the next key in order, because the first one is at a limit and `on_limited` is
-	// `next_key`. `order`: the
-	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
-	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
-	// `key_restricted`: no key, because those that the policy allows are restricted to other users.
+	// `next_key`. The other reasons mean that no key serves. `user_key_required`: the policy requires the
+	// caller's own key, and they have none. `no_key`: the policy allows none of the active keys.
+	// `key_revoked`: the keys that the policy allows have been revoked; `revoked_key` is the last of them.
+	// `key_disabled`, `key_expired`: of the keys that the policy allows, the last to stop was disabled or
+	// has expired; it is `stopped_key`. `key_restricted`: the keys that the policy allows are restricted
+	// to other users. `not_a_member`: the requested user is not a member of the project.
 	Reason string `json:"reason"`
 
 	// RevokedKey A key's metadata. No answer contains the secret.
@@ -1732,24 +1758,24 @@ type ResolveResponse struct {
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope *Scope `json:"scope,omitempty"`
 
-	// Serves Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
-	// it can't serve. The answer of a service of an earlier version leaves it out.
+	// Serves Whether a request would be served. If not, `reason` says why there is no key, or the key's
+	// `not_serving_reason` why it can't serve. Absent in answers of earlier versions of the service.
 	Serves *bool `json:"serves,omitempty"`
 
 	// StoppedKey A key's metadata. No answer contains the secret.
 	StoppedKey *Key `json:"stopped_key,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-	// project's, and `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+	// uses the project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 }
 
-// RestoreMemberResponse The member, and how much works again.
+// RestoreMemberResponse The member, and how many keys and API keys work again.
 type RestoreMemberResponse struct {
 	// Member A user's membership of the project.
 	Member Member `json:"member"`
 
-	// RestoredKeys How many of their own keys serve again, as far as nothing else stops them.
+	// RestoredKeys How many of their own keys serve again, unless something else stops them.
 	RestoredKeys int `json:"restored_keys"`
 
 	// RestoredTokens How many of their API keys may act in the project again.
@@ -1758,28 +1784,33 @@ type RestoreMemberResponse struct {
 
 // Restrictions What a key may be used for. Absent, or empty, restricts nothing.
 type Restrictions struct {
-	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all.
+	// Models The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent:
+	// all models.
 	Models []string `json:"models,omitempty"`
 
-	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
-	// with everything below it. `*` is one segment, and `*:generateContent` one that ends so. Absent: all.
+	// Operations The operations that it serves: paths of the provider's API below its base URL, such as
+	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
+	// with that ending. Absent: all.
 	Operations []string `json:"operations,omitempty"`
 
-	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all.
+	// Users The ids of the users whom a project-level key serves. For other users, the key does not exist.
+	// Absent: all users.
 	Users []OpaqueID `json:"users,omitempty"`
 }
 
-// RestrictionsChange What to change of what the key may be used for. `null` takes all restrictions away.
+// RestrictionsChange Changes to the restrictions. `null` removes all of them.
 type RestrictionsChange struct {
-	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null`
-	// restricts none.
+	// Models The models that it serves, exactly as requests name them. A `*` at the end matches any rest. `null`
+	// means all models.
 	Models nullable.Nullable[[]string] `json:"models,omitempty"`
 
-	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
-	// with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
+	// Operations The operations that it serves: paths of the provider's API below its base URL, such as
+	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
+	// with that ending. `null` means all.
 	Operations nullable.Nullable[[]string] `json:"operations,omitempty"`
 
-	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. `null` restricts none.
+	// Users The ids of the users whom a project-level key serves. For other users, the key does not exist.
+	// `null` means all users.
 	Users nullable.Nullable[[]OpaqueID] `json:"users,omitempty"`
 }
 
@@ -1790,9 +1821,9 @@ type RevokeResponse struct {
 	Receipt Receipt `json:"receipt"`
 }
 
-// RevokeTokenResponse The API key as it is now, and how many data planes have confirmed.
+// RevokeTokenResponse The API key after the request, and how many data planes have confirmed.
 type RevokeTokenResponse struct {
-	// Token What is known of an API key of this service.
+	// Token The metadata of an API key of this service.
 	Token Token `json:"token"`
 
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1805,48 +1836,53 @@ type Role string
 
 // RotateRequest Another secret for a key.
 type RotateRequest struct {
-	// Activate When the new version serves. Absent is `verified`.
+	// Activate When the new version serves. The default is `verified`.
 	Activate *RotateRequestActivate `json:"activate,omitempty"`
 
-	// ExpiresAt When the key stops serving, from the activation on, such as the time at which the new secret expires at the
-	// provider. It must be in the future. `null` is never, and absent leaves the key's `expires_at`.
+	// ExpiresAt When the key stops serving once the version is active, such as the time at which the new secret
+	// expires at the provider. It must be in the future. `null` means never; absent leaves the key's
+	// `expires_at`.
 	ExpiresAt nullable.Nullable[time.Time] `json:"expires_at,omitempty"`
 
-	// Overlap For how long the replaced version stays, from the activation on: a whole number of `s`, `m` or `h`, such as
-	// `15m` or `24h`, at most 30 days. Absent is `15m`; `0s` destroys it at once.
+	// Overlap How long the replaced version stays after the activation: a whole number of `s`, `m` or `h`, such as
+	// `15m` or `24h`, at most 30 days. The default is `15m`; `0s` destroys it at once.
 	Overlap *string `json:"overlap,omitempty"`
 
 	// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
 	// For a provider whose `secret_format` is `json`, it is the credential document as a string.
 	//
-	// It is sealed exactly as it is sent. So a secret that can't be a key of the provider is refused with 400 rather than
-	// changed: one with white space, a byte order mark or quotes around it, with a name or `Bearer` before it
-	// (`OPENAI_API_KEY=sk-…`), a masked value or placeholder (`sk-...abcd`), one that is too short, one with the prefix
-	// of another provider, an API key or session token of AgentRouter's own, a token with characters other than visible
-	// ASCII, and a credential document without a required field. The answer says which, and repeats nothing of the
-	// secret. Whether the provider accepts the key shows when it is first used.
+	// It is sealed exactly as sent. So a secret that can't be a key of the provider is refused with 400, not
+	// corrected. Refused are: white space, a byte order mark or quotes around it; a name or `Bearer` before it
+	// (`OPENAI_API_KEY=sk-…`); a masked value or placeholder (`sk-...abcd`); a secret that is too short or has
+	// the prefix of another provider; an API key or session token of AgentRouter; a token with characters
+	// other than visible ASCII; and a credential document without a required field. The answer gives the
+	// reason, and repeats nothing of the secret. Whether the provider accepts the key shows when it is first
+	// used.
 	Secret Secret `json:"secret"`
 }
 
-// RotateRequestActivate When the new version serves. Absent is `verified`.
+// RotateRequestActivate When the new version serves. The default is `verified`.
 type RotateRequestActivate string
 
-// RotateResponse The key, the version that the request was about, and if that serves the receipt.
+// RotateResponse The key, the version in question, and the receipt if that version serves.
 type RotateResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
-	// Version One of the secrets that a key has had, or is to have.
+	// Version A current, past or future secret of a key.
 	Version KeyVersion `json:"version"`
 
-	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the
+	// previous one.
 	Receipt *RotationReceipt `json:"receipt,omitempty"`
 
-	// Warnings What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat.
+	// Warnings Warnings about the new version, at most ten. Absent if there are none, and in the answer to a
+	// repeat.
 	Warnings []KeyWarning `json:"warnings,omitempty"`
 }
 
-// RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+// RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the
+// previous one.
 type RotationReceipt struct {
 	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 	State string `json:"state"`
@@ -1854,18 +1890,18 @@ type RotationReceipt struct {
 	// Version The version that serves.
 	Version int `json:"version"`
 
-	// ReplacedVersion The version that served before. It is the higher one after a rollback.
+	// ReplacedVersion The version that served before. After a rollback, it is the higher one.
 	ReplacedVersion int `json:"replaced_version"`
 
 	// RotatedAt When the version became active.
 	RotatedAt time.Time `json:"rotated_at"`
 
-	// RotatedBy The user who made it so. Absent if the service rolled back by itself.
+	// RotatedBy The user who activated it. Absent if the service rolled back by itself.
 	RotatedBy *string `json:"rotated_by,omitempty"`
 
-	// OldVersionSafeToDelete Whether no data plane begins a request with `replaced_version` any more, so that its secret may be deleted at
-	// the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
-	// While a rollback is possible, destroy the version here first.
+	// OldVersionSafeToDelete Whether data planes have stopped starting requests with `replaced_version`, so that you may delete
+	// its secret at the provider. It is true exactly when the receipt is complete. Requests already in
+	// progress are counted in `in_flight`. While a rollback is possible, destroy the version here first.
 	OldVersionSafeToDelete bool `json:"old_version_safe_to_delete"`
 
 	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
@@ -1874,24 +1910,26 @@ type RotationReceipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	// SlowestMs How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+	// confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
 
 	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
 	CompleteBy *time.Time `json:"complete_by,omitempty"`
 
-	// InFlight How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
-	// ends none of them. Absent while no data plane has said so.
+	// InFlight How many requests with the replaced version were in progress at data planes when they dropped it. A
+	// rotation ends none of them. Absent until a data plane has reported it.
 	InFlight *int `json:"in_flight,omitempty"`
 
-	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+	// InFlightFrom How many of the `acknowledged` data planes are counted in `in_flight`. Absent if none are.
 	InFlightFrom *int `json:"in_flight_from,omitempty"`
 
-	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	// Acknowledgements What each data plane has confirmed, as in a revocation's receipt. Absent until a data plane has
+	// confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
 
-	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-	// than 100, the rest is left out. Absent if there is none.
+	// Planes How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+	// 100, the rest are left out. Absent if there are none.
 	Planes []ReceiptPlane `json:"planes,omitempty"`
 }
 
@@ -1901,12 +1939,13 @@ type Scope = string
 // Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
 // For a provider whose `secret_format` is `json`, it is the credential document as a string.
 //
-// It is sealed exactly as it is sent. So a secret that can't be a key of the provider is refused with 400 rather than
-// changed: one with white space, a byte order mark or quotes around it, with a name or `Bearer` before it
-// (`OPENAI_API_KEY=sk-…`), a masked value or placeholder (`sk-...abcd`), one that is too short, one with the prefix
-// of another provider, an API key or session token of AgentRouter's own, a token with characters other than visible
-// ASCII, and a credential document without a required field. The answer says which, and repeats nothing of the
-// secret. Whether the provider accepts the key shows when it is first used.
+// It is sealed exactly as sent. So a secret that can't be a key of the provider is refused with 400, not
+// corrected. Refused are: white space, a byte order mark or quotes around it; a name or `Bearer` before it
+// (`OPENAI_API_KEY=sk-…`); a masked value or placeholder (`sk-...abcd`); a secret that is too short or has
+// the prefix of another provider; an API key or session token of AgentRouter; a token with characters
+// other than visible ASCII; and a credential document without a required field. The answer gives the
+// reason, and repeats nothing of the secret. Whether the provider accepts the key shows when it is first
+// used.
 type Secret = secret.Text
 
 // SetMemberRequest The role to give.
@@ -1920,17 +1959,17 @@ type SignInOptionsResponse struct {
 	// Methods The kinds of credentials that open sessions.
 	Methods []AuthMethod `json:"methods"`
 
-	// OIDC How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
-	// to sign in with.
+	// OIDC How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client
+	// with which people can sign in.
 	OIDC *OIDCClient `json:"oidc,omitempty"`
 }
 
-// Token What is known of an API key of this service.
+// Token The metadata of an API key of this service.
 type Token struct {
-	// TokenID Its id, a ULID, which events and records of fetches have too.
+	// TokenID Its id, a ULID, as used in events and records of fetches.
 	TokenID string `json:"token_id"`
 
-	// Name Its label. Absent for one that an operator made, and where the caller may not see it.
+	// Name Its label. Absent if an operator made the API key, and where the caller may not see it.
 	Name *string `json:"name,omitempty"`
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -1939,17 +1978,17 @@ type Token struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Projects The projects that it is limited to, as far as the caller may see them. Absent if it is not limited.
+	// Projects The projects that it is limited to and that the caller may see. Absent if it is not limited.
 	Projects []OpaqueID `json:"projects,omitempty"`
 
-	// BarredProjects The projects in which it no longer acts, because their owners have revoked it there or its user was removed.
-	// Absent if there are none.
+	// BarredProjects The projects in which it no longer acts, because their owners have revoked it there or its user was
+	// removed. Absent if there are none.
 	BarredProjects []OpaqueID `json:"barred_projects,omitempty"`
 
-	// ReachesBeyond Whether it may act in other projects, too. Only in the list of a project; absent elsewhere.
+	// ReachesBeyond Whether it also acts in other projects. Present only in a project's list.
 	ReachesBeyond *bool `json:"reaches_beyond,omitempty"`
 
-	// MadeWith The id of the API key that it was made with. Absent for a session token, and for an operator.
+	// MadeWith The id of the API key that made it. Absent if a session token or an operator made it.
 	MadeWith *string `json:"made_with,omitempty"`
 
 	// State `active`, `expired`, or `revoked`.
@@ -1958,24 +1997,24 @@ type Token struct {
 	// CreatedAt When it was made.
 	CreatedAt time.Time `json:"created_at"`
 
-	// ExpiresAt When it expires. Absent for never.
+	// ExpiresAt When it expires. Absent if never.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
-	// LastUsedAt When it was last used with this service, to within five minutes. Data planes ask for what it may do at most
-	// once in a while, so it may have been used with them since. Absent if it was not used.
+	// LastUsedAt When it was last used with this service, to within five minutes. Data planes check an API key only
+	// from time to time, so it may have been used with them since. Absent if it was never used.
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
 
-	// RevokedAt When it was revoked. Absent while it is not.
+	// RevokedAt When it was revoked. Absent if it is not revoked.
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
 
-	// RevokedBy The user, or the operator, who revoked it. Absent while it is not revoked.
+	// RevokedBy The user or operator who revoked it. Absent if it is not revoked.
 	RevokedBy *string `json:"revoked_by,omitempty"`
 
-	// Current Whether it is the one in use. Absent if not.
+	// Current Whether the request uses this API key. Absent if not.
 	Current *bool `json:"current,omitempty"`
 }
 
-// TokenSecret The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
+// TokenSecret The API key itself, to be sent in `Authorization: Bearer`. No other answer contains it.
 type TokenSecret = secret.Text
 
 // UpdateRequest What to change. At least one member.
@@ -1983,24 +2022,24 @@ type UpdateRequest struct {
 	// Disabled If true, the key serves nobody until it is set to false.
 	Disabled *bool `json:"disabled,omitempty"`
 
-	// ExpiresAt When the key stops serving. It must be in the future. `null` is never.
+	// ExpiresAt When the key stops serving. It must be in the future. `null` means never.
 	ExpiresAt nullable.Nullable[time.Time] `json:"expires_at,omitempty"`
 
-	// Limit What to change of how many requests the key serves. `null` takes all limits away.
+	// Limit Changes to the limits. `null` removes all of them.
 	Limit nullable.Nullable[KeyLimitChange] `json:"limit,omitempty"`
 
 	// Name The new label, as for a register.
 	Name *string `json:"name,omitempty"`
 
-	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-	// Every key has 0 unless it is given another.
+	// Order The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+	// with the same order, the newest. The default is 0.
 	Order *KeyOrder `json:"order,omitempty"`
 
-	// Restrict What to change of what the key may be used for. `null` takes all restrictions away.
+	// Restrict Changes to the restrictions. `null` removes all of them.
 	Restrict nullable.Nullable[RestrictionsChange] `json:"restrict,omitempty"`
 
-	// Weight The key's share of the callers among keys of its order that have a weight. `null` takes it away: the key
-	// shares with none.
+	// Weight The key's share of the callers among keys of its order that have a weight. `null` removes it: the
+	// key then shares callers with no other key.
 	Weight nullable.Nullable[int] `json:"weight,omitempty"`
 }
 
@@ -2010,7 +2049,7 @@ type UpdateResponse struct {
 	Key Key `json:"key"`
 }
 
-// Usage What was served to one user with one key on one day, as far as data planes have reported it.
+// Usage How often one key served one user on one day, as reported by data planes.
 type Usage struct {
 	// Day The day, in UTC.
 	Day openapi_types.Date `json:"day"`
@@ -2024,9 +2063,10 @@ type Usage struct {
 	// Provider The key's provider.
 	Provider string `json:"provider"`
 
-	// Refusals How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself, which then
-	// sent the provider nothing, such as for an operation that the project's keys may not be used for. Of requests
-	// that other proxies sent (forward-auth, ext_authz) the provider's answer is not known.
+	// Refusals How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself,
+	// which then sent nothing to the provider. A data plane refuses, for example, an operation for which
+	// the project's keys may not be used. For requests that other proxies sent (forward-auth, ext_authz)
+	// the provider's answer is not known.
 	Refusals int64 `json:"refusals"`
 
 	// Requests The number of requests.
@@ -2036,47 +2076,49 @@ type Usage struct {
 	UserID *string `json:"user_id,omitempty"`
 }
 
-// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-// project's, and `forbid` uses only the project's.
+// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+// uses the project's, and `forbid` uses only the project's.
 type UserKeys string
 
 // UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 type UserKeysByProvider map[string]UserKeys
 
-// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
+// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+// found neither.
 type Verdict = string
 
-// VerdictReason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-// the service's signature, and its clock differs from the service's),
-// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-// reason.
+// VerdictReason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+// balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+// role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+// `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+// started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+// test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+// no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+// Absent if the verdict needs no reason.
 type VerdictReason = string
 
-// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-// refuse it. Absent if it was never tested.
+// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
+// begun to refuse it. Absent if it was never tested.
 type Verification struct {
 	// CheckedAt When it was tested.
 	CheckedAt time.Time `json:"checked_at"`
 
-	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-	// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-	// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-	// the service's signature, and its clock differs from the service's),
-	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-	// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-	// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-	// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-	// reason.
+	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+	// balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+	// role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+	// started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+	// test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+	// no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+	// Absent if the verdict needs no reason.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
-	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
+	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+	// found neither.
 	Verdict Verdict `json:"verdict"`
 }
 
@@ -2085,8 +2127,8 @@ type VerifyResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
-	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-	// refuse it. Absent if it was never tested.
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
+	// begun to refuse it. Absent if it was never tested.
 	Verification Verification `json:"verification"`
 }
 
@@ -2095,22 +2137,23 @@ type VersionsResponse struct {
 	// Versions The versions, at most 101.
 	Versions []KeyVersion `json:"versions"`
 
-	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the
+	// previous one.
 	Receipt *RotationReceipt `json:"receipt,omitempty"`
 }
 
-// WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
-// `expires_at` are absent if they do not apply.
+// WhoAmIResponse The session. `role` is the user's role in its project, and absent if they are not a member. `token_id`
+// and `expires_at` are absent if they do not apply.
 type WhoAmIResponse struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// ExpiresAt When the session ends. Absent if it does not.
+	// ExpiresAt When the session ends. Absent if never.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
-	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-	// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-	// the clock.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+	// trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+	// action of the service.
 	Method AuthMethod `json:"method"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -2119,7 +2162,7 @@ type WhoAmIResponse struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
 
-	// TokenID The id of the API key in use, with which to revoke it. Absent for a session token.
+	// TokenID The id of the API key in use, needed to revoke it. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -2150,8 +2193,9 @@ type EventOutcomeFilter string
 // EventPageSize defines model for EventPageSize.
 type EventPageSize = int
 
-// EventProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+// EventProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+// the word `none`.
 type EventProviderFilter = ProviderSlug
 
 // EventTo defines model for EventTo.
@@ -2175,8 +2219,9 @@ type FetchKeyFilter = string
 // FetchPageSize defines model for FetchPageSize.
 type FetchPageSize = int
 
-// FetchProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+// FetchProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+// the word `none`.
 type FetchProviderFilter = ProviderSlug
 
 // FetchTo defines model for FetchTo.
@@ -2206,8 +2251,9 @@ type PageToken = string
 // ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type ProjectID = OpaqueID
 
-// ProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+// ProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+// the word `none`.
 type ProviderFilter = ProviderSlug
 
 // StateFilter defines model for StateFilter.
@@ -2225,8 +2271,9 @@ type UsageFrom = time.Time
 // UsageKeyFilter defines model for UsageKeyFilter.
 type UsageKeyFilter = string
 
-// UsageProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+// UsageProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+// the word `none`.
 type UsageProviderFilter = ProviderSlug
 
 // UsageTo defines model for UsageTo.
@@ -2324,7 +2371,7 @@ type ListKeysParams struct {
 	// State Only keys in this state. Without it, keys in either state.
 	State *ListKeysParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
@@ -2336,98 +2383,100 @@ type ListKeysParamsState string
 
 // RegisterKeyParams defines parameters for RegisterKey.
 type RegisterKeyParams struct {
-	// IdempotencyKey A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
-	// same request with the same value again, no second key is made, and the answer has the key that the first one
-	// made. Another body with the same value is refused with 422. A refused request does not use the value up.
+	// IdempotencyKey A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends
+	// the same request with the same value again, no second key is made, and the answer has the key that the
+	// first request made. Another body with the same value is refused with 422. A refused request does not use
+	// up the value.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // RevokeKeyParams defines parameters for RevokeKey.
 type RevokeKeyParams struct {
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // GetKeyParams defines parameters for GetKey.
 type GetKeyParams struct {
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // UpdateKeyParams defines parameters for UpdateKey.
 type UpdateKeyParams struct {
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-	// so that a request may be sent again.
+	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+	// change would make it, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // RollbackKeyParams defines parameters for RollbackKey.
 type RollbackKeyParams struct {
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-	// so that a request may be sent again.
+	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+	// change would make it, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // RotateKeyParams defines parameters for RotateKey.
 type RotateKeyParams struct {
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-	// so that a request may be sent again.
+	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+	// change would make it, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
-	// IdempotencyKey A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
-	// same request with the same value again, no second key is made, and the answer has the key that the first one
-	// made. Another body with the same value is refused with 422. A refused request does not use the value up.
+	// IdempotencyKey A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends
+	// the same request with the same value again, no second key is made, and the answer has the key that the
+	// first request made. Another body with the same value is refused with 422. A refused request does not use
+	// up the value.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListKeyVersionsParams defines parameters for ListKeyVersions.
 type ListKeyVersionsParams struct {
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // DestroyKeyVersionParams defines parameters for DestroyKeyVersion.
 type DestroyKeyVersionParams struct {
-	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-	// so that a request may be sent again.
+	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+	// change would make it, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // ActivateKeyVersionParams defines parameters for ActivateKeyVersion.
 type ActivateKeyVersionParams struct {
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-	// so that a request may be sent again.
+	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+	// change would make it, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
@@ -2436,7 +2485,7 @@ type ListEventsParams struct {
 	// KeyID Only events about this key.
 	KeyID *EventKeyFilter `form:"key_id,omitempty" json:"key_id,omitempty"`
 
-	// Actor Only what this user did, or this operator, such as `ops@host-1`.
+	// Actor Only what this user or operator did. An operator looks like `ops@host-1`.
 	Actor *EventActorFilter `form:"actor,omitempty" json:"actor,omitempty"`
 
 	// Type Only events of this type.
@@ -2448,10 +2497,10 @@ type ListEventsParams struct {
 	// Provider Only events about keys of this provider.
 	Provider *EventProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
 
-	// From Only what was done at this time or later.
+	// From Only events at this time or later.
 	From *EventFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// To Only what was done before this time. It must not be before `from`.
+	// To Only events before this time. It must not be before `from`.
 	To *EventTo `form:"to,omitempty" json:"to,omitempty"`
 
 	// PageSize Return at most this many events.
@@ -2475,7 +2524,8 @@ type ListFetchesParams struct {
 	// UserID Only fetches on behalf of this user.
 	UserID *FetchUserFilter `form:"user_id,omitempty" json:"user_id,omitempty"`
 
-	// DataPlane Only fetches by this data plane, by its name or its id. A name stands for every data plane that has or had it.
+	// DataPlane Only fetches by this data plane, by its name or its id. A name selects every data plane that has or had
+	// it.
 	DataPlane *FetchDataPlaneFilter `form:"data_plane,omitempty" json:"data_plane,omitempty"`
 
 	// Provider Only fetches for this provider.
@@ -2502,15 +2552,15 @@ type ListFetchesParamsDecision string
 
 // FindLeaksParams defines parameters for FindLeaks.
 type FindLeaksParams struct {
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // ListMembersParams defines parameters for ListMembers.
 type ListMembersParams struct {
-	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
@@ -2519,13 +2569,13 @@ type ListMembersParams struct {
 
 // RemoveMemberParams defines parameters for RemoveMember.
 type RemoveMemberParams struct {
-	// GraceDays For how many days the removal can be undone; 0 is not at all. Without it, for the project's grace: 30 days
-	// unless its policy says otherwise (`removal_grace_days`).
+	// GraceDays For how many days the removal can be undone; 0 means that it can't be. The default is the project's
+	// grace: 30 days unless its policy says otherwise (`removal_grace_days`).
 	GraceDays *GraceDays `form:"grace_days,omitempty" json:"grace_days,omitempty"`
 
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
@@ -2537,19 +2587,19 @@ type ResolveKeyParams struct {
 	// Explain Whether to list all keys that could serve, and why each does or does not. Absent is false.
 	Explain *bool `form:"explain,omitempty" json:"explain,omitempty"`
 
-	// UserID Whom the key would serve, if not the caller. Only owners may ask for others.
+	// UserID The user whom the key would serve, if not the caller. Only owners may ask for others.
 	UserID *OpaqueID `form:"user_id,omitempty" json:"user_id,omitempty"`
 
-	// Limited The id of a key. The answer says which key would serve while that one is at a limit.
+	// Limited The id of a key. The answer shows which key would serve while this one is at a limit.
 	Limited *string `form:"limited,omitempty" json:"limited,omitempty"`
 }
 
 // ListProjectTokensParams defines parameters for ListProjectTokens.
 type ListProjectTokensParams struct {
-	// State Only API keys in this state. Without it, API keys in any.
+	// State Only API keys in this state. Without it, API keys in all states.
 	State *ListProjectTokensParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
@@ -2561,12 +2611,12 @@ type ListProjectTokensParamsState string
 
 // RevokeProjectTokenParams defines parameters for RevokeProjectToken.
 type RevokeProjectTokenParams struct {
-	// Cascade `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+	// Cascade `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
 	Cascade *RevokeProjectTokenParamsCascade `form:"cascade,omitempty" json:"cascade,omitempty"`
 
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
@@ -2578,20 +2628,20 @@ type ListUsageParams struct {
 	// KeyID Only the usage of this key. Without it, of all keys.
 	KeyID *UsageKeyFilter `form:"key_id,omitempty" json:"key_id,omitempty"`
 
-	// UserID Only what was served to this user. A member who is no owner can only give their own id.
+	// UserID Only the usage of this user. A member who is not an owner can only give their own id.
 	UserID *UsageUserFilter `form:"user_id,omitempty" json:"user_id,omitempty"`
 
 	// Provider Only the usage of keys of this provider.
 	Provider *UsageProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
 
-	// From Only what was counted from this time on. The whole hour that it falls into is included.
+	// From Only usage from this time on. The hour that contains the time is included in full.
 	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// To Only what was counted before this time. The whole hour that it falls into is included. It must not be before
+	// To Only usage before this time. The hour that contains the time is included in full. It must not be before
 	// `from`.
 	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
 
-	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
@@ -2600,7 +2650,7 @@ type ListUsageParams struct {
 
 // ListProjectsParams defines parameters for ListProjects.
 type ListProjectsParams struct {
-	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
@@ -2609,10 +2659,10 @@ type ListProjectsParams struct {
 
 // ListTokensParams defines parameters for ListTokens.
 type ListTokensParams struct {
-	// State Only API keys in this state. Without it, API keys in any.
+	// State Only API keys in this state. Without it, API keys in all states.
 	State *ListTokensParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
@@ -2624,12 +2674,12 @@ type ListTokensParamsState string
 
 // RevokeTokenParams defines parameters for RevokeToken.
 type RevokeTokenParams struct {
-	// Cascade `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+	// Cascade `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
 	Cascade *RevokeTokenParamsCascade `form:"cascade,omitempty" json:"cascade,omitempty"`
 
-	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-	// wait.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+	// 20 other requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 

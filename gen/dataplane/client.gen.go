@@ -92,13 +92,13 @@ type ClientInterface interface {
 
 	// AcknowledgeWithBody Acknowledge a position
 	//
-	// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
-	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
-	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
-	// is ended.
+	// Says that the data plane has acted on every event up to a position. Any replica accepts it. After a
+	// revocation, send one within `acknowledge_within_ms`, at a random time in the second half of that
+	// interval: the service needs the first half to reach the other data planes. Also send one every five
+	// seconds: the service ends a stream that has had none for half a minute.
 	//
-	// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
-	// it dropped it: `in_flight`. The key's receipt shows that.
+	// A data plane that knows all its requests in progress also reports, in `in_flight`, how many there were
+	// with each revoked key when it dropped the key. The key's receipt shows them.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -107,13 +107,13 @@ type ClientInterface interface {
 
 	// Acknowledge Acknowledge a position
 	//
-	// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
-	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
-	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
-	// is ended.
+	// Says that the data plane has acted on every event up to a position. Any replica accepts it. After a
+	// revocation, send one within `acknowledge_within_ms`, at a random time in the second half of that
+	// interval: the service needs the first half to reach the other data planes. Also send one every five
+	// seconds: the service ends a stream that has had none for half a minute.
 	//
-	// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
-	// it dropped it: `in_flight`. The key's receipt shows that.
+	// A data plane that knows all its requests in progress also reports, in `in_flight`, how many there were
+	// with each revoked key when it dropped the key. The key's receipt shows them.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -122,12 +122,12 @@ type ClientInterface interface {
 
 	// ClaimKeyTestWithBody Claim a test of a key
 	//
-	// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
-	// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
-	// allowed to serve the customer. The claim is recorded like a fetch.
+	// Gives a test, named by a `key_test` of the stream, to the first data plane that asks for it. The answer
+	// is a complete request that carries the key. The data plane must have a stream open on which it offers
+	// `key_tests`, and must be allowed to serve the customer. The claim is recorded like a fetch.
 	//
-	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
-	// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a
+	// custom provider, check the address of the connection, as for inference. Keep nothing of the request.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -136,12 +136,12 @@ type ClientInterface interface {
 
 	// ClaimKeyTest Claim a test of a key
 	//
-	// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
-	// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
-	// allowed to serve the customer. The claim is recorded like a fetch.
+	// Gives a test, named by a `key_test` of the stream, to the first data plane that asks for it. The answer
+	// is a complete request that carries the key. The data plane must have a stream open on which it offers
+	// `key_tests`, and must be allowed to serve the customer. The claim is recorded like a fetch.
 	//
-	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
-	// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a
+	// custom provider, check the address of the connection, as for inference. Keep nothing of the request.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -155,20 +155,21 @@ type ClientInterface interface {
 	// after each, and at least one heartbeat every few hundred milliseconds. The `id` of a heartbeat is the position
 	// to resume from.
 	//
-	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
-	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
-	// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
-	// `member.removed`, `token.created`, `token.revoked`, `provider.created`, `provider.deleted`. More may be added: for an
-	// unknown one, drop everything of the event's project from the cache.
+	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything
+	// from the cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others
+	// are changes, named as in the audit trail: `key.registered`, `key.revoked`, `key.updated`,
+	// `key.disabled`, `key.enabled`, `key.expiring`, `key.expired`, `key.verified`, `key.failing`,
+	// `key.exposed`, `key.rotated`, `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`,
+	// `policy.set`, `member.set`, `member.removed`, `token.created`, `token.revoked`, `provider.created`,
+	// `provider.deleted`. More may be added: for an unknown one, drop everything of the event's project from
+	// the cache.
 	//
-	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
-	// unless the answer that the use began with has a position that contains the event. `key.rotated` and
-	// `key.rotation_rolled_back` end none: another version of the key serves from then on.
+	// `key.revoked`, `key.disabled` and `key.expired` end the key's uses in progress, such as open streams. A
+	// use continues only if the answer that it began with has a position that contains the event.
+	// `key.rotated` and `key.rotation_rolled_back` end none: another version of the key serves from then on.
 	//
-	// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be claimed. It is no
-	// change, and comes again until a data plane has claimed it.
+	// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be
+	// claimed. It is not a change, and is sent again until a data plane has claimed the test.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 	// too slowly, and after some minutes in any case. Connect again and resume.
@@ -178,17 +179,18 @@ type ClientInterface interface {
 
 	// FetchKeyWithBody Fetch the key that serves a request
 	//
-	// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
-	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
-	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
-	// count. Or by `key_id` alone.
+	// Returns a key in plain text, chosen in one of three ways. For a caller, by their credential:
+	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a
+	// user, or for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that
+	// user's own keys count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
-	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
-	// refused ones, except those with a credential that is not valid, because they identify no project.
+	// For a caller and for a user, the project's policy decides: the user's own active key if it may serve,
+	// otherwise the project's. If there are several, the key with the lowest `order` serves, or the newest of
+	// these. `reason` names the rule. Every fetch is recorded before it is answered, including refused ones.
+	// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 	//
-	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-	// in `Agentrouter-Enforces`. So is a key with limits.
+	// A key that is restricted to models or operations, or has limits, is given only to a data plane that
+	// enforces that and says so in `Agentrouter-Enforces`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -197,17 +199,18 @@ type ClientInterface interface {
 
 	// FetchKey Fetch the key that serves a request
 	//
-	// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
-	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
-	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
-	// count. Or by `key_id` alone.
+	// Returns a key in plain text, chosen in one of three ways. For a caller, by their credential:
+	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a
+	// user, or for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that
+	// user's own keys count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
-	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
-	// refused ones, except those with a credential that is not valid, because they identify no project.
+	// For a caller and for a user, the project's policy decides: the user's own active key if it may serve,
+	// otherwise the project's. If there are several, the key with the lowest `order` serves, or the newest of
+	// these. `reason` names the rule. Every fetch is recorded before it is answered, including refused ones.
+	// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 	//
-	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-	// in `Agentrouter-Enforces`. So is a key with limits.
+	// A key that is restricted to models or operations, or has limits, is given only to a data plane that
+	// enforces that and says so in `Agentrouter-Enforces`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -216,12 +219,13 @@ type ClientInterface interface {
 
 	// ReportKeysWithBody Report on the use of keys
 	//
-	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
-	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
-	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
-	// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
-	// serve, are ignored.
+	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key
+	// define. Send the reports in batches, every few seconds. They become the `last_used_at` and
+	// `last_failure` of the keys. A key whose last use was refused counts as bad: if the policy says
+	// `next_key`, other keys serve instead for five minutes, or until the key is used successfully. Also
+	// report when a provider returned a key in an answer; the project's audit trail gets one `key.exposed` an
+	// hour for that. Include the callers, whom the events then name. Keys are ignored if they are unknown or
+	// belong to customers that the data plane may not serve.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -230,12 +234,13 @@ type ClientInterface interface {
 
 	// ReportKeys Report on the use of keys
 	//
-	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
-	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
-	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
-	// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
-	// serve, are ignored.
+	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key
+	// define. Send the reports in batches, every few seconds. They become the `last_used_at` and
+	// `last_failure` of the keys. A key whose last use was refused counts as bad: if the policy says
+	// `next_key`, other keys serve instead for five minutes, or until the key is used successfully. Also
+	// report when a provider returned a key in an answer; the project's audit trail gets one `key.exposed` an
+	// hour for that. Include the callers, whom the events then name. Keys are ignored if they are unknown or
+	// belong to customers that the data plane may not serve.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -244,15 +249,15 @@ type ClientInterface interface {
 
 	// ReportUsageWithBody Report how much keys were used
 	//
-	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
-	// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these
+	// were refused. Count per key and user, and send the counts in batches, every few seconds and before the
 	// process ends.
 	//
-	// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
-	// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
-	// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
-	// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
-	// ignored.
+	// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
+	// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
+	// except for the times that have passed. A batch is not counted again if its number is not above that of
+	// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+	// unknown or belong to customers that the data plane may not serve.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -261,15 +266,15 @@ type ClientInterface interface {
 
 	// ReportUsage Report how much keys were used
 	//
-	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
-	// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these
+	// were refused. Count per key and user, and send the counts in batches, every few seconds and before the
 	// process ends.
 	//
-	// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
-	// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
-	// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
-	// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
-	// ignored.
+	// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
+	// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
+	// except for the times that have passed. A batch is not counted again if its number is not above that of
+	// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+	// unknown or belong to customers that the data plane may not serve.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -278,7 +283,7 @@ type ClientInterface interface {
 
 	// AnswerKeyTestWithBody Answer a test of a key
 	//
-	// Says what a test has found. Only the data plane that has claimed it can, and only once.
+	// Reports the verdict of a test. Only the data plane that has claimed the test may do so, and only once.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -287,7 +292,7 @@ type ClientInterface interface {
 
 	// AnswerKeyTest Answer a test of a key
 	//
-	// Says what a test has found. Only the data plane that has claimed it can, and only once.
+	// Reports the verdict of a test. Only the data plane that has claimed the test may do so, and only once.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -297,13 +302,13 @@ type ClientInterface interface {
 
 // AcknowledgeWithBody Acknowledge a position
 //
-// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
-// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
-// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
-// is ended.
+// Says that the data plane has acted on every event up to a position. Any replica accepts it. After a
+// revocation, send one within `acknowledge_within_ms`, at a random time in the second half of that
+// interval: the service needs the first half to reach the other data planes. Also send one every five
+// seconds: the service ends a stream that has had none for half a minute.
 //
-// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
-// it dropped it: `in_flight`. The key's receipt shows that.
+// A data plane that knows all its requests in progress also reports, in `in_flight`, how many there were
+// with each revoked key when it dropped the key. The key's receipt shows them.
 //
 // Takes any type of body and a specified content type.
 //
@@ -322,13 +327,13 @@ func (c *Client) AcknowledgeWithBody(ctx context.Context, contentType string, bo
 
 // Acknowledge Acknowledge a position
 //
-// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
-// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
-// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
-// is ended.
+// Says that the data plane has acted on every event up to a position. Any replica accepts it. After a
+// revocation, send one within `acknowledge_within_ms`, at a random time in the second half of that
+// interval: the service needs the first half to reach the other data planes. Also send one every five
+// seconds: the service ends a stream that has had none for half a minute.
 //
-// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
-// it dropped it: `in_flight`. The key's receipt shows that.
+// A data plane that knows all its requests in progress also reports, in `in_flight`, how many there were
+// with each revoked key when it dropped the key. The key's receipt shows them.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -347,12 +352,12 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 
 // ClaimKeyTestWithBody Claim a test of a key
 //
-// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
-// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
-// allowed to serve the customer. The claim is recorded like a fetch.
+// Gives a test, named by a `key_test` of the stream, to the first data plane that asks for it. The answer
+// is a complete request that carries the key. The data plane must have a stream open on which it offers
+// `key_tests`, and must be allowed to serve the customer. The claim is recorded like a fetch.
 //
-// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
-// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a
+// custom provider, check the address of the connection, as for inference. Keep nothing of the request.
 //
 // Takes any type of body and a specified content type.
 //
@@ -371,12 +376,12 @@ func (c *Client) ClaimKeyTestWithBody(ctx context.Context, contentType string, b
 
 // ClaimKeyTest Claim a test of a key
 //
-// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
-// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
-// allowed to serve the customer. The claim is recorded like a fetch.
+// Gives a test, named by a `key_test` of the stream, to the first data plane that asks for it. The answer
+// is a complete request that carries the key. The data plane must have a stream open on which it offers
+// `key_tests`, and must be allowed to serve the customer. The claim is recorded like a fetch.
 //
-// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
-// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a
+// custom provider, check the address of the connection, as for inference. Keep nothing of the request.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -400,20 +405,21 @@ func (c *Client) ClaimKeyTest(ctx context.Context, body ClaimKeyTestJSONRequestB
 // after each, and at least one heartbeat every few hundred milliseconds. The `id` of a heartbeat is the position
 // to resume from.
 //
-// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
-// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
-// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
-// `member.removed`, `token.created`, `token.revoked`, `provider.created`, `provider.deleted`. More may be added: for an
-// unknown one, drop everything of the event's project from the cache.
+// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything
+// from the cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others
+// are changes, named as in the audit trail: `key.registered`, `key.revoked`, `key.updated`,
+// `key.disabled`, `key.enabled`, `key.expiring`, `key.expired`, `key.verified`, `key.failing`,
+// `key.exposed`, `key.rotated`, `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`,
+// `policy.set`, `member.set`, `member.removed`, `token.created`, `token.revoked`, `provider.created`,
+// `provider.deleted`. More may be added: for an unknown one, drop everything of the event's project from
+// the cache.
 //
-// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
-// unless the answer that the use began with has a position that contains the event. `key.rotated` and
-// `key.rotation_rolled_back` end none: another version of the key serves from then on.
+// `key.revoked`, `key.disabled` and `key.expired` end the key's uses in progress, such as open streams. A
+// use continues only if the answer that it began with has a position that contains the event.
+// `key.rotated` and `key.rotation_rolled_back` end none: another version of the key serves from then on.
 //
-// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be claimed. It is no
-// change, and comes again until a data plane has claimed it.
+// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be
+// claimed. It is not a change, and is sent again until a data plane has claimed the test.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 // too slowly, and after some minutes in any case. Connect again and resume.
@@ -433,17 +439,18 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 
 // FetchKeyWithBody Fetch the key that serves a request
 //
-// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
-// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
-// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
-// count. Or by `key_id` alone.
+// Returns a key in plain text, chosen in one of three ways. For a caller, by their credential:
+// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a
+// user, or for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that
+// user's own keys count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
-// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
-// refused ones, except those with a credential that is not valid, because they identify no project.
+// For a caller and for a user, the project's policy decides: the user's own active key if it may serve,
+// otherwise the project's. If there are several, the key with the lowest `order` serves, or the newest of
+// these. `reason` names the rule. Every fetch is recorded before it is answered, including refused ones.
+// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 //
-// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-// in `Agentrouter-Enforces`. So is a key with limits.
+// A key that is restricted to models or operations, or has limits, is given only to a data plane that
+// enforces that and says so in `Agentrouter-Enforces`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -462,17 +469,18 @@ func (c *Client) FetchKeyWithBody(ctx context.Context, params *FetchKeyParams, c
 
 // FetchKey Fetch the key that serves a request
 //
-// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
-// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
-// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
-// count. Or by `key_id` alone.
+// Returns a key in plain text, chosen in one of three ways. For a caller, by their credential:
+// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a
+// user, or for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that
+// user's own keys count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
-// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
-// refused ones, except those with a credential that is not valid, because they identify no project.
+// For a caller and for a user, the project's policy decides: the user's own active key if it may serve,
+// otherwise the project's. If there are several, the key with the lowest `order` serves, or the newest of
+// these. `reason` names the rule. Every fetch is recorded before it is answered, including refused ones.
+// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 //
-// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-// in `Agentrouter-Enforces`. So is a key with limits.
+// A key that is restricted to models or operations, or has limits, is given only to a data plane that
+// enforces that and says so in `Agentrouter-Enforces`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -491,12 +499,13 @@ func (c *Client) FetchKey(ctx context.Context, params *FetchKeyParams, body Fetc
 
 // ReportKeysWithBody Report on the use of keys
 //
-// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
-// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
-// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
-// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
-// serve, are ignored.
+// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key
+// define. Send the reports in batches, every few seconds. They become the `last_used_at` and
+// `last_failure` of the keys. A key whose last use was refused counts as bad: if the policy says
+// `next_key`, other keys serve instead for five minutes, or until the key is used successfully. Also
+// report when a provider returned a key in an answer; the project's audit trail gets one `key.exposed` an
+// hour for that. Include the callers, whom the events then name. Keys are ignored if they are unknown or
+// belong to customers that the data plane may not serve.
 //
 // Takes any type of body and a specified content type.
 //
@@ -515,12 +524,13 @@ func (c *Client) ReportKeysWithBody(ctx context.Context, contentType string, bod
 
 // ReportKeys Report on the use of keys
 //
-// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
-// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
-// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
-// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
-// serve, are ignored.
+// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key
+// define. Send the reports in batches, every few seconds. They become the `last_used_at` and
+// `last_failure` of the keys. A key whose last use was refused counts as bad: if the policy says
+// `next_key`, other keys serve instead for five minutes, or until the key is used successfully. Also
+// report when a provider returned a key in an answer; the project's audit trail gets one `key.exposed` an
+// hour for that. Include the callers, whom the events then name. Keys are ignored if they are unknown or
+// belong to customers that the data plane may not serve.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -539,15 +549,15 @@ func (c *Client) ReportKeys(ctx context.Context, body ReportKeysJSONRequestBody,
 
 // ReportUsageWithBody Report how much keys were used
 //
-// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
-// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+// Adds to the project's usage: how many requests were made with a key for a user, and how many of these
+// were refused. Count per key and user, and send the counts in batches, every few seconds and before the
 // process ends.
 //
-// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
-// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
-// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
-// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
-// ignored.
+// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
+// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
+// except for the times that have passed. A batch is not counted again if its number is not above that of
+// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+// unknown or belong to customers that the data plane may not serve.
 //
 // Takes any type of body and a specified content type.
 //
@@ -566,15 +576,15 @@ func (c *Client) ReportUsageWithBody(ctx context.Context, contentType string, bo
 
 // ReportUsage Report how much keys were used
 //
-// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
-// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+// Adds to the project's usage: how many requests were made with a key for a user, and how many of these
+// were refused. Count per key and user, and send the counts in batches, every few seconds and before the
 // process ends.
 //
-// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
-// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
-// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
-// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
-// ignored.
+// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
+// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
+// except for the times that have passed. A batch is not counted again if its number is not above that of
+// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+// unknown or belong to customers that the data plane may not serve.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -593,7 +603,7 @@ func (c *Client) ReportUsage(ctx context.Context, body ReportUsageJSONRequestBod
 
 // AnswerKeyTestWithBody Answer a test of a key
 //
-// Says what a test has found. Only the data plane that has claimed it can, and only once.
+// Reports the verdict of a test. Only the data plane that has claimed the test may do so, and only once.
 //
 // Takes any type of body and a specified content type.
 //
@@ -612,7 +622,7 @@ func (c *Client) AnswerKeyTestWithBody(ctx context.Context, contentType string, 
 
 // AnswerKeyTest Answer a test of a key
 //
-// Says what a test has found. Only the data plane that has claimed it can, and only once.
+// Reports the verdict of a test. Only the data plane that has claimed the test may do so, and only once.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1022,13 +1032,13 @@ type ClientWithResponsesInterface interface {
 
 	// AcknowledgeWithBodyWithResponse Acknowledge a position
 	//
-	// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
-	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
-	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
-	// is ended.
+	// Says that the data plane has acted on every event up to a position. Any replica accepts it. After a
+	// revocation, send one within `acknowledge_within_ms`, at a random time in the second half of that
+	// interval: the service needs the first half to reach the other data planes. Also send one every five
+	// seconds: the service ends a stream that has had none for half a minute.
 	//
-	// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
-	// it dropped it: `in_flight`. The key's receipt shows that.
+	// A data plane that knows all its requests in progress also reports, in `in_flight`, how many there were
+	// with each revoked key when it dropped the key. The key's receipt shows them.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1037,13 +1047,13 @@ type ClientWithResponsesInterface interface {
 
 	// AcknowledgeWithResponse Acknowledge a position
 	//
-	// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
-	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
-	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
-	// is ended.
+	// Says that the data plane has acted on every event up to a position. Any replica accepts it. After a
+	// revocation, send one within `acknowledge_within_ms`, at a random time in the second half of that
+	// interval: the service needs the first half to reach the other data planes. Also send one every five
+	// seconds: the service ends a stream that has had none for half a minute.
 	//
-	// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
-	// it dropped it: `in_flight`. The key's receipt shows that.
+	// A data plane that knows all its requests in progress also reports, in `in_flight`, how many there were
+	// with each revoked key when it dropped the key. The key's receipt shows them.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1052,12 +1062,12 @@ type ClientWithResponsesInterface interface {
 
 	// ClaimKeyTestWithBodyWithResponse Claim a test of a key
 	//
-	// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
-	// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
-	// allowed to serve the customer. The claim is recorded like a fetch.
+	// Gives a test, named by a `key_test` of the stream, to the first data plane that asks for it. The answer
+	// is a complete request that carries the key. The data plane must have a stream open on which it offers
+	// `key_tests`, and must be allowed to serve the customer. The claim is recorded like a fetch.
 	//
-	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
-	// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a
+	// custom provider, check the address of the connection, as for inference. Keep nothing of the request.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1066,12 +1076,12 @@ type ClientWithResponsesInterface interface {
 
 	// ClaimKeyTestWithResponse Claim a test of a key
 	//
-	// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
-	// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
-	// allowed to serve the customer. The claim is recorded like a fetch.
+	// Gives a test, named by a `key_test` of the stream, to the first data plane that asks for it. The answer
+	// is a complete request that carries the key. The data plane must have a stream open on which it offers
+	// `key_tests`, and must be allowed to serve the customer. The claim is recorded like a fetch.
 	//
-	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
-	// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+	// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a
+	// custom provider, check the address of the connection, as for inference. Keep nothing of the request.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1085,20 +1095,21 @@ type ClientWithResponsesInterface interface {
 	// after each, and at least one heartbeat every few hundred milliseconds. The `id` of a heartbeat is the position
 	// to resume from.
 	//
-	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
-	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
-	// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
-	// `member.removed`, `token.created`, `token.revoked`, `provider.created`, `provider.deleted`. More may be added: for an
-	// unknown one, drop everything of the event's project from the cache.
+	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything
+	// from the cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others
+	// are changes, named as in the audit trail: `key.registered`, `key.revoked`, `key.updated`,
+	// `key.disabled`, `key.enabled`, `key.expiring`, `key.expired`, `key.verified`, `key.failing`,
+	// `key.exposed`, `key.rotated`, `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`,
+	// `policy.set`, `member.set`, `member.removed`, `token.created`, `token.revoked`, `provider.created`,
+	// `provider.deleted`. More may be added: for an unknown one, drop everything of the event's project from
+	// the cache.
 	//
-	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
-	// unless the answer that the use began with has a position that contains the event. `key.rotated` and
-	// `key.rotation_rolled_back` end none: another version of the key serves from then on.
+	// `key.revoked`, `key.disabled` and `key.expired` end the key's uses in progress, such as open streams. A
+	// use continues only if the answer that it began with has a position that contains the event.
+	// `key.rotated` and `key.rotation_rolled_back` end none: another version of the key serves from then on.
 	//
-	// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be claimed. It is no
-	// change, and comes again until a data plane has claimed it.
+	// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be
+	// claimed. It is not a change, and is sent again until a data plane has claimed the test.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 	// too slowly, and after some minutes in any case. Connect again and resume.
@@ -1110,17 +1121,18 @@ type ClientWithResponsesInterface interface {
 
 	// FetchKeyWithBodyWithResponse Fetch the key that serves a request
 	//
-	// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
-	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
-	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
-	// count. Or by `key_id` alone.
+	// Returns a key in plain text, chosen in one of three ways. For a caller, by their credential:
+	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a
+	// user, or for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that
+	// user's own keys count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
-	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
-	// refused ones, except those with a credential that is not valid, because they identify no project.
+	// For a caller and for a user, the project's policy decides: the user's own active key if it may serve,
+	// otherwise the project's. If there are several, the key with the lowest `order` serves, or the newest of
+	// these. `reason` names the rule. Every fetch is recorded before it is answered, including refused ones.
+	// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 	//
-	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-	// in `Agentrouter-Enforces`. So is a key with limits.
+	// A key that is restricted to models or operations, or has limits, is given only to a data plane that
+	// enforces that and says so in `Agentrouter-Enforces`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1129,17 +1141,18 @@ type ClientWithResponsesInterface interface {
 
 	// FetchKeyWithResponse Fetch the key that serves a request
 	//
-	// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
-	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
-	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
-	// count. Or by `key_id` alone.
+	// Returns a key in plain text, chosen in one of three ways. For a caller, by their credential:
+	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a
+	// user, or for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that
+	// user's own keys count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
-	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
-	// refused ones, except those with a credential that is not valid, because they identify no project.
+	// For a caller and for a user, the project's policy decides: the user's own active key if it may serve,
+	// otherwise the project's. If there are several, the key with the lowest `order` serves, or the newest of
+	// these. `reason` names the rule. Every fetch is recorded before it is answered, including refused ones.
+	// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 	//
-	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-	// in `Agentrouter-Enforces`. So is a key with limits.
+	// A key that is restricted to models or operations, or has limits, is given only to a data plane that
+	// enforces that and says so in `Agentrouter-Enforces`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1148,12 +1161,13 @@ type ClientWithResponsesInterface interface {
 
 	// ReportKeysWithBodyWithResponse Report on the use of keys
 	//
-	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
-	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
-	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
-	// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
-	// serve, are ignored.
+	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key
+	// define. Send the reports in batches, every few seconds. They become the `last_used_at` and
+	// `last_failure` of the keys. A key whose last use was refused counts as bad: if the policy says
+	// `next_key`, other keys serve instead for five minutes, or until the key is used successfully. Also
+	// report when a provider returned a key in an answer; the project's audit trail gets one `key.exposed` an
+	// hour for that. Include the callers, whom the events then name. Keys are ignored if they are unknown or
+	// belong to customers that the data plane may not serve.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1162,12 +1176,13 @@ type ClientWithResponsesInterface interface {
 
 	// ReportKeysWithResponse Report on the use of keys
 	//
-	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
-	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
-	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
-	// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
-	// serve, are ignored.
+	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key
+	// define. Send the reports in batches, every few seconds. They become the `last_used_at` and
+	// `last_failure` of the keys. A key whose last use was refused counts as bad: if the policy says
+	// `next_key`, other keys serve instead for five minutes, or until the key is used successfully. Also
+	// report when a provider returned a key in an answer; the project's audit trail gets one `key.exposed` an
+	// hour for that. Include the callers, whom the events then name. Keys are ignored if they are unknown or
+	// belong to customers that the data plane may not serve.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1176,15 +1191,15 @@ type ClientWithResponsesInterface interface {
 
 	// ReportUsageWithBodyWithResponse Report how much keys were used
 	//
-	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
-	// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these
+	// were refused. Count per key and user, and send the counts in batches, every few seconds and before the
 	// process ends.
 	//
-	// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
-	// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
-	// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
-	// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
-	// ignored.
+	// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
+	// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
+	// except for the times that have passed. A batch is not counted again if its number is not above that of
+	// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+	// unknown or belong to customers that the data plane may not serve.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1193,15 +1208,15 @@ type ClientWithResponsesInterface interface {
 
 	// ReportUsageWithResponse Report how much keys were used
 	//
-	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
-	// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these
+	// were refused. Count per key and user, and send the counts in batches, every few seconds and before the
 	// process ends.
 	//
-	// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
-	// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
-	// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
-	// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
-	// ignored.
+	// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
+	// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
+	// except for the times that have passed. A batch is not counted again if its number is not above that of
+	// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+	// unknown or belong to customers that the data plane may not serve.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1210,7 +1225,7 @@ type ClientWithResponsesInterface interface {
 
 	// AnswerKeyTestWithBodyWithResponse Answer a test of a key
 	//
-	// Says what a test has found. Only the data plane that has claimed it can, and only once.
+	// Reports the verdict of a test. Only the data plane that has claimed the test may do so, and only once.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1219,7 +1234,7 @@ type ClientWithResponsesInterface interface {
 
 	// AnswerKeyTestWithResponse Answer a test of a key
 	//
-	// Says what a test has found. Only the data plane that has claimed it can, and only once.
+	// Reports the verdict of a test. Only the data plane that has claimed the test may do so, and only once.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1999,13 +2014,13 @@ func (r AnswerKeyTestResult) ContentType() string {
 
 // AcknowledgeWithBodyWithResponse Acknowledge a position
 //
-// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
-// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
-// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
-// is ended.
+// Says that the data plane has acted on every event up to a position. Any replica accepts it. After a
+// revocation, send one within `acknowledge_within_ms`, at a random time in the second half of that
+// interval: the service needs the first half to reach the other data planes. Also send one every five
+// seconds: the service ends a stream that has had none for half a minute.
 //
-// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
-// it dropped it: `in_flight`. The key's receipt shows that.
+// A data plane that knows all its requests in progress also reports, in `in_flight`, how many there were
+// with each revoked key when it dropped the key. The key's receipt shows them.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2020,13 +2035,13 @@ func (c *ClientWithResponses) AcknowledgeWithBodyWithResponse(ctx context.Contex
 
 // AcknowledgeWithResponse Acknowledge a position
 //
-// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
-// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
-// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
-// is ended.
+// Says that the data plane has acted on every event up to a position. Any replica accepts it. After a
+// revocation, send one within `acknowledge_within_ms`, at a random time in the second half of that
+// interval: the service needs the first half to reach the other data planes. Also send one every five
+// seconds: the service ends a stream that has had none for half a minute.
 //
-// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
-// it dropped it: `in_flight`. The key's receipt shows that.
+// A data plane that knows all its requests in progress also reports, in `in_flight`, how many there were
+// with each revoked key when it dropped the key. The key's receipt shows them.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2041,12 +2056,12 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 
 // ClaimKeyTestWithBodyWithResponse Claim a test of a key
 //
-// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
-// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
-// allowed to serve the customer. The claim is recorded like a fetch.
+// Gives a test, named by a `key_test` of the stream, to the first data plane that asks for it. The answer
+// is a complete request that carries the key. The data plane must have a stream open on which it offers
+// `key_tests`, and must be allowed to serve the customer. The claim is recorded like a fetch.
 //
-// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
-// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a
+// custom provider, check the address of the connection, as for inference. Keep nothing of the request.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2061,12 +2076,12 @@ func (c *ClientWithResponses) ClaimKeyTestWithBodyWithResponse(ctx context.Conte
 
 // ClaimKeyTestWithResponse Claim a test of a key
 //
-// Gives a test that a `key_test` of the stream has named to the data plane that asks first, with a request that is ready
-// to be sent and carries the key. The data plane must have a stream open on which it offers `key_tests`, and must be
-// allowed to serve the customer. The claim is recorded like a fetch.
+// Gives a test, named by a `key_test` of the stream, to the first data plane that asks for it. The answer
+// is a complete request that carries the key. The data plane must have a stream open on which it offers
+// `key_tests`, and must be allowed to serve the customer. The claim is recorded like a fetch.
 //
-// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a custom
-// provider, check the address that is connected to, as for inference. Keep nothing of the request.
+// Send the request once, follow no redirect, and answer with the verdict within `expires_in_ms`. For a
+// custom provider, check the address of the connection, as for inference. Keep nothing of the request.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2086,20 +2101,21 @@ func (c *ClientWithResponses) ClaimKeyTestWithResponse(ctx context.Context, body
 // after each, and at least one heartbeat every few hundred milliseconds. The `id` of a heartbeat is the position
 // to resume from.
 //
-// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
-// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
-// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
-// `member.removed`, `token.created`, `token.revoked`, `provider.created`, `provider.deleted`. More may be added: for an
-// unknown one, drop everything of the event's project from the cache.
+// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything
+// from the cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others
+// are changes, named as in the audit trail: `key.registered`, `key.revoked`, `key.updated`,
+// `key.disabled`, `key.enabled`, `key.expiring`, `key.expired`, `key.verified`, `key.failing`,
+// `key.exposed`, `key.rotated`, `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`,
+// `policy.set`, `member.set`, `member.removed`, `token.created`, `token.revoked`, `provider.created`,
+// `provider.deleted`. More may be added: for an unknown one, drop everything of the event's project from
+// the cache.
 //
-// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
-// unless the answer that the use began with has a position that contains the event. `key.rotated` and
-// `key.rotation_rolled_back` end none: another version of the key serves from then on.
+// `key.revoked`, `key.disabled` and `key.expired` end the key's uses in progress, such as open streams. A
+// use continues only if the answer that it began with has a position that contains the event.
+// `key.rotated` and `key.rotation_rolled_back` end none: another version of the key serves from then on.
 //
-// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be claimed. It is no
-// change, and comes again until a data plane has claimed it.
+// `key_test` comes only to data planes that offer `key_tests`: a test of a key, `test_id`, waits to be
+// claimed. It is not a change, and is sent again until a data plane has claimed the test.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 // too slowly, and after some minutes in any case. Connect again and resume.
@@ -2117,17 +2133,18 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 
 // FetchKeyWithBodyWithResponse Fetch the key that serves a request
 //
-// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
-// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
-// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
-// count. Or by `key_id` alone.
+// Returns a key in plain text, chosen in one of three ways. For a caller, by their credential:
+// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a
+// user, or for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that
+// user's own keys count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
-// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
-// refused ones, except those with a credential that is not valid, because they identify no project.
+// For a caller and for a user, the project's policy decides: the user's own active key if it may serve,
+// otherwise the project's. If there are several, the key with the lowest `order` serves, or the newest of
+// these. `reason` names the rule. Every fetch is recorded before it is answered, including refused ones.
+// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 //
-// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-// in `Agentrouter-Enforces`. So is a key with limits.
+// A key that is restricted to models or operations, or has limits, is given only to a data plane that
+// enforces that and says so in `Agentrouter-Enforces`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2142,17 +2159,18 @@ func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, 
 
 // FetchKeyWithResponse Fetch the key that serves a request
 //
-// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
-// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
-// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
-// count. Or by `key_id` alone.
+// Returns a key in plain text, chosen in one of three ways. For a caller, by their credential:
+// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a
+// user, or for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that
+// user's own keys count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
-// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
-// refused ones, except those with a credential that is not valid, because they identify no project.
+// For a caller and for a user, the project's policy decides: the user's own active key if it may serve,
+// otherwise the project's. If there are several, the key with the lowest `order` serves, or the newest of
+// these. `reason` names the rule. Every fetch is recorded before it is answered, including refused ones.
+// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 //
-// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-// in `Agentrouter-Enforces`. So is a key with limits.
+// A key that is restricted to models or operations, or has limits, is given only to a data plane that
+// enforces that and says so in `Agentrouter-Enforces`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2167,12 +2185,13 @@ func (c *ClientWithResponses) FetchKeyWithResponse(ctx context.Context, params *
 
 // ReportKeysWithBodyWithResponse Report on the use of keys
 //
-// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
-// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
-// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
-// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
-// serve, are ignored.
+// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key
+// define. Send the reports in batches, every few seconds. They become the `last_used_at` and
+// `last_failure` of the keys. A key whose last use was refused counts as bad: if the policy says
+// `next_key`, other keys serve instead for five minutes, or until the key is used successfully. Also
+// report when a provider returned a key in an answer; the project's audit trail gets one `key.exposed` an
+// hour for that. Include the callers, whom the events then name. Keys are ignored if they are unknown or
+// belong to customers that the data plane may not serve.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2187,12 +2206,13 @@ func (c *ClientWithResponses) ReportKeysWithBodyWithResponse(ctx context.Context
 
 // ReportKeysWithResponse Report on the use of keys
 //
-// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
-// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
-// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
-// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
-// serve, are ignored.
+// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key
+// define. Send the reports in batches, every few seconds. They become the `last_used_at` and
+// `last_failure` of the keys. A key whose last use was refused counts as bad: if the policy says
+// `next_key`, other keys serve instead for five minutes, or until the key is used successfully. Also
+// report when a provider returned a key in an answer; the project's audit trail gets one `key.exposed` an
+// hour for that. Include the callers, whom the events then name. Keys are ignored if they are unknown or
+// belong to customers that the data plane may not serve.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2207,15 +2227,15 @@ func (c *ClientWithResponses) ReportKeysWithResponse(ctx context.Context, body R
 
 // ReportUsageWithBodyWithResponse Report how much keys were used
 //
-// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
-// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+// Adds to the project's usage: how many requests were made with a key for a user, and how many of these
+// were refused. Count per key and user, and send the counts in batches, every few seconds and before the
 // process ends.
 //
-// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
-// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
-// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
-// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
-// ignored.
+// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
+// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
+// except for the times that have passed. A batch is not counted again if its number is not above that of
+// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+// unknown or belong to customers that the data plane may not serve.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2230,15 +2250,15 @@ func (c *ClientWithResponses) ReportUsageWithBodyWithResponse(ctx context.Contex
 
 // ReportUsageWithResponse Report how much keys were used
 //
-// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
-// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+// Adds to the project's usage: how many requests were made with a key for a user, and how many of these
+// were refused. Count per key and user, and send the counts in batches, every few seconds and before the
 // process ends.
 //
-// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
-// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
-// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
-// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
-// ignored.
+// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
+// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
+// except for the times that have passed. A batch is not counted again if its number is not above that of
+// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+// unknown or belong to customers that the data plane may not serve.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2253,7 +2273,7 @@ func (c *ClientWithResponses) ReportUsageWithResponse(ctx context.Context, body 
 
 // AnswerKeyTestWithBodyWithResponse Answer a test of a key
 //
-// Says what a test has found. Only the data plane that has claimed it can, and only once.
+// Reports the verdict of a test. Only the data plane that has claimed the test may do so, and only once.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2268,7 +2288,7 @@ func (c *ClientWithResponses) AnswerKeyTestWithBodyWithResponse(ctx context.Cont
 
 // AnswerKeyTestWithResponse Answer a test of a key
 //
-// Says what a test has found. Only the data plane that has claimed it can, and only once.
+// Reports the verdict of a test. Only the data plane that has claimed the test may do so, and only once.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

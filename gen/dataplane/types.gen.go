@@ -30,8 +30,8 @@ func (e KeyTestAnswerVerdict) Valid() bool {
 
 // AcknowledgeRequest What a data plane has acted on.
 type AcknowledgeRequest struct {
-	// InFlight Keys that were revoked or disabled within the position, and how many requests with each were in progress when
-	// the data plane dropped it. A key that is left out has an unknown number.
+	// InFlight Keys that were revoked or disabled within the position, and how many requests with each were in
+	// progress when the data plane dropped it. For an absent key, the number is unknown.
 	InFlight []InFlight `json:"in_flight,omitempty"`
 
 	// Position A set of transactions, `<xmin>:<xmax>:<list>`.
@@ -41,12 +41,13 @@ type AcknowledgeRequest struct {
 	SessionID SessionID `json:"session_id"`
 }
 
-// AnswerRule A rule for answers with one status. With `at`, it is for those whose JSON body has that member, with a value of `is`, or
-// one that begins with `begins`, if one of them is given. Providers quote requests in their errors, so look at the
-// member alone. The first 8 KiB of a body are enough.
+// AnswerRule A rule for answers with one status. With `at`, the rule matches only if the JSON body has that member.
+// With `is`, the member must have that value; with `begins`, its value must begin so. Providers quote
+// requests in their errors, so look only at the member. The first 8 KiB of a body are enough.
 type AnswerRule struct {
-	// At The path to the member: names joined with dots. Arrays on the way do not count: `error.details.reason` is the `reason` of
-	// any element of `details`, also if the whole document is in an array.
+	// At The path to the member: names joined with dots. Arrays on the way do not count:
+	// `error.details.reason` is the `reason` of any element of `details`, even if the whole document is in
+	// an array.
 	At *string `json:"at,omitempty"`
 
 	// Begins How the member's value begins.
@@ -55,9 +56,10 @@ type AnswerRule struct {
 	// Is The member's value.
 	Is *string `json:"is,omitempty"`
 
-	// Means What such an answer says. `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in
-	// public. `quota_exhausted`: the key's account has no balance left. `restricted`: the key may not do what was
-	// asked. `unrelated`: the answer is about the request, the region or the network. `accepted`: the key was used.
+	// Means What such an answer says. `rejected`: the provider does not accept the key. `leaked`: nor does it,
+	// because it has found the key in public. `quota_exhausted`: the key's account has no balance left.
+	// `restricted`: the key may not do what was asked. `unrelated`: the answer is about the request, the
+	// region or the network. `accepted`: the key was used.
 	Means string `json:"means"`
 
 	// Status The status.
@@ -72,8 +74,8 @@ type Caller struct {
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID OpaqueID `json:"user_id"`
 
-	// ValidMs The longest time for which the answer may serve this credential, in milliseconds. After that the credential
-	// has expired or has to be checked again. Absent if it does not expire.
+	// ValidMs The longest time for which the answer may serve this credential, in milliseconds. After that, the
+	// credential has expired or has to be checked again. Absent if it does not expire.
 	ValidMs *int64 `json:"valid_ms,omitempty"`
 }
 
@@ -86,12 +88,12 @@ type ClaimRequest struct {
 // Credential A caller's API key or session token, without the scheme.
 type Credential = secret.Text
 
-// DataPlanesOfCustomer How many streams there are that a customer's changes are sent to.
+// DataPlanesOfCustomer How many streams a customer's changes are sent to.
 type DataPlanesOfCustomer struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// DataPlanes Their number, this one included.
+	// DataPlanes Their number, including this one.
 	DataPlanes int `json:"data_planes"`
 }
 
@@ -100,8 +102,9 @@ type FetchRequest struct {
 	// Credential A caller's API key or session token, without the scheme.
 	Credential *Credential `json:"credential,omitempty"`
 
-	// CustomProviders Whether the data plane serves custom providers, whose slugs begin with `x-`: it checks each address that it connects to
-	// for one, as its own operator allows. Without it, their slugs are unknown, and their keys are not found.
+	// CustomProviders Whether the data plane serves custom providers, whose slugs begin with `x-`. If so, it checks each
+	// address that it connects to for such a provider, as its own operator allows. Without it, their slugs
+	// are unknown, and their keys are not found.
 	CustomProviders *bool `json:"custom_providers,omitempty"`
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -110,17 +113,17 @@ type FetchRequest struct {
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID *KeyID `json:"key_id,omitempty"`
 
-	// Limited The ids of keys that are at a limit at this data plane, or at which the provider has answered 429 a moment ago:
-	// where the policy's `on_limited` is `next_key`, the first key that is none of these serves. If all are, the
-	// first of all serves. Not with `key_id`. Send it only after an answer that had `on_limited`: a service of an
-	// earlier version refuses it.
+	// Limited The ids of keys that are at a limit at this data plane, or for which the provider has just answered
+	// 429. Where the policy's `on_limited` is `next_key`, the first key that is not among them serves; if
+	// all keys are among them, the first of all. Not with `key_id`. Send it only after an answer with
+	// `on_limited`: earlier versions of the service refuse it.
 	Limited []KeyID `json:"limited,omitempty"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID *OpaqueID `json:"project_id,omitempty"`
 
-	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
-	// a server of one customer.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are
+	// custom providers, each a server of one customer.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -129,24 +132,25 @@ type FetchRequest struct {
 
 // FetchResponse A key, and how to use it.
 type FetchResponse struct {
-	// Administration Paths below `base_url` that are not inference: administration of the provider's account, and what makes further
-	// credentials. With each goes everything below it. `*` is one segment. `:name` is a method of Google's APIs, and a pattern
-	// without one means all of them. Refuse these paths unless `operations` is `all`. Absent if none are known.
+	// Administration Paths below `base_url` that are not inference: they administer the provider's account or create
+	// further credentials. Each includes everything below it. `*` matches one segment. `:name` is a method
+	// of Google's APIs; a pattern without a method includes all of them. Refuse these paths unless
+	// `operations` is `all`. Absent if none are known.
 	Administration []string `json:"administration,omitempty"`
 
-	// Answers What an answer of the provider's says of the key: the first rule that matches decides. Report a failure for `rejected`,
-	// `leaked` and `quota_exhausted`, the key's use for `accepted`, and nothing for others, among them those that
-	// you do not know. Without a rule, 401 is `rejected` and 402 `quota_exhausted`. 403 is a failure,
-	// `forbidden`, once two users have got it with no success between. 400 and 5xx say nothing, and every other status means
-	// that the key was used. Absent if there are no rules.
+	// Answers What an answer of the provider says about the key: the first rule that matches decides. Report a
+	// failure for `rejected`, `leaked` and `quota_exhausted`, a use for `accepted`, and nothing for
+	// others, including unknown ones. If no rule matches, 401 is `rejected` and 402 `quota_exhausted`. 403
+	// is the failure `forbidden`, once two users have got it without a success in between. 400 and 5xx say
+	// nothing, and every other status means that the key was used. Absent if there are no rules.
 	Answers []AnswerRule `json:"answers,omitempty"`
 
 	// AsOf A set of transactions, `<xmin>:<xmax>:<list>`.
 	AsOf Position `json:"as_of"`
 
-	// AuthStyle How the provider takes it. `bearer`: `Authorization: Bearer KEY`. `x_api_key`: `x-api-key: KEY`.
-	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4`, `gcp_oauth`, `azure_entra` and
-	// `header`: as `inject` says. `none`: not at all; `secret` is a word without meaning then.
+	// AuthStyle How the provider accepts it. `bearer`: `Authorization: Bearer KEY`. `x_api_key`: `x-api-key: KEY`.
+	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4`, `gcp_oauth`,
+	// `azure_entra` and `header`: as `inject` says. `none`: not at all; `secret` then has no meaning.
 	AuthStyle string `json:"auth_style"`
 
 	// BaseURL The only address that the key may be sent to; request paths are appended.
@@ -158,76 +162,81 @@ type FetchResponse struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// Dialect The form of the errors that callers of a custom provider expect. Absent for a provider of the catalogue.
+	// Dialect The form of the errors that callers of a custom provider expect. Absent for a provider of the
+	// catalogue.
 	Dialect *string `json:"dialect,omitempty"`
 
-	// EndsInMs How long until the key's `expires_at`, in milliseconds from when the fetch was sent: uses that are in progress then
-	// must end, unless another fetch of the key says that it serves longer. Absent for a key without that time.
+	// EndsInMs How long until the key's `expires_at`, in milliseconds from when the fetch was sent. Then end the
+	// uses in progress, unless another fetch of the key has returned a later time. Absent for a key
+	// without that time.
 	EndsInMs *int64 `json:"ends_in_ms,omitempty"`
 
-	// ExpiresInMs How long `secret` may be used, in milliseconds from when the fetch was sent: until the provider no longer
-	// takes it, or the key's `expires_at`. Absent if it is not known to end.
+	// ExpiresInMs How long `secret` may be used, in milliseconds from when the fetch was sent: until it expires at the
+	// provider, or until the key's `expires_at`. Absent if it has no known end.
 	ExpiresInMs *int64 `json:"expires_in_ms,omitempty"`
 
-	// Inject What to put on each request, whatever `auth_style` is. Absent if `auth_style` says it.
+	// Inject The headers to put on each request, whatever `auth_style` is. Absent if `auth_style` is enough.
 	Inject []InjectedHeader `json:"inject,omitempty"`
 
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID KeyID `json:"key_id"`
 
-	// Limit How many requests the key may serve. Enforce your share: each limit divided by the number of data planes that heartbeats
-	// name, rounded down and at least 1. Absent limits nothing.
+	// Limit How many requests the key may serve. Enforce your share: each limit divided by the number of data planes
+	// in the heartbeats, rounded down and at least 1. Absent limits nothing.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
-	// OnLimited What the project's policy says of a key that is at a limit. `next_key`: leave it aside for a while, and fetch again
-	// with its id in `limited`. `fail`: do not. Absent means `fail`.
+	// OnLimited What the project's policy says of a key that is at a limit. `next_key`: set it aside for a while,
+	// and fetch again with its id in `limited`. `fail`: return the 429. Absent means `fail`.
 	OnLimited *string `json:"on_limited,omitempty"`
 
-	// Operations What the project's policy says of its keys. `inference`: refuse what is listed in `administration`. `all`: serve
-	// that, too. Absent means `inference`.
+	// Operations What the project's policy says of its keys. `inference`: refuse the operations in `administration`.
+	// `all`: serve these, too. Absent means `inference`.
 	Operations *string `json:"operations,omitempty"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
-	// a server of one customer.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are
+	// custom providers, each a server of one customer.
 	Provider ProviderSlug `json:"provider"`
 
-	// Reason Which rule chose it: `user_key`, `project_key` and `user_keys_forbidden` as in the public API's `resolve`;
-	// `order` and `weight` too; `next_key` if the first key is bad and the policy allows the next one;
-	// `next_key_limited` if the first one is among `limited` and the policy allows the next one; or `by_id`.
+	// Reason Which rule chose it: `user_key`, `project_key`, `user_keys_forbidden`, `order` and `weight` as in
+	// the public API's `resolve`; `next_key` if the first key is bad and the policy allows the next one;
+	// `next_key_limited` if the first one is among `limited` and the policy allows the next one; or
+	// `by_id`.
 	Reason string `json:"reason"`
 
-	// RefreshInMs When to fetch again, in the same way, so that no request has to wait for it. Present with `expires_in_ms`.
+	// RefreshInMs When to repeat the fetch, so that no request has to wait for it. Present with `expires_in_ms`.
 	RefreshInMs *int64 `json:"refresh_in_ms,omitempty"`
 
-	// Restrict What the key may be used for. Refuse every other request, and every request of which you can't tell, such as one
+	// Restrict The key's restrictions. Refuse every other request, and every request that you can't check, such as one
 	// whose model you can't read. Absent restricts nothing.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
-	// Routes What else of the host of `base_url` is served. A request whose path begins with a route's goes to the same path of that
-	// host; the longest one decides `auth_style`, also for what is below `base_url`. Absent if there are none.
+	// Routes Other parts of the host of `base_url` that are served. A request whose path begins with a route's
+	// goes to the same path of that host. The longest matching route decides `auth_style`, also for paths
+	// below `base_url`. Absent if there are none.
 	Routes []Route `json:"routes,omitempty"`
 
 	// Scope Whether it is the project's key or a user's own.
 	Scope string `json:"scope"`
 
-	// Secret What the provider takes in plain text, as the request's header has it: the key, a field of a credential that is a
-	// document, or a token that was made from it. The credential that a token is made from is never sent.
+	// Secret What the provider accepts, in plain text and in the form that the request's header has: the key, a field
+	// of a credential document, or a token made from one. The credential from which a token is made is never
+	// sent.
 	Secret Secret `json:"secret"`
 
 	// Version The number of secrets that the key has had, starting at 1.
 	Version int `json:"version"`
 }
 
-// FieldError A field that is wrong. Its value is never repeated.
+// FieldError An invalid field. Its value is never repeated.
 type FieldError struct {
-	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
-	// or `query` as a whole.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or
+	// `body` or `query` for the whole.
 	Field string `json:"field"`
 
-	// Message What is wrong with it, for people, to read after the name of the field.
+	// Message What is wrong with it, for people. It reads as a sentence after the name of the field.
 	Message string `json:"message"`
 }
 
@@ -236,61 +245,65 @@ type InFlight struct {
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID KeyID `json:"key_id"`
 
-	// Requests Their number. Answers that are still being passed on count, streamed ones and upgraded connections included.
+	// Requests Their number. An answer that is still being forwarded counts, including streamed answers and
+	// upgraded connections.
 	Requests int `json:"requests"`
 }
 
 // InjectedHeader A header of requests to the provider.
 type InjectedHeader struct {
-	// Mode `set`: in the place of all that the caller sent under this name. `append`: after what the caller sent.
+	// Mode `set`: replaces every header of this name that the caller sent. `append`: follows what the caller
+	// sent.
 	Mode string `json:"mode"`
 
 	// Name Its name.
 	Name string `json:"name"`
 
-	// Value What the provider takes in plain text, as the request's header has it: the key, a field of a credential that is a
-	// document, or a token that was made from it. The credential that a token is made from is never sent.
+	// Value What the provider accepts, in plain text and in the form that the request's header has: the key, a field
+	// of a credential document, or a token made from one. The credential from which a token is made is never
+	// sent.
 	Value Secret `json:"value"`
 }
 
 // KeyID A key's id, `byok_<ulid>`.
 type KeyID = string
 
-// KeyLimit How many requests the key may serve. Enforce your share: each limit divided by the number of data planes that heartbeats
-// name, rounded down and at least 1. Absent limits nothing.
+// KeyLimit How many requests the key may serve. Enforce your share: each limit divided by the number of data planes
+// in the heartbeats, rounded down and at least 1. Absent limits nothing.
 type KeyLimit struct {
-	// Concurrent At once, streams and upgraded connections until they end. Refuse requests whose end you can't see. Absent for any
-	// number.
+	// Concurrent Requests at the same time. Streams and upgraded connections count until they end. Refuse requests
+	// whose end you can't see. Absent: any number.
 	Concurrent *int `json:"concurrent,omitempty"`
 
-	// RequestsPerDay Within a day of UTC. Absent for any number.
+	// RequestsPerDay Requests in a day (UTC). Absent: any number.
 	RequestsPerDay *int `json:"requests_per_day,omitempty"`
 
-	// RequestsPerMinute Within a minute that begins with the clock's. Absent for any number.
+	// RequestsPerMinute Requests in a minute of the clock. Absent: any number.
 	RequestsPerMinute *int `json:"requests_per_minute,omitempty"`
 }
 
-// KeyReport The use of one key. Times are given as the milliseconds that have passed since, so that clocks do not matter.
+// KeyReport The use of one key. Times are given as the milliseconds that have passed since, so the clocks do not
+// have to agree.
 type KeyReport struct {
-	// ExposedFor The caller whose request it was. Absent if the key was fetched for no particular user.
+	// ExposedFor The caller who made the request. Absent if the key was fetched for no particular user.
 	ExposedFor *ReportedCaller `json:"exposed_for,omitempty"`
 
-	// ExposedMsAgo The time since the provider last sent the key itself back in an answer, where the data plane masked it. Absent
-	// if it did not.
+	// ExposedMsAgo The time since the provider last returned the key itself in an answer, where the data plane masked
+	// it. Absent if never.
 	ExposedMsAgo *int `json:"exposed_ms_ago,omitempty"`
 
-	// FailedFor The caller whose request it was. Absent if the key was fetched for no particular user.
+	// FailedFor The caller who made the request. Absent if the key was fetched for no particular user.
 	FailedFor *ReportedCaller `json:"failed_for,omitempty"`
 
-	// FailedMsAgo The time since the provider last refused it. Absent if it did not.
+	// FailedMsAgo The time since the provider last refused it. Absent if never.
 	FailedMsAgo *int `json:"failed_ms_ago,omitempty"`
 
-	// FailedVersion The version that the provider refused. A refusal of the active version within the overlap of its rotation has
-	// the version before serve again; one of another version than the active one is ignored. Absent if that is not
-	// known.
+	// FailedVersion The version that the provider refused. If the active version is refused within the overlap of its
+	// rotation, the previous version serves again. A refusal of another version is ignored. Absent if
+	// unknown.
 	FailedVersion *int `json:"failed_version,omitempty"`
 
-	// FailureReason Why: what the `answers` of the key say, or `forbidden`. Absent if that is not known.
+	// FailureReason Why, as the `answers` of the key define, or `forbidden`. Absent if unknown.
 	FailureReason *string `json:"failure_reason,omitempty"`
 
 	// FailureStatus The status with which the provider refused it.
@@ -299,17 +312,19 @@ type KeyReport struct {
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID KeyID `json:"key_id"`
 
-	// UsedMsAgo The time since it was last used successfully. Absent if it was not.
+	// UsedMsAgo The time since it was last used successfully. Absent if never.
 	UsedMsAgo *int `json:"used_ms_ago,omitempty"`
 }
 
-// KeyTest A request that only a good key may make, and that costs nothing.
+// KeyTest A request that succeeds only with a valid key, and that costs nothing.
 type KeyTest struct {
-	// Answers What the provider's answers say of the key: the first rule that matches decides. Without one, 200 accepts it, 401
-	// rejects it, 402 says that its account has no balance left, and all else says nothing. Absent if there are none.
+	// Answers What the provider's answers say about the key: the first rule that matches decides. If no rule
+	// matches, 200 accepts the key, 401 rejects it, 402 says that its account has no balance left, and any
+	// other status says nothing. Absent if there are no rules.
 	Answers []AnswerRule `json:"answers,omitempty"`
 
-	// BaseURL The provider's base URL. A data plane that sends the provider's requests elsewhere sends this one there, too.
+	// BaseURL The provider's base URL. A data plane that redirects the provider's requests redirects this one,
+	// too.
 	BaseURL string `json:"base_url"`
 
 	// Body The request's body. Absent for none.
@@ -318,36 +333,38 @@ type KeyTest struct {
 	// ExpiresInMs How long the service waits for the verdict.
 	ExpiresInMs int64 `json:"expires_in_ms"`
 
-	// Headers The request's headers, of which one or more carry the key.
+	// Headers The request's headers, at least one of which carries the key.
 	Headers []InjectedHeader `json:"headers"`
 
-	// MadeUpHeaders The headers of the same request with a key that does not exist. If the key is accepted, send this, too: if it is not
-	// refused, the verdict is `unreachable`, with the reason `any_key`. Absent if the provider is known to refuse such keys.
+	// MadeUpHeaders The headers of the same request with a key that does not exist. If the key is accepted, send this
+	// request, too. If it is not refused, the verdict is `unreachable`, with the reason `any_key`. Absent
+	// if the provider is known to refuse such keys.
 	MadeUpHeaders []InjectedHeader `json:"made_up_headers,omitempty"`
 
 	// Method The request's method.
 	Method string `json:"method"`
 
-	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
-	// a server of one customer.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are
+	// custom providers, each a server of one customer.
 	Provider ProviderSlug `json:"provider"`
 
-	// Signed Whether the request is signed for this moment. If it is rejected then, send it a second time on another connection,
-	// and return the `date` of the answer.
+	// Signed Whether the request's signature holds only for this moment. If the key is then rejected, send the
+	// request a second time on another connection, and return the `date` of the answer.
 	Signed bool `json:"signed"`
 
 	// URL The request's URL.
 	URL string `json:"url"`
 }
 
-// KeyTestAnswer What a test has found.
+// KeyTestAnswer The verdict of a test.
 type KeyTestAnswer struct {
-	// Date The header `Date` of the answer, if the request was signed. A provider whose time is another than the service's refuses
-	// what the service signs, which says nothing of the key.
+	// Date The header `Date` of the answer, if the request was signed. If the provider's clock differs from the
+	// service's, the provider refuses the signature, which says nothing about the key.
 	Date *string `json:"date,omitempty"`
 
-	// Reason Why. Of `valid`: `restricted`, `quota_exhausted`. Of `rejected`: `leaked`. Of `unreachable`: `no_connection`, `timeout`,
-	// `rate_limited`, `blocked`, `unknown_answer`, `any_key`. Absent where the verdict says all.
+	// Reason The reason. For `valid`: `restricted`, `quota_exhausted`. For `rejected`: `leaked`. For
+	// `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked`, `unknown_answer`, `any_key`.
+	// Absent where the verdict says all.
 	Reason *string `json:"reason,omitempty"`
 
 	// Status The HTTP status of the answer. Absent if there was none.
@@ -356,11 +373,13 @@ type KeyTestAnswer struct {
 	// TestID The id of a test of a key, a ULID.
 	TestID TestID `json:"test_id"`
 
-	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+	// Verdict `valid`: the provider accepted the key. `rejected`: the provider rejected it. `unreachable`: the
+	// test found neither.
 	Verdict KeyTestAnswerVerdict `json:"verdict"`
 }
 
-// KeyTestAnswerVerdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+// KeyTestAnswerVerdict `valid`: the provider accepted the key. `rejected`: the provider rejected it. `unreachable`: the
+// test found neither.
 type KeyTestAnswerVerdict string
 
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -377,7 +396,7 @@ type Problem struct {
 	// Detail What went wrong and what to do about it, for people. Its wording may change.
 	Detail string `json:"detail"`
 
-	// Errors The fields that are wrong, each once. Absent if no field is.
+	// Errors The invalid fields, each once. Absent if there are none.
 	Errors []FieldError `json:"errors,omitempty"`
 
 	// Instance Identifies this occurrence, `urn:request:<request_id>`.
@@ -396,8 +415,8 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
-// ProviderSlug A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
-// a server of one customer.
+// ProviderSlug A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are
+// custom providers, each a server of one customer.
 type ProviderSlug = string
 
 // ReportRequest A report on the use of some keys.
@@ -406,7 +425,7 @@ type ReportRequest struct {
 	Keys []KeyReport `json:"keys"`
 }
 
-// ReportedCaller The caller whose request it was. Absent if the key was fetched for no particular user.
+// ReportedCaller The caller who made the request. Absent if the key was fetched for no particular user.
 type ReportedCaller struct {
 	// TokenID The id of the caller's API key. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
@@ -415,32 +434,35 @@ type ReportedCaller struct {
 	UserID OpaqueID `json:"user_id"`
 }
 
-// Restrictions What the key may be used for. Refuse every other request, and every request of which you can't tell, such as one
+// Restrictions The key's restrictions. Refuse every other request, and every request that you can't check, such as one
 // whose model you can't read. Absent restricts nothing.
 type Restrictions struct {
-	// Models The models that it serves, as requests name them. `*` at the end is any rest. Absent for all.
+	// Models The models that it serves, as requests name them. A `*` at the end matches any rest. Absent: all
+	// models.
 	Models []string `json:"models,omitempty"`
 
-	// Operations The paths that it serves, below `base_url` or of its host, each with everything below it. `*` is one segment, and
-	// `*:name` one that ends so. Absent for all.
+	// Operations The paths that it serves, below `base_url` or of its host, and everything below each. `*` matches
+	// one segment, and `*:name` one with that ending. Absent: all.
 	Operations []string `json:"operations,omitempty"`
 }
 
 // Route Another part of what a provider serves.
 type Route struct {
-	// AuthStyle How it takes the key, as in `auth_style` of the key.
+	// AuthStyle How it accepts the key, as in `auth_style` of the key.
 	AuthStyle string `json:"auth_style"`
 
-	// Host The host that serves it, over https; absent if it is that of `base_url`. `*` stands for the last `*` of the path. What
-	// is there in a request must be one label of lower-case letters, digits and hyphens, and the request be refused if not.
+	// Host The host that serves it, over https; absent if it is that of `base_url`. A `*` stands for the last
+	// `*` of the path. In a request, that segment must be one label of lower-case letters, digits and
+	// hyphens; refuse the request otherwise.
 	Host *string `json:"host,omitempty"`
 
-	// Path Where it begins. It has no escapes, and no slash at the end. `*` is one segment.
+	// Path The prefix of its paths. It has no escapes, and no slash at the end. `*` matches one segment.
 	Path string `json:"path"`
 }
 
-// Secret What the provider takes in plain text, as the request's header has it: the key, a field of a credential that is a
-// document, or a token that was made from it. The credential that a token is made from is never sent.
+// Secret What the provider accepts, in plain text and in the form that the request's header has: the key, a field
+// of a credential document, or a token made from one. The credential from which a token is made is never
+// sent.
 type Secret = secret.Text
 
 // SessionID The id of a stream, a ULID.
@@ -448,45 +470,46 @@ type SessionID = string
 
 // StreamMessage The data of one event of the stream. Its type decides which fields it has.
 type StreamMessage struct {
-	// AcknowledgeWithinMs In a hello and a heartbeat: the time within which to acknowledge a revocation, at a random time in its
-	// second half. It grows with the number of data planes.
+	// AcknowledgeWithinMs In a hello and a heartbeat: the time within which to acknowledge a revocation, at a random time in
+	// its second half. It grows with the number of data planes.
 	AcknowledgeWithinMs *int `json:"acknowledge_within_ms,omitempty"`
 
-	// ClockMs In a hello, the time on the replica's clock at which the request arrived. In a heartbeat, the time up to
-	// which everything that was committed has been sent.
+	// ClockMs In a hello, the time on the replica's clock at which the request arrived. In a heartbeat, the time
+	// up to which everything that was committed has been sent.
 	ClockMs *int64 `json:"clock_ms,omitempty"`
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID *OpaqueID `json:"customer_id,omitempty"`
 
-	// DataPlanes In a heartbeat: how many streams there are that the changes of a customer without an entry in
-	// `data_planes_by_customer` are sent to, this one included. A data plane may enforce that part of a limit. Present in
-	// the first heartbeat, and when one of the two has changed; then both replace what was before.
+	// DataPlanes In a heartbeat: how many streams, including this one, receive the changes of a customer without an
+	// entry in `data_planes_by_customer`. A data plane may enforce that share of a limit. Present in the
+	// first heartbeat, and when one of the two has changed; then both replace the previous values.
 	DataPlanes *int `json:"data_planes,omitempty"`
 
-	// DataPlanesByCustomer The same for customers that some data planes are limited to. Absent for none.
+	// DataPlanesByCustomer The same for customers to which some data planes are limited. Absent if there are none.
 	DataPlanesByCustomer []DataPlanesOfCustomer `json:"data_planes_by_customer,omitempty"`
 
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID *KeyID `json:"key_id,omitempty"`
 
-	// LeaseMs In a hello: how long a heartbeat allows the cache to be used.
+	// LeaseMs In a hello: how long the cache may be used after a heartbeat.
 	LeaseMs *int `json:"lease_ms,omitempty"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID *OpaqueID `json:"project_id,omitempty"`
 
-	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
-	// a server of one customer.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are
+	// custom providers, each a server of one customer.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// ReplicaID In a hello: the replica of the service that answers.
 	ReplicaID *string `json:"replica_id,omitempty"`
 
-	// RetiresInMs In `key.rotated` and `key.rotation_rolled_back`: how long the replaced version is still kept. A data plane that
-	// has it cached may serve it until it has fetched the new one, at most for that time, and for the rest of the lease
-	// that it has when the event arrives, with its grace. It acknowledges the event afterwards. Absent if the version
-	// was destroyed at once: drop it.
+	// RetiresInMs In `key.rotated` and `key.rotation_rolled_back`: how much longer the replaced version is kept. A
+	// data plane that has it cached may serve it until it has fetched the new one. It may do so at most
+	// for that time, and at most for the rest of the lease that it has when the event arrives, including
+	// its grace. It acknowledges the event afterwards. Absent if the version was destroyed at once: drop
+	// it.
 	RetiresInMs *int64 `json:"retires_in_ms,omitempty"`
 
 	// SessionID The id of a stream, a ULID.
@@ -495,7 +518,7 @@ type StreamMessage struct {
 	// TestID The id of a test of a key, a ULID.
 	TestID *TestID `json:"test_id,omitempty"`
 
-	// TokenID In a change: the API key that it is about.
+	// TokenID In a change: the API key that it concerns.
 	TokenID *string `json:"token_id,omitempty"`
 
 	// Tx In a change: its transaction.
@@ -504,19 +527,20 @@ type StreamMessage struct {
 	// Type The type of the event, which is also the event's name.
 	Type string `json:"type"`
 
-	// UserID In a change: the user whose own key, membership or API key it is about. Absent if it is about the project.
+	// UserID In a change: the user whose own key, membership or API key it concerns. Absent if it concerns the
+	// project.
 	UserID *string `json:"user_id,omitempty"`
 
-	// Version In `key.rotated` and `key.rotation_rolled_back`, the version of the key that was replaced; in
-	// `key.version_destroyed`, the one that was destroyed.
+	// Version In `key.rotated` and `key.rotation_rolled_back`, the replaced version of the key; in
+	// `key.version_destroyed`, the destroyed one.
 	Version *int `json:"version,omitempty"`
 }
 
 // TestID The id of a test of a key, a ULID.
 type TestID = string
 
-// UsageCount The requests with a key for a user since the last count. They count in the hour of the last of them, by the
-// service's clock, so count apart what is more than an hour apart.
+// UsageCount The requests with a key for a user since the last count. They all count in the hour of the last of them,
+// by the service's clock. So count requests separately if they are more than an hour apart.
 type UsageCount struct {
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID KeyID `json:"key_id"`
@@ -524,8 +548,8 @@ type UsageCount struct {
 	// LastUsedMsAgo The milliseconds since the last of them.
 	LastUsedMsAgo int `json:"last_used_ms_ago"`
 
-	// Refusals How many of them the provider refused with 401, 403 or 429, or the data plane itself refused after it had
-	// resolved the key.
+	// Refusals How many of them the provider refused with 401, 403 or 429, or the data plane itself refused after
+	// it had resolved the key.
 	Refusals int64 `json:"refusals"`
 
 	// Requests The number of requests.
@@ -540,11 +564,11 @@ type UsageReport struct {
 	// Batch The number of the batch, counted up from 1.
 	Batch int64 `json:"batch"`
 
-	// Counts The counts. A key and user may have several, of different hours.
+	// Counts The counts. A key and user may have several, for different hours.
 	Counts []UsageCount `json:"counts"`
 
-	// ReporterID The process that counts: a ULID that it creates when it starts. With it and the number, a batch that comes
-	// again is recognised.
+	// ReporterID The process that counts: a ULID that it creates when it starts. Together with the number, it
+	// identifies a repeated batch.
 	ReporterID string `json:"reporter_id"`
 }
 
@@ -589,27 +613,28 @@ type StreamEventsParams struct {
 	// PreviousSessionID The session of the stream that this one continues. The lease of that session ends.
 	PreviousSessionID *SessionID `form:"previous_session_id,omitempty" json:"previous_session_id,omitempty"`
 
-	// MaxStaleMs How much longer than its lease the data plane serves from its cache while nothing answers. Receipts wait for
-	// that time, so an operator may allow less than the maximum here (`--max-stale-limit`, five minutes by
-	// default). A longer time gets a 400 whose `errors` name this parameter and the limit. Trying again does not
-	// help until one of the two is changed.
+	// MaxStaleMs How much longer than its lease the data plane serves from its cache while nothing answers. Receipts
+	// wait for that time, so an operator may allow less than the maximum here (`--max-stale-limit`, five
+	// minutes by default). A longer time gets a 400 whose `errors` name this parameter and the limit. A
+	// retry fails until one of the two is changed.
 	MaxStaleMs *int `form:"max_stale_ms,omitempty" json:"max_stale_ms,omitempty"`
 
-	// LastEventID The position to resume from. Without it, the stream starts now, and nothing that was cached before may be
-	// used.
+	// LastEventID The position to resume from. Without it, the stream starts now, and the previous content of the
+	// cache may not be used.
 	LastEventID *Position `json:"Last-Event-ID,omitempty"`
 
-	// AgentrouterOffers What the data plane does for the service, with commas between: `key_tests`, tests of keys at their providers. Words
-	// that the service does not know are ignored. A service of an earlier version ignores the header.
+	// AgentrouterOffers What the data plane does for the service, separated by commas: `key_tests`, tests of keys at their
+	// providers. Words that the service does not know are ignored. Earlier versions of the service ignore
+	// the header.
 	AgentrouterOffers *string `json:"Agentrouter-Offers,omitempty"`
 }
 
 // FetchKeyParams defines parameters for FetchKey.
 type FetchKeyParams struct {
-	// AgentrouterEnforces What the data plane enforces of what its answers say, with commas between: `restrictions`, the member `restrict`,
-	// and `limits`, the member `limit`. Words that the service does not know are ignored. Without the word, a fetch of a
-	// key that is so restricted or limited is refused with `no-key`, whose detail says why. A service of an earlier
-	// version ignores the header.
+	// AgentrouterEnforces What the data plane enforces, separated by commas: `restrictions`, the member `restrict` of answers,
+	// and `limits`, the member `limit`. Words that the service does not know are ignored. Without the
+	// word, a fetch of a restricted or limited key is refused with `no-key`, whose detail says why.
+	// Earlier versions of the service ignore the header.
 	AgentrouterEnforces *string `json:"Agentrouter-Enforces,omitempty"`
 }
 

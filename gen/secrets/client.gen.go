@@ -92,17 +92,18 @@ type ClientInterface interface {
 
 	// ListKEKs List the namespace's KEKs
 	//
-	// Returns the key-encryption keys of the namespace of this client, the primary one first. It never returns the
-	// keys themselves.
+	// Lists the key-encryption keys of this client's namespace, the primary one first. The keys themselves are
+	// never returned.
 	//
 	// Corresponds with GET /v1/keks (the `ListKEKs` operationId).
 	ListKEKs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// OpenEnvelopeWithBody Open an envelope
 	//
-	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
-	// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
+	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this
+	// client. The call is logged before it is answered. An envelope that does not open gets a 422, whose
+	// `type` says why. A client that may seal but not open may still open the canary: the binding of the key
+	// `canary` in the customer and project `-`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -111,9 +112,10 @@ type ClientInterface interface {
 
 	// OpenEnvelope Open an envelope
 	//
-	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
-	// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
+	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this
+	// client. The call is logged before it is answered. An envelope that does not open gets a 422, whose
+	// `type` says why. A client that may seal but not open may still open the canary: the binding of the key
+	// `canary` in the customer and project `-`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -122,9 +124,9 @@ type ClientInterface interface {
 
 	// RewrapEnvelopesWithBody Re-wrap data keys
 	//
-	// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
-	// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
-	// reason for which there is no envelope.
+	// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
+	// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
+	// the reason why there is none.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -133,9 +135,9 @@ type ClientInterface interface {
 
 	// RewrapEnvelopes Re-wrap data keys
 	//
-	// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
-	// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
-	// reason for which there is no envelope.
+	// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
+	// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
+	// the reason why there is none.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -165,8 +167,8 @@ type ClientInterface interface {
 
 // ListKEKs List the namespace's KEKs
 //
-// Returns the key-encryption keys of the namespace of this client, the primary one first. It never returns the
-// keys themselves.
+// Lists the key-encryption keys of this client's namespace, the primary one first. The keys themselves are
+// never returned.
 //
 // Corresponds with GET /v1/keks (the `ListKEKs` operationId).
 func (c *Client) ListKEKs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -183,9 +185,10 @@ func (c *Client) ListKEKs(ctx context.Context, reqEditors ...RequestEditorFn) (*
 
 // OpenEnvelopeWithBody Open an envelope
 //
-// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
-// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
+// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this
+// client. The call is logged before it is answered. An envelope that does not open gets a 422, whose
+// `type` says why. A client that may seal but not open may still open the canary: the binding of the key
+// `canary` in the customer and project `-`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -204,9 +207,10 @@ func (c *Client) OpenEnvelopeWithBody(ctx context.Context, contentType string, b
 
 // OpenEnvelope Open an envelope
 //
-// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
-// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
+// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this
+// client. The call is logged before it is answered. An envelope that does not open gets a 422, whose
+// `type` says why. A client that may seal but not open may still open the canary: the binding of the key
+// `canary` in the customer and project `-`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -225,9 +229,9 @@ func (c *Client) OpenEnvelope(ctx context.Context, body OpenEnvelopeJSONRequestB
 
 // RewrapEnvelopesWithBody Re-wrap data keys
 //
-// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
-// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
-// reason for which there is no envelope.
+// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
+// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
+// the reason why there is none.
 //
 // Takes any type of body and a specified content type.
 //
@@ -246,9 +250,9 @@ func (c *Client) RewrapEnvelopesWithBody(ctx context.Context, contentType string
 
 // RewrapEnvelopes Re-wrap data keys
 //
-// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
-// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
-// reason for which there is no envelope.
+// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
+// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
+// the reason why there is none.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -498,8 +502,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListKEKsWithResponse List the namespace's KEKs
 	//
-	// Returns the key-encryption keys of the namespace of this client, the primary one first. It never returns the
-	// keys themselves.
+	// Lists the key-encryption keys of this client's namespace, the primary one first. The keys themselves are
+	// never returned.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -508,9 +512,10 @@ type ClientWithResponsesInterface interface {
 
 	// OpenEnvelopeWithBodyWithResponse Open an envelope
 	//
-	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
-	// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
+	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this
+	// client. The call is logged before it is answered. An envelope that does not open gets a 422, whose
+	// `type` says why. A client that may seal but not open may still open the canary: the binding of the key
+	// `canary` in the customer and project `-`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -519,9 +524,10 @@ type ClientWithResponsesInterface interface {
 
 	// OpenEnvelopeWithResponse Open an envelope
 	//
-	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
-	// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
+	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this
+	// client. The call is logged before it is answered. An envelope that does not open gets a 422, whose
+	// `type` says why. A client that may seal but not open may still open the canary: the binding of the key
+	// `canary` in the customer and project `-`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -530,9 +536,9 @@ type ClientWithResponsesInterface interface {
 
 	// RewrapEnvelopesWithBodyWithResponse Re-wrap data keys
 	//
-	// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
-	// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
-	// reason for which there is no envelope.
+	// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
+	// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
+	// the reason why there is none.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -541,9 +547,9 @@ type ClientWithResponsesInterface interface {
 
 	// RewrapEnvelopesWithResponse Re-wrap data keys
 	//
-	// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
-	// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
-	// reason for which there is no envelope.
+	// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
+	// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
+	// the reason why there is none.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -926,8 +932,8 @@ func (r SealSecretResult) ContentType() string {
 
 // ListKEKsWithResponse List the namespace's KEKs
 //
-// Returns the key-encryption keys of the namespace of this client, the primary one first. It never returns the
-// keys themselves.
+// Lists the key-encryption keys of this client's namespace, the primary one first. The keys themselves are
+// never returned.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -942,9 +948,10 @@ func (c *ClientWithResponses) ListKEKsWithResponse(ctx context.Context, reqEdito
 
 // OpenEnvelopeWithBodyWithResponse Open an envelope
 //
-// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
-// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
+// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this
+// client. The call is logged before it is answered. An envelope that does not open gets a 422, whose
+// `type` says why. A client that may seal but not open may still open the canary: the binding of the key
+// `canary` in the customer and project `-`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -959,9 +966,10 @@ func (c *ClientWithResponses) OpenEnvelopeWithBodyWithResponse(ctx context.Conte
 
 // OpenEnvelopeWithResponse Open an envelope
 //
-// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
-// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
+// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this
+// client. The call is logged before it is answered. An envelope that does not open gets a 422, whose
+// `type` says why. A client that may seal but not open may still open the canary: the binding of the key
+// `canary` in the customer and project `-`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -976,9 +984,9 @@ func (c *ClientWithResponses) OpenEnvelopeWithResponse(ctx context.Context, body
 
 // RewrapEnvelopesWithBodyWithResponse Re-wrap data keys
 //
-// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
-// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
-// reason for which there is no envelope.
+// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
+// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
+// the reason why there is none.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -993,9 +1001,9 @@ func (c *ClientWithResponses) RewrapEnvelopesWithBodyWithResponse(ctx context.Co
 
 // RewrapEnvelopesWithResponse Re-wrap data keys
 //
-// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
-// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
-// reason for which there is no envelope.
+// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
+// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
+// the reason why there is none.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

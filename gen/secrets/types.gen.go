@@ -33,34 +33,34 @@ type Envelope struct {
 	// Envelope An envelope in base64 (RFC 4648, section 4).
 	Envelope EnvelopeBytes `json:"envelope"`
 
-	// KekID The id of a key-encryption key. An id is never used for another one.
+	// KekID The id of a key-encryption key. No id is used twice.
 	KekID KEKID `json:"kek_id"`
 }
 
 // EnvelopeBytes An envelope in base64 (RFC 4648, section 4).
 type EnvelopeBytes = string
 
-// FieldError A field that is wrong. Its value is never repeated.
+// FieldError An invalid field. Its value is never repeated.
 type FieldError struct {
-	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
-	// or `query` as a whole.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or
+	// `body` or `query` for the whole.
 	Field string `json:"field"`
 
-	// Message What is wrong with it, for people, to read after the name of the field.
+	// Message What is wrong with it, for people. It reads as a sentence after the name of the field.
 	Message string `json:"message"`
 }
 
 // KEK A key-encryption key, without the key itself.
 type KEK struct {
-	// ID The id of a key-encryption key. An id is never used for another one.
+	// ID The id of a key-encryption key. No id is used twice.
 	ID KEKID `json:"id"`
 
-	// State `primary` seals and opens; `enabled` opens what was sealed with it; `retired` does neither, and can be
-	// enabled again.
+	// State `primary` seals and opens; `enabled` opens what was sealed with it; `retired` does neither, and can
+	// be enabled again.
 	State string `json:"state"`
 }
 
-// KEKID The id of a key-encryption key. An id is never used for another one.
+// KEKID The id of a key-encryption key. No id is used twice.
 type KEKID = string
 
 // KEKList The KEKs of a namespace.
@@ -68,7 +68,7 @@ type KEKList struct {
 	// Keks All of them, the primary one first.
 	Keks []KEK `json:"keks"`
 
-	// Primary The id of a key-encryption key. An id is never used for another one.
+	// Primary The id of a key-encryption key. No id is used twice.
 	Primary KEKID `json:"primary"`
 }
 
@@ -95,7 +95,7 @@ type Problem struct {
 	// Detail What went wrong and what to do about it, for people. Its wording may change.
 	Detail string `json:"detail"`
 
-	// Errors The fields that are wrong, each once. Absent if no field is.
+	// Errors The invalid fields, each once. Absent if there are none.
 	Errors []FieldError `json:"errors,omitempty"`
 
 	// Instance Identifies this occurrence, `urn:request:<request_id>`.
@@ -126,12 +126,12 @@ type RewrapResponse struct {
 	Results []RewrapResult `json:"results"`
 }
 
-// RewrapResult An envelope, or the reason for which there is no envelope.
+// RewrapResult An envelope, or the reason why there is none.
 type RewrapResult struct {
 	// Envelope An envelope in base64 (RFC 4648, section 4).
 	Envelope *EnvelopeBytes `json:"envelope,omitempty"`
 
-	// KekID The id of a key-encryption key. An id is never used for another one.
+	// KekID The id of a key-encryption key. No id is used twice.
 	KekID *KEKID `json:"kek_id,omitempty"`
 
 	// Problem The last part of a problem's `type`: `does-not-open`, `unknown-kek`, `malformed-envelope` or `invalid-argument`.

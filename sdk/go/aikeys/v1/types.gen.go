@@ -940,7 +940,7 @@ func (e VerdictReason) Valid() bool {
 	}
 }
 
-// Acknowledgement What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have.
+// Acknowledgement What a data plane has confirmed. Copies of one gateway may share a name, and are counted together.
 type Acknowledgement struct {
 	// Acknowledged How many of its copies have confirmed.
 	Acknowledged int `json:"acknowledged"`
@@ -948,10 +948,11 @@ type Acknowledgement struct {
 	// DataPlane The name that the operator gave it.
 	DataPlane string `json:"data_plane"`
 
-	// InFlight How many requests with the key were in progress when it dropped the key. Absent if it did not say.
+	// InFlight How many requests with the key were in progress when it dropped the key. Absent if it did not report
+	// that.
 	InFlight *int `json:"in_flight,omitempty"`
 
-	// InFlightFrom How many of its `acknowledged` are counted in `in_flight`. Absent if none is.
+	// InFlightFrom How many of its `acknowledged` copies are counted in `in_flight`. Absent if none are.
 	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -963,9 +964,9 @@ func (v Acknowledgement) String() string { return text(v) }
 
 // Actor Who did it.
 type Actor struct {
-	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-	// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-	// the clock.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+	// trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+	// action of the service.
 	Method AuthMethod `json:"method"`
 
 	// TokenID The id of the API key that was used. Absent for a session token and for an operator's command.
@@ -974,18 +975,18 @@ type Actor struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
-	// Empty for an operator's command of an earlier version, for a report of a gateway, and for what the service
-	// does by the clock.
+	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as
+	// `ops@host-1`. Empty for an operator's command of an earlier version, for a gateway's report, and for
+	// scheduled actions of the service.
 	UserID string `json:"user_id"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v Actor) String() string { return text(v) }
 
-// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-// the clock.
+// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+// trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+// action of the service.
 type AuthMethod string
 
 // Candidate A key that could serve, and why it does or does not.
@@ -993,18 +994,19 @@ type Candidate struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
 
-	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
-	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-	// the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
-	// first, but is at a limit, and the policy's `on_limited` is `next_key`. `key_disabled`,
-	// `key_expired`: it serves no requests at the moment. `other_users`: it is restricted to other users.
-	// `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+	// Reason Why this key does or does not serve. For the key that serves, the answer's `reason`. For the others:
+	// `not_first`: another key comes before it. `other_callers`: it shares the callers by weight, and
+	// serves others. `refused_by_provider`: it comes first, but the provider refused it within the last
+	// five minutes, and the policy says `next_key`. `limited`: it comes first, but is at a limit, and the
+	// policy's `on_limited` is `next_key`. `key_disabled`, `key_expired`: it is disabled or has expired.
+	// `other_users`: it is restricted to other users. `user_keys_forbidden`, `user_key_required`: the
+	// policy excludes it.
 	Reason CandidateReason `json:"reason"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope Scope `json:"scope"`
 
-	// Serves Whether it is the one that serves. At most one does.
+	// Serves Whether this key serves. At most one does.
 	Serves bool `json:"serves"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1014,18 +1016,19 @@ type Candidate struct {
 // String returns the value as JSON, with the API's names.
 func (v Candidate) String() string { return text(v) }
 
-// CandidateReason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
-// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-// the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
-// first, but is at a limit, and the policy's `on_limited` is `next_key`. `key_disabled`,
-// `key_expired`: it serves no requests at the moment. `other_users`: it is restricted to other users.
-// `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+// CandidateReason Why this key does or does not serve. For the key that serves, the answer's `reason`. For the others:
+// `not_first`: another key comes before it. `other_callers`: it shares the callers by weight, and
+// serves others. `refused_by_provider`: it comes first, but the provider refused it within the last
+// five minutes, and the policy says `next_key`. `limited`: it comes first, but is at a limit, and the
+// policy's `on_limited` is `next_key`. `key_disabled`, `key_expired`: it is disabled or has expired.
+// `other_users`: it is restricted to other users. `user_keys_forbidden`, `user_key_required`: the
+// policy excludes it.
 type CandidateReason string
 
 // CustomProvider A server of your own that is a provider. It never changes.
 type CustomProvider struct {
-	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
-	// `none` it takes no key; then the secret of its keys is the word `none`.
+	// AuthStyle How it takes the key. `bearer`: as `Authorization: Bearer`. `header`: in the header that `header`
+	// names. `none`: not at all; the secret of its keys is then the word `none`.
 	AuthStyle CustomAuthStyle `json:"auth_style"`
 
 	// BaseURL The only address that its keys are sent to; request paths are appended.
@@ -1034,7 +1037,7 @@ type CustomProvider struct {
 	// CreatedAt When it was added.
 	CreatedAt time.Time `json:"created_at"`
 
-	// CreatedBy The user who added it; of those that the operator added, the operator.
+	// CreatedBy The user or operator who added it.
 	CreatedBy string `json:"created_by"`
 
 	// Dialect Whose API it speaks.
@@ -1043,14 +1046,14 @@ type CustomProvider struct {
 	// DisplayName Its name for people.
 	DisplayName string `json:"display_name"`
 
-	// Header The header of `auth_style` `header`. Absent otherwise.
+	// Header The header, if `auth_style` is `header`. Absent otherwise.
 	Header string `json:"header,omitempty,omitzero"`
 
-	// ProjectID The project whose owners added it, which alone can use it. Absent of those that the operator added, which all
-	// projects of the customer can use.
+	// ProjectID The project whose owners added it, and which alone can use it. Absent if the operator added it for
+	// all projects of the customer.
 	ProjectID string `json:"project_id,omitempty,omitzero"`
 
-	// Slug Its slug, which keys are registered for and the paths at gateways begin with.
+	// Slug Its slug. Keys are registered for it, and paths at gateways begin with it.
 	Slug Provider `json:"slug"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1060,8 +1063,8 @@ type CustomProvider struct {
 // String returns the value as JSON, with the API's names.
 func (v CustomProvider) String() string { return text(v) }
 
-// CustomAuthStyle How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
-// `none` it takes no key; then the secret of its keys is the word `none`.
+// CustomAuthStyle How it takes the key. `bearer`: as `Authorization: Bearer`. `header`: in the header that `header`
+// names. `none`: not at all; the secret of its keys is then the word `none`.
 type CustomAuthStyle string
 
 // Dialect Whose API it speaks.
@@ -1079,25 +1082,26 @@ type CustomProviderResponse struct {
 // String returns the value as JSON, with the API's names.
 func (v CustomProviderResponse) String() string { return text(v) }
 
-// DestroyVersionResponse The version as it is now.
+// DestroyVersionResponse The version after the request.
 type DestroyVersionResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// Version One of the secrets that a key has had, or is to have.
+	// Version A current, past or future secret of a key.
 	Version KeyVersion `json:"version"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v DestroyVersionResponse) String() string { return text(v) }
 
-// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
-// disabled key that is read by its id has it; keys in lists do not.
+// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use
+// it. It is returned when a disabled key is read by its id, and not in lists.
 type DisableReceipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	// Acknowledgements What each data plane has confirmed, as in a revocation's receipt. Absent until a data plane has
+	// confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty,omitzero"`
 
 	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
@@ -1112,18 +1116,19 @@ type DisableReceipt struct {
 	// DisabledBy The user who disabled it.
 	DisabledBy string `json:"disabled_by"`
 
-	// InFlight How many requests with the key were in progress at data planes when they dropped it. Absent while no data
-	// plane has said so.
+	// InFlight How many requests with the key were in progress at data planes when they dropped it. Absent until a
+	// data plane has reported it.
 	InFlight *int `json:"in_flight,omitempty"`
 
-	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+	// InFlightFrom How many of the `acknowledged` data planes are counted in `in_flight`. Absent if none are.
 	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
 
-	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-	// than 100, the rest is left out. Absent if there is none.
+	// Planes How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+	// 100, the rest are left out. Absent if there are none.
 	Planes []ReceiptPlane `json:"planes,omitempty,omitzero"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	// SlowestMs How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+	// confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
 
 	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
@@ -1136,63 +1141,62 @@ type DisableReceipt struct {
 // String returns the value as JSON, with the API's names.
 func (v DisableReceipt) String() string { return text(v) }
 
-// Event Something that was done or attempted. A change and its event are written in the same transaction, so that
-// neither exists without the other.
+// Event An action or an attempt. A change and its event are written in the same transaction, so neither exists
+// without the other.
 type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
 
-	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
-	// the `expires_at` in
-	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
-	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-	// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
-	// `base_url`. Both are absent in other events.
+	// After The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
+	// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
+	// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
+	// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
+	// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
+	// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
+	// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
+	// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
+	// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
 	// At When it was done.
 	At time.Time `json:"at"`
 
-	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
-	// the `expires_at` in
-	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
-	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-	// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
-	// `base_url`. Both are absent in other events.
+	// Before The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
+	// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
+	// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
+	// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
+	// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
+	// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
+	// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
+	// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
+	// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
-	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
+	// FirstAt When the first of the `repeated` attempts was. Absent if the event stands for one attempt.
 	FirstAt time.Time `json:"first_at,omitempty,omitzero"`
 
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
 
-	// KeyID The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
+	// KeyID The key in question. Absent if there is no such key, as for a denied `key.registered`.
 	KeyID string `json:"key_id,omitempty,omitzero"`
 
-	// MemberID The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
-	// whose request it was; absent if the data plane did not say. Absent in other events.
+	// MemberID The member in question, or the user of the API key. In `key.failing` and `key.exposed`, the user who
+	// made the request; absent if the data plane did not say. Absent in other events.
 	MemberID string `json:"member_id,omitempty,omitzero"`
 
 	// Outcome Whether it was carried out. A denied attempt changed nothing.
 	Outcome EventOutcome `json:"outcome"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider Provider `json:"provider,omitempty,omitzero"`
 
-	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
-	// those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
-	// them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
-	// the same on many targets. Absent from an event of one attempt.
+	// Repeated How many denied attempts by this actor the event stands for. The first attempt has an event of its
+	// own; the attempts of the following minute share one. `first_at` and `at` are the times of the first
+	// and the last of these; `source_ip` and `request_id` are the last one's. If the targets differ, the
+	// event names the last one's. Absent if the event stands for one attempt.
 	Repeated int64 `json:"repeated,omitempty,omitzero"`
 
 	// RequestID The request's id, as in its `X-Request-Id`. Empty for an operator's command.
@@ -1201,24 +1205,24 @@ type Event struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
 
-	// SourceIP The address that the request came from. Empty for an operator's command, and for members who are not owners
-	// where another user did it.
+	// SourceIP The address that the request came from. Empty for an operator's command, and for other users'
+	// actions if the reader is not an owner.
 	SourceIP string `json:"source_ip"`
 
-	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
-	// request was made; absent if there was none.
+	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the API key
+	// of the request; absent if there was none.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
-	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
-	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-	// `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
-	// `expires_at`, and `key.expired` at that time.
-	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
-	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-	// that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-	// are of a server of your own that an owner added or removed, or that an operator took away.
+	// Type What was done. A token is an AgentRouter API key. `key.failing`: a data plane reported that a
+	// provider has begun to refuse a key. `key.exposed`: a provider returned a key in an answer, where the
+	// data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
+	// `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
+	// `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
+	// or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
+	// version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
+	// the actor if the provider refused the new one. `key.version_added`: a pending version was added.
+	// `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
+	// an owner added or removed a server of your own, or an operator removed one.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1231,33 +1235,32 @@ func (v Event) String() string { return text(v) }
 // EventOutcome Whether it was carried out. A denied attempt changed nothing.
 type EventOutcome string
 
-// EventType What was done. A token is an AgentRouter API key. `key.failing` is a
-// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-// `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
-// `expires_at`, and `key.expired` at that time.
-// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
-// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-// that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-// are of a server of your own that an owner added or removed, or that an operator took away.
+// EventType What was done. A token is an AgentRouter API key. `key.failing`: a data plane reported that a
+// provider has begun to refuse a key. `key.exposed`: a provider returned a key in an answer, where the
+// data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
+// `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
+// `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
+// or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
+// version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
+// the actor if the provider refused the new one. `key.version_added`: a pending version was added.
+// `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
+// an owner added or removed a server of your own, or an operator removed one.
 type EventType string
 
-// EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
-// the `expires_at` in
-// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
-// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
-// `base_url`. Both are absent in other events.
+// EventState The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
+// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
+// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
+// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
+// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
+// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
+// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
+// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
+// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 type EventState struct {
-	// BaseURL Where the requests to a server of your own go. Absent in events that are about none.
+	// BaseURL The base URL of a server of your own. Absent in other events.
 	BaseURL string `json:"base_url,omitempty,omitzero"`
 
-	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
+	// ExpiresAt When the key stops serving. Absent if never, or if it did not change.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
@@ -1269,37 +1272,38 @@ type EventState struct {
 	// Name The key's label, absent if it did not change; or the name of a server of your own.
 	Name string `json:"name,omitempty,omitzero"`
 
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-	// the next key in order. There is no silent fallback.
+	// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+	// `next_key` tries the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key,omitempty,omitzero"`
 
-	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-	// requests. There is no silent fallback. Absent is `fail`.
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+	// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+	// the next key in order for further requests. There is no silent fallback.
 	OnLimited OnLimited `json:"on_limited,omitempty,omitzero"`
 
-	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+	// Operations Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+	// provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+	// too.
 	Operations Operations `json:"operations,omitempty,omitzero"`
 
-	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-	// Every key has 0 unless it is given another.
+	// Order The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+	// with the same order, the newest. The default is 0.
 	Order *KeyOrder `json:"order,omitempty"`
 
-	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-	// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-	// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-	// the service's signature, and its clock differs from the service's),
-	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-	// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-	// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-	// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-	// reason.
+	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+	// balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+	// role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+	// started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+	// test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+	// no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+	// Absent if the verdict needs no reason.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-	// all. Absent is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+	// means that it can't be. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
@@ -1308,31 +1312,32 @@ type EventState struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
 
-	// Source Where the leaked value was found, as the request said. Absent if it did not.
+	// Source Where the leaked value was found, as the request said. Absent if it did not say.
 	Source string `json:"source,omitempty,omitzero"`
 
-	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-	// project's, and `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+	// uses the project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys,omitempty,omitzero"`
 
 	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider,omitempty,omitzero"`
 
-	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
+	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+	// found neither.
 	Verdict Verdict `json:"verdict,omitempty,omitzero"`
 
-	// Version A version of the key. Absent in events that are about none.
+	// Version A version of the key. Absent in events without one.
 	Version int `json:"version,omitempty,omitzero"`
 
-	// Weight The key's weight, 0 for none. Absent if it did not change.
+	// Weight The key's weight, 0 for a key without one. Absent if it did not change.
 	Weight *int `json:"weight,omitempty"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v EventState) String() string { return text(v) }
 
-// Fetch That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
-// plane, or the provider, gets the key.
+// Fetch A record that a data plane asked for a key, or that the service opened one to test it. The record is
+// stored before the data plane, or the provider, gets the key.
 type Fetch struct {
 	// At When it asked.
 	At time.Time `json:"at"`
@@ -1340,27 +1345,27 @@ type Fetch struct {
 	// DataPlane The data plane's name. Absent if the operator has deleted it.
 	DataPlane string `json:"data_plane,omitempty,omitzero"`
 
-	// DataPlaneID The data plane's id, which operators know it by. For a test, `control_plane`.
+	// DataPlaneID The data plane's id, as operators see it. For a test, `control_plane`.
 	DataPlaneID string `json:"data_plane_id"`
 
 	// Decision Whether it got a key.
 	Decision FetchDecision `json:"decision"`
 
-	// DerivedUntil When what it got ends, if that was made from the key, as tokens for a cloud are, and is not the key's secret
-	// itself. Absent otherwise.
+	// DerivedUntil When the returned credential expires, if it was made from the key, such as a token for a cloud.
+	// Absent if it is the key's secret itself.
 	DerivedUntil time.Time `json:"derived_until,omitempty,omitzero"`
 
-	// KeyID The key that it got, or asked for. Absent if there was none.
+	// KeyID The key that it got or requested. Absent if there was none.
 	KeyID string `json:"key_id,omitempty,omitzero"`
 
-	// Provider The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
+	// Provider The provider for which a key was requested. Empty if a key was requested by an unknown id.
 	Provider string `json:"provider"`
 
-	// Reason The rule that chose the key, or why there was none. `verification` is a test of the
-	// key, and `rotation` the comparison of a secret that it is rotated to.
+	// Reason The rule that chose the key, or why there was none. `verification` is a test of the key, and
+	// `rotation` the comparison of a key's new secret with its stored versions.
 	Reason FetchReason `json:"reason"`
 
-	// RequestID The id of the request that led to it, which the service's log has too.
+	// RequestID The id of the request that led to it, which is also in the service's log.
 	RequestID string `json:"request_id"`
 
 	// TokenID The user's API key. Absent for a session token.
@@ -1369,7 +1374,7 @@ type Fetch struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserID The user on whose behalf it asked, or who had the key tested. Absent for no particular user.
+	// UserID The user for whom it asked, or who had the key tested. Absent for no particular user.
 	UserID string `json:"user_id,omitempty,omitzero"`
 
 	// Version The number of secrets that the key has had.
@@ -1382,17 +1387,17 @@ func (v Fetch) String() string { return text(v) }
 // FetchDecision Whether it got a key.
 type FetchDecision string
 
-// FetchReason The rule that chose the key, or why there was none. `verification` is a test of the
-// key, and `rotation` the comparison of a secret that it is rotated to.
+// FetchReason The rule that chose the key, or why there was none. `verification` is a test of the key, and
+// `rotation` the comparison of a key's new secret with its stored versions.
 type FetchReason string
 
-// FieldError A field that is wrong. Its value is never repeated.
+// FieldError An invalid field. Its value is never repeated.
 type FieldError struct {
-	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
-	// or `query` as a whole.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or
+	// `body` or `query` for the whole.
 	Field string `json:"field"`
 
-	// Message What is wrong with it, for people, to read after the name of the field.
+	// Message What is wrong with it, for people. It reads as a sentence after the name of the field.
 	Message string `json:"message"`
 }
 
@@ -1419,8 +1424,9 @@ type ImpactAtProvider struct {
 	// OwnKeys How many keys of their own they registered here.
 	OwnKeys int `json:"own_keys"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider Provider `json:"provider"`
 
 	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know, at most 1,000 in all.
@@ -1435,10 +1441,10 @@ func (v ImpactAtProvider) String() string { return text(v) }
 
 // ImpactStays What stays.
 type ImpactStays struct {
-	// ProjectKeys How many project-level keys they registered, which go on serving.
+	// ProjectKeys How many project-level keys they registered, which continue to serve.
 	ProjectKeys int `json:"project_keys"`
 
-	// TokensElsewhere How many of their API keys may go on to act in other projects.
+	// TokensElsewhere How many of their API keys still act in other projects.
 	TokensElsewhere int `json:"tokens_elsewhere"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1474,11 +1480,11 @@ type Key struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
-	// disabled key that is read by its id has it; keys in lists do not.
+	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use
+	// it. It is returned when a disabled key is read by its id, and not in lists.
 	DisableReceipt *DisableReceipt `json:"disable_receipt,omitempty"`
 
-	// Disabled Whether it is disabled. The answer of a service of an earlier version leaves it out.
+	// Disabled Whether it is disabled. Absent in answers of earlier versions of the service.
 	Disabled *bool `json:"disabled,omitempty"`
 
 	// DisabledAt When it was disabled. Absent if it is not.
@@ -1487,26 +1493,26 @@ type Key struct {
 	// DisabledBy The user who disabled it. Absent if it is not disabled.
 	DisabledBy string `json:"disabled_by,omitempty,omitzero"`
 
-	// DisplaySuffix The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
-	// sixteen characters, because at most a quarter is shown, and none for a credential document.
+	// DisplaySuffix The secret's last four characters, by which people recognise it. At most a quarter of the secret is
+	// shown, so a secret of less than sixteen characters has fewer. A credential document has none.
 	DisplaySuffix string `json:"display_suffix"`
 
-	// Etag Names the state of what people change of the key: it is another after each change and the revocation, and
-	// stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
-	// earlier version leaves it out.
+	// Etag Identifies the state of the key's editable fields. It changes with each change and with the
+	// revocation, and not with use. Send it unchanged, quotes included, in `If-Match`. Absent in answers
+	// of earlier versions of the service.
 	Etag string `json:"etag,omitempty,omitzero"`
 
-	// ExpiresAt When it stops serving, or stopped. Absent if it does not.
+	// ExpiresAt When it stops serving, or stopped. Absent if never.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
 	// ID Its id, `byok_<ulid>`.
 	ID string `json:"id"`
 
-	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
-	// `last_used_at` is later, the key has served successfully since.
+	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has
+	// reported a refusal. If `last_used_at` is later, the key has served successfully since.
 	LastFailure *KeyFailure `json:"last_failure,omitempty"`
 
-	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported that.
+	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported one.
 	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
 
 	// Limit How many requests a key serves. Absent, or empty, limits nothing.
@@ -1515,22 +1521,23 @@ type Key struct {
 	// Name Its label.
 	Name string `json:"name"`
 
-	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
-	// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-	// `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
-	// provider rejected it when it was last tested, and it has not been used with success since; requests with it
-	// still go to the provider, which refuses them.
+	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled.
+	// `expired`: its `expires_at` has passed. `user_keys_forbidden`: it is a member's own key, and the
+	// policy forbids these. `user_key_required`: it is the project's key, and the policy lets only
+	// members' own keys serve. `rejected`: the provider rejected it when it was last tested, and it has
+	// not been used successfully since; requests with it still go to the provider, which refuses them.
 	NotServingReason NotServingReason `json:"not_serving_reason,omitempty,omitzero"`
 
-	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-	// Every key has 0 unless it is given another.
+	// Order The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+	// with the same order, the newest. The default is 0.
 	Order KeyOrder `json:"order,omitempty,omitzero"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider Provider `json:"provider"`
 
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1543,15 +1550,15 @@ type Key struct {
 	// RevokedAt When it was revoked. Absent while the key is active.
 	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
 
-	// RevokedBy The user, or the operator, who revoked it. Absent while the key is active.
+	// RevokedBy The user or operator who revoked it. Absent while the key is active.
 	RevokedBy string `json:"revoked_by,omitempty,omitzero"`
 
-	// Serves Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
-	// of a service of an earlier version leaves it out.
+	// Serves Whether the key can serve, that is, nothing excludes it. If several can, `resolve` shows which one
+	// does. Absent in answers of earlier versions of the service.
 	Serves *bool `json:"serves,omitempty"`
 
-	// StaleSince Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
-	// Absent until then, and for a revoked key.
+	// StaleSince Since when it counts as unused: 90 days after its last use, or after its registration if it was
+	// never used. Absent until then, and for a revoked key.
 	StaleSince time.Time `json:"stale_since,omitempty,omitzero"`
 
 	// State `active` until the key is revoked, and `revoked` from then on.
@@ -1560,40 +1567,41 @@ type Key struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserScope Whether it is the caller's own key, and not the project's.
+	// UserScope Whether it is the caller's own key rather than the project's.
 	UserScope bool `json:"user_scope"`
 
-	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-	// refuse it. Absent if it was never tested.
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
+	// begun to refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
 
-	// Version The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
-	// leaves it out.
+	// Version The number of the active version: 1 until the key is rotated. Absent in answers of earlier versions
+	// of the service.
 	Version int `json:"version,omitempty,omitzero"`
 
-	// Weight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+	// Weight The key's share of the callers among keys of its order that have a weight. A key without a weight shares
+	// callers with no other key.
 	Weight KeyWeight `json:"weight,omitempty,omitzero"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v Key) String() string { return text(v) }
 
-// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
-// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-// `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
-// provider rejected it when it was last tested, and it has not been used with success since; requests with it
-// still go to the provider, which refuses them.
+// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled.
+// `expired`: its `expires_at` has passed. `user_keys_forbidden`: it is a member's own key, and the
+// policy forbids these. `user_key_required`: it is the project's key, and the policy lets only
+// members' own keys serve. `rejected`: the provider rejected it when it was last tested, and it has
+// not been used successfully since; requests with it still go to the provider, which refuses them.
 type NotServingReason string
 
-// KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
-// `last_used_at` is later, the key has served successfully since.
+// KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has
+// reported a refusal. If `last_used_at` is later, the key has served successfully since.
 type KeyFailure struct {
 	// At When the provider refused it.
 	At time.Time `json:"at"`
 
-	// Reason `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
-	// `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
-	// provider's. Absent if the data plane did not say.
+	// Reason `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
+	// key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
+	// answered two users with 403. Absent if the data plane did not say.
 	Reason KeyFailureReason `json:"reason,omitempty,omitzero"`
 
 	// Status The HTTP status of the refusal.
@@ -1606,99 +1614,102 @@ type KeyFailure struct {
 // String returns the value as JSON, with the API's names.
 func (v KeyFailure) String() string { return text(v) }
 
-// KeyFailureReason `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
-// `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
-// provider's. Absent if the data plane did not say.
+// KeyFailureReason `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
+// key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
+// answered two users with 403. Absent if the data plane did not say.
 type KeyFailureReason string
 
 // KeyLimit How many requests a key serves. Absent, or empty, limits nothing.
 type KeyLimit struct {
-	// Concurrent How many requests it serves at once, streams and WebSockets until they end. Absent for any number.
+	// Concurrent How many requests it serves at the same time. Streams and WebSockets count until they end. Absent:
+	// any number.
 	Concurrent int `json:"concurrent,omitempty,omitzero"`
 
-	// RequestsPerDay How many requests it serves in a day of UTC. Absent for any number.
+	// RequestsPerDay How many requests it serves in a day (UTC). Absent: any number.
 	RequestsPerDay int `json:"requests_per_day,omitempty,omitzero"`
 
-	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. Absent for any number.
+	// RequestsPerMinute How many requests it serves in a minute of the clock. Absent: any number.
 	RequestsPerMinute int `json:"requests_per_minute,omitempty,omitzero"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v KeyLimit) String() string { return text(v) }
 
-// KeyLimitChange What to change of how many requests the key serves. `null` takes all limits away.
+// KeyLimitChange Changes to the limits. `null` removes all of them.
 type KeyLimitChange struct {
-	// Concurrent How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
+	// Concurrent How many requests it serves at the same time. Streams and WebSockets count until they end. `null`
+	// means any number.
 	Concurrent int `json:"concurrent,omitempty,omitzero"`
 
-	// RequestsPerDay How many requests it serves in a day of UTC. `null` is any number.
+	// RequestsPerDay How many requests it serves in a day (UTC). `null` means any number.
 	RequestsPerDay int `json:"requests_per_day,omitempty,omitzero"`
 
-	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. `null` is any number.
+	// RequestsPerMinute How many requests it serves in a minute of the clock. `null` means any number.
 	RequestsPerMinute int `json:"requests_per_minute,omitempty,omitzero"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v KeyLimitChange) String() string { return text(v) }
 
-// KeyOrder The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-// Every key has 0 unless it is given another.
+// KeyOrder The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+// with the same order, the newest. The default is 0.
 type KeyOrder = int
 
 // KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState string
 
-// KeyVersion One of the secrets that a key has had, or is to have.
+// KeyVersion A current, past or future secret of a key.
 type KeyVersion struct {
 	// ActivatedAt When it last began to serve. Absent if it never did.
 	ActivatedAt time.Time `json:"activated_at,omitempty,omitzero"`
 
-	// CreatedAt When it was handed in.
+	// CreatedAt When it was registered.
 	CreatedAt time.Time `json:"created_at"`
 
-	// CreatedBy The user who handed it in.
+	// CreatedBy The user who registered it.
 	CreatedBy string `json:"created_by"`
 
 	// DestroyedAt When it was destroyed. Absent if it was not.
 	DestroyedAt time.Time `json:"destroyed_at,omitempty,omitzero"`
 
-	// DisplaySuffix The secret's last four characters, as of a key.
+	// DisplaySuffix The secret's last four characters, as for a key.
 	DisplaySuffix string `json:"display_suffix"`
 
-	// ExpiresAt The key's `expires_at` while the version is active. Absent for never, and if it leaves the key's.
+	// ExpiresAt The key's `expires_at` while the version is active. Absent if never, or if the version leaves the
+	// key's unchanged.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
-	// RetiresAt When a retiring version is destroyed. Absent in other states.
+	// RetiresAt When a retiring version will be destroyed. Absent in other states.
 	RetiresAt time.Time `json:"retires_at,omitempty,omitzero"`
 
-	// State `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
-	// `destroyed`: its secret is gone.
+	// State `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be
+	// restored. `destroyed`: its secret has been deleted here.
 	State VersionState `json:"state"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-	// refuse it. Absent if it was never tested.
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
+	// begun to refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
 
-	// Version Its number. The first is 1; numbers are not used twice.
+	// Version Its number. The first is 1. No number is used twice.
 	Version int `json:"version"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v KeyVersion) String() string { return text(v) }
 
-// VersionState `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
-// `destroyed`: its secret is gone.
+// VersionState `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be
+// restored. `destroyed`: its secret has been deleted here.
 type VersionState string
 
-// KeyWarning Something to know of a key that was stored.
+// KeyWarning A warning about a key that was stored.
 type KeyWarning struct {
-	// Code `duplicate_secret`: another key that can serve has the same secret, or a field of it.
+	// Code `duplicate_secret`: another key that can serve has the same secret, or shares a field of it.
 	Code KeyWarningCode `json:"code"`
 
-	// KeyID The other key. Only keys that the caller may read are named.
+	// KeyID The other key. It is named only if the caller may read it.
 	KeyID string `json:"key_id"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1708,10 +1719,11 @@ type KeyWarning struct {
 // String returns the value as JSON, with the API's names.
 func (v KeyWarning) String() string { return text(v) }
 
-// KeyWarningCode `duplicate_secret`: another key that can serve has the same secret, or a field of it.
+// KeyWarningCode `duplicate_secret`: another key that can serve has the same secret, or shares a field of it.
 type KeyWarningCode string
 
-// KeyWeight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+// KeyWeight The key's share of the callers among keys of its order that have a weight. A key without a weight shares
+// callers with no other key.
 type KeyWeight = int
 
 // LeakMatch A key or an API key that has leaked.
@@ -1719,7 +1731,7 @@ type LeakMatch struct {
 	// Action What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
 	Action LeakMatchAction `json:"action"`
 
-	// Index The place of the value in the request, from 0.
+	// Index The index of the value in the request, counted from 0.
 	Index int `json:"index"`
 
 	// KeyID The key. Absent for an API key.
@@ -1728,22 +1740,24 @@ type LeakMatch struct {
 	// Kind `key` for a provider's key, and `api_key` for an API key of this service.
 	Kind LeakMatchKind `json:"kind"`
 
-	// LastUsedAt When a data plane last used the key with success, or the API key was last used. Absent for never.
+	// LastUsedAt When a data plane last used the key successfully, or when the API key was last used. Absent if
+	// never.
 	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
 
 	// Name The key's label. Absent for another member's own key, and for an API key.
 	Name string `json:"name,omitempty,omitzero"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider Provider `json:"provider,omitempty,omitzero"`
 
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
 	// that is read by its id has it too; keys in lists do not.
 	Receipt Receipt `json:"receipt,omitempty,omitzero"`
 
-	// State What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
-	// key that has expired is `expired`.
+	// State Its state after the request: `active`, `pending`, `retiring` or `destroyed` for a version of a key,
+	// or `revoked`. An expired API key is `expired`.
 	State LeakMatchState `json:"state"`
 
 	// TokenID The id of the API key. Absent for a key.
@@ -1752,10 +1766,10 @@ type LeakMatch struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserID The member whose own key it is, or the user whose API key. Absent for a key of the project.
+	// UserID The member whose own key it is, or the user whose API key it is. Absent for a key of the project.
 	UserID string `json:"user_id,omitempty,omitzero"`
 
-	// Version The version of the key whose secret it is. Absent for an API key.
+	// Version The version of the key that has this secret. Absent for an API key.
 	Version int `json:"version,omitempty,omitzero"`
 }
 
@@ -1768,13 +1782,13 @@ type LeakMatchAction string
 // LeakMatchKind `key` for a provider's key, and `api_key` for an API key of this service.
 type LeakMatchKind string
 
-// LeakMatchState What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
-// key that has expired is `expired`.
+// LeakMatchState Its state after the request: `active`, `pending`, `retiring` or `destroyed` for a version of a key,
+// or `revoked`. An expired API key is `expired`.
 type LeakMatchState string
 
-// LeaksResponse What matches the values of the request.
+// LeaksResponse The matches of the request's values.
 type LeaksResponse struct {
-	// Matches The first 1,000 matches, by the place of their value in the request, those of active keys first.
+	// Matches The first 1,000 matches, in the order of their values in the request, active keys first.
 	Matches []LeakMatch `json:"matches"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1786,7 +1800,8 @@ func (v LeaksResponse) String() string { return text(v) }
 
 // ListCustomProvidersResponse The servers of your own that are providers of a project.
 type ListCustomProvidersResponse struct {
-	// OwnersMayAdd Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator.
+	// OwnersMayAdd Whether the operator of the service lets owners of projects add and remove servers. If not, ask the
+	// operator.
 	OwnersMayAdd bool `json:"owners_may_add"`
 
 	// Providers The servers, by slug.
@@ -1939,8 +1954,8 @@ func (v Member) String() string { return text(v) }
 
 // MemberImpactResponse What the removal of a member would do.
 type MemberImpactResponse struct {
-	// AtProviders What to do at the providers, by provider: have the member's own keys deleted there, and replace the project's whose
-	// secrets they may know.
+	// AtProviders What to do at the providers, by provider: delete the member's own keys there, and replace the
+	// project's keys whose secrets they may know.
 	AtProviders []ImpactAtProvider `json:"at_providers"`
 
 	// LastOwner Whether they are the last owner, who can't be removed.
@@ -1977,8 +1992,8 @@ func (v MemberResponse) String() string { return text(v) }
 // NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 type NextPageToken = string
 
-// OIDCClient How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
-// to sign in with.
+// OIDCClient How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client
+// with which people can sign in.
 type OIDCClient struct {
 	// ClientID The id of the public client.
 	ClientID string `json:"client_id"`
@@ -1989,49 +2004,51 @@ type OIDCClient struct {
 	// Scopes The scopes to ask for.
 	Scopes []string `json:"scopes"`
 
-	// SessionToken Which of the tokens that the issuer returns is the session token.
+	// SessionToken Which of the issuer's tokens is the session token.
 	SessionToken TokenKind `json:"session_token"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v OIDCClient) String() string { return text(v) }
 
-// TokenKind Which of the tokens that the issuer returns is the session token.
+// TokenKind Which of the issuer's tokens is the session token.
 type TokenKind string
 
-// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-// the next key in order. There is no silent fallback.
+// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+// `next_key` tries the next key in order. There is no silent fallback.
 type OnBadKey string
 
-// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-// requests. There is no silent fallback. Absent is `fail`.
+// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+// the next key in order for further requests. There is no silent fallback.
 type OnLimited string
 
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
-// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+// Operations Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+// provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+// too.
 type Operations string
 
-// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
+// Policy The project's policy. The default is `allow`, `fail`, `fail`, `inference` and 30 days.
 type Policy struct {
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-	// the next key in order. There is no silent fallback.
+	// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+	// `next_key` tries the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-	// requests. There is no silent fallback. Absent is `fail`.
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+	// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+	// the next key in order for further requests. There is no silent fallback.
 	OnLimited OnLimited `json:"on_limited,omitempty,omitzero"`
 
-	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+	// Operations Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+	// provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+	// too.
 	Operations Operations `json:"operations,omitempty,omitzero"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-	// all. Absent is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+	// means that it can't be. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2043,8 +2060,8 @@ type Policy struct {
 	// UpdatedBy The user who last wrote it. Absent for the default.
 	UpdatedBy string `json:"updated_by,omitempty,omitzero"`
 
-	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-	// project's, and `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+	// uses the project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 
 	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
@@ -2056,7 +2073,7 @@ func (v Policy) String() string { return text(v) }
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
+	// Policy The project's policy. The default is `allow`, `fail`, `fail`, `inference` and 30 days.
 	Policy Policy `json:"policy"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2096,24 +2113,24 @@ type ProviderInfo struct {
 	// groups.
 	AlternativeFields [][]string `json:"alternative_fields,omitempty,omitzero"`
 
-	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-	// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
-	// signed with it; the credential itself goes to no data plane.
+	// AuthStyle How it takes the key. `bearer`: as `Authorization: Bearer`. `x_api_key`, `x_goog_api_key` and
+	// `api_key`: in the header of that name, with dashes. `aws_sigv4` and `gcp_oauth`: as a token, signed
+	// with the key and valid for at most an hour; the key itself is sent to no data plane.
 	AuthStyle AuthStyle `json:"auth_style"`
 
-	// BaseURL The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
-	// credential itself.
+	// BaseURL The only address that its keys are sent to; request paths are appended. Parts in braces are fields
+	// of the credential.
 	BaseURL string `json:"base_url"`
 
 	// DisplayName Its name for people.
 	DisplayName string `json:"display_name"`
 
-	// EndpointHosts Hosts on one of which the credential's `endpoint`, a URL, may be in the place of `base_url`. `*` is one label
-	// of a name. Absent if there are none.
+	// EndpointHosts Hosts that may replace `base_url`: the credential's `endpoint`, a URL, must be on one of them. `*`
+	// matches one label of a name. Absent if there are none.
 	EndpointHosts []string `json:"endpoint_hosts,omitempty,omitzero"`
 
-	// ExternalID The external ID with which the service assumes roles for the session's customer. The trust policy of a role in
-	// `role_arn` must require it. Absent where a credential can't name a role.
+	// ExternalID The external ID with which the service assumes roles for the session's customer. The trust policy of
+	// a role in `role_arn` must require it. Absent where a credential can't name a role.
 	//
 	//
 	// Example: aikeys:acme
@@ -2122,7 +2139,7 @@ type ProviderInfo struct {
 	// KeyPageURL The page on which its keys are created.
 	KeyPageURL string `json:"key_page_url"`
 
-	// Prefixes How its secrets usually begin, as a hint for people. Empty if nothing is known. A secret that begins
+	// Prefixes How its secrets usually begin, as a hint for people. Empty if unknown. A secret that begins
 	// differently is accepted, unless another provider has that prefix.
 	Prefixes []string `json:"prefixes"`
 
@@ -2132,8 +2149,9 @@ type ProviderInfo struct {
 	// SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 	SecretFormat SecretFormat `json:"secret_format"`
 
-	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Slug Provider `json:"slug"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2143,16 +2161,17 @@ type ProviderInfo struct {
 // String returns the value as JSON, with the API's names.
 func (v ProviderInfo) String() string { return text(v) }
 
-// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
-// signed with it; the credential itself goes to no data plane.
+// AuthStyle How it takes the key. `bearer`: as `Authorization: Bearer`. `x_api_key`, `x_goog_api_key` and
+// `api_key`: in the header of that name, with dashes. `aws_sigv4` and `gcp_oauth`: as a token, signed
+// with the key and valid for at most an hour; the key itself is sent to no data plane.
 type AuthStyle string
 
 // SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 type SecretFormat string
 
-// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+// the word `none`.
 type Provider string
 
 // Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -2161,8 +2180,8 @@ type Receipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// Acknowledgements What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
-	// some are left out. Absent until one has confirmed.
+	// Acknowledgements What each data plane has confirmed, those with most requests in progress first. If there are more
+	// than 100, some are left out. Absent until a data plane has confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty,omitzero"`
 
 	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
@@ -2171,16 +2190,16 @@ type Receipt struct {
 	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
 	DataPlanes int `json:"data_planes"`
 
-	// InFlight How many requests with the key were in progress at data planes when they dropped it, streamed answers and
-	// upgraded connections included. Absent while no data plane has said so.
+	// InFlight How many requests with the key were in progress at data planes when they dropped it, including
+	// streamed answers and upgraded connections. Absent until a data plane has reported it.
 	InFlight *int `json:"in_flight,omitempty"`
 
-	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. The rest did not say how many requests were in progress.
-	// Absent if none did.
+	// InFlightFrom How many of the `acknowledged` data planes are counted in `in_flight`. The others did not report how
+	// many requests were in progress. Absent if none did.
 	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
 
-	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-	// than 100, the rest is left out. Absent if there is none.
+	// Planes How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+	// 100, the rest are left out. Absent if there are none.
 	Planes []ReceiptPlane `json:"planes,omitempty,omitzero"`
 
 	// RevokedAt When the key was first revoked.
@@ -2189,7 +2208,8 @@ type Receipt struct {
 	// RevokedBy The user who first revoked it, or the operator, such as `ops@host-1`.
 	RevokedBy string `json:"revoked_by"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	// SlowestMs How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+	// confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
 
 	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
@@ -2205,24 +2225,24 @@ func (v Receipt) String() string { return text(v) }
 // ReceiptState `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 type ReceiptState string
 
-// ReceiptPlane How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind.
+// ReceiptPlane How far a data plane has got. If copies of one gateway share a name, the slowest copy counts.
 type ReceiptPlane struct {
-	// Ms How many milliseconds after the change it confirmed. Absent unless it has.
+	// Ms How many milliseconds after the change it confirmed. Absent if it has not.
 	Ms *int `json:"ms,omitempty"`
 
 	// Name The name that the operator gave it.
 	Name string `json:"name"`
 
-	// State `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
-	// from its cache any longer without asking.
+	// State `waiting` until it has confirmed, then `acknowledged`. `lease_expired`: it has not confirmed, but
+	// its lease has run out, so it may no longer serve from its cache without asking.
 	State ReceiptPlaneState `json:"state"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v ReceiptPlane) String() string { return text(v) }
 
-// ReceiptPlaneState `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
-// from its cache any longer without asking.
+// ReceiptPlaneState `waiting` until it has confirmed, then `acknowledged`. `lease_expired`: it has not confirmed, but
+// its lease has run out, so it may no longer serve from its cache without asking.
 type ReceiptPlaneState string
 
 // RegisterResponse The key just registered.
@@ -2233,28 +2253,27 @@ type RegisterResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// Warnings What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
+	// Warnings Warnings about the key, at most ten. Absent if there are none, and in the answer to a repeat.
 	Warnings []KeyWarning `json:"warnings,omitempty,omitzero"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v RegisterResponse) String() string { return text(v) }
 
-// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-// all. Absent is 30 days.
+// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+// means that it can't be. The default is 30 days.
 type RemovalGraceDays = int
 
-// RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and
-// nothing is suspended.
+// RemoveMemberResponse What the removal has done. Earlier versions of the service return an empty object, and suspend nothing.
 type RemoveMemberResponse struct {
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
 	// that is read by its id has it too; keys in lists do not.
 	Receipt *Receipt `json:"receipt,omitempty"`
 
-	// RestoreUntil Until when it can be undone. Then what is suspended is destroyed.
+	// RestoreUntil Until when it can be undone. After that, everything suspended is destroyed.
 	RestoreUntil time.Time `json:"restore_until,omitempty,omitzero"`
 
-	// SuspendedKeys How many of the user's own keys it has suspended.
+	// SuspendedKeys How many of the user's own keys the removal suspended.
 	SuspendedKeys int `json:"suspended_keys,omitempty,omitzero"`
 
 	// SuspendedTokens How many of the user's API keys no longer act in the project.
@@ -2267,44 +2286,45 @@ type RemoveMemberResponse struct {
 // String returns the value as JSON, with the API's names.
 func (v RemoveMemberResponse) String() string { return text(v) }
 
-// ResolveResponse Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
-// for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
-// because keys were revoked: the last one, with the time and who did it; and `stopped_key` if the last one to
-// stop was disabled or has expired. An owner who asks for another member is not shown which of that member's own
-// keys it is.
+// ResolveResponse Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are the policy for
+// this provider. `key` and `scope` are absent if no key would serve. If that is because keys were revoked,
+// `revoked_key` is the last revoked one, with the time and who did it. If the last key to stop was
+// disabled or has expired, it is `stopped_key`. For another member, an owner does not see which of that
+// member's own keys it is.
 type ResolveResponse struct {
-	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
-	// the order in which they come, then the others. Absent without it.
+	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets
+	// serve, in order, then the others. Absent without it.
 	Candidates []Candidate `json:"candidates,omitempty,omitzero"`
 
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
 
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-	// the next key in order. There is no silent fallback.
+	// OnBadKey What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+	// `next_key` tries the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-	// requests. There is no silent fallback. Absent is `fail`.
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+	// the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+	// the next key in order for further requests. There is no silent fallback.
 	OnLimited OnLimited `json:"on_limited,omitempty,omitzero"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+	// begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+	// the word `none`.
 	Provider Provider `json:"provider"`
 
-	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
-	// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
-	// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
-	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
-	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-	// provider refused the first one within the last five minutes and the policy says `next_key`.
+	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller
+	// has no key of their own. `user_keys_forbidden`: the project's newest key, because the policy forbids
+	// members' own keys. `order`: the scope's key with the lowest `order`. `weight`: the caller's key
+	// among those that share callers by `weight`. `next_key`: the next key in order, because the provider
+	// refused the first one within the last five minutes and the policy says `next_key`.
 	// `next_key_limited`: the next key in order, because the first one is at a limit and `on_limited` is
-	// `next_key`. `order`: the
-	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
-	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
-	// `key_restricted`: no key, because those that the policy allows are restricted to other users.
+	// `next_key`. The other reasons mean that no key serves. `user_key_required`: the policy requires the
+	// caller's own key, and they have none. `no_key`: the policy allows none of the active keys.
+	// `key_revoked`: the keys that the policy allows have been revoked; `revoked_key` is the last of them.
+	// `key_disabled`, `key_expired`: of the keys that the policy allows, the last to stop was disabled or
+	// has expired; it is `stopped_key`. `key_restricted`: the keys that the policy allows are restricted
+	// to other users. `not_a_member`: the requested user is not a member of the project.
 	Reason Reason `json:"reason"`
 
 	// RevokedKey A key's metadata. No answer contains the secret.
@@ -2313,8 +2333,8 @@ type ResolveResponse struct {
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope Scope `json:"scope,omitempty,omitzero"`
 
-	// Serves Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
-	// it can't serve. The answer of a service of an earlier version leaves it out.
+	// Serves Whether a request would be served. If not, `reason` says why there is no key, or the key's
+	// `not_serving_reason` why it can't serve. Absent in answers of earlier versions of the service.
 	Serves *bool `json:"serves,omitempty"`
 
 	// StoppedKey A key's metadata. No answer contains the secret.
@@ -2323,34 +2343,34 @@ type ResolveResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-	// project's, and `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+	// uses the project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v ResolveResponse) String() string { return text(v) }
 
-// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
-// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
-// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
-// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
-// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-// provider refused the first one within the last five minutes and the policy says `next_key`.
+// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller
+// has no key of their own. `user_keys_forbidden`: the project's newest key, because the policy forbids
+// members' own keys. `order`: the scope's key with the lowest `order`. `weight`: the caller's key
+// among those that share callers by `weight`. `next_key`: the next key in order, because the provider
+// refused the first one within the last five minutes and the policy says `next_key`.
 // `next_key_limited`: the next key in order, because the first one is at a limit and `on_limited` is
-// `next_key`. `order`: the
-// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
-// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
-// `key_restricted`: no key, because those that the policy allows are restricted to other users.
+// `next_key`. The other reasons mean that no key serves. `user_key_required`: the policy requires the
+// caller's own key, and they have none. `no_key`: the policy allows none of the active keys.
+// `key_revoked`: the keys that the policy allows have been revoked; `revoked_key` is the last of them.
+// `key_disabled`, `key_expired`: of the keys that the policy allows, the last to stop was disabled or
+// has expired; it is `stopped_key`. `key_restricted`: the keys that the policy allows are restricted
+// to other users. `not_a_member`: the requested user is not a member of the project.
 type Reason string
 
-// RestoreMemberResponse The member, and how much works again.
+// RestoreMemberResponse The member, and how many keys and API keys work again.
 type RestoreMemberResponse struct {
 	// Member A user's membership of the project.
 	Member Member `json:"member"`
 
-	// RestoredKeys How many of their own keys serve again, as far as nothing else stops them.
+	// RestoredKeys How many of their own keys serve again, unless something else stops them.
 	RestoredKeys int `json:"restored_keys"`
 
 	// RestoredTokens How many of their API keys may act in the project again.
@@ -2365,31 +2385,36 @@ func (v RestoreMemberResponse) String() string { return text(v) }
 
 // Restrictions What a key may be used for. Absent, or empty, restricts nothing.
 type Restrictions struct {
-	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all.
+	// Models The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent:
+	// all models.
 	Models []string `json:"models,omitempty,omitzero"`
 
-	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
-	// with everything below it. `*` is one segment, and `*:generateContent` one that ends so. Absent: all.
+	// Operations The operations that it serves: paths of the provider's API below its base URL, such as
+	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
+	// with that ending. Absent: all.
 	Operations []string `json:"operations,omitempty,omitzero"`
 
-	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all.
+	// Users The ids of the users whom a project-level key serves. For other users, the key does not exist.
+	// Absent: all users.
 	Users []OpaqueID `json:"users,omitempty,omitzero"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v Restrictions) String() string { return text(v) }
 
-// RestrictionsChange What to change of what the key may be used for. `null` takes all restrictions away.
+// RestrictionsChange Changes to the restrictions. `null` removes all of them.
 type RestrictionsChange struct {
-	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null`
-	// restricts none.
+	// Models The models that it serves, exactly as requests name them. A `*` at the end matches any rest. `null`
+	// means all models.
 	Models []string `json:"models,omitempty,omitzero"`
 
-	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
-	// with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
+	// Operations The operations that it serves: paths of the provider's API below its base URL, such as
+	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
+	// with that ending. `null` means all.
 	Operations []string `json:"operations,omitempty,omitzero"`
 
-	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. `null` restricts none.
+	// Users The ids of the users whom a project-level key serves. For other users, the key does not exist.
+	// `null` means all users.
 	Users []OpaqueID `json:"users,omitempty,omitzero"`
 }
 
@@ -2409,13 +2434,13 @@ type RevokeResponse struct {
 // String returns the value as JSON, with the API's names.
 func (v RevokeResponse) String() string { return text(v) }
 
-// RevokeTokenResponse The API key as it is now, and how many data planes have confirmed.
+// RevokeTokenResponse The API key after the request, and how many data planes have confirmed.
 type RevokeTokenResponse struct {
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
 	// that is read by its id has it too; keys in lists do not.
 	Receipt Receipt `json:"receipt"`
 
-	// Token What is known of an API key of this service.
+	// Token The metadata of an API key of this service.
 	Token Token `json:"token"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2428,33 +2453,37 @@ func (v RevokeTokenResponse) String() string { return text(v) }
 // Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 type Role string
 
-// RotateResponse The key, the version that the request was about, and if that serves the receipt.
+// RotateResponse The key, the version in question, and the receipt if that version serves.
 type RotateResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
-	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the
+	// previous one.
 	Receipt *RotationReceipt `json:"receipt,omitempty"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// Version One of the secrets that a key has had, or is to have.
+	// Version A current, past or future secret of a key.
 	Version KeyVersion `json:"version"`
 
-	// Warnings What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat.
+	// Warnings Warnings about the new version, at most ten. Absent if there are none, and in the answer to a
+	// repeat.
 	Warnings []KeyWarning `json:"warnings,omitempty,omitzero"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v RotateResponse) String() string { return text(v) }
 
-// RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+// RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the
+// previous one.
 type RotationReceipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	// Acknowledgements What each data plane has confirmed, as in a revocation's receipt. Absent until a data plane has
+	// confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty,omitzero"`
 
 	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
@@ -2463,32 +2492,33 @@ type RotationReceipt struct {
 	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
 	DataPlanes int `json:"data_planes"`
 
-	// InFlight How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
-	// ends none of them. Absent while no data plane has said so.
+	// InFlight How many requests with the replaced version were in progress at data planes when they dropped it. A
+	// rotation ends none of them. Absent until a data plane has reported it.
 	InFlight *int `json:"in_flight,omitempty"`
 
-	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+	// InFlightFrom How many of the `acknowledged` data planes are counted in `in_flight`. Absent if none are.
 	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
 
-	// OldVersionSafeToDelete Whether no data plane begins a request with `replaced_version` any more, so that its secret may be deleted at
-	// the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
-	// While a rollback is possible, destroy the version here first.
+	// OldVersionSafeToDelete Whether data planes have stopped starting requests with `replaced_version`, so that you may delete
+	// its secret at the provider. It is true exactly when the receipt is complete. Requests already in
+	// progress are counted in `in_flight`. While a rollback is possible, destroy the version here first.
 	OldVersionSafeToDelete bool `json:"old_version_safe_to_delete"`
 
-	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-	// than 100, the rest is left out. Absent if there is none.
+	// Planes How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+	// 100, the rest are left out. Absent if there are none.
 	Planes []ReceiptPlane `json:"planes,omitempty,omitzero"`
 
-	// ReplacedVersion The version that served before. It is the higher one after a rollback.
+	// ReplacedVersion The version that served before. After a rollback, it is the higher one.
 	ReplacedVersion int `json:"replaced_version"`
 
 	// RotatedAt When the version became active.
 	RotatedAt time.Time `json:"rotated_at"`
 
-	// RotatedBy The user who made it so. Absent if the service rolled back by itself.
+	// RotatedBy The user who activated it. Absent if the service rolled back by itself.
 	RotatedBy string `json:"rotated_by,omitempty,omitzero"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	// SlowestMs How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+	// confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
 
 	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
@@ -2512,58 +2542,58 @@ type SignInOptionsResponse struct {
 	// Methods The kinds of credentials that open sessions.
 	Methods []AuthMethod `json:"methods"`
 
-	// OIDC How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
-	// to sign in with.
+	// OIDC How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client
+	// with which people can sign in.
 	OIDC OIDCClient `json:"oidc,omitempty,omitzero"`
 }
 
 // String returns the value as JSON, with the API's names.
 func (v SignInOptionsResponse) String() string { return text(v) }
 
-// Token What is known of an API key of this service.
+// Token The metadata of an API key of this service.
 type Token struct {
-	// BarredProjects The projects in which it no longer acts, because their owners have revoked it there or its user was removed.
-	// Absent if there are none.
+	// BarredProjects The projects in which it no longer acts, because their owners have revoked it there or its user was
+	// removed. Absent if there are none.
 	BarredProjects []OpaqueID `json:"barred_projects,omitempty,omitzero"`
 
 	// CreatedAt When it was made.
 	CreatedAt time.Time `json:"created_at"`
 
-	// Current Whether it is the one in use. Absent if not.
+	// Current Whether the request uses this API key. Absent if not.
 	Current bool `json:"current,omitempty,omitzero"`
 
-	// ExpiresAt When it expires. Absent for never.
+	// ExpiresAt When it expires. Absent if never.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
-	// LastUsedAt When it was last used with this service, to within five minutes. Data planes ask for what it may do at most
-	// once in a while, so it may have been used with them since. Absent if it was not used.
+	// LastUsedAt When it was last used with this service, to within five minutes. Data planes check an API key only
+	// from time to time, so it may have been used with them since. Absent if it was never used.
 	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
 
-	// MadeWith The id of the API key that it was made with. Absent for a session token, and for an operator.
+	// MadeWith The id of the API key that made it. Absent if a session token or an operator made it.
 	MadeWith string `json:"made_with,omitempty,omitzero"`
 
-	// Name Its label. Absent for one that an operator made, and where the caller may not see it.
+	// Name Its label. Absent if an operator made the API key, and where the caller may not see it.
 	Name string `json:"name,omitempty,omitzero"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Projects The projects that it is limited to, as far as the caller may see them. Absent if it is not limited.
+	// Projects The projects that it is limited to and that the caller may see. Absent if it is not limited.
 	Projects []OpaqueID `json:"projects,omitempty,omitzero"`
 
-	// ReachesBeyond Whether it may act in other projects, too. Only in the list of a project; absent elsewhere.
+	// ReachesBeyond Whether it also acts in other projects. Present only in a project's list.
 	ReachesBeyond bool `json:"reaches_beyond,omitempty,omitzero"`
 
-	// RevokedAt When it was revoked. Absent while it is not.
+	// RevokedAt When it was revoked. Absent if it is not revoked.
 	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
 
-	// RevokedBy The user, or the operator, who revoked it. Absent while it is not revoked.
+	// RevokedBy The user or operator who revoked it. Absent if it is not revoked.
 	RevokedBy string `json:"revoked_by,omitempty,omitzero"`
 
 	// State `active`, `expired`, or `revoked`.
 	State TokenState `json:"state"`
 
-	// TokenID Its id, a ULID, which events and records of fetches have too.
+	// TokenID Its id, a ULID, as used in events and records of fetches.
 	TokenID string `json:"token_id"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2591,7 +2621,7 @@ type UpdateResponse struct {
 // String returns the value as JSON, with the API's names.
 func (v UpdateResponse) String() string { return text(v) }
 
-// Usage What was served to one user with one key on one day, as far as data planes have reported it.
+// Usage How often one key served one user on one day, as reported by data planes.
 type Usage struct {
 	// Day The day, in UTC.
 	Day string `json:"day"`
@@ -2605,9 +2635,10 @@ type Usage struct {
 	// Provider The key's provider.
 	Provider string `json:"provider"`
 
-	// Refusals How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself, which then
-	// sent the provider nothing, such as for an operation that the project's keys may not be used for. Of requests
-	// that other proxies sent (forward-auth, ext_authz) the provider's answer is not known.
+	// Refusals How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself,
+	// which then sent nothing to the provider. A data plane refuses, for example, an operation for which
+	// the project's keys may not be used. For requests that other proxies sent (forward-auth, ext_authz)
+	// the provider's answer is not known.
 	Refusals int64 `json:"refusals"`
 
 	// Requests The number of requests.
@@ -2623,50 +2654,52 @@ type Usage struct {
 // String returns the value as JSON, with the API's names.
 func (v Usage) String() string { return text(v) }
 
-// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-// project's, and `forbid` uses only the project's.
+// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+// uses the project's, and `forbid` uses only the project's.
 type UserKeys string
 
 // UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 type UserKeysByProvider map[string]UserKeys
 
-// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
+// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+// found neither.
 type Verdict string
 
-// VerdictReason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-// the service's signature, and its clock differs from the service's),
-// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-// reason.
+// VerdictReason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+// balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+// role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+// `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+// started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+// test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+// no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+// Absent if the verdict needs no reason.
 type VerdictReason string
 
-// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-// refuse it. Absent if it was never tested.
+// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
+// begun to refuse it. Absent if it was never tested.
 type Verification struct {
 	// CheckedAt When it was tested.
 	CheckedAt time.Time `json:"checked_at"`
 
-	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-	// With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-	// without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-	// the service's signature, and its clock differs from the service's),
-	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-	// many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-	// (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-	// rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-	// reason.
+	// Reason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+	// balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+	// role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+	// `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+	// started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+	// test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+	// no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+	// Absent if the verdict needs no reason.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
+	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+	// found neither.
 	Verdict Verdict `json:"verdict"`
 }
 
@@ -2681,8 +2714,8 @@ type VerifyResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-	// refuse it. Absent if it was never tested.
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
+	// begun to refuse it. Absent if it was never tested.
 	Verification Verification `json:"verification"`
 }
 
@@ -2691,7 +2724,8 @@ func (v VerifyResponse) String() string { return text(v) }
 
 // VersionsResponse A key's versions, newest first, and the receipt of its last rotation or rollback.
 type VersionsResponse struct {
-	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the
+	// previous one.
 	Receipt *RotationReceipt `json:"receipt,omitempty"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2704,18 +2738,18 @@ type VersionsResponse struct {
 // String returns the value as JSON, with the API's names.
 func (v VersionsResponse) String() string { return text(v) }
 
-// WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
-// `expires_at` are absent if they do not apply.
+// WhoAmIResponse The session. `role` is the user's role in its project, and absent if they are not a member. `token_id`
+// and `expires_at` are absent if they do not apply.
 type WhoAmIResponse struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// ExpiresAt When the session ends. Absent if it does not.
+	// ExpiresAt When the session ends. Absent if never.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
-	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-	// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-	// the clock.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+	// trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+	// action of the service.
 	Method AuthMethod `json:"method"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -2724,7 +2758,7 @@ type WhoAmIResponse struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
 
-	// TokenID The id of the API key in use, with which to revoke it. Absent for a session token.
+	// TokenID The id of the API key in use, needed to revoke it. Absent for a session token.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.

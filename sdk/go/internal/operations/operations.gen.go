@@ -112,7 +112,7 @@ func DestroyKeyVersion() Operation {
 	}
 }
 
-// ActivateKeyVersion is the operation "Have a version of an AI key serve".
+// ActivateKeyVersion is the operation "Activate a version of an AI key".
 func ActivateKeyVersion() Operation {
 	return Operation{
 		ID:     "activateKeyVersion",
@@ -145,7 +145,7 @@ func ListFetches() Operation {
 	}
 }
 
-// FindLeaks is the operation "Find and revoke what has leaked".
+// FindLeaks is the operation "Find and revoke leaked keys".
 func FindLeaks() Operation {
 	return Operation{
 		ID:     "findLeaks",

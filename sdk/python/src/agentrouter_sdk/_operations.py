@@ -31,7 +31,7 @@ ProviderSlug = Union[
     str,
 ]
 """A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-`x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`."""
+`x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is the word `none`."""
 
 KeyState = Union[Literal["active", "revoked"], str]
 """`active` until the key is revoked, and `revoked` from then on."""
@@ -40,21 +40,21 @@ Role = Union[Literal["owner", "member"], str]
 """What a member may do. Only an owner may write project-level keys, the policy and the members."""
 
 UserKeys = Union[Literal["allow", "require", "forbid"], str]
-"""Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+"""Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never uses the
 project's, and `forbid` uses only the project's."""
 
 OnBadKey = Union[Literal["fail", "next_key"], str]
-"""What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries the
+"""What happens when the provider refuses the chosen key. `fail` returns the provider's error, and `next_key` tries the
 next key in order. There is no silent fallback."""
 
 OnLimited = Union[Literal["fail", "next_key"], str]
-"""What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further requests.
-There is no silent fallback. Absent is `fail`."""
+"""What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`, the default,
+the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses the next key in order
+for further requests. There is no silent fallback."""
 
 Operations = Union[Literal["inference", "all"], str]
-"""Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
-makes further credentials: those would outlive a revocation. `all` serves that, too."""
+"""Which operations of providers the project's keys serve. `inference` refuses operations that administer a provider's
+account or create further credentials, which would outlive a revocation. `all` serves these, too."""
 
 REGISTER_KEY = Operation(
     "registerKey",

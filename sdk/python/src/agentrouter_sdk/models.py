@@ -13,7 +13,8 @@ from ._model import Model
 
 class Acknowledgement(Model):
     """
-    What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have.
+    What a data plane has confirmed. Copies of one gateway may share a name, and are counted together.
+
     """
 
     data_plane: str
@@ -28,12 +29,14 @@ class Acknowledgement(Model):
 
     in_flight: Optional[int] = None
     """
-    How many requests with the key were in progress when it dropped the key. Absent if it did not say.
+    How many requests with the key were in progress when it dropped the key. Absent if it did not report
+    that.
+
     """
 
     in_flight_from: Optional[int] = None
     """
-    How many of its `acknowledged` are counted in `in_flight`. Absent if none is.
+    How many of its `acknowledged` copies are counted in `in_flight`. Absent if none are.
     """
 
 
@@ -44,17 +47,17 @@ class Actor(Model):
 
     user_id: str
     """
-    The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
-    Empty for an operator's command of an earlier version, for a report of a gateway, and for what the service
-    does by the clock.
+    The user. For an operator's command, who ran it: the user and the name of the machine, such as
+    `ops@host-1`. Empty for an operator's command of an earlier version, for a gateway's report, and for
+    scheduled actions of the service.
 
     """
 
     method: Union[Literal["api_key", "oidc", "admin", "data_plane", "service"], str]
     """
-    How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-    `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-    the clock.
+    How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+    trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+    action of the service.
 
     """
 
@@ -76,7 +79,7 @@ class Candidate(Model):
 
     serves: bool
     """
-    Whether it is the one that serves. At most one does.
+    Whether this key serves. At most one does.
     """
 
     reason: Union[
@@ -100,12 +103,13 @@ class Candidate(Model):
         str,
     ]
     """
-    Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
-    `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-    the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
-    first, but is at a limit, and the policy's `on_limited` is `next_key`. `key_disabled`,
-    `key_expired`: it serves no requests at the moment. `other_users`: it is restricted to other users.
-    `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+    Why this key does or does not serve. For the key that serves, the answer's `reason`. For the others:
+    `not_first`: another key comes before it. `other_callers`: it shares the callers by weight, and
+    serves others. `refused_by_provider`: it comes first, but the provider refused it within the last
+    five minutes, and the policy says `next_key`. `limited`: it comes first, but is at a limit, and the
+    policy's `on_limited` is `next_key`. `key_disabled`, `key_expired`: it is disabled or has expired.
+    `other_users`: it is restricted to other users. `user_keys_forbidden`, `user_key_required`: the
+    policy excludes it.
 
     """
 
@@ -120,7 +124,7 @@ class CreateTokenResponse(Model):
     token: Token
     api_key: SecretStr
     """
-    The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
+    The API key itself, to be sent in `Authorization: Bearer`. No other answer contains it.
 
     """
 
@@ -132,7 +136,7 @@ class CustomProvider(Model):
 
     slug: str
     """
-    Its slug, which keys are registered for and the paths at gateways begin with.
+    Its slug. Keys are registered for it, and paths at gateways begin with it.
     """
 
     display_name: str
@@ -152,20 +156,20 @@ class CustomProvider(Model):
 
     auth_style: Union[Literal["bearer", "header", "none"], str]
     """
-    How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
-    `none` it takes no key; then the secret of its keys is the word `none`.
+    How it takes the key. `bearer`: as `Authorization: Bearer`. `header`: in the header that `header`
+    names. `none`: not at all; the secret of its keys is then the word `none`.
 
     """
 
     header: Optional[str] = None
     """
-    The header of `auth_style` `header`. Absent otherwise.
+    The header, if `auth_style` is `header`. Absent otherwise.
     """
 
     project_id: Optional[str] = None
     """
-    The project whose owners added it, which alone can use it. Absent of those that the operator added, which all
-    projects of the customer can use.
+    The project whose owners added it, and which alone can use it. Absent if the operator added it for
+    all projects of the customer.
 
     """
 
@@ -176,7 +180,7 @@ class CustomProvider(Model):
 
     created_by: str
     """
-    The user who added it; of those that the operator added, the operator.
+    The user or operator who added it.
     """
 
 
@@ -190,7 +194,7 @@ class CustomProviderResponse(Model):
 
 class DestroyVersionResponse(Model):
     """
-    The version as it is now.
+    The version after the request.
     """
 
     version: KeyVersion
@@ -198,8 +202,8 @@ class DestroyVersionResponse(Model):
 
 class DisableReceipt(Model):
     """
-    The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
-    disabled key that is read by its id has it; keys in lists do not.
+    The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use
+    it. It is returned when a disabled key is read by its id, and not in lists.
 
     """
 
@@ -230,7 +234,9 @@ class DisableReceipt(Model):
 
     slowest_ms: Optional[int] = None
     """
-    How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+    How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+    confirmed.
+
     """
 
     complete_by: Optional[AwareDatetime] = None
@@ -240,33 +246,36 @@ class DisableReceipt(Model):
 
     in_flight: Optional[int] = None
     """
-    How many requests with the key were in progress at data planes when they dropped it. Absent while no data
-    plane has said so.
+    How many requests with the key were in progress at data planes when they dropped it. Absent until a
+    data plane has reported it.
 
     """
 
     in_flight_from: Optional[int] = None
     """
-    How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+    How many of the `acknowledged` data planes are counted in `in_flight`. Absent if none are.
+
     """
 
     acknowledgements: Optional[list[Acknowledgement]] = Field(None, max_length=100)
     """
-    What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+    What each data plane has confirmed, as in a revocation's receipt. Absent until a data plane has
+    confirmed.
+
     """
 
     planes: Optional[list[ReceiptPlane]] = None
     """
-    How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-    than 100, the rest is left out. Absent if there is none.
+    How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+    100, the rest are left out. Absent if there are none.
 
     """
 
 
 class Event(Model):
     """
-    Something that was done or attempted. A change and its event are written in the same transaction, so that
-    neither exists without the other.
+    An action or an attempt. A change and its event are written in the same transaction, so neither exists
+    without the other.
 
     """
 
@@ -302,16 +311,16 @@ class Event(Model):
         str,
     ]
     """
-    What was done. A token is an AgentRouter API key. `key.failing` is a
-    report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-    key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-    `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
-    `expires_at`, and `key.expired` at that time.
-    `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-    `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
-    does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-    that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-    are of a server of your own that an owner added or removed, or that an operator took away.
+    What was done. A token is an AgentRouter API key. `key.failing`: a data plane reported that a
+    provider has begun to refuse a key. `key.exposed`: a provider returned a key in an answer, where the
+    data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
+    `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
+    `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
+    or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
+    version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
+    the actor if the provider refused the new one. `key.version_added`: a pending version was added.
+    `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
+    an owner added or removed a server of your own, or an operator removed one.
 
     """
 
@@ -328,8 +337,8 @@ class Event(Model):
     actor: Actor
     source_ip: str
     """
-    The address that the request came from. Empty for an operator's command, and for members who are not owners
-    where another user did it.
+    The address that the request came from. Empty for an operator's command, and for other users'
+    actions if the reader is not an owner.
 
     """
 
@@ -340,14 +349,14 @@ class Event(Model):
 
     key_id: Optional[str] = None
     """
-    The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
+    The key in question. Absent if there is no such key, as for a denied `key.registered`.
 
     """
 
     token_id: Optional[str] = None
     """
-    The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
-    request was made; absent if there was none.
+    The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the API key
+    of the request; absent if there was none.
 
     """
 
@@ -376,15 +385,16 @@ class Event(Model):
         ]
     ] = None
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+    begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+    the word `none`.
 
     """
 
     member_id: Optional[str] = None
     """
-    The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
-    whose request it was; absent if the data plane did not say. Absent in other events.
+    The member in question, or the user of the API key. In `key.failing` and `key.exposed`, the user who
+    made the request; absent if the data plane did not say. Absent in other events.
 
     """
 
@@ -397,31 +407,31 @@ class Event(Model):
     after: Optional[EventState] = None
     repeated: Optional[int] = None
     """
-    How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
-    those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
-    them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
-    the same on many targets. Absent from an event of one attempt.
+    How many denied attempts by this actor the event stands for. The first attempt has an event of its
+    own; the attempts of the following minute share one. `first_at` and `at` are the times of the first
+    and the last of these; `source_ip` and `request_id` are the last one's. If the targets differ, the
+    event names the last one's. Absent if the event stands for one attempt.
 
     """
 
     first_at: Optional[AwareDatetime] = None
     """
-    When the first of the `repeated` attempts was. Absent from an event of one attempt.
+    When the first of the `repeated` attempts was. Absent if the event stands for one attempt.
+
     """
 
 
 class EventState(Model):
     """
-    What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-    (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-    `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-    `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
-    the `expires_at` in
-    `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
-    test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-    `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-    `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
-    `base_url`. Both are absent in other events.
+    The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
+    `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
+    and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
+    the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
+    in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
+    `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
+    `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
+    it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
+    `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 
     """
 
@@ -432,26 +442,27 @@ class EventState(Model):
 
     expires_at: Optional[AwareDatetime] = None
     """
-    When the key stops serving. Absent for never, and if it did not change.
+    When the key stops serving. Absent if never, or if it did not change.
     """
 
     order: Optional[int] = None
     """
-    The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-    Every key has 0 unless it is given another.
+    The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+    with the same order, the newest. The default is 0.
 
     """
 
     weight: Optional[int] = None
     """
-    The key's weight, 0 for none. Absent if it did not change.
+    The key's weight, 0 for a key without one. Absent if it did not change.
     """
 
     restrict: Optional[Restrictions] = None
     limit: Optional[KeyLimit] = None
     verdict: Optional[Union[Literal["valid", "rejected", "unreachable"], str]] = None
     """
-    `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
+    `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+    found neither.
 
     """
 
@@ -479,16 +490,16 @@ class EventState(Model):
         ]
     ] = None
     """
-    With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-    With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-    without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-    `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-    the service's signature, and its clock differs from the service's),
-    `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-    many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-    (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-    rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-    reason.
+    With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+    balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+    role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+    `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+    `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+    `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+    started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+    test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+    no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+    Absent if the verdict needs no reason.
 
     """
 
@@ -504,61 +515,62 @@ class EventState(Model):
 
     user_keys: Optional[Union[Literal["allow", "require", "forbid"], str]] = None
     """
-    Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-    project's, and `forbid` uses only the project's.
+    Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+    uses the project's, and `forbid` uses only the project's.
 
     """
 
     user_keys_by_provider: Optional[dict[str, Union[Literal["allow", "require", "forbid"], str]]] = None
     on_bad_key: Optional[Union[Literal["fail", "next_key"], str]] = None
     """
-    What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-    the next key in order. There is no silent fallback.
+    What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+    `next_key` tries the next key in order. There is no silent fallback.
 
     """
 
     on_limited: Optional[Union[Literal["fail", "next_key"], str]] = None
     """
-    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-    and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-    requests. There is no silent fallback. Absent is `fail`.
+    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+    the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+    the next key in order for further requests. There is no silent fallback.
 
     """
 
     operations: Optional[Union[Literal["inference", "all"], str]] = None
     """
-    Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-    account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+    Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+    provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+    too.
 
     """
 
     removal_grace_days: Optional[int] = None
     """
-    For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-    all. Absent is 30 days.
+    For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+    means that it can't be. The default is 30 days.
 
     """
 
     version: Optional[int] = None
     """
-    A version of the key. Absent in events that are about none.
+    A version of the key. Absent in events without one.
     """
 
     source: Optional[str] = None
     """
-    Where the leaked value was found, as the request said. Absent if it did not.
+    Where the leaked value was found, as the request said. Absent if it did not say.
     """
 
     base_url: Optional[str] = None
     """
-    Where the requests to a server of your own go. Absent in events that are about none.
+    The base URL of a server of your own. Absent in other events.
     """
 
 
 class Fetch(Model):
     """
-    That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
-    plane, or the provider, gets the key.
+    A record that a data plane asked for a key, or that the service opened one to test it. The record is
+    stored before the data plane, or the provider, gets the key.
 
     """
 
@@ -569,7 +581,7 @@ class Fetch(Model):
 
     data_plane_id: str
     """
-    The data plane's id, which operators know it by. For a test, `control_plane`.
+    The data plane's id, as operators see it. For a test, `control_plane`.
     """
 
     data_plane: Optional[str] = None
@@ -612,19 +624,20 @@ class Fetch(Model):
         str,
     ]
     """
-    The rule that chose the key, or why there was none. `verification` is a test of the
-    key, and `rotation` the comparison of a secret that it is rotated to.
+    The rule that chose the key, or why there was none. `verification` is a test of the key, and
+    `rotation` the comparison of a key's new secret with its stored versions.
 
     """
 
     provider: str
     """
-    The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
+    The provider for which a key was requested. Empty if a key was requested by an unknown id.
+
     """
 
     key_id: Optional[str] = None
     """
-    The key that it got, or asked for. Absent if there was none.
+    The key that it got or requested. Absent if there was none.
     """
 
     version: Optional[int] = None
@@ -634,7 +647,7 @@ class Fetch(Model):
 
     user_id: Optional[str] = None
     """
-    The user on whose behalf it asked, or who had the key tested. Absent for no particular user.
+    The user for whom it asked, or who had the key tested. Absent for no particular user.
     """
 
     token_id: Optional[str] = None
@@ -644,32 +657,32 @@ class Fetch(Model):
 
     request_id: str
     """
-    The id of the request that led to it, which the service's log has too.
+    The id of the request that led to it, which is also in the service's log.
     """
 
     derived_until: Optional[AwareDatetime] = None
     """
-    When what it got ends, if that was made from the key, as tokens for a cloud are, and is not the key's secret
-    itself. Absent otherwise.
+    When the returned credential expires, if it was made from the key, such as a token for a cloud.
+    Absent if it is the key's secret itself.
 
     """
 
 
 class FieldError(Model):
     """
-    A field that is wrong. Its value is never repeated.
+    An invalid field. Its value is never repeated.
     """
 
     field: str
     """
-    The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
-    or `query` as a whole.
+    The member of the body, such as `secret`, with dots between levels; the parameter or the header; or
+    `body` or `query` for the whole.
 
     """
 
     message: str
     """
-    What is wrong with it, for people, to read after the name of the field.
+    What is wrong with it, for people. It reads as a sentence after the name of the field.
     """
 
 
@@ -709,8 +722,9 @@ class ImpactAtProvider(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+    begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+    the word `none`.
 
     """
 
@@ -727,6 +741,7 @@ class ImpactAtProvider(Model):
     replace_keys: list[str]
     """
     The project-level keys that they registered, and whose secrets they may know, at most 1,000 in all.
+
     """
 
 
@@ -737,12 +752,12 @@ class ImpactStays(Model):
 
     tokens_elsewhere: int
     """
-    How many of their API keys may go on to act in other projects.
+    How many of their API keys still act in other projects.
     """
 
     project_keys: int
     """
-    How many project-level keys they registered, which go on serving.
+    How many project-level keys they registered, which continue to serve.
     """
 
 
@@ -805,8 +820,9 @@ class Key(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+    begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+    the word `none`.
 
     """
 
@@ -817,14 +833,14 @@ class Key(Model):
 
     display_suffix: str
     """
-    The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
-    sixteen characters, because at most a quarter is shown, and none for a credential document.
+    The secret's last four characters, by which people recognise it. At most a quarter of the secret is
+    shown, so a secret of less than sixteen characters has fewer. A credential document has none.
 
     """
 
     user_scope: bool
     """
-    Whether it is the caller's own key, and not the project's.
+    Whether it is the caller's own key rather than the project's.
     """
 
     created_at: AwareDatetime
@@ -849,18 +865,19 @@ class Key(Model):
 
     revoked_by: Optional[str] = None
     """
-    The user, or the operator, who revoked it. Absent while the key is active.
+    The user or operator who revoked it. Absent while the key is active.
     """
 
     last_used_at: Optional[AwareDatetime] = None
     """
-    When a data plane last served a request with it. Absent until a data plane has reported that.
+    When a data plane last served a request with it. Absent until a data plane has reported one.
+
     """
 
     serves: Optional[bool] = None
     """
-    Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
-    of a service of an earlier version leaves it out.
+    Whether the key can serve, that is, nothing excludes it. If several can, `resolve` shows which one
+    does. Absent in answers of earlier versions of the service.
 
     """
 
@@ -868,25 +885,25 @@ class Key(Model):
         Union[Literal["revoked", "disabled", "expired", "user_keys_forbidden", "user_key_required", "rejected"], str]
     ] = None
     """
-    Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
-    `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-    `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
-    provider rejected it when it was last tested, and it has not been used with success since; requests with it
-    still go to the provider, which refuses them.
+    Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled.
+    `expired`: its `expires_at` has passed. `user_keys_forbidden`: it is a member's own key, and the
+    policy forbids these. `user_key_required`: it is the project's key, and the policy lets only
+    members' own keys serve. `rejected`: the provider rejected it when it was last tested, and it has
+    not been used successfully since; requests with it still go to the provider, which refuses them.
 
     """
 
     etag: Optional[str] = None
     """
-    Names the state of what people change of the key: it is another after each change and the revocation, and
-    stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
-    earlier version leaves it out.
+    Identifies the state of the key's editable fields. It changes with each change and with the
+    revocation, and not with use. Send it unchanged, quotes included, in `If-Match`. Absent in answers
+    of earlier versions of the service.
 
     """
 
     disabled: Optional[bool] = None
     """
-    Whether it is disabled. The answer of a service of an earlier version leaves it out.
+    Whether it is disabled. Absent in answers of earlier versions of the service.
     """
 
     disabled_at: Optional[AwareDatetime] = None
@@ -901,26 +918,27 @@ class Key(Model):
 
     expires_at: Optional[AwareDatetime] = None
     """
-    When it stops serving, or stopped. Absent if it does not.
+    When it stops serving, or stopped. Absent if never.
     """
 
     stale_since: Optional[AwareDatetime] = None
     """
-    Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
-    Absent until then, and for a revoked key.
+    Since when it counts as unused: 90 days after its last use, or after its registration if it was
+    never used. Absent until then, and for a revoked key.
 
     """
 
     order: Optional[int] = None
     """
-    The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-    Every key has 0 unless it is given another.
+    The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+    with the same order, the newest. The default is 0.
 
     """
 
     weight: Optional[int] = None
     """
-    The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+    The key's share of the callers among keys of its order that have a weight. A key without a weight shares
+    callers with no other key.
 
     """
 
@@ -932,16 +950,16 @@ class Key(Model):
     disable_receipt: Optional[DisableReceipt] = None
     version: Optional[int] = None
     """
-    The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
-    leaves it out.
+    The number of the active version: 1 until the key is rotated. Absent in answers of earlier versions
+    of the service.
 
     """
 
 
 class KeyFailure(Model):
     """
-    The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
-    `last_used_at` is later, the key has served successfully since.
+    The last time the provider refused the key, as a data plane reported it. Absent if no data plane has
+    reported a refusal. If `last_used_at` is later, the key has served successfully since.
 
     """
 
@@ -957,9 +975,9 @@ class KeyFailure(Model):
 
     reason: Optional[Union[Literal["rejected", "leaked", "quota_exhausted", "forbidden"], str]] = None
     """
-    `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
-    `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
-    provider's. Absent if the data plane did not say.
+    `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
+    key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
+    answered two users with 403. Absent if the data plane did not say.
 
     """
 
@@ -972,72 +990,76 @@ class KeyLimit(Model):
     model_config = ConfigDict(extra="forbid")
     requests_per_minute: Optional[int] = None
     """
-    How many requests it serves in a minute that begins with the clock's. Absent for any number.
+    How many requests it serves in a minute of the clock. Absent: any number.
     """
 
     requests_per_day: Optional[int] = None
     """
-    How many requests it serves in a day of UTC. Absent for any number.
+    How many requests it serves in a day (UTC). Absent: any number.
     """
 
     concurrent: Optional[int] = None
     """
-    How many requests it serves at once, streams and WebSockets until they end. Absent for any number.
+    How many requests it serves at the same time. Streams and WebSockets count until they end. Absent:
+    any number.
+
     """
 
 
 class KeyLimitChange(Model):
     """
-    What to change of how many requests the key serves. `null` takes all limits away.
+    Changes to the limits. `null` removes all of them.
     """
 
     model_config = ConfigDict(extra="forbid")
     requests_per_minute: Optional[int] = None
     """
-    How many requests it serves in a minute that begins with the clock's. `null` is any number.
+    How many requests it serves in a minute of the clock. `null` means any number.
     """
 
     requests_per_day: Optional[int] = None
     """
-    How many requests it serves in a day of UTC. `null` is any number.
+    How many requests it serves in a day (UTC). `null` means any number.
     """
 
     concurrent: Optional[int] = None
     """
-    How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
+    How many requests it serves at the same time. Streams and WebSockets count until they end. `null`
+    means any number.
+
     """
 
 
 class KeyVersion(Model):
     """
-    One of the secrets that a key has had, or is to have.
+    A current, past or future secret of a key.
     """
 
     version: int
     """
-    Its number. The first is 1; numbers are not used twice.
+    Its number. The first is 1. No number is used twice.
     """
 
     state: Union[Literal["pending", "active", "retiring", "destroyed"], str]
     """
-    `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
-    `destroyed`: its secret is gone.
+    `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be
+    restored. `destroyed`: its secret has been deleted here.
 
     """
 
     display_suffix: str
     """
-    The secret's last four characters, as of a key.
+    The secret's last four characters, as for a key.
     """
 
     created_at: AwareDatetime
     """
-    When it was handed in.
+    When it was registered.
     """
 
     created_by: str
     """
-    The user who handed it in.
+    The user who registered it.
     """
 
     activated_at: Optional[AwareDatetime] = None
@@ -1047,7 +1069,7 @@ class KeyVersion(Model):
 
     retires_at: Optional[AwareDatetime] = None
     """
-    When a retiring version is destroyed. Absent in other states.
+    When a retiring version will be destroyed. Absent in other states.
     """
 
     destroyed_at: Optional[AwareDatetime] = None
@@ -1057,7 +1079,9 @@ class KeyVersion(Model):
 
     expires_at: Optional[AwareDatetime] = None
     """
-    The key's `expires_at` while the version is active. Absent for never, and if it leaves the key's.
+    The key's `expires_at` while the version is active. Absent if never, or if the version leaves the
+    key's unchanged.
+
     """
 
     verification: Optional[Verification] = None
@@ -1065,17 +1089,18 @@ class KeyVersion(Model):
 
 class KeyWarning(Model):
     """
-    Something to know of a key that was stored.
+    A warning about a key that was stored.
     """
 
     code: Union[Literal["duplicate_secret"], str]
     """
-    `duplicate_secret`: another key that can serve has the same secret, or a field of it.
+    `duplicate_secret`: another key that can serve has the same secret, or shares a field of it.
+
     """
 
     key_id: str
     """
-    The other key. Only keys that the caller may read are named.
+    The other key. It is named only if the caller may read it.
     """
 
 
@@ -1086,7 +1111,7 @@ class LeakMatch(Model):
 
     index: int
     """
-    The place of the value in the request, from 0.
+    The index of the value in the request, counted from 0.
     """
 
     kind: Union[Literal["key", "api_key"], str]
@@ -1101,7 +1126,7 @@ class LeakMatch(Model):
 
     version: Optional[int] = None
     """
-    The version of the key whose secret it is. Absent for an API key.
+    The version of the key that has this secret. Absent for an API key.
     """
 
     provider: Optional[
@@ -1129,8 +1154,9 @@ class LeakMatch(Model):
         ]
     ] = None
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+    begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+    the word `none`.
 
     """
 
@@ -1146,13 +1172,14 @@ class LeakMatch(Model):
 
     user_id: Optional[str] = None
     """
-    The member whose own key it is, or the user whose API key. Absent for a key of the project.
+    The member whose own key it is, or the user whose API key it is. Absent for a key of the project.
+
     """
 
     state: Union[Literal["active", "pending", "retiring", "destroyed", "revoked", "expired"], str]
     """
-    What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
-    key that has expired is `expired`.
+    Its state after the request: `active`, `pending`, `retiring` or `destroyed` for a version of a key,
+    or `revoked`. An expired API key is `expired`.
 
     """
 
@@ -1164,7 +1191,9 @@ class LeakMatch(Model):
 
     last_used_at: Optional[AwareDatetime] = None
     """
-    When a data plane last used the key with success, or the API key was last used. Absent for never.
+    When a data plane last used the key successfully, or when the API key was last used. Absent if
+    never.
+
     """
 
     receipt: Optional[Receipt] = None
@@ -1172,12 +1201,12 @@ class LeakMatch(Model):
 
 class LeaksResponse(Model):
     """
-    What matches the values of the request.
+    The matches of the request's values.
     """
 
     matches: list[LeakMatch]
     """
-    The first 1,000 matches, by the place of their value in the request, those of active keys first.
+    The first 1,000 matches, in the order of their values in the request, active keys first.
     """
 
 
@@ -1193,7 +1222,8 @@ class ListCustomProvidersResponse(Model):
 
     owners_may_add: bool
     """
-    Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator.
+    Whether the operator of the service lets owners of projects add and remove servers. If not, ask the
+    operator.
 
     """
 
@@ -1362,8 +1392,8 @@ class MemberImpactResponse(Model):
     stays: ImpactStays
     at_providers: list[ImpactAtProvider]
     """
-    What to do at the providers, by provider: have the member's own keys deleted there, and replace the project's whose
-    secrets they may know.
+    What to do at the providers, by provider: delete the member's own keys there, and replace the
+    project's keys whose secrets they may know.
 
     """
 
@@ -1378,8 +1408,8 @@ class MemberResponse(Model):
 
 class OIDCClient(Model):
     """
-    How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
-    to sign in with.
+    How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client
+    with which people can sign in.
 
     """
 
@@ -1400,49 +1430,50 @@ class OIDCClient(Model):
 
     session_token: Union[Literal["id_token", "access_token"], str]
     """
-    Which of the tokens that the issuer returns is the session token.
+    Which of the issuer's tokens is the session token.
     """
 
 
 class Policy(Model):
     """
-    The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days.
+    The project's policy. The default is `allow`, `fail`, `fail`, `inference` and 30 days.
     """
 
     user_keys: Union[Literal["allow", "require", "forbid"], str]
     """
-    Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-    project's, and `forbid` uses only the project's.
+    Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+    uses the project's, and `forbid` uses only the project's.
 
     """
 
     user_keys_by_provider: dict[str, Union[Literal["allow", "require", "forbid"], str]]
     on_bad_key: Union[Literal["fail", "next_key"], str]
     """
-    What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-    the next key in order. There is no silent fallback.
+    What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+    `next_key` tries the next key in order. There is no silent fallback.
 
     """
 
     on_limited: Optional[Union[Literal["fail", "next_key"], str]] = None
     """
-    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-    and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-    requests. There is no silent fallback. Absent is `fail`.
+    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+    the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+    the next key in order for further requests. There is no silent fallback.
 
     """
 
     operations: Optional[Union[Literal["inference", "all"], str]] = None
     """
-    Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-    account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+    Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+    provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+    too.
 
     """
 
     removal_grace_days: Optional[int] = None
     """
-    For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-    all. Absent is 30 days.
+    For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+    means that it can't be. The default is 30 days.
 
     """
 
@@ -1521,7 +1552,7 @@ class Problem(Model):
 
     errors: Optional[list[FieldError]] = None
     """
-    The fields that are wrong, each once. Absent if no field is.
+    The invalid fields, each once. Absent if there are none.
     """
 
 
@@ -1584,8 +1615,9 @@ class Provider(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+    begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+    the word `none`.
 
     """
 
@@ -1596,23 +1628,23 @@ class Provider(Model):
 
     base_url: str
     """
-    The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
-    credential itself.
+    The only address that its keys are sent to; request paths are appended. Parts in braces are fields
+    of the credential.
 
     """
 
     endpoint_hosts: Optional[list[str]] = None
     """
-    Hosts on one of which the credential's `endpoint`, a URL, may be in the place of `base_url`. `*` is one label
-    of a name. Absent if there are none.
+    Hosts that may replace `base_url`: the credential's `endpoint`, a URL, must be on one of them. `*`
+    matches one label of a name. Absent if there are none.
 
     """
 
     auth_style: Union[Literal["bearer", "x_api_key", "x_goog_api_key", "api_key", "aws_sigv4", "gcp_oauth"], str]
     """
-    How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-    the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
-    signed with it; the credential itself goes to no data plane.
+    How it takes the key. `bearer`: as `Authorization: Bearer`. `x_api_key`, `x_goog_api_key` and
+    `api_key`: in the header of that name, with dashes. `aws_sigv4` and `gcp_oauth`: as a token, signed
+    with the key and valid for at most an hour; the key itself is sent to no data plane.
 
     """
 
@@ -1623,7 +1655,7 @@ class Provider(Model):
 
     prefixes: list[str]
     """
-    How its secrets usually begin, as a hint for people. Empty if nothing is known. A secret that begins
+    How its secrets usually begin, as a hint for people. Empty if unknown. A secret that begins
     differently is accepted, unless another provider has that prefix.
 
     """
@@ -1642,8 +1674,8 @@ class Provider(Model):
 
     external_id: Optional[str] = Field(None, examples=["aikeys:acme"])
     """
-    The external ID with which the service assumes roles for the session's customer. The trust policy of a role in
-    `role_arn` must require it. Absent where a credential can't name a role.
+    The external ID with which the service assumes roles for the session's customer. The trust policy of
+    a role in `role_arn` must require it. Absent where a credential can't name a role.
 
     """
 
@@ -1687,7 +1719,9 @@ class Receipt(Model):
 
     slowest_ms: Optional[int] = None
     """
-    How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+    How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+    confirmed.
+
     """
 
     complete_by: Optional[AwareDatetime] = None
@@ -1697,36 +1731,36 @@ class Receipt(Model):
 
     in_flight: Optional[int] = None
     """
-    How many requests with the key were in progress at data planes when they dropped it, streamed answers and
-    upgraded connections included. Absent while no data plane has said so.
+    How many requests with the key were in progress at data planes when they dropped it, including
+    streamed answers and upgraded connections. Absent until a data plane has reported it.
 
     """
 
     in_flight_from: Optional[int] = None
     """
-    How many of `acknowledged` are counted in `in_flight`. The rest did not say how many requests were in progress.
-    Absent if none did.
+    How many of the `acknowledged` data planes are counted in `in_flight`. The others did not report how
+    many requests were in progress. Absent if none did.
 
     """
 
     acknowledgements: Optional[list[Acknowledgement]] = Field(None, max_length=100)
     """
-    What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
-    some are left out. Absent until one has confirmed.
+    What each data plane has confirmed, those with most requests in progress first. If there are more
+    than 100, some are left out. Absent until a data plane has confirmed.
 
     """
 
     planes: Optional[list[ReceiptPlane]] = None
     """
-    How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-    than 100, the rest is left out. Absent if there is none.
+    How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+    100, the rest are left out. Absent if there are none.
 
     """
 
 
 class ReceiptPlane(Model):
     """
-    How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind.
+    How far a data plane has got. If copies of one gateway share a name, the slowest copy counts.
 
     """
 
@@ -1737,14 +1771,14 @@ class ReceiptPlane(Model):
 
     state: Union[Literal["waiting", "acknowledged", "lease_expired"], str]
     """
-    `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
-    from its cache any longer without asking.
+    `waiting` until it has confirmed, then `acknowledged`. `lease_expired`: it has not confirmed, but
+    its lease has run out, so it may no longer serve from its cache without asking.
 
     """
 
     ms: Optional[int] = None
     """
-    How many milliseconds after the change it confirmed. Absent unless it has.
+    How many milliseconds after the change it confirmed. Absent if it has not.
     """
 
 
@@ -1756,26 +1790,26 @@ class RegisterResponse(Model):
     key: Key
     warnings: Optional[list[KeyWarning]] = None
     """
-    What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
+    Warnings about the key, at most ten. Absent if there are none, and in the answer to a repeat.
+
     """
 
 
 class RemoveMemberResponse(Model):
     """
-    What the removal has done. The answer of a service of an earlier version is an empty object, and
-    nothing is suspended.
+    What the removal has done. Earlier versions of the service return an empty object, and suspend nothing.
 
     """
 
     receipt: Optional[Receipt] = None
     restore_until: Optional[AwareDatetime] = None
     """
-    Until when it can be undone. Then what is suspended is destroyed.
+    Until when it can be undone. After that, everything suspended is destroyed.
     """
 
     suspended_keys: Optional[int] = None
     """
-    How many of the user's own keys it has suspended.
+    How many of the user's own keys the removal suspended.
     """
 
     suspended_tokens: Optional[int] = None
@@ -1786,11 +1820,11 @@ class RemoveMemberResponse(Model):
 
 class ResolveResponse(Model):
     """
-    Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
-    for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
-    because keys were revoked: the last one, with the time and who did it; and `stopped_key` if the last one to
-    stop was disabled or has expired. An owner who asks for another member is not shown which of that member's own
-    keys it is.
+    Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are the policy for
+    this provider. `key` and `scope` are absent if no key would serve. If that is because keys were revoked,
+    `revoked_key` is the last revoked one, with the time and who did it. If the last key to stop was
+    disabled or has expired, it is `stopped_key`. For another member, an owner does not see which of that
+    member's own keys it is.
 
     """
 
@@ -1817,15 +1851,16 @@ class ResolveResponse(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+    begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+    the word `none`.
 
     """
 
     serves: Optional[bool] = None
     """
-    Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
-    it can't serve. The answer of a service of an earlier version leaves it out.
+    Whether a request would be served. If not, `reason` says why there is no key, or the key's
+    `not_serving_reason` why it can't serve. Absent in answers of earlier versions of the service.
 
     """
 
@@ -1849,40 +1884,40 @@ class ResolveResponse(Model):
         str,
     ]
     """
-    `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
-    none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
-    `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
-    the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-    been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
-    them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-    provider refused the first one within the last five minutes and the policy says `next_key`.
+    `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller
+    has no key of their own. `user_keys_forbidden`: the project's newest key, because the policy forbids
+    members' own keys. `order`: the scope's key with the lowest `order`. `weight`: the caller's key
+    among those that share callers by `weight`. `next_key`: the next key in order, because the provider
+    refused the first one within the last five minutes and the policy says `next_key`.
     `next_key_limited`: the next key in order, because the first one is at a limit and `on_limited` is
-    `next_key`. `order`: the
-    scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
-    `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
-    `key_restricted`: no key, because those that the policy allows are restricted to other users.
+    `next_key`. The other reasons mean that no key serves. `user_key_required`: the policy requires the
+    caller's own key, and they have none. `no_key`: the policy allows none of the active keys.
+    `key_revoked`: the keys that the policy allows have been revoked; `revoked_key` is the last of them.
+    `key_disabled`, `key_expired`: of the keys that the policy allows, the last to stop was disabled or
+    has expired; it is `stopped_key`. `key_restricted`: the keys that the policy allows are restricted
+    to other users. `not_a_member`: the requested user is not a member of the project.
 
     """
 
     user_keys: Union[Literal["allow", "require", "forbid"], str]
     """
-    Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-    project's, and `forbid` uses only the project's.
+    Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+    uses the project's, and `forbid` uses only the project's.
 
     """
 
     on_bad_key: Union[Literal["fail", "next_key"], str]
     """
-    What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-    the next key in order. There is no silent fallback.
+    What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+    `next_key` tries the next key in order. There is no silent fallback.
 
     """
 
     on_limited: Optional[Union[Literal["fail", "next_key"], str]] = None
     """
-    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-    and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-    requests. There is no silent fallback. Absent is `fail`.
+    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+    the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+    the next key in order for further requests. There is no silent fallback.
 
     """
 
@@ -1896,21 +1931,21 @@ class ResolveResponse(Model):
     stopped_key: Optional[Key] = None
     candidates: Optional[list[Candidate]] = Field(None, max_length=200)
     """
-    With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
-    the order in which they come, then the others. Absent without it.
+    With `explain`: the keys of the provider that are not revoked. First those that the policy lets
+    serve, in order, then the others. Absent without it.
 
     """
 
 
 class RestoreMemberResponse(Model):
     """
-    The member, and how much works again.
+    The member, and how many keys and API keys work again.
     """
 
     member: Member
     restored_keys: int
     """
-    How many of their own keys serve again, as far as nothing else stops them.
+    How many of their own keys serve again, unless something else stops them.
     """
 
     restored_tokens: int
@@ -1927,47 +1962,52 @@ class Restrictions(Model):
     model_config = ConfigDict(extra="forbid")
     users: Optional[list[str]] = Field(None, max_length=100, min_length=1)
     """
-    Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all.
+    The ids of the users whom a project-level key serves. For other users, the key does not exist.
+    Absent: all users.
 
     """
 
     models: Optional[list[str]] = Field(None, max_length=50, min_length=1)
     """
-    The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all.
+    The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent:
+    all models.
 
     """
 
     operations: Optional[list[str]] = Field(None, max_length=50, min_length=1)
     """
-    The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
-    with everything below it. `*` is one segment, and `*:generateContent` one that ends so. Absent: all.
+    The operations that it serves: paths of the provider's API below its base URL, such as
+    `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
+    with that ending. Absent: all.
 
     """
 
 
 class RestrictionsChange(Model):
     """
-    What to change of what the key may be used for. `null` takes all restrictions away.
+    Changes to the restrictions. `null` removes all of them.
     """
 
     model_config = ConfigDict(extra="forbid")
     users: Optional[list[str]] = Field(None, max_length=100, min_length=1)
     """
-    Whom a project-level key serves: users' ids. Others are served as if the key were not there. `null` restricts none.
+    The ids of the users whom a project-level key serves. For other users, the key does not exist.
+    `null` means all users.
 
     """
 
     models: Optional[list[str]] = Field(None, max_length=50, min_length=1)
     """
-    The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null`
-    restricts none.
+    The models that it serves, exactly as requests name them. A `*` at the end matches any rest. `null`
+    means all models.
 
     """
 
     operations: Optional[list[str]] = Field(None, max_length=50, min_length=1)
     """
-    The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
-    with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
+    The operations that it serves: paths of the provider's API below its base URL, such as
+    `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
+    with that ending. `null` means all.
 
     """
 
@@ -1982,7 +2022,7 @@ class RevokeResponse(Model):
 
 class RevokeTokenResponse(Model):
     """
-    The API key as it is now, and how many data planes have confirmed.
+    The API key after the request, and how many data planes have confirmed.
     """
 
     token: Token
@@ -1991,7 +2031,7 @@ class RevokeTokenResponse(Model):
 
 class RotateResponse(Model):
     """
-    The key, the version that the request was about, and if that serves the receipt.
+    The key, the version in question, and the receipt if that version serves.
     """
 
     key: Key
@@ -1999,13 +2039,16 @@ class RotateResponse(Model):
     receipt: Optional[RotationReceipt] = None
     warnings: Optional[list[KeyWarning]] = None
     """
-    What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat.
+    Warnings about the new version, at most ten. Absent if there are none, and in the answer to a
+    repeat.
+
     """
 
 
 class RotationReceipt(Model):
     """
-    The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+    The proof that data planes serve another version: how many have confirmed that they no longer use the
+    previous one.
 
     """
 
@@ -2021,7 +2064,7 @@ class RotationReceipt(Model):
 
     replaced_version: int
     """
-    The version that served before. It is the higher one after a rollback.
+    The version that served before. After a rollback, it is the higher one.
     """
 
     rotated_at: AwareDatetime
@@ -2031,14 +2074,14 @@ class RotationReceipt(Model):
 
     rotated_by: Optional[str] = None
     """
-    The user who made it so. Absent if the service rolled back by itself.
+    The user who activated it. Absent if the service rolled back by itself.
     """
 
     old_version_safe_to_delete: bool
     """
-    Whether no data plane begins a request with `replaced_version` any more, so that its secret may be deleted at
-    the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
-    While a rollback is possible, destroy the version here first.
+    Whether data planes have stopped starting requests with `replaced_version`, so that you may delete
+    its secret at the provider. It is true exactly when the receipt is complete. Requests already in
+    progress are counted in `in_flight`. While a rollback is possible, destroy the version here first.
 
     """
 
@@ -2054,7 +2097,9 @@ class RotationReceipt(Model):
 
     slowest_ms: Optional[int] = None
     """
-    How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+    How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+    confirmed.
+
     """
 
     complete_by: Optional[AwareDatetime] = None
@@ -2064,25 +2109,28 @@ class RotationReceipt(Model):
 
     in_flight: Optional[int] = None
     """
-    How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
-    ends none of them. Absent while no data plane has said so.
+    How many requests with the replaced version were in progress at data planes when they dropped it. A
+    rotation ends none of them. Absent until a data plane has reported it.
 
     """
 
     in_flight_from: Optional[int] = None
     """
-    How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+    How many of the `acknowledged` data planes are counted in `in_flight`. Absent if none are.
+
     """
 
     acknowledgements: Optional[list[Acknowledgement]] = Field(None, max_length=100)
     """
-    What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+    What each data plane has confirmed, as in a revocation's receipt. Absent until a data plane has
+    confirmed.
+
     """
 
     planes: Optional[list[ReceiptPlane]] = None
     """
-    How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-    than 100, the rest is left out. Absent if there is none.
+    How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+    100, the rest are left out. Absent if there are none.
 
     """
 
@@ -2102,17 +2150,17 @@ class SignInOptionsResponse(Model):
 
 class Token(Model):
     """
-    What is known of an API key of this service.
+    The metadata of an API key of this service.
     """
 
     token_id: str
     """
-    Its id, a ULID, which events and records of fetches have too.
+    Its id, a ULID, as used in events and records of fetches.
     """
 
     name: Optional[str] = None
     """
-    Its label. Absent for one that an operator made, and where the caller may not see it.
+    Its label. Absent if an operator made the API key, and where the caller may not see it.
     """
 
     user_id: str
@@ -2127,24 +2175,25 @@ class Token(Model):
 
     projects: Optional[list[str]] = None
     """
-    The projects that it is limited to, as far as the caller may see them. Absent if it is not limited.
+    The projects that it is limited to and that the caller may see. Absent if it is not limited.
+
     """
 
     barred_projects: Optional[list[str]] = None
     """
-    The projects in which it no longer acts, because their owners have revoked it there or its user was removed.
-    Absent if there are none.
+    The projects in which it no longer acts, because their owners have revoked it there or its user was
+    removed. Absent if there are none.
 
     """
 
     reaches_beyond: Optional[bool] = None
     """
-    Whether it may act in other projects, too. Only in the list of a project; absent elsewhere.
+    Whether it also acts in other projects. Present only in a project's list.
     """
 
     made_with: Optional[str] = None
     """
-    The id of the API key that it was made with. Absent for a session token, and for an operator.
+    The id of the API key that made it. Absent if a session token or an operator made it.
     """
 
     state: Union[Literal["active", "expired", "revoked"], str]
@@ -2159,29 +2208,29 @@ class Token(Model):
 
     expires_at: Optional[AwareDatetime] = None
     """
-    When it expires. Absent for never.
+    When it expires. Absent if never.
     """
 
     last_used_at: Optional[AwareDatetime] = None
     """
-    When it was last used with this service, to within five minutes. Data planes ask for what it may do at most
-    once in a while, so it may have been used with them since. Absent if it was not used.
+    When it was last used with this service, to within five minutes. Data planes check an API key only
+    from time to time, so it may have been used with them since. Absent if it was never used.
 
     """
 
     revoked_at: Optional[AwareDatetime] = None
     """
-    When it was revoked. Absent while it is not.
+    When it was revoked. Absent if it is not revoked.
     """
 
     revoked_by: Optional[str] = None
     """
-    The user, or the operator, who revoked it. Absent while it is not revoked.
+    The user or operator who revoked it. Absent if it is not revoked.
     """
 
     current: Optional[bool] = None
     """
-    Whether it is the one in use. Absent if not.
+    Whether the request uses this API key. Absent if not.
     """
 
 
@@ -2195,7 +2244,7 @@ class UpdateResponse(Model):
 
 class Usage(Model):
     """
-    What was served to one user with one key on one day, as far as data planes have reported it.
+    How often one key served one user on one day, as reported by data planes.
     """
 
     day: date
@@ -2226,9 +2275,10 @@ class Usage(Model):
 
     refusals: int
     """
-    How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself, which then
-    sent the provider nothing, such as for an operation that the project's keys may not be used for. Of requests
-    that other proxies sent (forward-auth, ext_authz) the provider's answer is not known.
+    How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself,
+    which then sent nothing to the provider. A data plane refuses, for example, an operation for which
+    the project's keys may not be used. For requests that other proxies sent (forward-auth, ext_authz)
+    the provider's answer is not known.
 
     """
 
@@ -2240,14 +2290,15 @@ class Usage(Model):
 
 class Verification(Model):
     """
-    The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-    refuse it. Absent if it was never tested.
+    The last test of the key at its provider: when it was registered, on request, or after its provider had
+    begun to refuse it. Absent if it was never tested.
 
     """
 
     verdict: Union[Literal["valid", "rejected", "unreachable"], str]
     """
-    `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known.
+    `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+    found neither.
 
     """
 
@@ -2275,16 +2326,16 @@ class Verification(Model):
         ]
     ] = None
     """
-    With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-    With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-    without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-    `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-    the service's signature, and its clock differs from the service's),
-    `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-    many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-    (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-    rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-    reason.
+    With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+    balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+    role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+    `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+    `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+    `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+    started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+    test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+    no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+    Absent if the verdict needs no reason.
 
     """
 
@@ -2318,8 +2369,8 @@ class VersionsResponse(Model):
 
 class WhoAmIResponse(Model):
     """
-    The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
-    `expires_at` are absent if they do not apply.
+    The session. `role` is the user's role in its project, and absent if they are not a member. `token_id`
+    and `expires_at` are absent if they do not apply.
 
     """
 
@@ -2340,9 +2391,9 @@ class WhoAmIResponse(Model):
 
     method: Union[Literal["api_key", "oidc", "admin", "data_plane", "service"], str]
     """
-    How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-    `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-    the clock.
+    How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+    trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+    action of the service.
 
     """
 
@@ -2353,10 +2404,10 @@ class WhoAmIResponse(Model):
 
     token_id: Optional[str] = None
     """
-    The id of the API key in use, with which to revoke it. Absent for a session token.
+    The id of the API key in use, needed to revoke it. Absent for a session token.
     """
 
     expires_at: Optional[AwareDatetime] = None
     """
-    When the session ends. Absent if it does not.
+    When the session ends. Absent if never.
     """

@@ -7,8 +7,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -22,29 +22,29 @@ export interface paths {
         };
         /**
          * List AI keys
-         * @description Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
-         *     pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
+         * @description Lists the project's keys and the caller's own, newest first, in pages of at most 1,000. It includes
+         *     revoked keys unless `state` is given. Other members' own keys are never listed, not even for an owner.
          */
         get: operations["listKeys"];
         put?: never;
         /**
          * Register an AI key
-         * @description Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-         *     provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
-         *     first without a gap.
+         * @description Seals a provider's key and stores it under a project. From then on, it serves the project's inference
+         *     requests to that provider. If several keys are active, the newest serves, so registering a second key
+         *     replaces the first without a gap.
          *
-         *     Only an owner of the project may register a project-level key. Any member may register a key of their own
-         *     (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
-         *     otherwise.
+         *     Only an owner of the project may register a project-level key. Any member may register a key of their
+         *     own (`user_scope: true`), which serves only their requests. It takes precedence over the project's key
+         *     unless the policy says otherwise.
          *
-         *     Names are unique among the active keys of one provider in one scope, which is the project or one member.
+         *     Names are unique among the active keys of one provider and scope. A scope is the project or one member.
          *     Revoking a key frees its name.
          *
          *     With `expires_at`, the key stops serving at that time, everywhere.
          *
-         *     With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
-         *     provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
-         *     stored.
+         *     With `verify`, the secret is first tested at the provider, by a request that costs nothing. A secret
+         *     that the provider rejects is not stored, unless `force` is set. A test without a verdict does not
+         *     prevent the key from being stored.
          */
         post: operations["registerKey"];
         delete?: never;
@@ -59,8 +59,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -79,60 +79,65 @@ export interface paths {
         };
         /**
          * Get an AI key
-         * @description Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
-         *     key exists only for that member: all others, including owners, get a 404.
+         * @description Returns the metadata of one key, active or revoked. Every member can read a project-level key. Only the
+         *     member who registered a key of their own can read it: everyone else, including owners, gets a 404.
          *
-         *     With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
-         *     A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+         *     With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or until
+         *     the time is over. A key without a receipt is returned at once. The receipt of a rotation is returned
+         *     with the key's versions.
          */
         get: operations["getKey"];
         put?: never;
         post?: never;
         /**
          * Revoke an AI key
-         * @description Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
-         *     answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
-         *     is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
-         *     stays in force, and its receipt is the answer.
+         * @description Revokes a key permanently. From then on no fetch of the key succeeds, and data planes drop it within a
+         *     second. The answer is the revocation's receipt, which counts the data planes that have confirmed. With
+         *     `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
+         *     the first revocation stays in force, and the answer is its receipt.
          *
-         *     Only an owner of the project may revoke a project-level key, and only the member a key of their own.
+         *     Only an owner of the project may revoke a project-level key, and only the member who registered it a key
+         *     of their own.
          */
         delete: operations["revokeKey"];
         options?: never;
         head?: never;
         /**
          * Change an AI key
-         * @description Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
-         *     `application/json`). The answer is the key as it is now.
+         * @description Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+         *     send it as `application/json`). The answer is the key after the change.
          *
-         *     `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
-         *     planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
-         *     data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
-         *     `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
-         *     receipt.
+         *     `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
+         *     Data planes drop the key within a second, and end the streams that it serves. The key's
+         *     `disable_receipt` counts the data planes that have confirmed. With `wait`, the answer is delayed until
+         *     that receipt is complete or the time is over. `disabled: false` lets the key serve again, within a
+         *     second. Disabling a disabled key keeps the first time and receipt.
          *
-         *     `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
-         *     refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
-         *     expired key serve again.
+         *     `expires_at` is when the key stops serving, to the second; `null` removes it. A time in the past is
+         *     refused. The audit trail gets a `key.expiring` 30, 7 and 1 days before that time, and a `key.expired` at
+         *     that time. A later time lets an expired key serve again.
          *
-         *     `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
-         *     the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
-         *     proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+         *     `order` and `weight` decide which of several keys serves a caller. The key with the lowest `order`
+         *     serves; of keys with the same order, the newest. If that key has a `weight`, it shares the callers with
+         *     all other keys of its order that have a weight, in proportion to their weights. The same key always
+         *     serves the same caller. `resolve` shows the outcome.
          *
-         *     `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
-         *     refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
-         *     replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+         *     `restrict` limits the use of the key: to users, to models, to operations. Data planes refuse a request
+         *     whose model they can't read: WebSockets, files and batches are among them. A list in the request
+         *     replaces the previous one; `null` removes one list, and `restrict: null` removes all three. The change
+         *     takes effect as fast as `disabled`.
          *
-         *     `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
-         *     of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
-         *     with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+         *     `limit` bounds how many requests the key serves. Each data plane enforces its share: the limit divided
+         *     by the number of connected data planes that serve the customer, rounded down and at least 1. The data
+         *     plane answers a request over its share with 429. A limit in the request replaces the previous one;
+         *     `null` removes one limit, and `limit: null` removes all.
          *
-         *     With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
-         *     made to the key as it is. Members that the body does not name stay, so callers who change different ones do
-         *     not undo each other's changes, and a key can be disabled at once.
+         *     With `If-Match`, the answer is 412 and nothing changes if the key has changed since you read it. Without
+         *     it, the change applies to the key's current state. Members that the body does not name stay, so callers
+         *     who change different members do not undo each other's changes, and disabling a key needs no read first.
          *
-         *     A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
-         *     member a key of their own.
+         *     A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
+         *     the member who registered it a key of their own.
          */
         patch: operations["updateKey"];
         trace?: never;
@@ -143,8 +148,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -165,15 +170,15 @@ export interface paths {
         put?: never;
         /**
          * Test an AI key
-         * @description Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
-         *     key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
-         *     of fetches before the provider is asked. It takes up to 8 seconds.
+         * @description Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict is
+         *     kept as the key's `verification` and recorded in the audit trail as `key.verified`. The service records
+         *     the opening among the fetches before it asks the provider. A test takes up to 8 seconds.
          *
-         *     A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
-         *     still go to the provider, which refuses them.
+         *     A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
+         *     the key still go to the provider, which refuses them.
          *
-         *     Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
-         *     is tested at most once in 10 seconds.
+         *     Only an owner of the project may test a project-level key, and only the member who registered it a key
+         *     of their own. A key is tested at most once in 10 seconds.
          */
         post: operations["verifyKey"];
         delete?: never;
@@ -188,8 +193,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -210,29 +215,33 @@ export interface paths {
         put?: never;
         /**
          * Rotate an AI key
-         * @description Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
-         *     request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+         * @description Seals another secret as the key's next *version*. The key keeps its id, name, policy and callers. No
+         *     request fails because of a rotation: a data plane serves the old version until it learns of the new one.
          *
-         *     `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
-         *     serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
-         *     of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
-         *     `now`: at once, without a test. `manual`: it waits until it is activated.
+         *     `activate` decides when the new version serves. `verified`, the default: the secret is tested at the
+         *     provider, and serves if it is valid. If the provider rejects it, the answer is 422 and nothing is
+         *     stored. If the test has no verdict, the version is stored as `pending`; its `verification` gives the
+         *     reason, and the method `activate` lets it serve. `now`: the version serves at once, without a test.
+         *     `manual`: the version waits until it is activated.
          *
-         *     An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
-         *     then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
-         *     that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
-         *     `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+         *     The version that it replaces stays as `retiring` for the time `overlap`, and is then destroyed. Until
+         *     then `rollback` restores it. The service restores it by itself if a data plane reports within the
+         *     overlap that the provider refuses the new version; the audit trail then has `key.rotation_rolled_back`.
+         *     With an overlap of `0s` the old version is destroyed at once and can't be restored: use it for a secret
+         *     that has leaked.
          *
-         *     The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
-         *     secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+         *     The `receipt` shows how far data planes have got, and `old_version_safe_to_delete` when you may delete
+         *     the old secret at the provider. With `wait`, the answer is delayed until then, or until the time is
+         *     over.
          *
-         *     A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
-         *     the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
-         *     absent leaves it, and `null` takes it away.
+         *     A key has at most one pending and one retiring version. A rotation replaces a pending version, and an
+         *     activation destroys a retiring one. `expires_at` becomes the key's when the version is activated; if
+         *     absent, the key's stays, and `null` removes it.
          *
-         *     With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
-         *     A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
-         *     may rotate a project-level key, and only the member a key of their own.
+         *     With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
+         *     repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
+         *     owner of the project may rotate a project-level key, and only the member who registered it a key of
+         *     their own.
          */
         post: operations["rotateKey"];
         delete?: never;
@@ -247,8 +256,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -267,8 +276,9 @@ export interface paths {
         };
         /**
          * List the versions of an AI key
-         * @description Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
-         *     are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+         * @description Lists the key's versions, newest first, and the receipt of the last change of the active version. At
+         *     most 100 destroyed versions are listed, the latest ones. With `wait`, the answer is delayed until that
+         *     receipt is complete.
          */
         get: operations["listKeyVersions"];
         put?: never;
@@ -285,8 +295,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -313,9 +323,9 @@ export interface paths {
         post?: never;
         /**
          * Destroy a version of an AI key
-         * @description Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
-         *     delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
-         *     version can't be destroyed. Destroying a destroyed version changes nothing.
+         * @description Destroys the service's copy of a pending or retiring version. A rollback to that version is impossible
+         *     from then on. Do this before you delete a retiring secret at its provider, so that no rollback restores
+         *     a deleted secret. The active version can't be destroyed. Destroying a destroyed version changes nothing.
          */
         delete: operations["destroyKeyVersion"];
         options?: never;
@@ -329,8 +339,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -355,10 +365,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Have a version of an AI key serve
-         * @description Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
-         *     from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
-         *     the receipt of the time when it became active.
+         * Activate a version of an AI key
+         * @description Makes a pending version serve, without a test, or makes a retiring version serve again. The version that
+         *     it replaces becomes `retiring`, for the overlap of the rotation. Activating the active version changes
+         *     nothing, and returns the receipt of its activation.
          */
         post: operations["activateKeyVersion"];
         delete?: never;
@@ -373,8 +383,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -395,8 +405,9 @@ export interface paths {
         put?: never;
         /**
          * Roll an AI key back
-         * @description Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
-         *     is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+         * @description Makes the version that the active one replaced serve again, if it is still retiring. The version that is
+         *     rolled back becomes `retiring`. A second rollback changes nothing: to undo a rollback, activate the
+         *     other version.
          */
         post: operations["rollbackKey"];
         delete?: never;
@@ -411,8 +422,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -427,23 +438,23 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Find and revoke what has leaked
-         * @description Finds the keys of the project that have one of these values as their secret, or as a secret field of their
-         *     credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+         * Find and revoke leaked keys
+         * @description Finds the project's keys that have one of these values as their secret, or as a secret field of their
+         *     credential, and the API keys of this service among the values. A value may be a line of a file, such as
          *     `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
          *
-         *     The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
-         *     and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
-         *     the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
-         *     customer it acts.
+         *     The search covers the keys of the project and of all its members, in all versions: active, pending,
+         *     retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
+         *     registered before the service made fingerprints is found once its operator has added its fingerprint. An
+         *     API key is found wherever in the customer it acts.
          *
-         *     With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
-         *     is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
-         *     with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
-         *     complete, or until the time is over.
+         *     With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
+         *     only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
+         *     together with the API keys made with it. The audit trail has the reason `leaked`. With `wait`, the
+         *     answer is delayed until the receipts are complete, or until the time is over.
          *
-         *     Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
-         *     request. A user may ask 10 times a minute.
+         *     Values are neither stored, logged nor returned: a match gives the position of its value in the request.
+         *     A user may call this 10 times a minute.
          */
         post: operations["findLeaks"];
         delete?: never;
@@ -458,8 +469,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -473,12 +484,13 @@ export interface paths {
         };
         /**
          * Show which key would serve me
-         * @description Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
-         *     serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+         * @description Shows which key a data plane would use now for the caller's request to this provider, and why. If no key
+         *     would serve, the answer is still 200: `key` and `scope` are absent, and `reason` says why. Nothing is
          *     recorded as used.
          *
-         *     With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
-         *     owner sees what would serve another member, whose own keys are listed without saying which they are.
+         *     With `explain`, `candidates` lists every key that could serve, and why it does or does not. With
+         *     `user_id`, an owner sees which key would serve another member. That member's own keys are listed without
+         *     their identity.
          */
         get: operations["resolveKey"];
         put?: never;
@@ -495,8 +507,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -510,14 +522,14 @@ export interface paths {
         };
         /**
          * Read the project's policy
-         * @description Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
-         *     it.
+         * @description Returns the policy that decides which keys serve whom, or the default policy if none was written. Every
+         *     member may read it.
          */
         get: operations["getPolicy"];
         /**
          * Write the project's policy
-         * @description Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-         *     `fail`, `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
+         * @description Replaces the whole policy. An absent field gets its default: `allow` for every provider, `fail`,
+         *     `inference` and 30 days. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`).
          *     Only owners may write it.
          */
         put: operations["setPolicy"];
@@ -534,8 +546,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -550,8 +562,8 @@ export interface paths {
         /**
          * Read the audit trail
          * @description Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
-         *     includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-         *     events about other members' own keys. Filters narrow the list; give all pages the same ones.
+         *     includes attempts that the member's role does not allow, as `denied`. Every member may read it, without
+         *     the events about other members' own keys. Filters narrow the list; send the same filters for every page.
          */
         get: operations["listEvents"];
         put?: never;
@@ -568,8 +580,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -583,14 +595,14 @@ export interface paths {
         };
         /**
          * Read the usage of keys
-         * @description Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
-         *     at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
-         *     them.
+         * @description Lists how often which key served whom. There is one entry for each day (UTC), key and user, newest day
+         *     first, in pages of at most 1,000. An owner reads the usage of the whole project, including members' own
+         *     keys. A member reads the usage of the keys that served them.
          *
-         *     Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
-         *     plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
-         *     Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
-         *     the same ones.
+         *     Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. A
+         *     data plane that crashes loses the counts that it has not reported: usage shows who uses what, and is not
+         *     a basis for billing. Entries are kept for 90 days, unless the operator has set another time. Filters
+         *     narrow the list; send the same filters for every page.
          */
         get: operations["listUsage"];
         put?: never;
@@ -607,8 +619,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -622,12 +634,13 @@ export interface paths {
         };
         /**
          * Read the records of fetches
-         * @description Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-         *     owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
-         *     and each time that the service opened a key to test it.
+         * @description Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
+         *     Only an owner may read it. It includes refused fetches, except those with an invalid caller's
+         *     credential, and each time the service opened a key to test it.
          *
-         *     A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-         *     30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
+         *     A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
+         *     for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
+         *     for every page.
          */
         get: operations["listFetches"];
         put?: never;
@@ -644,8 +657,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -676,8 +689,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -687,8 +700,8 @@ export interface paths {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
-                 *     `..`.
+                 * @description The member's user id, as the session's issuer or the operator names the user. A user's id is never `-`,
+                 *     `.` or `..`.
                  * @example bob
                  */
                 user_id: components["parameters"]["UserID"];
@@ -705,13 +718,14 @@ export interface paths {
         post?: never;
         /**
          * Remove a member
-         * @description Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
-         *     planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
-         *     or that time is over.
+         * @description Removes a member from the project. Their sessions lose access to the project at once. Their own keys
+         *     stop serving; data planes drop them within a second. One receipt covers all of that. With `wait`, the
+         *     answer is delayed until it is complete or the time is over.
          *
-         *     Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
-         *     `restore` undoes it within `grace_days`, or else the project's grace. Then their own keys are revoked, and what is
-         *     stored of their secrets is destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
+         *     Their API keys are barred from the project, and their own keys are disabled: adding the user again
+         *     restores neither. `restore` undoes the removal within `grace_days`, or by default the project's grace.
+         *     After that, their own keys are revoked, and their stored secrets are destroyed. Only owners may do this.
+         *     The last owner can't be removed. `impact` previews a removal.
          */
         delete: operations["removeMember"];
         options?: never;
@@ -725,8 +739,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -736,8 +750,8 @@ export interface paths {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
-                 *     `..`.
+                 * @description The member's user id, as the session's issuer or the operator names the user. A user's id is never `-`,
+                 *     `.` or `..`.
                  * @example bob
                  */
                 user_id: components["parameters"]["UserID"];
@@ -746,8 +760,9 @@ export interface paths {
         };
         /**
          * Show what a removal would do
-         * @description Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
-         *     registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+         * @description Shows what stops at once if the member is removed, what stays, and what is left to do at the providers:
+         *     a person who has registered a key may still have its secret. The member's own keys are only counted.
+         *     Only owners may read it.
          */
         get: operations["getMemberImpact"];
         put?: never;
@@ -764,8 +779,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -775,8 +790,8 @@ export interface paths {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
-                 *     `..`.
+                 * @description The member's user id, as the session's issuer or the operator names the user. A user's id is never `-`,
+                 *     `.` or `..`.
                  * @example bob
                  */
                 user_id: components["parameters"]["UserID"];
@@ -787,10 +802,10 @@ export interface paths {
         put?: never;
         /**
          * Undo the removal of a member
-         * @description Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
-         *     they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
-         *     were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
-         *     may do this.
+         * @description Undoes the last removal of a user that can still be undone. The user is a member again, in their former
+         *     role unless they have been added since. Their own keys and API keys, which the removal suspended, work
+         *     again, except those that others have revoked, disabled or barred, or that have expired. If there is no
+         *     such removal, the answer is 404. Only owners may do this.
          */
         post: operations["restoreMember"];
         delete?: never;
@@ -805,8 +820,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -820,9 +835,10 @@ export interface paths {
         };
         /**
          * List the API keys of a project
-         * @description Lists the API keys with which members may act in the project now, newest first, in pages of at most 1,000. Only owners
-         *     may read it. Of an API key that acts elsewhere too, `projects` has this project alone and `reaches_beyond` is true; one
-         *     that is neither limited to this project nor has it as its default is shown without its name and last use.
+         * @description Lists the API keys with which members may act in the project now, newest first, in pages of at most
+         *     1,000. Only owners may read it. For an API key that also acts elsewhere, `projects` names only this
+         *     project and `reaches_beyond` is true. If an API key is neither limited to this project nor has it as its
+         *     default, its name and last use are absent.
          */
         get: operations["listProjectTokens"];
         put?: never;
@@ -839,8 +855,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -850,7 +866,7 @@ export interface paths {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+                 * @description The API key's id, a ULID. It is not secret; never send the API key itself.
                  * @example 01M7W0BTX000000000000000AK
                  */
                 token_id: components["parameters"]["TokenID"];
@@ -862,9 +878,10 @@ export interface paths {
         post?: never;
         /**
          * Revoke a member's API key in a project
-         * @description Keeps a member's API key from acting in the project, permanently: the service refuses it there from then on, data planes
-         *     within a second. One that acts in no other project is revoked; any other goes on there, since an owner decides about
-         *     their own project alone. The receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
+         * @description Bars a member's API key from the project, permanently: the service refuses it there from then on, data
+         *     planes within a second. An API key that acts in no other project is revoked. Any other continues to act
+         *     in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
+         *     `cascade` are as for the caller's own API keys. Only owners may do it.
          */
         delete: operations["revokeProjectToken"];
         options?: never;
@@ -878,8 +895,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -893,21 +910,23 @@ export interface paths {
         };
         /**
          * List the project's own servers
-         * @description Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
-         *     that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
-         *     providers that the project has. Sorted by slug, all at once.
+         * @description Returns the custom servers for which the project can register keys: those that its owners added, and
+         *     those that the operator added for all projects of the customer. Together with the catalogue (`GET
+         *     /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+         *     answer.
          */
         get: operations["listCustomProviders"];
         put?: never;
         /**
          * Add a server of your own
-         * @description Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
-         *     for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
-         *     lets them (`owners_may_add`). A project can have 20 that its owners added.
+         * @description Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+         *     registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
+         *     operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
          *
-         *     A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
-         *     the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
-         *     only where they are listed, and never to the metadata addresses of clouds.
+         *     A provider never changes: its keys are sealed for its base URL, and open for no other. A slug that the
+         *     operator or another project of the customer uses is refused. The gateway's operator decides which
+         *     servers a gateway connects to: private networks only if they are listed, and never the metadata
+         *     addresses of clouds.
          */
         post: operations["addCustomProvider"];
         delete?: never;
@@ -922,8 +941,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -945,9 +964,10 @@ export interface paths {
         post?: never;
         /**
          * Remove a server of your own
-         * @description Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
-         *     revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
-         *     may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+         * @description Removes a server that the project's owners added. It is refused while the server has keys that are not
+         *     revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
+         *     removed. Only owners may do this, and only where the operator of the service allows it. Only the
+         *     operator removes servers that the operator added.
          */
         delete: operations["removeCustomProvider"];
         options?: never;
@@ -964,8 +984,8 @@ export interface paths {
         };
         /**
          * List my projects
-         * @description Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most 1,000. With an API key
-         *     that is limited to projects, these alone are listed.
+         * @description Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most
+         *     1,000. An API key limited to projects lists only these.
          */
         get: operations["listProjects"];
         put?: never;
@@ -985,25 +1005,30 @@ export interface paths {
         };
         /**
          * List my API keys
-         * @description Lists the caller's API keys of this service, newest first, in pages of at most 1,000; without what they are used with,
-         *     which is not stored. An API key that is limited to projects lists itself and those that were made with it.
+         * @description Lists the caller's API keys of this service, newest first, in pages of at most 1,000. Their secrets are
+         *     not stored, so they are not listed. An API key limited to projects lists itself and the API keys made
+         *     with it.
          */
         get: operations["listTokens"];
         put?: never;
         /**
          * Make an API key
-         * @description Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
-         *     API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+         * @description Makes an API key with which the caller, or a program of theirs, calls this service and data planes. Only
+         *     this answer has the API key itself: the service stores a hash. In each project, the API key may do what
+         *     the caller's role allows.
          *
-         *     With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
-         *     them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
-         *     unless `expires_at` names another time, or is `null`, which means never.
+         *     With `projects`, the API key acts only in these, and `-` means the first of them by name, or the
+         *     session's project if it is among them. Without `projects`, it acts in every project of the caller,
+         *     including those that they join later. It expires after 90 days, unless `expires_at` names another time
+         *     or is `null`, which means never.
          *
-         *     An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
-         *     makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
-         *     request says less. A user may have 100 API keys that are neither revoked nor expired, and make 1,000 within a day.
+         *     An API key can't make another one with a wider scope or a longer life. If it expires within 90 days, the
+         *     API keys that it makes expire by default when it does. If it is limited to projects, so are the API keys
+         *     that it makes; a request may ask for less. A user may have 100 API keys that are neither revoked nor
+         *     expired, and make 1,000 in a day.
          *
-         *     A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+         *     A repeat makes another API key. If you lost an answer, list your API keys and revoke the one that you
+         *     don't have.
          */
         post: operations["createToken"];
         delete?: never;
@@ -1018,7 +1043,7 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+                 * @description The API key's id, a ULID. It is not secret; never send the API key itself.
                  * @example 01M7W0BTX000000000000000AK
                  */
                 token_id: components["parameters"]["TokenID"];
@@ -1030,14 +1055,14 @@ export interface paths {
         post?: never;
         /**
          * Revoke an API key of mine
-         * @description Revokes an API key of the caller's permanently, which may be the one in use. The service refuses it from then on, data
-         *     planes within a second, and streams that were opened with it end. The receipt says how many data planes have confirmed;
-         *     with `wait`, the answer is delayed until it is complete or that time is over. Revoking again is safe: the first
-         *     revocation stays in force.
+         * @description Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
+         *     then on, data planes within a second, and streams that were opened with it end. The receipt counts the
+         *     data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
+         *     over. Revoking again is safe: the first revocation stays in force.
          *
-         *     With `cascade`, the API keys that were made with it are revoked too: of one that has leaked, also those that a thief
-         *     may have made. The receipt is that of all of them. An API key that is limited to projects can revoke itself and those
-         *     that were made with it.
+         *     With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
+         *     have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
+         *     API keys made with it.
          */
         delete: operations["revokeToken"];
         options?: never;
@@ -1075,12 +1100,12 @@ export interface paths {
         };
         /**
          * Show how to sign in
-         * @description Returns which credentials the service accepts and, in `oidc`, how people get a session token from its OpenID
-         *     Connect issuer. It needs no credential, and is the same for every caller.
+         * @description Returns which credentials the service accepts and, in `oidc`, how people get a session token from its
+         *     OpenID Connect issuer. It needs no credential, and is the same for every caller.
          *
-         *     Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with PKCE
-         *     (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. The token that
-         *     `session_token` names, a JWT, is then the credential of requests.
+         *     Read the issuer's endpoints from its discovery document. Sign in with the authorization code flow with
+         *     PKCE (`S256`) or with the device flow (RFC 8628). The client is public: it has no secret. Then send the
+         *     token that `session_token` names, a JWT, as the credential of requests.
          */
         get: operations["getSignInOptions"];
         put?: never;
@@ -1100,8 +1125,8 @@ export interface paths {
         };
         /**
          * Show my session
-         * @description Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
-         *     the session ends.
+         * @description Returns the credential's user, the customer and project that `-` means, the user's role in that project,
+         *     and when the session ends.
          */
         get: operations["whoAmI"];
         put?: never;
@@ -1119,8 +1144,9 @@ export interface components {
         /** @description An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`. */
         OpaqueID: string;
         /**
-         * @description A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-         *     `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
+         * @description A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that
+         *     begin with `x-` name servers of your own (`GET …/providers`). If a server takes no key, the secret is
+         *     the word `none`.
          */
         ProviderSlug: "openai" | "anthropic" | "gemini" | "groq" | "xai" | "deepinfra" | "mistral" | "cohere" | "together" | "fireworks" | "deepseek" | "perplexity" | "openrouter" | "azure_openai" | "bedrock" | "vertex" | "vertexanthropic" | (string & {});
         /**
@@ -1128,12 +1154,13 @@ export interface components {
          * @description The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
          *     For a provider whose `secret_format` is `json`, it is the credential document as a string.
          *
-         *     It is sealed exactly as it is sent. So a secret that can't be a key of the provider is refused with 400 rather than
-         *     changed: one with white space, a byte order mark or quotes around it, with a name or `Bearer` before it
-         *     (`OPENAI_API_KEY=sk-…`), a masked value or placeholder (`sk-...abcd`), one that is too short, one with the prefix
-         *     of another provider, an API key or session token of AgentRouter's own, a token with characters other than visible
-         *     ASCII, and a credential document without a required field. The answer says which, and repeats nothing of the
-         *     secret. Whether the provider accepts the key shows when it is first used.
+         *     It is sealed exactly as sent. So a secret that can't be a key of the provider is refused with 400, not
+         *     corrected. Refused are: white space, a byte order mark or quotes around it; a name or `Bearer` before it
+         *     (`OPENAI_API_KEY=sk-…`); a masked value or placeholder (`sk-...abcd`); a secret that is too short or has
+         *     the prefix of another provider; an API key or session token of AgentRouter; a token with characters
+         *     other than visible ASCII; and a credential document without a required field. The answer gives the
+         *     reason, and repeats nothing of the secret. Whether the provider accepts the key shows when it is first
+         *     used.
          */
         Secret: string;
         /**
@@ -1142,34 +1169,35 @@ export interface components {
          */
         Role: "owner" | "member";
         /**
-         * @description Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
-         *     project's, and `forbid` uses only the project's.
+         * @description Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
+         *     uses the project's, and `forbid` uses only the project's.
          * @enum {string}
          */
         UserKeys: "allow" | "require" | "forbid";
         /**
-         * @description What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
-         *     the next key in order. There is no silent fallback.
+         * @description What happens when the provider refuses the chosen key. `fail` returns the provider's error, and
+         *     `next_key` tries the next key in order. There is no silent fallback.
          * @enum {string}
          */
         OnBadKey: "fail" | "next_key";
         /**
-         * @description What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
-         *     and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
-         *     requests. There is no silent fallback. Absent is `fail`.
+         * @description What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`). With `fail`,
+         *     the default, the 429 is returned. With `next_key`, a data plane sets the key aside for a while, and uses
+         *     the next key in order for further requests. There is no silent fallback.
          * @enum {string}
          */
         OnLimited: "fail" | "next_key";
         /**
-         * @description Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
-         *     account or makes further credentials: those would outlive a revocation. `all` serves that, too.
+         * @description Which operations of providers the project's keys serve. `inference` refuses operations that administer a
+         *     provider's account or create further credentials, which would outlive a revocation. `all` serves these,
+         *     too.
          * @enum {string}
          */
         Operations: "inference" | "all";
         /**
          * Format: int32
-         * @description For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0 is not at
-         *     all. Absent is 30 days.
+         * @description For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
+         *     means that it can't be. The default is 30 days.
          */
         RemovalGraceDays: number;
         /** @description `active` until the key is revoked, and `revoked` from then on. */
@@ -1177,17 +1205,18 @@ export interface components {
         /** @description Whose key it is: the caller's own (`user`) or the project's (`project`). */
         Scope: "user" | "project" | (string & {});
         /**
-         * @description How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-         *     `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
-         *     the clock.
+         * @description How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
+         *     trail, `admin` is an operator's command, `data_plane` a gateway's report, and `service` a scheduled
+         *     action of the service.
          */
         AuthMethod: "api_key" | "oidc" | "admin" | "data_plane" | "service" | (string & {});
         /** @description A provider key to seal and store. */
         RegisterRequest: {
             provider: components["schemas"]["ProviderSlug"];
             /**
-             * @description A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret, nor
-             *     invisible characters. It is stored in Unicode's form NFC, so two spellings of one name are the same name.
+             * @description A label for people, such as `openai-prod`, which is shown with the key. It must not contain the
+             *     secret, nor invisible characters. It is stored in Unicode's form NFC, so two spellings of one name
+             *     are the same name.
              */
             name: string;
             secret: components["schemas"]["Secret"];
@@ -1202,8 +1231,8 @@ export interface components {
              */
             verify?: boolean;
             /**
-             * @description Whether to store the key even if the test finds that the provider rejects it. The event says so. Without `verify`
-             *     it means nothing. Absent is false.
+             * @description Whether to store the key even if the test finds that the provider rejects it. The event records
+             *     this. It has no effect without `verify`. Absent is false.
              */
             force?: boolean;
             /**
@@ -1225,14 +1254,14 @@ export interface components {
             disabled?: boolean;
             /**
              * Format: date-time
-             * @description When the key stops serving. It must be in the future. `null` is never.
+             * @description When the key stops serving. It must be in the future. `null` means never.
              */
             expires_at?: string | null;
             order?: components["schemas"]["KeyOrder"];
             /**
              * Format: int32
-             * @description The key's share of the callers among keys of its order that have a weight. `null` takes it away: the key
-             *     shares with none.
+             * @description The key's share of the callers among keys of its order that have a weight. `null` removes it: the
+             *     key then shares callers with no other key.
              */
             weight?: number | null;
             restrict?: components["schemas"]["RestrictionsChange"];
@@ -1240,28 +1269,39 @@ export interface components {
         };
         /** @description What a key may be used for. Absent, or empty, restricts nothing. */
         Restrictions: {
-            /** @description Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all. */
+            /**
+             * @description The ids of the users whom a project-level key serves. For other users, the key does not exist.
+             *     Absent: all users.
+             */
             users?: components["schemas"]["OpaqueID"][];
-            /** @description The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all. */
+            /**
+             * @description The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent:
+             *     all models.
+             */
             models?: string[];
             /**
-             * @description The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
-             *     with everything below it. `*` is one segment, and `*:generateContent` one that ends so. Absent: all.
+             * @description The operations that it serves: paths of the provider's API below its base URL, such as
+             *     `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
+             *     with that ending. Absent: all.
              */
             operations?: string[];
         };
-        /** @description What to change of what the key may be used for. `null` takes all restrictions away. */
+        /** @description Changes to the restrictions. `null` removes all of them. */
         RestrictionsChange: {
-            /** @description Whom a project-level key serves: users' ids. Others are served as if the key were not there. `null` restricts none. */
+            /**
+             * @description The ids of the users whom a project-level key serves. For other users, the key does not exist.
+             *     `null` means all users.
+             */
             users?: components["schemas"]["OpaqueID"][] | null;
             /**
-             * @description The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null`
-             *     restricts none.
+             * @description The models that it serves, exactly as requests name them. A `*` at the end matches any rest. `null`
+             *     means all models.
              */
             models?: string[] | null;
             /**
-             * @description The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
-             *     with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
+             * @description The operations that it serves: paths of the provider's API below its base URL, such as
+             *     `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
+             *     with that ending. `null` means all.
              */
             operations?: string[] | null;
         } | null;
@@ -1269,47 +1309,50 @@ export interface components {
         KeyLimit: {
             /**
              * Format: int32
-             * @description How many requests it serves in a minute that begins with the clock's. Absent for any number.
+             * @description How many requests it serves in a minute of the clock. Absent: any number.
              */
             requests_per_minute?: number;
             /**
              * Format: int32
-             * @description How many requests it serves in a day of UTC. Absent for any number.
+             * @description How many requests it serves in a day (UTC). Absent: any number.
              */
             requests_per_day?: number;
             /**
              * Format: int32
-             * @description How many requests it serves at once, streams and WebSockets until they end. Absent for any number.
+             * @description How many requests it serves at the same time. Streams and WebSockets count until they end. Absent:
+             *     any number.
              */
             concurrent?: number;
         };
-        /** @description What to change of how many requests the key serves. `null` takes all limits away. */
+        /** @description Changes to the limits. `null` removes all of them. */
         KeyLimitChange: {
             /**
              * Format: int32
-             * @description How many requests it serves in a minute that begins with the clock's. `null` is any number.
+             * @description How many requests it serves in a minute of the clock. `null` means any number.
              */
             requests_per_minute?: number | null;
             /**
              * Format: int32
-             * @description How many requests it serves in a day of UTC. `null` is any number.
+             * @description How many requests it serves in a day (UTC). `null` means any number.
              */
             requests_per_day?: number | null;
             /**
              * Format: int32
-             * @description How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
+             * @description How many requests it serves at the same time. Streams and WebSockets count until they end. `null`
+             *     means any number.
              */
             concurrent?: number | null;
         } | null;
         /**
          * Format: int32
-         * @description The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
-         *     Every key has 0 unless it is given another.
+         * @description The key's place among the keys of its scope and provider. The key with the lowest order serves; of keys
+         *     with the same order, the newest. The default is 0.
          */
         KeyOrder: number;
         /**
          * Format: int32
-         * @description The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+         * @description The key's share of the callers among keys of its order that have a weight. A key without a weight shares
+         *     callers with no other key.
          */
         KeyWeight: number;
         /** @description The key as it is after the change. */
@@ -1319,28 +1362,28 @@ export interface components {
         /** @description The key just registered. */
         RegisterResponse: {
             key: components["schemas"]["Key"];
-            /** @description What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat. */
+            /** @description Warnings about the key, at most ten. Absent if there are none, and in the answer to a repeat. */
             warnings?: components["schemas"]["KeyWarning"][];
         };
-        /** @description What has leaked, and whether to revoke it. */
+        /** @description Leaked values, and whether to revoke the keys that they match. */
         LeaksRequest: {
-            /** @description What was found, at most 100 values. */
+            /** @description The values found, at most 100. */
             values: components["schemas"]["Secret"][];
-            /** @description Whether what matches is to be revoked. */
+            /** @description Whether to revoke the matches. */
             revoke: boolean;
             /** @description Where the values were found, for the audit trail. It must not contain a secret, nor invisible characters. */
             source?: string;
         };
-        /** @description What matches the values of the request. */
+        /** @description The matches of the request's values. */
         LeaksResponse: {
-            /** @description The first 1,000 matches, by the place of their value in the request, those of active keys first. */
+            /** @description The first 1,000 matches, in the order of their values in the request, active keys first. */
             matches: components["schemas"]["LeakMatch"][];
         };
         /** @description A key or an API key that has leaked. */
         LeakMatch: {
             /**
              * Format: int32
-             * @description The place of the value in the request, from 0.
+             * @description The index of the value in the request, counted from 0.
              */
             index: number;
             /** @description `key` for a provider's key, and `api_key` for an API key of this service. */
@@ -1349,7 +1392,7 @@ export interface components {
             key_id?: string;
             /**
              * Format: int32
-             * @description The version of the key whose secret it is. Absent for an API key.
+             * @description The version of the key that has this secret. Absent for an API key.
              */
             version?: number;
             provider?: components["schemas"]["ProviderSlug"];
@@ -1357,27 +1400,28 @@ export interface components {
             name?: string;
             /** @description The id of the API key. Absent for a key. */
             token_id?: string;
-            /** @description The member whose own key it is, or the user whose API key. Absent for a key of the project. */
+            /** @description The member whose own key it is, or the user whose API key it is. Absent for a key of the project. */
             user_id?: string;
             /**
-             * @description What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
-             *     key that has expired is `expired`.
+             * @description Its state after the request: `active`, `pending`, `retiring` or `destroyed` for a version of a key,
+             *     or `revoked`. An expired API key is `expired`.
              */
             state: "active" | "pending" | "retiring" | "destroyed" | "revoked" | "expired" | (string & {});
             /** @description What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`. */
             action: "none" | "revoked" | "destroyed" | (string & {});
             /**
              * Format: date-time
-             * @description When a data plane last used the key with success, or the API key was last used. Absent for never.
+             * @description When a data plane last used the key successfully, or when the API key was last used. Absent if
+             *     never.
              */
             last_used_at?: string;
             receipt?: components["schemas"]["Receipt"];
         };
-        /** @description Something to know of a key that was stored. */
+        /** @description A warning about a key that was stored. */
         KeyWarning: {
-            /** @description `duplicate_secret`: another key that can serve has the same secret, or a field of it. */
+            /** @description `duplicate_secret`: another key that can serve has the same secret, or shares a field of it. */
             code: "duplicate_secret" | (string & {});
-            /** @description The other key. Only keys that the caller may read are named. */
+            /** @description The other key. It is named only if the caller may read it. */
             key_id: string;
         };
         /** @description What the test found, and the key that was tested. */
@@ -1427,7 +1471,8 @@ export interface components {
             acknowledged: number;
             /**
              * Format: int32
-             * @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+             * @description How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+             *     confirmed.
              */
             slowest_ms?: number;
             /**
@@ -1437,28 +1482,28 @@ export interface components {
             complete_by?: string;
             /**
              * Format: int32
-             * @description How many requests with the key were in progress at data planes when they dropped it, streamed answers and
-             *     upgraded connections included. Absent while no data plane has said so.
+             * @description How many requests with the key were in progress at data planes when they dropped it, including
+             *     streamed answers and upgraded connections. Absent until a data plane has reported it.
              */
             in_flight?: number;
             /**
              * Format: int32
-             * @description How many of `acknowledged` are counted in `in_flight`. The rest did not say how many requests were in progress.
-             *     Absent if none did.
+             * @description How many of the `acknowledged` data planes are counted in `in_flight`. The others did not report how
+             *     many requests were in progress. Absent if none did.
              */
             in_flight_from?: number;
             /**
-             * @description What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
-             *     some are left out. Absent until one has confirmed.
+             * @description What each data plane has confirmed, those with most requests in progress first. If there are more
+             *     than 100, some are left out. Absent until a data plane has confirmed.
              */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
             /**
-             * @description How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-             *     than 100, the rest is left out. Absent if there is none.
+             * @description How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+             *     100, the rest are left out. Absent if there are none.
              */
             planes?: components["schemas"]["ReceiptPlane"][];
         };
-        /** @description What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have. */
+        /** @description What a data plane has confirmed. Copies of one gateway may share a name, and are counted together. */
         Acknowledgement: {
             /** @description The name that the operator gave it. */
             data_plane: string;
@@ -1469,33 +1514,34 @@ export interface components {
             acknowledged: number;
             /**
              * Format: int32
-             * @description How many requests with the key were in progress when it dropped the key. Absent if it did not say.
+             * @description How many requests with the key were in progress when it dropped the key. Absent if it did not report
+             *     that.
              */
             in_flight?: number;
             /**
              * Format: int32
-             * @description How many of its `acknowledged` are counted in `in_flight`. Absent if none is.
+             * @description How many of its `acknowledged` copies are counted in `in_flight`. Absent if none are.
              */
             in_flight_from?: number;
         };
-        /** @description How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind. */
+        /** @description How far a data plane has got. If copies of one gateway share a name, the slowest copy counts. */
         ReceiptPlane: {
             /** @description The name that the operator gave it. */
             name: string;
             /**
-             * @description `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
-             *     from its cache any longer without asking.
+             * @description `waiting` until it has confirmed, then `acknowledged`. `lease_expired`: it has not confirmed, but
+             *     its lease has run out, so it may no longer serve from its cache without asking.
              */
             state: "waiting" | "acknowledged" | "lease_expired" | (string & {});
             /**
              * Format: int32
-             * @description How many milliseconds after the change it confirmed. Absent unless it has.
+             * @description How many milliseconds after the change it confirmed. Absent if it has not.
              */
             ms?: number;
         };
         /**
-         * @description The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
-         *     disabled key that is read by its id has it; keys in lists do not.
+         * @description The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use
+         *     it. It is returned when a disabled key is read by its id, and not in lists.
          */
         DisableReceipt: {
             /** @description `complete` once every data plane has confirmed or lost its lease, `pending` until then. */
@@ -1519,7 +1565,8 @@ export interface components {
             acknowledged: number;
             /**
              * Format: int32
-             * @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+             * @description How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+             *     confirmed.
              */
             slowest_ms?: number;
             /**
@@ -1529,24 +1576,30 @@ export interface components {
             complete_by?: string;
             /**
              * Format: int32
-             * @description How many requests with the key were in progress at data planes when they dropped it. Absent while no data
-             *     plane has said so.
+             * @description How many requests with the key were in progress at data planes when they dropped it. Absent until a
+             *     data plane has reported it.
              */
             in_flight?: number;
             /**
              * Format: int32
-             * @description How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+             * @description How many of the `acknowledged` data planes are counted in `in_flight`. Absent if none are.
              */
             in_flight_from?: number;
-            /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
+            /**
+             * @description What each data plane has confirmed, as in a revocation's receipt. Absent until a data plane has
+             *     confirmed.
+             */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
             /**
-             * @description How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-             *     than 100, the rest is left out. Absent if there is none.
+             * @description How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+             *     100, the rest are left out. Absent if there are none.
              */
             planes?: components["schemas"]["ReceiptPlane"][];
         };
-        /** @description The proof that data planes serve another version: how many have confirmed that they no longer use the one before. */
+        /**
+         * @description The proof that data planes serve another version: how many have confirmed that they no longer use the
+         *     previous one.
+         */
         RotationReceipt: {
             /** @description `complete` once every data plane has confirmed or lost its lease, `pending` until then. */
             state: "pending" | "complete" | (string & {});
@@ -1557,7 +1610,7 @@ export interface components {
             version: number;
             /**
              * Format: int32
-             * @description The version that served before. It is the higher one after a rollback.
+             * @description The version that served before. After a rollback, it is the higher one.
              */
             replaced_version: number;
             /**
@@ -1565,12 +1618,12 @@ export interface components {
              * @description When the version became active.
              */
             rotated_at: string;
-            /** @description The user who made it so. Absent if the service rolled back by itself. */
+            /** @description The user who activated it. Absent if the service rolled back by itself. */
             rotated_by?: string;
             /**
-             * @description Whether no data plane begins a request with `replaced_version` any more, so that its secret may be deleted at
-             *     the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
-             *     While a rollback is possible, destroy the version here first.
+             * @description Whether data planes have stopped starting requests with `replaced_version`, so that you may delete
+             *     its secret at the provider. It is true exactly when the receipt is complete. Requests already in
+             *     progress are counted in `in_flight`. While a rollback is possible, destroy the version here first.
              */
             old_version_safe_to_delete: boolean;
             /**
@@ -1585,7 +1638,8 @@ export interface components {
             acknowledged: number;
             /**
              * Format: int32
-             * @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+             * @description How long the slowest confirmation so far took, in milliseconds. Absent until a data plane has
+             *     confirmed.
              */
             slowest_ms?: number;
             /**
@@ -1595,43 +1649,46 @@ export interface components {
             complete_by?: string;
             /**
              * Format: int32
-             * @description How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
-             *     ends none of them. Absent while no data plane has said so.
+             * @description How many requests with the replaced version were in progress at data planes when they dropped it. A
+             *     rotation ends none of them. Absent until a data plane has reported it.
              */
             in_flight?: number;
             /**
              * Format: int32
-             * @description How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+             * @description How many of the `acknowledged` data planes are counted in `in_flight`. Absent if none are.
              */
             in_flight_from?: number;
-            /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
+            /**
+             * @description What each data plane has confirmed, as in a revocation's receipt. Absent until a data plane has
+             *     confirmed.
+             */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
             /**
-             * @description How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
-             *     than 100, the rest is left out. Absent if there is none.
+             * @description How far each data plane has got: unconfirmed ones first, then the slowest. If there are more than
+             *     100, the rest are left out. Absent if there are none.
              */
             planes?: components["schemas"]["ReceiptPlane"][];
         };
-        /** @description One of the secrets that a key has had, or is to have. */
+        /** @description A current, past or future secret of a key. */
         KeyVersion: {
             /**
              * Format: int32
-             * @description Its number. The first is 1; numbers are not used twice.
+             * @description Its number. The first is 1. No number is used twice.
              */
             version: number;
             /**
-             * @description `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
-             *     `destroyed`: its secret is gone.
+             * @description `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be
+             *     restored. `destroyed`: its secret has been deleted here.
              */
             state: "pending" | "active" | "retiring" | "destroyed" | (string & {});
-            /** @description The secret's last four characters, as of a key. */
+            /** @description The secret's last four characters, as for a key. */
             display_suffix: string;
             /**
              * Format: date-time
-             * @description When it was handed in.
+             * @description When it was registered.
              */
             created_at: string;
-            /** @description The user who handed it in. */
+            /** @description The user who registered it. */
             created_by: string;
             /**
              * Format: date-time
@@ -1640,7 +1697,7 @@ export interface components {
             activated_at?: string;
             /**
              * Format: date-time
-             * @description When a retiring version is destroyed. Absent in other states.
+             * @description When a retiring version will be destroyed. Absent in other states.
              */
             retires_at?: string;
             /**
@@ -1650,17 +1707,21 @@ export interface components {
             destroyed_at?: string;
             /**
              * Format: date-time
-             * @description The key's `expires_at` while the version is active. Absent for never, and if it leaves the key's.
+             * @description The key's `expires_at` while the version is active. Absent if never, or if the version leaves the
+             *     key's unchanged.
              */
             expires_at?: string;
             verification?: components["schemas"]["Verification"];
         };
-        /** @description The key, the version that the request was about, and if that serves the receipt. */
+        /** @description The key, the version in question, and the receipt if that version serves. */
         RotateResponse: {
             key: components["schemas"]["Key"];
             version: components["schemas"]["KeyVersion"];
             receipt?: components["schemas"]["RotationReceipt"];
-            /** @description What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat. */
+            /**
+             * @description Warnings about the new version, at most ten. Absent if there are none, and in the answer to a
+             *     repeat.
+             */
             warnings?: components["schemas"]["KeyWarning"][];
         };
         /** @description A key's versions, newest first, and the receipt of its last rotation or rollback. */
@@ -1669,7 +1730,7 @@ export interface components {
             versions: components["schemas"]["KeyVersion"][];
             receipt?: components["schemas"]["RotationReceipt"];
         };
-        /** @description The version as it is now. */
+        /** @description The version after the request. */
         DestroyVersionResponse: {
             version: components["schemas"]["KeyVersion"];
         };
@@ -1677,19 +1738,20 @@ export interface components {
         RotateRequest: {
             secret: components["schemas"]["Secret"];
             /**
-             * @description When the new version serves. Absent is `verified`.
+             * @description When the new version serves. The default is `verified`.
              * @enum {string}
              */
             activate?: "verified" | "now" | "manual";
             /**
-             * @description For how long the replaced version stays, from the activation on: a whole number of `s`, `m` or `h`, such as
-             *     `15m` or `24h`, at most 30 days. Absent is `15m`; `0s` destroys it at once.
+             * @description How long the replaced version stays after the activation: a whole number of `s`, `m` or `h`, such as
+             *     `15m` or `24h`, at most 30 days. The default is `15m`; `0s` destroys it at once.
              */
             overlap?: string;
             /**
              * Format: date-time
-             * @description When the key stops serving, from the activation on, such as the time at which the new secret expires at the
-             *     provider. It must be in the future. `null` is never, and absent leaves the key's `expires_at`.
+             * @description When the key stops serving once the version is active, such as the time at which the new secret
+             *     expires at the provider. It must be in the future. `null` means never; absent leaves the key's
+             *     `expires_at`.
              */
             expires_at?: string | null;
         };
@@ -1703,11 +1765,11 @@ export interface components {
             /** @description Its label. */
             name: string;
             /**
-             * @description The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
-             *     sixteen characters, because at most a quarter is shown, and none for a credential document.
+             * @description The secret's last four characters, by which people recognise it. At most a quarter of the secret is
+             *     shown, so a secret of less than sixteen characters has fewer. A credential document has none.
              */
             display_suffix: string;
-            /** @description Whether it is the caller's own key, and not the project's. */
+            /** @description Whether it is the caller's own key rather than the project's. */
             user_scope: boolean;
             /**
              * Format: date-time
@@ -1722,33 +1784,33 @@ export interface components {
              * @description When it was revoked. Absent while the key is active.
              */
             revoked_at?: string;
-            /** @description The user, or the operator, who revoked it. Absent while the key is active. */
+            /** @description The user or operator who revoked it. Absent while the key is active. */
             revoked_by?: string;
             /**
              * Format: date-time
-             * @description When a data plane last served a request with it. Absent until a data plane has reported that.
+             * @description When a data plane last served a request with it. Absent until a data plane has reported one.
              */
             last_used_at?: string;
             /**
-             * @description Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
-             *     of a service of an earlier version leaves it out.
+             * @description Whether the key can serve, that is, nothing excludes it. If several can, `resolve` shows which one
+             *     does. Absent in answers of earlier versions of the service.
              */
             serves?: boolean;
             /**
-             * @description Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
-             *     `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-             *     `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
-             *     provider rejected it when it was last tested, and it has not been used with success since; requests with it
-             *     still go to the provider, which refuses them.
+             * @description Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled.
+             *     `expired`: its `expires_at` has passed. `user_keys_forbidden`: it is a member's own key, and the
+             *     policy forbids these. `user_key_required`: it is the project's key, and the policy lets only
+             *     members' own keys serve. `rejected`: the provider rejected it when it was last tested, and it has
+             *     not been used successfully since; requests with it still go to the provider, which refuses them.
              */
             not_serving_reason?: "revoked" | "disabled" | "expired" | "user_keys_forbidden" | "user_key_required" | "rejected" | (string & {});
             /**
-             * @description Names the state of what people change of the key: it is another after each change and the revocation, and
-             *     stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
-             *     earlier version leaves it out.
+             * @description Identifies the state of the key's editable fields. It changes with each change and with the
+             *     revocation, and not with use. Send it unchanged, quotes included, in `If-Match`. Absent in answers
+             *     of earlier versions of the service.
              */
             etag?: string;
-            /** @description Whether it is disabled. The answer of a service of an earlier version leaves it out. */
+            /** @description Whether it is disabled. Absent in answers of earlier versions of the service. */
             disabled?: boolean;
             /**
              * Format: date-time
@@ -1759,13 +1821,13 @@ export interface components {
             disabled_by?: string;
             /**
              * Format: date-time
-             * @description When it stops serving, or stopped. Absent if it does not.
+             * @description When it stops serving, or stopped. Absent if never.
              */
             expires_at?: string;
             /**
              * Format: date-time
-             * @description Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
-             *     Absent until then, and for a revoked key.
+             * @description Since when it counts as unused: 90 days after its last use, or after its registration if it was
+             *     never used. Absent until then, and for a revoked key.
              */
             stale_since?: string;
             order?: components["schemas"]["KeyOrder"];
@@ -1778,14 +1840,14 @@ export interface components {
             disable_receipt?: components["schemas"]["DisableReceipt"];
             /**
              * Format: int32
-             * @description The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
-             *     leaves it out.
+             * @description The number of the active version: 1 until the key is rotated. Absent in answers of earlier versions
+             *     of the service.
              */
             version?: number;
         };
         /**
-         * @description The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
-         *     refuse it. Absent if it was never tested.
+         * @description The last test of the key at its provider: when it was registered, on request, or after its provider had
+         *     begun to refuse it. Absent if it was never tested.
          */
         Verification: {
             verdict: components["schemas"]["Verdict"];
@@ -1796,24 +1858,27 @@ export interface components {
              */
             checked_at: string;
         };
-        /** @description `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: it is not known. */
+        /**
+         * @description `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
+         *     found neither.
+         */
         Verdict: "valid" | "rejected" | "unreachable" | (string & {});
         /**
-         * @description With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no balance left.
-         *     With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the role can be assumed
-         *     without the customer's external ID. With `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-         *     `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
-         *     the service's signature, and its clock differs from the service's),
-         *     `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has started too
-         *     many), `no_data_plane` (data planes make the tests, and none is connected that can make this one), `any_key`
-         *     (a custom provider accepts a made-up key, too), or `off` (the service's operator allows no tests). With a
-         *     rollback: `rejected`, the provider refused the key. With a revocation: `leaked`. Absent if the verdict needs no
-         *     reason.
+         * @description With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
+         *     balance left. With `rejected`: `leaked`, the provider has found the key in public, or `external_id`, the
+         *     role can be assumed without the customer's external ID. With `unreachable`: `no_connection`, `timeout`,
+         *     `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+         *     `clock` (the provider refuses the service's signature, and its clock differs from the service's),
+         *     `unsupported` (no test exists for the provider), `busy` (too many tests are running, or the user has
+         *     started too many), `no_data_plane` (data planes make the tests, and no connected one can make this
+         *     test), `any_key` (a custom provider also accepts a made-up key), or `off` (the service's operator allows
+         *     no tests). With a rollback: `rejected`, the provider refused the key. With a revocation: `leaked`.
+         *     Absent if the verdict needs no reason.
          */
         VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "clock" | "unsupported" | "busy" | "no_data_plane" | "any_key" | "off" | "rejected" | (string & {});
         /**
-         * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
-         *     `last_used_at` is later, the key has served successfully since.
+         * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has
+         *     reported a refusal. If `last_used_at` is later, the key has served successfully since.
          */
         KeyFailure: {
             /**
@@ -1827,39 +1892,39 @@ export interface components {
              */
             status: number;
             /**
-             * @description `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
-             *     `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
-             *     provider's. Absent if the data plane did not say.
+             * @description `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
+             *     key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
+             *     answered two users with 403. Absent if the data plane did not say.
              */
             reason?: "rejected" | "leaked" | "quota_exhausted" | "forbidden" | (string & {});
         };
         /**
-         * @description Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
-         *     for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
-         *     because keys were revoked: the last one, with the time and who did it; and `stopped_key` if the last one to
-         *     stop was disabled or has expired. An owner who asks for another member is not shown which of that member's own
-         *     keys it is.
+         * @description Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are the policy for
+         *     this provider. `key` and `scope` are absent if no key would serve. If that is because keys were revoked,
+         *     `revoked_key` is the last revoked one, with the time and who did it. If the last key to stop was
+         *     disabled or has expired, it is `stopped_key`. For another member, an owner does not see which of that
+         *     member's own keys it is.
          */
         ResolveResponse: {
             provider: components["schemas"]["ProviderSlug"];
             /**
-             * @description Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
-             *     it can't serve. The answer of a service of an earlier version leaves it out.
+             * @description Whether a request would be served. If not, `reason` says why there is no key, or the key's
+             *     `not_serving_reason` why it can't serve. Absent in answers of earlier versions of the service.
              */
             serves?: boolean;
             /**
-             * @description `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
-             *     none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
-             *     `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
-             *     the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-             *     been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
-             *     them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-             *     provider refused the first one within the last five minutes and the policy says `next_key`.
+             * @description `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller
+             *     has no key of their own. `user_keys_forbidden`: the project's newest key, because the policy forbids
+             *     members' own keys. `order`: the scope's key with the lowest `order`. `weight`: the caller's key
+             *     among those that share callers by `weight`. `next_key`: the next key in order, because the provider
+             *     refused the first one within the last five minutes and the policy says `next_key`.
              *     `next_key_limited`: the next key in order, because the first one is at a limit and `on_limited` is
-             *     `next_key`. `order`: the
-             *     scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
-             *     `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
-             *     `key_restricted`: no key, because those that the policy allows are restricted to other users.
+             *     `next_key`. The other reasons mean that no key serves. `user_key_required`: the policy requires the
+             *     caller's own key, and they have none. `no_key`: the policy allows none of the active keys.
+             *     `key_revoked`: the keys that the policy allows have been revoked; `revoked_key` is the last of them.
+             *     `key_disabled`, `key_expired`: of the keys that the policy allows, the last to stop was disabled or
+             *     has expired; it is `stopped_key`. `key_restricted`: the keys that the policy allows are restricted
+             *     to other users. `not_a_member`: the requested user is not a member of the project.
              */
             reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "next_key_limited" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "no_key" | "not_a_member" | (string & {});
             user_keys: components["schemas"]["UserKeys"];
@@ -1870,28 +1935,29 @@ export interface components {
             revoked_key?: components["schemas"]["Key"];
             stopped_key?: components["schemas"]["Key"];
             /**
-             * @description With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
-             *     the order in which they come, then the others. Absent without it.
+             * @description With `explain`: the keys of the provider that are not revoked. First those that the policy lets
+             *     serve, in order, then the others. Absent without it.
              */
             candidates?: components["schemas"]["Candidate"][];
         };
         /** @description A key that could serve, and why it does or does not. */
         Candidate: {
             scope: components["schemas"]["Scope"];
-            /** @description Whether it is the one that serves. At most one does. */
+            /** @description Whether this key serves. At most one does. */
             serves: boolean;
             /**
-             * @description Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
-             *     `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-             *     the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
-             *     first, but is at a limit, and the policy's `on_limited` is `next_key`. `key_disabled`,
-             *     `key_expired`: it serves no requests at the moment. `other_users`: it is restricted to other users.
-             *     `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+             * @description Why this key does or does not serve. For the key that serves, the answer's `reason`. For the others:
+             *     `not_first`: another key comes before it. `other_callers`: it shares the callers by weight, and
+             *     serves others. `refused_by_provider`: it comes first, but the provider refused it within the last
+             *     five minutes, and the policy says `next_key`. `limited`: it comes first, but is at a limit, and the
+             *     policy's `on_limited` is `next_key`. `key_disabled`, `key_expired`: it is disabled or has expired.
+             *     `other_users`: it is restricted to other users. `user_keys_forbidden`, `user_key_required`: the
+             *     policy excludes it.
              */
             reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "next_key_limited" | "not_first" | "other_callers" | "refused_by_provider" | "limited" | "other_users" | "key_disabled" | "key_expired" | "user_key_required" | (string & {});
             key?: components["schemas"]["Key"];
         };
-        /** @description The policy to put in force. A field that is left out gets its default. */
+        /** @description The policy to put in force. An absent field gets its default. */
         PolicyRequest: {
             user_keys?: components["schemas"]["UserKeys"];
             user_keys_by_provider?: components["schemas"]["UserKeysByProvider"];
@@ -1904,7 +1970,7 @@ export interface components {
         UserKeysByProvider: {
             [key: string]: components["schemas"]["UserKeys"];
         };
-        /** @description The project's policy. A project without a written one has `allow`, `fail`, `fail`, `inference` and 30 days. */
+        /** @description The project's policy. The default is `allow`, `fail`, `fail`, `inference` and 30 days. */
         Policy: {
             user_keys: components["schemas"]["UserKeys"];
             user_keys_by_provider: components["schemas"]["UserKeysByProvider"];
@@ -1936,7 +2002,7 @@ export interface components {
             usage: components["schemas"]["Usage"][];
             next_page_token?: components["schemas"]["NextPageToken"];
         };
-        /** @description What was served to one user with one key on one day, as far as data planes have reported it. */
+        /** @description How often one key served one user on one day, as reported by data planes. */
         Usage: {
             /**
              * Format: date
@@ -1956,9 +2022,10 @@ export interface components {
             requests: number;
             /**
              * Format: int64
-             * @description How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself, which then
-             *     sent the provider nothing, such as for an operation that the project's keys may not be used for. Of requests
-             *     that other proxies sent (forward-auth, ext_authz) the provider's answer is not known.
+             * @description How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself,
+             *     which then sent nothing to the provider. A data plane refuses, for example, an operation for which
+             *     the project's keys may not be used. For requests that other proxies sent (forward-auth, ext_authz)
+             *     the provider's answer is not known.
              */
             refusals: number;
             /**
@@ -1974,8 +2041,8 @@ export interface components {
             next_page_token?: components["schemas"]["NextPageToken"];
         };
         /**
-         * @description That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
-         *     plane, or the provider, gets the key.
+         * @description A record that a data plane asked for a key, or that the service opened one to test it. The record is
+         *     stored before the data plane, or the provider, gets the key.
          */
         Fetch: {
             /**
@@ -1983,57 +2050,57 @@ export interface components {
              * @description When it asked.
              */
             at: string;
-            /** @description The data plane's id, which operators know it by. For a test, `control_plane`. */
+            /** @description The data plane's id, as operators see it. For a test, `control_plane`. */
             data_plane_id: string;
             /** @description The data plane's name. Absent if the operator has deleted it. */
             data_plane?: string;
             /** @description Whether it got a key. */
             decision: "allowed" | "denied" | (string & {});
             /**
-             * @description The rule that chose the key, or why there was none. `verification` is a test of the
-             *     key, and `rotation` the comparison of a secret that it is rotated to.
+             * @description The rule that chose the key, or why there was none. `verification` is a test of the key, and
+             *     `rotation` the comparison of a key's new secret with its stored versions.
              */
             reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "next_key_limited" | "by_id" | "verification" | "rotation" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "restrictions_not_enforced" | "limits_not_enforced" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
-            /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
+            /** @description The provider for which a key was requested. Empty if a key was requested by an unknown id. */
             provider: string;
-            /** @description The key that it got, or asked for. Absent if there was none. */
+            /** @description The key that it got or requested. Absent if there was none. */
             key_id?: string;
             /**
              * Format: int32
              * @description The number of secrets that the key has had.
              */
             version?: number;
-            /** @description The user on whose behalf it asked, or who had the key tested. Absent for no particular user. */
+            /** @description The user for whom it asked, or who had the key tested. Absent for no particular user. */
             user_id?: string;
             /** @description The user's API key. Absent for a session token. */
             token_id?: string;
-            /** @description The id of the request that led to it, which the service's log has too. */
+            /** @description The id of the request that led to it, which is also in the service's log. */
             request_id: string;
             /**
              * Format: date-time
-             * @description When what it got ends, if that was made from the key, as tokens for a cloud are, and is not the key's secret
-             *     itself. Absent otherwise.
+             * @description When the returned credential expires, if it was made from the key, such as a token for a cloud.
+             *     Absent if it is the key's secret itself.
              */
             derived_until?: string;
         };
         /**
-         * @description Something that was done or attempted. A change and its event are written in the same transaction, so that
-         *     neither exists without the other.
+         * @description An action or an attempt. A change and its event are written in the same transaction, so neither exists
+         *     without the other.
          */
         Event: {
             /** @description Its id, `evt_<ulid>`. */
             id: string;
             /**
-             * @description What was done. A token is an AgentRouter API key. `key.failing` is a
-             *     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-             *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-             *     `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
-             *     `expires_at`, and `key.expired` at that time.
-             *     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-             *     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
-             *     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-             *     that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-             *     are of a server of your own that an owner added or removed, or that an operator took away.
+             * @description What was done. A token is an AgentRouter API key. `key.failing`: a data plane reported that a
+             *     provider has begun to refuse a key. `key.exposed`: a provider returned a key in an answer, where the
+             *     data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
+             *     `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
+             *     `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
+             *     or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
+             *     version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
+             *     the actor if the provider refused the new one. `key.version_added`: a pending version was added.
+             *     `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
+             *     an owner added or removed a server of your own, or an operator removed one.
              */
             type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | "provider.created" | "provider.deleted" | (string & {});
             /** @description Whether it was carried out. A denied attempt changed nothing. */
@@ -2045,23 +2112,23 @@ export interface components {
             at: string;
             actor: components["schemas"]["Actor"];
             /**
-             * @description The address that the request came from. Empty for an operator's command, and for members who are not owners
-             *     where another user did it.
+             * @description The address that the request came from. Empty for an operator's command, and for other users'
+             *     actions if the reader is not an owner.
              */
             source_ip: string;
             /** @description The request's id, as in its `X-Request-Id`. Empty for an operator's command. */
             request_id: string;
-            /** @description The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied. */
+            /** @description The key in question. Absent if there is no such key, as for a denied `key.registered`. */
             key_id?: string;
             /**
-             * @description The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
-             *     request was made; absent if there was none.
+             * @description The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the API key
+             *     of the request; absent if there was none.
              */
             token_id?: string;
             provider?: components["schemas"]["ProviderSlug"];
             /**
-             * @description The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
-             *     whose request it was; absent if the data plane did not say. Absent in other events.
+             * @description The member in question, or the user of the API key. In `key.failing` and `key.exposed`, the user who
+             *     made the request; absent if the data plane did not say. Absent in other events.
              */
             member_id?: string;
             role?: components["schemas"]["Role"];
@@ -2069,42 +2136,41 @@ export interface components {
             after?: components["schemas"]["EventState"];
             /**
              * Format: int64
-             * @description How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
-             *     those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
-             *     them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
-             *     the same on many targets. Absent from an event of one attempt.
+             * @description How many denied attempts by this actor the event stands for. The first attempt has an event of its
+             *     own; the attempts of the following minute share one. `first_at` and `at` are the times of the first
+             *     and the last of these; `source_ip` and `request_id` are the last one's. If the targets differ, the
+             *     event names the last one's. Absent if the event stands for one attempt.
              */
             repeated?: number;
             /**
              * Format: date-time
-             * @description When the first of the `repeated` attempts was. Absent from an event of one attempt.
+             * @description When the first of the `repeated` attempts was. Absent if the event stands for one attempt.
              */
             first_at?: string;
         };
         /**
-         * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-         *     (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-         *     `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-         *     `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
-         *     the `expires_at` in
-         *     `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
-         *     test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-         *     `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-         *     `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
-         *     `base_url`. Both are absent in other events.
+         * @description The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
+         *     `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
+         *     and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
+         *     the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
+         *     in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
+         *     `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
+         *     `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
+         *     it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
+         *     `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
          */
         EventState: {
             /** @description The key's label, absent if it did not change; or the name of a server of your own. */
             name?: string;
             /**
              * Format: date-time
-             * @description When the key stops serving. Absent for never, and if it did not change.
+             * @description When the key stops serving. Absent if never, or if it did not change.
              */
             expires_at?: string;
             order?: components["schemas"]["KeyOrder"];
             /**
              * Format: int32
-             * @description The key's weight, 0 for none. Absent if it did not change.
+             * @description The key's weight, 0 for a key without one. Absent if it did not change.
              */
             weight?: number;
             restrict?: components["schemas"]["Restrictions"];
@@ -2122,20 +2188,20 @@ export interface components {
             removal_grace_days?: components["schemas"]["RemovalGraceDays"];
             /**
              * Format: int32
-             * @description A version of the key. Absent in events that are about none.
+             * @description A version of the key. Absent in events without one.
              */
             version?: number;
-            /** @description Where the leaked value was found, as the request said. Absent if it did not. */
+            /** @description Where the leaked value was found, as the request said. Absent if it did not say. */
             source?: string;
-            /** @description Where the requests to a server of your own go. Absent in events that are about none. */
+            /** @description The base URL of a server of your own. Absent in other events. */
             base_url?: string;
         };
         /** @description Who did it. */
         Actor: {
             /**
-             * @description The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
-             *     Empty for an operator's command of an earlier version, for a report of a gateway, and for what the service
-             *     does by the clock.
+             * @description The user. For an operator's command, who ran it: the user and the name of the machine, such as
+             *     `ops@host-1`. Empty for an operator's command of an earlier version, for a gateway's report, and for
+             *     scheduled actions of the service.
              */
             user_id: string;
             method: components["schemas"]["AuthMethod"];
@@ -2150,20 +2216,17 @@ export interface components {
         MemberResponse: {
             member: components["schemas"]["Member"];
         };
-        /**
-         * @description What the removal has done. The answer of a service of an earlier version is an empty object, and
-         *     nothing is suspended.
-         */
+        /** @description What the removal has done. Earlier versions of the service return an empty object, and suspend nothing. */
         RemoveMemberResponse: {
             receipt?: components["schemas"]["Receipt"];
             /**
              * Format: date-time
-             * @description Until when it can be undone. Then what is suspended is destroyed.
+             * @description Until when it can be undone. After that, everything suspended is destroyed.
              */
             restore_until?: string;
             /**
              * Format: int32
-             * @description How many of the user's own keys it has suspended.
+             * @description How many of the user's own keys the removal suspended.
              */
             suspended_keys?: number;
             /**
@@ -2172,12 +2235,12 @@ export interface components {
              */
             suspended_tokens?: number;
         };
-        /** @description The member, and how much works again. */
+        /** @description The member, and how many keys and API keys work again. */
         RestoreMemberResponse: {
             member: components["schemas"]["Member"];
             /**
              * Format: int32
-             * @description How many of their own keys serve again, as far as nothing else stops them.
+             * @description How many of their own keys serve again, unless something else stops them.
              */
             restored_keys: number;
             /**
@@ -2194,8 +2257,8 @@ export interface components {
             stops: components["schemas"]["ImpactStops"];
             stays: components["schemas"]["ImpactStays"];
             /**
-             * @description What to do at the providers, by provider: have the member's own keys deleted there, and replace the project's whose
-             *     secrets they may know.
+             * @description What to do at the providers, by provider: delete the member's own keys there, and replace the
+             *     project's keys whose secrets they may know.
              */
             at_providers: components["schemas"]["ImpactAtProvider"][];
         };
@@ -2216,12 +2279,12 @@ export interface components {
         ImpactStays: {
             /**
              * Format: int32
-             * @description How many of their API keys may go on to act in other projects.
+             * @description How many of their API keys still act in other projects.
              */
             tokens_elsewhere: number;
             /**
              * Format: int32
-             * @description How many project-level keys they registered, which go on serving.
+             * @description How many project-level keys they registered, which continue to serve.
              */
             project_keys: number;
         };
@@ -2283,13 +2346,13 @@ export interface components {
             /** @description A label for people, such as `nightly-eval`. It must not contain a secret, nor invisible characters. */
             name: string;
             /**
-             * @description The projects in which it may act, of which the caller must be a member. Absent for every project of the
-             *     caller's.
+             * @description The projects in which it may act. The caller must be a member of each. Absent means every project of
+             *     the caller.
              */
             projects?: components["schemas"]["OpaqueID"][];
             /**
              * Format: date-time
-             * @description When it expires; `null` is never. Absent for 90 days from now.
+             * @description When it expires; `null` means never. Absent means 90 days from now.
              */
             expires_at?: string | null;
         };
@@ -2300,7 +2363,7 @@ export interface components {
         };
         /**
          * Format: password
-         * @description The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
+         * @description The API key itself, to be sent in `Authorization: Bearer`. No other answer contains it.
          */
         TokenSecret: string;
         /** @description A page of API keys. */
@@ -2309,29 +2372,29 @@ export interface components {
             tokens: components["schemas"]["Token"][];
             next_page_token?: components["schemas"]["NextPageToken"];
         };
-        /** @description The API key as it is now, and how many data planes have confirmed. */
+        /** @description The API key after the request, and how many data planes have confirmed. */
         RevokeTokenResponse: {
             token: components["schemas"]["Token"];
             receipt: components["schemas"]["Receipt"];
         };
-        /** @description What is known of an API key of this service. */
+        /** @description The metadata of an API key of this service. */
         Token: {
-            /** @description Its id, a ULID, which events and records of fetches have too. */
+            /** @description Its id, a ULID, as used in events and records of fetches. */
             token_id: string;
-            /** @description Its label. Absent for one that an operator made, and where the caller may not see it. */
+            /** @description Its label. Absent if an operator made the API key, and where the caller may not see it. */
             name?: string;
             user_id: components["schemas"]["OpaqueID"];
             project_id: components["schemas"]["OpaqueID"];
-            /** @description The projects that it is limited to, as far as the caller may see them. Absent if it is not limited. */
+            /** @description The projects that it is limited to and that the caller may see. Absent if it is not limited. */
             projects?: components["schemas"]["OpaqueID"][];
             /**
-             * @description The projects in which it no longer acts, because their owners have revoked it there or its user was removed.
-             *     Absent if there are none.
+             * @description The projects in which it no longer acts, because their owners have revoked it there or its user was
+             *     removed. Absent if there are none.
              */
             barred_projects?: components["schemas"]["OpaqueID"][];
-            /** @description Whether it may act in other projects, too. Only in the list of a project; absent elsewhere. */
+            /** @description Whether it also acts in other projects. Present only in a project's list. */
             reaches_beyond?: boolean;
-            /** @description The id of the API key that it was made with. Absent for a session token, and for an operator. */
+            /** @description The id of the API key that made it. Absent if a session token or an operator made it. */
             made_with?: string;
             /** @description `active`, `expired`, or `revoked`. */
             state: "active" | "expired" | "revoked" | (string & {});
@@ -2342,23 +2405,23 @@ export interface components {
             created_at: string;
             /**
              * Format: date-time
-             * @description When it expires. Absent for never.
+             * @description When it expires. Absent if never.
              */
             expires_at?: string;
             /**
              * Format: date-time
-             * @description When it was last used with this service, to within five minutes. Data planes ask for what it may do at most
-             *     once in a while, so it may have been used with them since. Absent if it was not used.
+             * @description When it was last used with this service, to within five minutes. Data planes check an API key only
+             *     from time to time, so it may have been used with them since. Absent if it was never used.
              */
             last_used_at?: string;
             /**
              * Format: date-time
-             * @description When it was revoked. Absent while it is not.
+             * @description When it was revoked. Absent if it is not revoked.
              */
             revoked_at?: string;
-            /** @description The user, or the operator, who revoked it. Absent while it is not revoked. */
+            /** @description The user or operator who revoked it. Absent if it is not revoked. */
             revoked_by?: string;
-            /** @description Whether it is the one in use. Absent if not. */
+            /** @description Whether the request uses this API key. Absent if not. */
             current?: boolean;
         };
         /** @description The catalogue. */
@@ -2372,25 +2435,25 @@ export interface components {
             /** @description Its name for people. */
             display_name: string;
             /**
-             * @description The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
-             *     credential itself.
+             * @description The only address that its keys are sent to; request paths are appended. Parts in braces are fields
+             *     of the credential.
              */
             base_url: string;
             /**
-             * @description Hosts on one of which the credential's `endpoint`, a URL, may be in the place of `base_url`. `*` is one label
-             *     of a name. Absent if there are none.
+             * @description Hosts that may replace `base_url`: the credential's `endpoint`, a URL, must be on one of them. `*`
+             *     matches one label of a name. Absent if there are none.
              */
             endpoint_hosts?: string[];
             /**
-             * @description How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-             *     the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
-             *     signed with it; the credential itself goes to no data plane.
+             * @description How it takes the key. `bearer`: as `Authorization: Bearer`. `x_api_key`, `x_goog_api_key` and
+             *     `api_key`: in the header of that name, with dashes. `aws_sigv4` and `gcp_oauth`: as a token, signed
+             *     with the key and valid for at most an hour; the key itself is sent to no data plane.
              */
             auth_style: "bearer" | "x_api_key" | "x_goog_api_key" | "api_key" | "aws_sigv4" | "gcp_oauth" | (string & {});
             /** @description `token` for one line of visible ASCII, `json` for a credential document. */
             secret_format: "token" | "json" | (string & {});
             /**
-             * @description How its secrets usually begin, as a hint for people. Empty if nothing is known. A secret that begins
+             * @description How its secrets usually begin, as a hint for people. Empty if unknown. A secret that begins
              *     differently is accepted, unless another provider has that prefix.
              */
             prefixes: string[];
@@ -2402,8 +2465,8 @@ export interface components {
              */
             alternative_fields?: string[][];
             /**
-             * @description The external ID with which the service assumes roles for the session's customer. The trust policy of a role in
-             *     `role_arn` must require it. Absent where a credential can't name a role.
+             * @description The external ID with which the service assumes roles for the session's customer. The trust policy of
+             *     a role in `role_arn` must require it. Absent where a credential can't name a role.
              * @example aikeys:acme
              */
             external_id?: string;
@@ -2414,12 +2477,15 @@ export interface components {
         ListCustomProvidersResponse: {
             /** @description The servers, by slug. */
             providers: components["schemas"]["CustomProvider"][];
-            /** @description Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator. */
+            /**
+             * @description Whether the operator of the service lets owners of projects add and remove servers. If not, ask the
+             *     operator.
+             */
             owners_may_add: boolean;
         };
         /** @description A server of your own that is a provider. It never changes. */
         CustomProvider: {
-            /** @description Its slug, which keys are registered for and the paths at gateways begin with. */
+            /** @description Its slug. Keys are registered for it, and paths at gateways begin with it. */
             slug: string;
             /** @description Its name for people. */
             display_name: string;
@@ -2428,15 +2494,15 @@ export interface components {
             /** @description Whose API it speaks. */
             dialect: "openai" | "anthropic" | (string & {});
             /**
-             * @description How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
-             *     `none` it takes no key; then the secret of its keys is the word `none`.
+             * @description How it takes the key. `bearer`: as `Authorization: Bearer`. `header`: in the header that `header`
+             *     names. `none`: not at all; the secret of its keys is then the word `none`.
              */
             auth_style: "bearer" | "header" | "none" | (string & {});
-            /** @description The header of `auth_style` `header`. Absent otherwise. */
+            /** @description The header, if `auth_style` is `header`. Absent otherwise. */
             header?: string;
             /**
-             * @description The project whose owners added it, which alone can use it. Absent of those that the operator added, which all
-             *     projects of the customer can use.
+             * @description The project whose owners added it, and which alone can use it. Absent if the operator added it for
+             *     all projects of the customer.
              */
             project_id?: string;
             /**
@@ -2444,23 +2510,24 @@ export interface components {
              * @description When it was added.
              */
             created_at: string;
-            /** @description The user who added it; of those that the operator added, the operator. */
+            /** @description The user or operator who added it. */
             created_by: string;
         };
         /** @description A server of your own. */
         CustomProviderResponse: {
             provider: components["schemas"]["CustomProvider"];
         };
-        /** @description A server of your own, as it will be for as long as it is a provider. */
+        /** @description A server of your own. Its description can't be changed later. */
         AddCustomProviderRequest: {
             /**
-             * @description `x-` and a name, with which the paths at gateways begin: `/x-vllm/chat/completions`. It can't be one that another
-             *     server of the customer has.
+             * @description `x-` and a name, with which the paths at gateways begin: `/x-vllm/chat/completions`. No other server
+             *     of the customer may have it.
              */
             slug: string;
             /**
-             * @description An http or https URL, to which gateways append the rest of a path, such as `https://llm.acme.example/v1`. It has
-             *     no user, password, query and fragment, and does not end with a slash.
+             * @description An http or https URL, to which gateways append the rest of a path, such as
+             *     `https://llm.acme.example/v1`. It has no user, password, query or fragment, and does not end with a
+             *     slash.
              */
             base_url: string;
             /** @description Its name for people; the slug if left out. Printable ASCII, without spaces around it. */
@@ -2475,7 +2542,10 @@ export interface components {
              * @enum {string}
              */
             auth_style?: "bearer" | "header" | "none";
-            /** @description The header of `auth_style` `header`, such as `X-Api-Key`. Headers that frame or route requests can't be one. */
+            /**
+             * @description The header, if `auth_style` is `header`, such as `X-Api-Key`. Headers that frame or route requests
+             *     are refused.
+             */
             header?: string;
         };
         /** @description Which credentials the service accepts. */
@@ -2485,8 +2555,8 @@ export interface components {
             oidc?: components["schemas"]["OIDCClient"];
         };
         /**
-         * @description How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client for people
-         *     to sign in with.
+         * @description How to get a session token from the OpenID Connect issuer. Absent if there is no issuer, or no client
+         *     with which people can sign in.
          */
         OIDCClient: {
             /** @description The issuer's URL. Its discovery document is at `/.well-known/openid-configuration` below it. */
@@ -2495,12 +2565,12 @@ export interface components {
             client_id: string;
             /** @description The scopes to ask for. */
             scopes: string[];
-            /** @description Which of the tokens that the issuer returns is the session token. */
+            /** @description Which of the issuer's tokens is the session token. */
             session_token: "id_token" | "access_token" | (string & {});
         };
         /**
-         * @description The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
-         *     `expires_at` are absent if they do not apply.
+         * @description The session. `role` is the user's role in its project, and absent if they are not a member. `token_id`
+         *     and `expires_at` are absent if they do not apply.
          */
         WhoAmIResponse: {
             customer_id: components["schemas"]["OpaqueID"];
@@ -2508,11 +2578,11 @@ export interface components {
             user_id: components["schemas"]["OpaqueID"];
             method: components["schemas"]["AuthMethod"];
             role?: components["schemas"]["Role"];
-            /** @description The id of the API key in use, with which to revoke it. Absent for a session token. */
+            /** @description The id of the API key in use, needed to revoke it. Absent for a session token. */
             token_id?: string;
             /**
              * Format: date-time
-             * @description When the session ends. Absent if it does not.
+             * @description When the session ends. Absent if never.
              */
             expires_at?: string;
         };
@@ -2535,24 +2605,24 @@ export interface components {
             request_id: string;
             /** @description Identifies this occurrence, `urn:request:<request_id>`. */
             instance?: string;
-            /** @description The fields that are wrong, each once. Absent if no field is. */
+            /** @description The invalid fields, each once. Absent if there are none. */
             errors?: components["schemas"]["FieldError"][];
         };
-        /** @description A field that is wrong. Its value is never repeated. */
+        /** @description An invalid field. Its value is never repeated. */
         FieldError: {
             /**
-             * @description The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
-             *     or `query` as a whole.
+             * @description The member of the body, such as `secret`, with dots between levels; the parameter or the header; or
+             *     `body` or `query` for the whole.
              */
             field: string;
-            /** @description What is wrong with it, for people, to read after the name of the field. */
+            /** @description What is wrong with it, for people. It reads as a sentence after the name of the field. */
             message: string;
         };
     };
     responses: {
         /**
-         * @description Any other failure: a method that the path does not have (405), or a status that a later release adds. Go by `code`,
-         *     and without one that you know by the hundreds of the status.
+         * @description Any other failure: a method that the path does not have (405), or a status that a later release adds. Go
+         *     by `code`; if you do not know it, go by the status's class (4xx or 5xx).
          */
         OtherProblem: {
             headers: {
@@ -2573,7 +2643,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The request is not as the method describes it; `errors` names each field that is wrong. */
+        /** @description The request does not match the method's description; `errors` names each invalid field. */
         InvalidArgument: {
             headers: {
                 "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -2602,7 +2672,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description No credential, or a credential that is not valid. */
+        /** @description No valid credential. */
         Unauthenticated: {
             headers: {
                 "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -2705,7 +2775,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The version serves. */
+        /** @description The version is active. */
         VersionActive: {
             headers: {
                 "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -2741,7 +2811,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The key has been changed since; its `etag` is none of `If-Match`. */
+        /** @description The key has changed since you read it: `If-Match` does not list its current `etag`. */
         PreconditionFailed: {
             headers: {
                 "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -2764,7 +2834,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The project's state does not allow it, because it would lose its last owner. */
+        /** @description The project would lose its last owner. */
         FailedPrecondition: {
             headers: {
                 "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -2907,8 +2977,8 @@ export interface components {
             };
         };
         /**
-         * @description The key is revoked, disabled or expired; or the operator has turned tests off, or keeps the process with the public API from opening
-         *     secrets.
+         * @description The key is revoked, disabled or expired. Or the operator has turned tests off, or the process that
+         *     serves the public API may not open secrets.
          */
         NotTestable: {
             headers: {
@@ -2922,8 +2992,9 @@ export interface components {
             };
         };
         /**
-         * @description The key was tested within the last 10 seconds or is being tested, or the user had too many keys tested; or too many
-         *     requests of this user, or too many failed authentications from this address. Try again after `Retry-After` seconds.
+         * @description The key was tested within the last 10 seconds or is being tested, or the user had too many keys tested.
+         *     Or this user sent too many requests, or this address had too many failed authentications. Try again
+         *     after `Retry-After` seconds.
          */
         TooManyTests: {
             headers: {
@@ -2938,7 +3009,7 @@ export interface components {
             };
         };
         /**
-         * @description Too many requests of this user, or too many failed authentications from this address. Try again after
+         * @description This user sent too many requests, or this address had too many failed authentications. Try again after
          *     `Retry-After` seconds. The operator sets both limits.
          */
         ResourceExhausted: {
@@ -2987,7 +3058,10 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description Something that the request needs can't be reached now. Try again after `Retry-After` seconds. */
+        /**
+         * @description A part of the service that the request needs can't be reached now. Try again after `Retry-After`
+         *     seconds.
+         */
         Unavailable: {
             headers: {
                 "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -3003,8 +3077,8 @@ export interface components {
     };
     parameters: {
         /**
-         * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-         *     that the caller is not a member of.
+         * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+         *     caller is not a member.
          * @example acme
          */
         CustomerID: components["schemas"]["OpaqueID"];
@@ -3014,8 +3088,8 @@ export interface components {
          */
         ProjectID: components["schemas"]["OpaqueID"];
         /**
-         * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
-         *     `..`.
+         * @description The member's user id, as the session's issuer or the operator names the user. A user's id is never `-`,
+         *     `.` or `..`.
          * @example bob
          */
         UserID: components["schemas"]["OpaqueID"];
@@ -3030,37 +3104,38 @@ export interface components {
          */
         KeyID: string;
         /**
-         * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+         * @description The API key's id, a ULID. It is not secret; never send the API key itself.
          * @example 01M7W0BTX000000000000000AK
          */
         TokenID: string;
         /**
-         * @description Only API keys in this state. Without it, API keys in any.
+         * @description Only API keys in this state. Without it, API keys in all states.
          * @example active
          */
         TokenStateFilter: "active";
         /**
-         * @description For how many days the removal can be undone; 0 is not at all. Without it, for the project's grace: 30 days
-         *     unless its policy says otherwise (`removal_grace_days`).
+         * @description For how many days the removal can be undone; 0 means that it can't be. The default is the project's
+         *     grace: 30 days unless its policy says otherwise (`removal_grace_days`).
          * @example 30
          */
         GraceDays: number;
         /**
-         * @description `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+         * @description `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
          * @example true
          */
         Cascade: "true" | "false";
         /**
-         * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
-         *     same request with the same value again, no second key is made, and the answer has the key that the first one
-         *     made. Another body with the same value is refused with 422. A refused request does not use the value up.
+         * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends
+         *     the same request with the same value again, no second key is made, and the answer has the key that the
+         *     first request made. Another body with the same value is refused with 422. A refused request does not use
+         *     up the value.
          * @example 7b0f2c1e-6f0b-4f4e-9a57-0f5f3c1d2e3a
          */
         IdempotencyKey: string;
         /**
-         * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-         *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-         *     so that a request may be sent again.
+         * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+         *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+         *     change would make it, the answer is a success, so a request can be repeated.
          * @example "1"
          */
         IfMatch: string;
@@ -3085,7 +3160,7 @@ export interface components {
          */
         EventKeyFilter: string;
         /**
-         * @description Only what this user did, or this operator, such as `ops@host-1`.
+         * @description Only what this user or operator did. An operator looks like `ops@host-1`.
          * @example alice
          */
         EventActorFilter: string;
@@ -3105,12 +3180,12 @@ export interface components {
          */
         EventProviderFilter: components["schemas"]["ProviderSlug"];
         /**
-         * @description Only what was done at this time or later.
+         * @description Only events at this time or later.
          * @example 2026-11-23T09:00:00Z
          */
         EventFrom: string;
         /**
-         * @description Only what was done before this time. It must not be before `from`.
+         * @description Only events before this time. It must not be before `from`.
          * @example 2026-11-24T00:00:00Z
          */
         EventTo: string;
@@ -3120,7 +3195,7 @@ export interface components {
          */
         UsageKeyFilter: string;
         /**
-         * @description Only what was served to this user. A member who is no owner can only give their own id.
+         * @description Only the usage of this user. A member who is not an owner can only give their own id.
          * @example bob
          */
         UsageUserFilter: components["schemas"]["OpaqueID"];
@@ -3130,18 +3205,18 @@ export interface components {
          */
         UsageProviderFilter: components["schemas"]["ProviderSlug"];
         /**
-         * @description Only what was counted from this time on. The whole hour that it falls into is included.
+         * @description Only usage from this time on. The hour that contains the time is included in full.
          * @example 2026-11-23T09:00:00Z
          */
         UsageFrom: string;
         /**
-         * @description Only what was counted before this time. The whole hour that it falls into is included. It must not be before
+         * @description Only usage before this time. The hour that contains the time is included in full. It must not be before
          *     `from`.
          * @example 2026-11-24T00:00:00Z
          */
         UsageTo: string;
         /**
-         * @description Return at most this many. Without it, a page has up to 1,000 entries.
+         * @description Return at most this many entries. Without it, a page has up to 1,000.
          * @example 50
          */
         PageSize: number;
@@ -3161,7 +3236,8 @@ export interface components {
          */
         FetchUserFilter: components["schemas"]["OpaqueID"];
         /**
-         * @description Only fetches by this data plane, by its name or its id. A name stands for every data plane that has or had it.
+         * @description Only fetches by this data plane, by its name or its id. A name selects every data plane that has or had
+         *     it.
          * @example edge-1
          */
         FetchDataPlaneFilter: components["schemas"]["OpaqueID"];
@@ -3196,9 +3272,9 @@ export interface components {
          */
         PageToken: string;
         /**
-         * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-         *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-         *     wait.
+         * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+         *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+         *     20 other requests of the user are waiting.
          * @example 2s
          */
         Wait: string;
@@ -3211,19 +3287,20 @@ export interface components {
          */
         KeyETag: string;
         /**
-         * @description The requests that the caller may send at once. `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers-06) are absent
-         *     where the operator sets no limit, and from an answer that came before the limit was looked at.
+         * @description The number of requests that the caller may send at once. `RateLimit` headers
+         *     (draft-ietf-httpapi-ratelimit-headers-06) are absent where the operator sets no limit, and from answers
+         *     given before the limit was checked.
          * @example 400
          */
         RateLimitLimit: number;
         /**
-         * @description The requests that are left at this moment, in this process. A 429 with more than 0 is of another limit, such as that
-         *     of tests of keys; `Retry-After` is then the time to go by.
+         * @description The number of requests left now, in this process. A 429 with more than 0 comes from another limit, such
+         *     as that on tests of keys; go by `Retry-After` then.
          * @example 399
          */
         RateLimitRemaining: number;
         /**
-         * @description Whole seconds until all requests are left again, if none is sent.
+         * @description Whole seconds until the full number of requests is left again, if no more are sent.
          * @example 1
          */
         RateLimitReset: number;
@@ -3251,7 +3328,7 @@ export interface operations {
                  */
                 state?: components["parameters"]["StateFilter"];
                 /**
-                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @description Return at most this many entries. Without it, a page has up to 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
@@ -3264,8 +3341,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3305,17 +3382,18 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
-                 *     same request with the same value again, no second key is made, and the answer has the key that the first one
-                 *     made. Another body with the same value is refused with 422. A refused request does not use the value up.
+                 * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends
+                 *     the same request with the same value again, no second key is made, and the answer has the key that the
+                 *     first request made. Another body with the same value is refused with 422. A refused request does not use
+                 *     up the value.
                  * @example 7b0f2c1e-6f0b-4f4e-9a57-0f5f3c1d2e3a
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3334,8 +3412,8 @@ export interface operations {
         };
         responses: {
             /**
-             * @description The key is sealed, stored and serving. A repeat with the same `Idempotency-Key` gets this answer too, with
-             *     the key as it is by then.
+             * @description The key is sealed, stored and serving. A repeat with the same `Idempotency-Key` gets this answer
+             *     too, with the key's current state.
              */
             201: {
                 headers: {
@@ -3371,9 +3449,9 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -3381,8 +3459,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3428,9 +3506,9 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -3438,8 +3516,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3484,26 +3562,26 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
             };
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-                 *     so that a request may be sent again.
+                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+                 *     change would make it, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3526,7 +3604,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The key as it is now. */
+            /** @description The key after the change. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -3559,8 +3637,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3579,7 +3657,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The verdict, and the key as it is now. */
+            /** @description The verdict, and the key after the test. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -3606,33 +3684,34 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
             };
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-                 *     so that a request may be sent again.
+                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+                 *     change would make it, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
                 /**
-                 * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
-                 *     same request with the same value again, no second key is made, and the answer has the key that the first one
-                 *     made. Another body with the same value is refused with 422. A refused request does not use the value up.
+                 * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends
+                 *     the same request with the same value again, no second key is made, and the answer has the key that the
+                 *     first request made. Another body with the same value is refused with 422. A refused request does not use
+                 *     up the value.
                  * @example 7b0f2c1e-6f0b-4f4e-9a57-0f5f3c1d2e3a
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3655,7 +3734,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The key as it is now, its new version, and if that serves the receipt. */
+            /** @description The key after the request, its new version, and the receipt if that version serves. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -3687,9 +3766,9 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -3697,8 +3776,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3745,17 +3824,17 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-                 *     so that a request may be sent again.
+                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+                 *     change would make it, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3779,7 +3858,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The version as it is now. */
+            /** @description The version after the request. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -3808,26 +3887,26 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
             };
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-                 *     so that a request may be sent again.
+                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+                 *     change would make it, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3851,7 +3930,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The key as it is now, its active version, and the receipt. */
+            /** @description The key after the request, its active version, and the receipt. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -3880,26 +3959,26 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
             };
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
-                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
-                 *     so that a request may be sent again.
+                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
+                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
+                 *     change would make it, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3918,7 +3997,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The key as it is now, its active version, and the receipt. */
+            /** @description The key after the request, its active version, and the receipt. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -3947,9 +4026,9 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -3957,8 +4036,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3976,7 +4055,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description What matches, and what was done about it. */
+            /** @description The matches, and what was done about each. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -4013,12 +4092,12 @@ export interface operations {
                  */
                 explain?: boolean;
                 /**
-                 * @description Whom the key would serve, if not the caller. Only owners may ask for others.
+                 * @description The user whom the key would serve, if not the caller. Only owners may ask for others.
                  * @example bob
                  */
                 user_id?: components["schemas"]["OpaqueID"];
                 /**
-                 * @description The id of a key. The answer says which key would serve while that one is at a limit.
+                 * @description The id of a key. The answer shows which key would serve while this one is at a limit.
                  * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
                  */
                 limited?: string;
@@ -4026,8 +4105,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4068,8 +4147,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4110,8 +4189,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4129,7 +4208,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The policy that is now in force. */
+            /** @description The policy now in force. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -4161,7 +4240,7 @@ export interface operations {
                  */
                 key_id?: components["parameters"]["EventKeyFilter"];
                 /**
-                 * @description Only what this user did, or this operator, such as `ops@host-1`.
+                 * @description Only what this user or operator did. An operator looks like `ops@host-1`.
                  * @example alice
                  */
                 actor?: components["parameters"]["EventActorFilter"];
@@ -4181,12 +4260,12 @@ export interface operations {
                  */
                 provider?: components["parameters"]["EventProviderFilter"];
                 /**
-                 * @description Only what was done at this time or later.
+                 * @description Only events at this time or later.
                  * @example 2026-11-23T09:00:00Z
                  */
                 from?: components["parameters"]["EventFrom"];
                 /**
-                 * @description Only what was done before this time. It must not be before `from`.
+                 * @description Only events before this time. It must not be before `from`.
                  * @example 2026-11-24T00:00:00Z
                  */
                 to?: components["parameters"]["EventTo"];
@@ -4204,8 +4283,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4249,7 +4328,7 @@ export interface operations {
                  */
                 key_id?: components["parameters"]["UsageKeyFilter"];
                 /**
-                 * @description Only what was served to this user. A member who is no owner can only give their own id.
+                 * @description Only the usage of this user. A member who is not an owner can only give their own id.
                  * @example bob
                  */
                 user_id?: components["parameters"]["UsageUserFilter"];
@@ -4259,18 +4338,18 @@ export interface operations {
                  */
                 provider?: components["parameters"]["UsageProviderFilter"];
                 /**
-                 * @description Only what was counted from this time on. The whole hour that it falls into is included.
+                 * @description Only usage from this time on. The hour that contains the time is included in full.
                  * @example 2026-11-23T09:00:00Z
                  */
                 from?: components["parameters"]["UsageFrom"];
                 /**
-                 * @description Only what was counted before this time. The whole hour that it falls into is included. It must not be before
+                 * @description Only usage before this time. The hour that contains the time is included in full. It must not be before
                  *     `from`.
                  * @example 2026-11-24T00:00:00Z
                  */
                 to?: components["parameters"]["UsageTo"];
                 /**
-                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @description Return at most this many entries. Without it, a page has up to 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
@@ -4283,8 +4362,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4333,7 +4412,8 @@ export interface operations {
                  */
                 user_id?: components["parameters"]["FetchUserFilter"];
                 /**
-                 * @description Only fetches by this data plane, by its name or its id. A name stands for every data plane that has or had it.
+                 * @description Only fetches by this data plane, by its name or its id. A name selects every data plane that has or had
+                 *     it.
                  * @example edge-1
                  */
                 data_plane?: components["parameters"]["FetchDataPlaneFilter"];
@@ -4371,8 +4451,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4411,7 +4491,7 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @description Return at most this many entries. Without it, a page has up to 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
@@ -4424,8 +4504,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4466,8 +4546,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4477,8 +4557,8 @@ export interface operations {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
-                 *     `..`.
+                 * @description The member's user id, as the session's issuer or the operator names the user. A user's id is never `-`,
+                 *     `.` or `..`.
                  * @example bob
                  */
                 user_id: components["parameters"]["UserID"];
@@ -4519,15 +4599,15 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description For how many days the removal can be undone; 0 is not at all. Without it, for the project's grace: 30 days
-                 *     unless its policy says otherwise (`removal_grace_days`).
+                 * @description For how many days the removal can be undone; 0 means that it can't be. The default is the project's
+                 *     grace: 30 days unless its policy says otherwise (`removal_grace_days`).
                  * @example 30
                  */
                 grace_days?: components["parameters"]["GraceDays"];
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -4535,8 +4615,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4546,8 +4626,8 @@ export interface operations {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
-                 *     `..`.
+                 * @description The member's user id, as the session's issuer or the operator names the user. A user's id is never `-`,
+                 *     `.` or `..`.
                  * @example bob
                  */
                 user_id: components["parameters"]["UserID"];
@@ -4585,8 +4665,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4596,8 +4676,8 @@ export interface operations {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
-                 *     `..`.
+                 * @description The member's user id, as the session's issuer or the operator names the user. A user's id is never `-`,
+                 *     `.` or `..`.
                  * @example bob
                  */
                 user_id: components["parameters"]["UserID"];
@@ -4634,8 +4714,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4645,8 +4725,8 @@ export interface operations {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
-                 *     `..`.
+                 * @description The member's user id, as the session's issuer or the operator names the user. A user's id is never `-`,
+                 *     `.` or `..`.
                  * @example bob
                  */
                 user_id: components["parameters"]["UserID"];
@@ -4682,12 +4762,12 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only API keys in this state. Without it, API keys in any.
+                 * @description Only API keys in this state. Without it, API keys in all states.
                  * @example active
                  */
                 state?: components["parameters"]["TokenStateFilter"];
                 /**
-                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @description Return at most this many entries. Without it, a page has up to 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
@@ -4700,8 +4780,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4740,14 +4820,14 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+                 * @description `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
                  * @example true
                  */
                 cascade?: components["parameters"]["Cascade"];
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -4755,8 +4835,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4766,7 +4846,7 @@ export interface operations {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+                 * @description The API key's id, a ULID. It is not secret; never send the API key itself.
                  * @example 01M7W0BTX000000000000000AK
                  */
                 token_id: components["parameters"]["TokenID"];
@@ -4803,8 +4883,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4845,8 +4925,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4894,8 +4974,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
-                 *     that the caller is not a member of.
+                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
+                 *     caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4914,7 +4994,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description What the provider was. */
+            /** @description The removed provider. */
             200: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -4941,7 +5021,7 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @description Return at most this many entries. Without it, a page has up to 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
@@ -4981,12 +5061,12 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only API keys in this state. Without it, API keys in any.
+                 * @description Only API keys in this state. Without it, API keys in all states.
                  * @example active
                  */
                 state?: components["parameters"]["TokenStateFilter"];
                 /**
-                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @description Return at most this many entries. Without it, a page has up to 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
@@ -5035,7 +5115,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The API key, and what it is used with. */
+            /** @description The API key, and its secret. */
             201: {
                 headers: {
                     "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -5063,14 +5143,14 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+                 * @description `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
                  * @example true
                  */
                 cascade?: components["parameters"]["Cascade"];
                 /**
-                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
-                 *     wait.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
+                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
+                 *     20 other requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -5078,7 +5158,7 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+                 * @description The API key's id, a ULID. It is not secret; never send the API key itself.
                  * @example 01M7W0BTX000000000000000AK
                  */
                 token_id: components["parameters"]["TokenID"];
