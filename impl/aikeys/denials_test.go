@@ -18,7 +18,6 @@ import (
 
 // eachFolded runs a test on a service of every engine whose denied attempts are folded when the test says so.
 func eachFolded(t *testing.T, test func(t *testing.T, s *aikeystest.Service, denials *aikeys.Denials)) {
-	t.Helper()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store := modelstest.NewStore(t, e)
 		denials := aikeys.NewDenials(store, slog.New(slog.DiscardHandler))
@@ -28,7 +27,7 @@ func eachFolded(t *testing.T, test func(t *testing.T, s *aikeystest.Service, den
 
 func TestRepeatedDenialsAreFolded(t *testing.T) {
 	eachFolded(t, func(t *testing.T, s *aikeystest.Service, denials *aikeys.Denials) {
-		const attempts = 200
+		const attempts = 50
 		refuse := func(user string) int {
 			return put(t, s, user, project+"/policy", map[string]any{"user_keys": "allow"}).Status
 		}

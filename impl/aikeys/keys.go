@@ -364,16 +364,15 @@ func (s *server) keyToWrite(
 // awaitReceipt returns the receipt of a stop. It waits until the receipt is complete, but no longer than requested, and not at all if the
 // user has maxWaits other requests that wait.
 func (s *server) awaitReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error) {
-	if wait <= 0 {
-		return s.Receipts.WaitForReceipt(ctx, stop, 0)
+	if wait > 0 {
+		who := auth.PrincipalFrom(ctx)
+		leave, admitted := s.waits.enter(who.CustomerID + "/" + who.UserID)
+		defer leave()
+		if admitted {
+			return s.Receipts.WaitForReceipt(ctx, stop, wait)
+		}
 	}
-	who := auth.PrincipalFrom(ctx)
-	leave, admitted := s.waits.enter(who.CustomerID + "/" + who.UserID)
-	defer leave()
-	if !admitted {
-		wait = 0
-	}
-	return s.Receipts.WaitForReceipt(ctx, stop, wait)
+	return s.Receipts.WaitForReceipt(ctx, stop, 0)
 }
 
 // receiptOfStop is awaitReceipt for a stop that was just made. If its receipt can't be read, the result claims nothing.

@@ -74,7 +74,6 @@ func TestListKeys(t *testing.T) {
 func TestKeysSayWhyTheyCannotServe(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		says := func(key gen.Key, reason string) {
-			t.Helper()
 			listed := map[string]gen.Key{}
 			for _, k := range list(t, s, member) {
 				listed[k.ID] = k
@@ -380,7 +379,6 @@ func TestNamesAreComparedInNFC(t *testing.T) {
 func TestRegisterKeyUniqueNames(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		taken := func(reply aikeystest.Reply) {
-			t.Helper()
 			require.Equal(t, http.StatusConflict, reply.Status)
 			require.Equal(t, "already_exists", reply.Problem(t).Code)
 			require.Equal(t, []string{"name"}, reply.Fields(t))
@@ -760,7 +758,6 @@ func TestAListHasAtMost1000Items(t *testing.T) {
 func TestQuotasOfActiveKeys(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		requireFull := func(reply aikeystest.Reply) {
-			t.Helper()
 			require.Equal(t, http.StatusConflict, reply.Status)
 			require.Equal(t, "/problems/quota-exceeded", reply.Problem(t).Type)
 		}
@@ -1013,7 +1010,6 @@ func TestStarvedPool(t *testing.T) {
 
 // plant registers a secret in every way that the API has, and returns it with a text that is stored openly.
 func plant(t *testing.T, s *aikeystest.Service) (secret, open string) {
-	t.Helper()
 	secret, open = s.Secret(), "openly-named"
 	with := func(text string) func(*gen.RegisterRequest) {
 		return func(b *gen.RegisterRequest) { b.Secret = gensecret.New(text) }
@@ -1041,7 +1037,6 @@ func plant(t *testing.T, s *aikeystest.Service) (secret, open string) {
 
 // requireUnwritten searches every file below dir for the secret and for tokens, and first for what must be there.
 func requireUnwritten(t *testing.T, s *aikeystest.Service, dir, secret, open string) {
-	t.Helper()
 	seen := false
 	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {

@@ -49,7 +49,6 @@ const project = "/v1/customers/" + aikeystest.Customer + "/projects/" + aikeyste
 
 // each runs a test on a service of its own over every engine, all engines at once.
 func each(t *testing.T, test func(t *testing.T, s *aikeystest.Service), changes ...func(t *testing.T, o *aikeystest.Options)) {
-	t.Helper()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		opts := aikeystest.Options{Store: modelstest.NewStore(t, e)}
@@ -143,8 +142,9 @@ func together[T any](n int, fn func(i int) T) []T {
 
 // pages reads a list page by page and returns the pages' ids. Size 0 leaves the size to the service.
 func pages(t *testing.T, s *aikeystest.Service, user, path string, size int) (all [][]string) {
+	query := ""
 	if size > 0 {
-		path += fmt.Sprintf("page_size=%d&", size)
+		query = fmt.Sprintf("page_size=%d&", size)
 	}
 	for token := ""; len(all) < 100; {
 		type item struct {
@@ -154,7 +154,7 @@ func pages(t *testing.T, s *aikeystest.Service, user, path string, size int) (al
 		page := decode[struct {
 			Keys, Events, Members []item
 			Next                  *string `json:"next_page_token"`
-		}](t, get(t, s, user, strings.TrimRight(path+token, "?&")))
+		}](t, get(t, s, user, strings.TrimRight(path+query+token, "?&")))
 		of := []string{}
 		for _, i := range slices.Concat(page.Keys, page.Events, page.Members) {
 			of = append(of, cmp.Or(i.ID, i.UserID))

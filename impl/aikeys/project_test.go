@@ -441,7 +441,6 @@ func TestListMembers(t *testing.T) {
 func TestSetMemberKeepsCreatedAt(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		set := func(role string) gen.Member {
-			t.Helper()
 			reply := put(t, s, owner, project+"/members/new", map[string]any{"role": role})
 			require.Equal(t, http.StatusOK, reply.Status)
 			return decode[gen.MemberResponse](t, reply).Member
@@ -506,7 +505,6 @@ func TestMembershipChangesApplyAtOnce(t *testing.T) {
 		shared := s.As(owner).Register(t, s.Shared("shared"))
 		own := s.As(member).Register(t, s.Own("own"))
 		setRole := func(user, role string) {
-			t.Helper()
 			reply := put(t, s, owner, project+"/members/"+user, map[string]any{"role": role})
 			require.Equal(t, http.StatusOK, reply.Status)
 			require.Equal(t, gen.Role(role), decode[gen.MemberResponse](t, reply).Member.Role)
@@ -546,7 +544,6 @@ func TestMembershipChangesApplyAtOnce(t *testing.T) {
 func TestLastOwner(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		refused := func(reply aikeystest.Reply) {
-			t.Helper()
 			require.Equal(t, http.StatusConflict, reply.Status)
 			require.Equal(t, "failed_precondition", reply.Problem(t).Code)
 		}
@@ -650,7 +647,6 @@ func TestResolveKeyAfterTheClockWasSetBack(t *testing.T) {
 func TestSetPolicy(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		read := func(user string) gen.Policy {
-			t.Helper()
 			return decode[gen.PolicyResponse](t, get(t, s, user, project+"/policy")).Policy
 		}
 		none := gen.UserKeysByProvider{}
@@ -701,7 +697,6 @@ func TestSetPolicy(t *testing.T) {
 
 // refuse has a provider refuse a key, or accept it, as a data plane reports that.
 func refuse(t *testing.T, s *aikeystest.Service, id string, refused bool) {
-	t.Helper()
 	r, now := models.KeyReport{KeyID: id}, time.Now().UnixMicro()
 	if refused {
 		r.FailedAt, r.FailureStatus = now, http.StatusUnauthorized
@@ -724,7 +719,6 @@ func TestResolveKeyOnBadKey(t *testing.T) {
 		older := s.As(member).Register(t, s.Own("older"))
 		newest := s.As(member).Register(t, s.Own("newest"))
 		requireServes := func(key gen.Key, reason, scope string) {
-			t.Helper()
 			got := resolve(t, s, member, "openai")
 			require.Equal(t, []string{key.ID, reason, scope}, []string{got.Key.ID, got.Reason, *got.Scope})
 		}
@@ -747,7 +741,6 @@ func TestResolveKeyOnLimited(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, put(t, s, owner, project+"/policy", map[string]any{"on_limited": "wait"}).Status)
 		require.Equal(t, http.StatusBadRequest, get(t, s, member, project+"/resolve?provider=openai&limited=first").Status)
 		reasons := func(limited string) (found []string) {
-			t.Helper()
 			reply := get(t, s, member, project+"/resolve?provider=openai&explain=true&limited="+limited)
 			require.Equal(t, http.StatusOK, reply.Status)
 			got := decode[gen.ResolveResponse](t, reply)
@@ -779,5 +772,37 @@ func TestKeyLastUse(t *testing.T) {
 		require.WithinRange(t, got.LastFailure.At, *got.LastUsedAt, time.Now())
 		require.Equal(t, http.StatusUnauthorized, got.LastFailure.Status)
 		require.Equal(t, []gen.Key{got}, list(t, s, member))
+	})
+}
+
+func TestARemovalHasAReceiptAndIsUndoneByOwners(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		key := s.As(member).Register(t, s.Own("mine"))
+		path := project + "/members/" + member
+		impact := decode[gen.MemberImpactResponse](t, get(t, s, owner, path+"/impact"))
+		require.Equal(t, 1, impact.Stops.OwnKeys)
+		require.Equal(t, 1, impact.AtProviders[0].OwnKeys)
+		require.NotContains(t, string(get(t, s, owner, path+"/impact").Body), key.ID, "a member's own keys are not an owner's to see")
+		for _, user := range []string{other, sam} {
+			require.Equal(t, http.StatusForbidden, get(t, s, user, path+"/impact").Status)
+			require.Equal(t, http.StatusForbidden, ask(t, s, user, http.MethodPost, path+"/restore", nil).Status)
+		}
+		require.Equal(t, http.StatusNotFound, ask(t, s, owner, http.MethodPost, path+"/restore", nil).Status, "nothing was removed")
+
+		removed := decode[gen.RemoveMemberResponse](t, del(t, s, owner, path+"?wait=2s&grace_days=1"))
+		require.Equal(t, "complete", removed.Receipt.State)
+		require.Equal(t, []int{1, 1}, []int{*removed.SuspendedKeys, *removed.SuspendedTokens})
+		require.Equal(t, http.StatusForbidden, get(t, s, member, project+"/aikeys").Status)
+		require.Equal(t, http.StatusOK, put(t, s, owner, path, map[string]any{"role": "member"}).Status)
+		require.Equal(t, http.StatusForbidden, get(t, s, member, project+"/aikeys").Status, "the API key stays barred")
+		require.Equal(t, http.StatusForbidden, ask(t, s, member, http.MethodPatch, project+"/aikeys/"+key.ID, map[string]any{"disabled": false}).Status)
+
+		restored := decode[gen.RestoreMemberResponse](t, ask(t, s, owner, http.MethodPost, path+"/restore", nil))
+		require.Equal(t, []int{1, 1}, []int{restored.RestoredKeys, restored.RestoredTokens})
+		require.True(t, *read(t, s, member, key.ID).Serves)
+
+		setPolicy(t, s, map[string]any{"removal_grace_days": 14})
+		removed = decode[gen.RemoveMemberResponse](t, del(t, s, owner, path))
+		require.Equal(t, 14*24*time.Hour, removed.RestoreUntil.Sub(removed.Receipt.RevokedAt))
 	})
 }

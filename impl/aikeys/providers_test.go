@@ -2,6 +2,7 @@ package aikeys_test
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"testing"
 
@@ -17,9 +18,7 @@ import (
 func vllm(changes ...map[string]any) map[string]any {
 	body := map[string]any{"slug": "x-vllm", "base_url": "https://llm.example/v1"}
 	for _, change := range changes {
-		for name, value := range change {
-			body[name] = value
-		}
+		maps.Copy(body, change)
 	}
 	return body
 }

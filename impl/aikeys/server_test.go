@@ -17,6 +17,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +28,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
@@ -117,98 +120,96 @@ func TestProjectSpellings(t *testing.T) {
 		"dash and empty":       "/v1/customers/-/projects/",
 		"short (of keys only)": "/v1",
 	}
-	each(t, func(t *testing.T, s *aikeystest.Service) {
-		first := s.As(owner).Register(t, s.Shared("first"))
-		for name, base := range spellings {
-			t.Run(name, func(t *testing.T) {
-				var mine gen.Key
-				t.Run("register", func(t *testing.T) {
-					reply := post(t, s, owner, base+"/aikeys", s.Shared(name))
-					require.Equal(t, http.StatusCreated, reply.Status)
-					mine = decode[gen.RegisterResponse](t, reply).Key
-					require.Equal(t, aikeystest.Customer, mine.CustomerID)
-					require.Equal(t, aikeystest.Project, mine.ProjectID)
-					require.Equal(t, project+"/aikeys/"+mine.ID, reply.Header.Get("Location"))
-				})
-				t.Run("list", func(t *testing.T) {
-					reply := get(t, s, owner, base+"/aikeys?state=active")
-					require.Equal(t, []string{mine.ID, first.ID}, ids(decode[gen.ListResponse](t, reply).Keys))
-				})
-				t.Run("get", func(t *testing.T) {
-					reply := get(t, s, owner, base+"/aikeys/"+mine.ID)
-					require.Equal(t, mine, decode[gen.GetResponse](t, reply).Key)
-					bare := get(t, s, owner, base+"/aikeys/"+strings.TrimPrefix(mine.ID, "byok_"))
-					require.Equal(t, mine, decode[gen.GetResponse](t, bare).Key)
-				})
-				t.Run("revoke", func(t *testing.T) {
-					require.Equal(t, http.StatusOK, del(t, s, owner, base+"/aikeys/"+mine.ID).Status)
-				})
+	s := aikeystest.Start(t, aikeystest.Options{})
+	first := s.As(owner).Register(t, s.Shared("first"))
+	for name, base := range spellings {
+		t.Run(name, func(t *testing.T) {
+			var mine gen.Key
+			t.Run("register", func(t *testing.T) {
+				reply := post(t, s, owner, base+"/aikeys", s.Shared(name))
+				require.Equal(t, http.StatusCreated, reply.Status)
+				mine = decode[gen.RegisterResponse](t, reply).Key
+				require.Equal(t, aikeystest.Customer, mine.CustomerID)
+				require.Equal(t, aikeystest.Project, mine.ProjectID)
+				require.Equal(t, project+"/aikeys/"+mine.ID, reply.Header.Get("Location"))
 			})
+			t.Run("list", func(t *testing.T) {
+				reply := get(t, s, owner, base+"/aikeys?state=active")
+				require.Equal(t, []string{mine.ID, first.ID}, ids(decode[gen.ListResponse](t, reply).Keys))
+			})
+			t.Run("get", func(t *testing.T) {
+				reply := get(t, s, owner, base+"/aikeys/"+mine.ID)
+				require.Equal(t, mine, decode[gen.GetResponse](t, reply).Key)
+				bare := get(t, s, owner, base+"/aikeys/"+strings.TrimPrefix(mine.ID, "byok_"))
+				require.Equal(t, mine, decode[gen.GetResponse](t, bare).Key)
+			})
+			t.Run("revoke", func(t *testing.T) {
+				require.Equal(t, http.StatusOK, del(t, s, owner, base+"/aikeys/"+mine.ID).Status)
+			})
+		})
+	}
+	t.Run("empty segments work for the other methods too", func(t *testing.T) {
+		for _, path := range []string{"/policy", "/events", "/members", "/resolve?provider=openai"} {
+			require.Equal(t, http.StatusOK, get(t, s, owner, "/v1/customers//projects/"+path).Status)
 		}
-		t.Run("empty segments work for the other methods too", func(t *testing.T) {
-			for _, path := range []string{"/policy", "/events", "/members", "/resolve?provider=openai"} {
-				require.Equal(t, http.StatusOK, get(t, s, owner, "/v1/customers//projects/"+path).Status)
-			}
-		})
-		t.Run("the session's defaults, not the fixture's", func(t *testing.T) {
-			sams := s.Session(aikeystest.Customer, aikeystest.OtherProject, sam)
-			key := sams.Register(t, s.Shared("in ops"))
-			require.Equal(t, aikeystest.OtherProject, key.ProjectID)
-		})
+	})
+	t.Run("the session's defaults, not the fixture's", func(t *testing.T) {
+		sams := s.Session(aikeystest.Customer, aikeystest.OtherProject, sam)
+		key := sams.Register(t, s.Shared("in ops"))
+		require.Equal(t, aikeystest.OtherProject, key.ProjectID)
 	})
 }
 
 // Every operation of the document, those to come included, asks for a credential.
 func TestBadCredentials(t *testing.T) {
-	each(t, func(t *testing.T, s *aikeystest.Service) {
-		good := s.As(owner).Token
-		parts := strings.Split(good, "_")
-		unknown, _, _, err := auth.MintAPIKey(time.Now())
-		require.NoError(t, err)
-		expired := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, time.Now().Add(-time.Second))
-		revoked := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, time.Time{})
-		revoked.Revoke(t, aikeystest.Customer, aikeystest.Project)
-		// A key of another's id with one's own secret, its checksum right.
-		foreign, _, _, err := auth.MintAPIKey(time.Now())
-		require.NoError(t, err)
-		mixed := "ak_" + parts[1] + "_" + strings.Split(foreign, "_")[2]
-		digits := big.NewInt(int64(crc32.ChecksumIEEE([]byte(mixed)))).Text(62)
-		mixed += "_" + strings.Repeat("0", 6-len(digits)) + digits
-		for _, token := range []string{unknown, foreign, mixed} {
-			s.Evidence.Hide(token)
+	s := aikeystest.Start(t, aikeystest.Options{})
+	good := s.As(owner).Token
+	parts := strings.Split(good, "_")
+	unknown, _, _, err := auth.MintAPIKey(time.Now())
+	require.NoError(t, err)
+	expired := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, time.Now().Add(-time.Second))
+	revoked := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, time.Time{})
+	revoked.Revoke(t, aikeystest.Customer, aikeystest.Project)
+	// A key of another's id with one's own secret, its checksum right.
+	foreign, _, _, err := auth.MintAPIKey(time.Now())
+	require.NoError(t, err)
+	mixed := "ak_" + parts[1] + "_" + strings.Split(foreign, "_")[2]
+	digits := big.NewInt(int64(crc32.ChecksumIEEE([]byte(mixed)))).Text(62)
+	mixed += "_" + strings.Repeat("0", 6-len(digits)) + digits
+	for _, token := range []string{unknown, foreign, mixed} {
+		s.Evidence.Hide(token)
+	}
+	credentials := map[string][]string{ // which open no session
+		"none":                     nil,
+		"empty":                    {""},
+		"the scheme alone":         {"Bearer"},
+		"no token":                 {"Bearer "},
+		"another scheme":           {"Basic b2xnYTpodW50ZXIy"},
+		"no scheme":                {good},
+		"garbage":                  {"Bearer " + s.Secret()},
+		"a mistyped key":           {"Bearer " + good[:len(good)-1]},
+		"a key that is not there":  {"Bearer " + unknown},
+		"a key with another's id":  {"Bearer " + mixed},
+		"a key of data planes":     {"Bearer dp" + strings.TrimPrefix(good, "ak")},
+		"a JWT without an issuer":  {"Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJvbGdhIn0."},
+		"an expired key":           {"Bearer " + expired.Token},
+		"a revoked key":            {"Bearer " + revoked.Token},
+		"two good headers":         {"Bearer " + good, "Bearer " + good},
+		"two tokens in one header": {"Bearer " + good + ", Bearer " + good},
+		"10 KiB":                   {"Bearer " + strings.Repeat("a", 10<<10)},
+	}
+	for _, o := range aikeystest.Operations(t) {
+		for name, values := range credentials {
+			t.Run(o.OperationID+" with "+name, func(t *testing.T) {
+				o.Header = http.Header{"Authorization": values}
+				reply := s.Send(t, o.Request)
+				require.Equal(t, http.StatusUnauthorized, reply.Status)
+				require.Equal(t, "unauthenticated", reply.Problem(t).Code)
+				require.Empty(t, reply.Problem(t).Errors)
+			})
 		}
-		credentials := map[string][]string{ // which open no session
-			"none":                     nil,
-			"empty":                    {""},
-			"the scheme alone":         {"Bearer"},
-			"no token":                 {"Bearer "},
-			"another scheme":           {"Basic b2xnYTpodW50ZXIy"},
-			"no scheme":                {good},
-			"garbage":                  {"Bearer " + s.Secret()},
-			"a mistyped key":           {"Bearer " + good[:len(good)-1]},
-			"a key that is not there":  {"Bearer " + unknown},
-			"a key with another's id":  {"Bearer " + mixed},
-			"a key of data planes":     {"Bearer dp" + strings.TrimPrefix(good, "ak")},
-			"a JWT without an issuer":  {"Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJvbGdhIn0."},
-			"an expired key":           {"Bearer " + expired.Token},
-			"a revoked key":            {"Bearer " + revoked.Token},
-			"two good headers":         {"Bearer " + good, "Bearer " + good},
-			"two tokens in one header": {"Bearer " + good + ", Bearer " + good},
-			"10 KiB":                   {"Bearer " + strings.Repeat("a", 10<<10)},
-		}
-		for _, o := range aikeystest.Operations(t) {
-			for name, values := range credentials {
-				t.Run(o.OperationID+" with "+name, func(t *testing.T) {
-					o.Header = http.Header{"Authorization": values}
-					reply := s.Send(t, o.Request)
-					require.Equal(t, http.StatusUnauthorized, reply.Status)
-					require.Equal(t, "unauthenticated", reply.Problem(t).Code)
-					require.Empty(t, reply.Problem(t).Errors)
-				})
-			}
-		}
-		require.Empty(t, list(t, s, owner))
-	})
+	}
+	require.Empty(t, list(t, s, owner))
 }
 
 // Who has no session learns nothing of what else is wrong with a request, and can make the service read no body.
@@ -486,7 +487,6 @@ func TestMalformedRequests(t *testing.T) {
 func TestSourceIP(t *testing.T) {
 	t.Parallel()
 	source := func(t *testing.T, s *aikeystest.Service, headers http.Header) string {
-		t.Helper()
 		reply := s.Send(t, register(t, s, rand.Text(), func(r *aikeystest.Request) { r.Header = headers }))
 		require.Equal(t, http.StatusCreated, reply.Status)
 		event := events(t, s, owner)[0]
@@ -622,7 +622,6 @@ func TestBadBody(t *testing.T) {
 
 // requireBadBody sends a request with a body, which must be refused on account of the field.
 func requireBadBody(t *testing.T, s *aikeystest.Service, r aikeystest.Request, body []byte, field string) {
-	t.Helper()
 	r.Token, r.Body = s.As(owner).Token, body
 	reply := s.Send(t, r)
 	require.Equal(t, http.StatusBadRequest, reply.Status, "%s", reply.Body)
@@ -636,7 +635,6 @@ func requireBadBody(t *testing.T, s *aikeystest.Service, r aikeystest.Request, b
 
 // goodBody returns the document's example with a hidden secret, if it has one.
 func goodBody(t *testing.T, s *aikeystest.Service, example []byte) map[string]any {
-	t.Helper()
 	var good map[string]any
 	require.NoError(t, json.Unmarshal(example, &good))
 	if _, ok := good["secret"]; ok {
@@ -728,7 +726,6 @@ func TestSeveralViolations(t *testing.T) {
 
 // register returns a request to register a shared key, changed as the caller likes.
 func register(t *testing.T, s *aikeystest.Service, name string, changes ...func(*aikeystest.Request)) aikeystest.Request {
-	t.Helper()
 	r := aikeystest.Request{
 		Method: http.MethodPost, Path: project + "/aikeys", Token: s.As(owner).Token, Body: encode(t, s.Shared(name)), Header: http.Header{},
 	}
@@ -888,46 +885,45 @@ func TestBadQuery(t *testing.T) {
 
 // That no line holds a token is checked of every service; see aikeystest.
 func TestLogOfRefusals(t *testing.T) {
-	each(t, func(t *testing.T, s *aikeystest.Service) {
-		revoked := s.NewSession("acme", "web", owner, time.Time{})
-		send := func(header http.Header) aikeystest.Reply {
-			return s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: project + "/aikeys", Header: header})
-		}
-		bearer := func(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
-		require.Equal(t, http.StatusOK, send(bearer(revoked.Token)).Status)
-		revoked.Revoke(t, "acme", "web")
-		bad := s.Secret()
-		unknown, _, _, err := auth.MintAPIKey(time.Now())
-		require.NoError(t, err)
-		s.Evidence.Hide(unknown)
-		texts := map[string]string{}
-		for name, tc := range map[string]struct {
-			reply  func() aikeystest.Reply
-			status int
-		}{
-			"no credential":    {func() aikeystest.Reply { return send(nil) }, http.StatusUnauthorized},
-			"no bearer":        {func() aikeystest.Reply { return send(http.Header{"Authorization": {"Basic " + bad}}) }, http.StatusUnauthorized},
-			"no token of ours": {func() aikeystest.Reply { return send(bearer(bad)) }, http.StatusUnauthorized},
-			"an unknown key":   {func() aikeystest.Reply { return send(bearer(unknown)) }, http.StatusUnauthorized},
-			"a revoked key":    {func() aikeystest.Reply { return send(bearer(revoked.Token)) }, http.StatusUnauthorized},
-			"a stranger":       {func() aikeystest.Reply { return get(t, s, sam, project+"/aikeys") }, http.StatusForbidden},
-			"another customer": {func() aikeystest.Reply { return get(t, s, owner, "/v1/customers/globex/projects/web/aikeys") }, http.StatusForbidden},
-			"a member":         {func() aikeystest.Reply { return put(t, s, member, project+"/policy", map[string]any{}) }, http.StatusForbidden},
-		} {
-			t.Run(name, func(t *testing.T) {
-				reply := tc.reply()
-				require.Equal(t, tc.status, reply.Status)
-				line := s.LogLine(t, reply)
-				text, _ := line["error"].(string)
-				require.Equal(t, "INFO", line["level"])
-				require.NotEmpty(t, text)
-				require.NotContains(t, texts, text, "another cause")
-				texts[text] = name
-			})
-		}
-		require.NotContains(t, s.Evidence.Log(), bad)
-		require.NotContains(t, s.Evidence.Log(), strings.TrimPrefix(revoked.Token, revoked.TokenID))
-	})
+	s := aikeystest.Start(t, aikeystest.Options{})
+	revoked := s.NewSession("acme", "web", owner, time.Time{})
+	send := func(header http.Header) aikeystest.Reply {
+		return s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: project + "/aikeys", Header: header})
+	}
+	bearer := func(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
+	require.Equal(t, http.StatusOK, send(bearer(revoked.Token)).Status)
+	revoked.Revoke(t, "acme", "web")
+	bad := s.Secret()
+	unknown, _, _, err := auth.MintAPIKey(time.Now())
+	require.NoError(t, err)
+	s.Evidence.Hide(unknown)
+	texts := map[string]string{}
+	for name, tc := range map[string]struct {
+		reply  func() aikeystest.Reply
+		status int
+	}{
+		"no credential":    {func() aikeystest.Reply { return send(nil) }, http.StatusUnauthorized},
+		"no bearer":        {func() aikeystest.Reply { return send(http.Header{"Authorization": {"Basic " + bad}}) }, http.StatusUnauthorized},
+		"no token of ours": {func() aikeystest.Reply { return send(bearer(bad)) }, http.StatusUnauthorized},
+		"an unknown key":   {func() aikeystest.Reply { return send(bearer(unknown)) }, http.StatusUnauthorized},
+		"a revoked key":    {func() aikeystest.Reply { return send(bearer(revoked.Token)) }, http.StatusUnauthorized},
+		"a stranger":       {func() aikeystest.Reply { return get(t, s, sam, project+"/aikeys") }, http.StatusForbidden},
+		"another customer": {func() aikeystest.Reply { return get(t, s, owner, "/v1/customers/globex/projects/web/aikeys") }, http.StatusForbidden},
+		"a member":         {func() aikeystest.Reply { return put(t, s, member, project+"/policy", map[string]any{}) }, http.StatusForbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reply := tc.reply()
+			require.Equal(t, tc.status, reply.Status)
+			line := s.LogLine(t, reply)
+			text, _ := line["error"].(string)
+			require.Equal(t, "INFO", line["level"])
+			require.NotEmpty(t, text)
+			require.NotContains(t, texts, text, "another cause")
+			texts[text] = name
+		})
+	}
+	require.NotContains(t, s.Evidence.Log(), bad)
+	require.NotContains(t, s.Evidence.Log(), strings.TrimPrefix(revoked.Token, revoked.TokenID))
 }
 
 func TestLogLevelOfStrangersRequests(t *testing.T) {
@@ -1066,7 +1062,6 @@ func TestRateLimitPerUser(t *testing.T) {
 
 // requireQuota checks the RateLimit headers. Those of a limit of 0.7 a second have one more left if the machine is slow.
 func requireQuota(t *testing.T, header http.Header, limit, left int) {
-	t.Helper()
 	number := func(name string) int {
 		n, err := strconv.Atoi(header.Get("RateLimit-" + name))
 		require.NoError(t, err, name)
@@ -1133,7 +1128,6 @@ func TestRateLimitIgnoresForgedAddresses(t *testing.T) {
 
 // withIssuer runs a service that takes the session tokens of an issuer.
 func withIssuer(t *testing.T) (*aikeystest.Service, *authtest.Issuer) {
-	t.Helper()
 	issuer := authtest.NewIssuer(t)
 	oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience})
 	require.NoError(t, err)
@@ -1143,14 +1137,11 @@ func withIssuer(t *testing.T) (*aikeystest.Service, *authtest.Issuer) {
 // claims are those of a user in the project of the fixture, with changes.
 func claims(user string, changes map[string]any) map[string]any {
 	all := map[string]any{"sub": user, "customer_id": "acme", "project_id": "web"}
-	for name, value := range changes {
-		all[name] = value
-	}
+	maps.Copy(all, changes)
 	return all
 }
 
 func whoAmI(t *testing.T, s *aikeystest.Service, token string) aikeystest.Reply {
-	t.Helper()
 	s.Evidence.Hide(token)
 	return s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: "/v1/whoami", Token: token})
 }
@@ -1242,7 +1233,6 @@ func TestSessionTokenWithoutItsIssuer(t *testing.T) {
 
 // replicas runs two services over one Postgres database, each with connections of its own.
 func replicas(t *testing.T) (first, second *aikeystest.Service) {
-	t.Helper()
 	url, backend := modelstest.EnginePostgres.URL(t), secretstest.Backend(t)
 	start := func() *aikeystest.Service {
 		store := modelstest.OpenStore(t, url, models.Options{})
@@ -1348,7 +1338,6 @@ func TestObservedFields(t *testing.T) {
 }
 
 func document(t *testing.T) *openapi3.T {
-	t.Helper()
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
 	return doc
@@ -1545,4 +1534,31 @@ func FuzzPath(f *testing.F) {
 		require.NotContains(t, string(reply.Body), hidden.ID)
 		s.Evidence.Forget()
 	})
+}
+
+func TestAnswersAreOrderedAsTheDocument(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../spec/aikeys.yaml")
+	require.NoError(t, err)
+	var document struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties yaml.Node `yaml:"properties"`
+			} `yaml:"schemas"`
+		} `yaml:"components"`
+	}
+	require.NoError(t, yaml.Unmarshal(text, &document))
+	for name, answer := range map[string]any{"Key": gen.Key{}, "Receipt": gen.Receipt{}, "DisableReceipt": gen.DisableReceipt{}, "Event": gen.Event{}} {
+		var documented, sent []string
+		properties := document.Components.Schemas[name].Properties.Content
+		for i := 0; i < len(properties); i += 2 { // name, schema, name, schema
+			documented = append(documented, properties[i].Value)
+		}
+		for field := range reflect.TypeOf(answer).Fields() {
+			tag, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			sent = append(sent, tag)
+		}
+		require.NotEmpty(t, documented)
+		require.Equal(t, documented, sent, "%s: gen/aikeys/overlay.yaml gives each member its place", name)
+	}
 }

@@ -19,6 +19,8 @@ var (
 	errRevoked = errors.New("key is revoked")
 	// errPrecondition says that If-Match names other states of the key than the one it has.
 	errPrecondition = errors.New("key has another etag")
+	// errSuspended says that a key that is to be enabled was suspended by its user's removal.
+	errSuspended = errors.New("key is suspended by the removal of its user")
 )
 
 // UpdateKey changes what the request names of a key, and answers with the key. If that disables it, the answer has the receipt: at once,

@@ -42,7 +42,7 @@ func TestAPIKeySession(t *testing.T) {
 		require.Equal(t, requireRefused(t, a, bearer(unknown)).Error(), wrongSecret.Error())
 		store.Revoke(id)
 		require.Equal(t, wrongSecret.Error(), requireRefused(t, a, bearer(known)).Error(), "nor that it is revoked")
-		require.Equal(t, 3, store.Finds(), "failed look-ups are not cached")
+		require.EqualValues(t, 3, store.finds.Load(), "failed look-ups are not cached")
 	})
 	t.Run("a row without a whole hash opens nothing", func(t *testing.T) {
 		store := newTokens()
@@ -71,7 +71,7 @@ func TestAPIKeySession(t *testing.T) {
 		now.Advance(100*time.Millisecond - time.Microsecond)
 		_, err = a.Authenticate(t.Context(), bearer(text))
 		require.NoError(t, err)
-		require.Equal(t, 1, store.Finds(), "it was cached")
+		require.EqualValues(t, 1, store.finds.Load(), "it was cached")
 		now.Advance(time.Microsecond)
 		requireRefused(t, a, bearer(text))
 	})
@@ -99,7 +99,7 @@ func TestStoreFailure(t *testing.T) {
 	bubble(t, "a look-up that hangs is given up as unavailable", func(t *testing.T) {
 		store := newTokens()
 		text, _ := store.Mint(t)
-		store.answer = func(ctx context.Context, _ int) error {
+		store.answer = func(ctx context.Context, _ int64) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}
@@ -120,7 +120,7 @@ func TestStoreFailure(t *testing.T) {
 	t.Run("a panic in the store is an error with a stack and without the panic's value", func(t *testing.T) {
 		store := newTokens()
 		text, _ := store.Mint(t)
-		store.answer = func(context.Context, int) error { panic("hunter2") }
+		store.answer = func(context.Context, int64) error { panic("hunter2") }
 		a := auth.New(auth.Config{Tokens: store})
 		_, err := a.Authenticate(t.Context(), bearer(text))
 		require.ErrorContains(t, err, "FindToken")
@@ -139,11 +139,11 @@ func TestCache(t *testing.T) {
 			require.NoError(t, err)
 			now.Advance(49 * time.Millisecond)
 		}
-		require.Equal(t, 1, store.Finds())
+		require.EqualValues(t, 1, store.finds.Load())
 		now.Advance(10 * time.Millisecond)
 		_, err := a.Authenticate(t.Context(), bearer(text))
 		require.NoError(t, err)
-		require.Equal(t, 2, store.Finds())
+		require.EqualValues(t, 2, store.finds.Load())
 	})
 	t.Run("another replica's revocation holds here within a second", func(t *testing.T) {
 		store, now := newTokens(), newClock()
@@ -179,7 +179,6 @@ func TestCache(t *testing.T) {
 
 // bubble runs a subtest with a clock of its own, in which synctest.Wait waits until all other goroutines are blocked.
 func bubble(t *testing.T, name string, f func(t *testing.T)) {
-	t.Helper()
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 }
 
@@ -199,14 +198,14 @@ func TestDrop(t *testing.T) {
 	requireRefused(t, a, bearer(text))
 	_, err = a.Authenticate(t.Context(), bearer(other))
 	require.NoError(t, err)
-	require.Equal(t, 3, store.Finds(), "the other session stayed cached")
+	require.EqualValues(t, 3, store.finds.Load(), "the other session stayed cached")
 }
 
 func TestSharedLookUp(t *testing.T) {
 	// hold returns a store whose first answer waits, after the row was read, until release is closed.
 	hold := func() (store *tokens, read, release chan struct{}) {
 		store, read, release = newTokens(), make(chan struct{}), make(chan struct{})
-		store.answer = func(ctx context.Context, find int) error {
+		store.answer = func(ctx context.Context, find int64) error {
 			if find == 1 {
 				close(read)
 				<-release
@@ -242,7 +241,7 @@ func TestSharedLookUp(t *testing.T) {
 		for _, other := range others {
 			require.NoError(t, <-other)
 		}
-		require.Equal(t, 1, store.Finds())
+		require.EqualValues(t, 1, store.finds.Load())
 	})
 	bubble(t, "two tokens do not wait for each other", func(t *testing.T) {
 		store, read, release := hold()

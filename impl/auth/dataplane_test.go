@@ -42,7 +42,6 @@ func (d *dataPlanes) FindDataPlanesByCertificate(_ context.Context, names []stri
 
 // mint stores a data plane, changed as the caller likes, and returns its credential and id.
 func (d *dataPlanes) mint(t *testing.T, change func(*models.DataPlane)) (text, id string) {
-	t.Helper()
 	text, id, hash, err := auth.MintDataPlane(time.Now())
 	require.NoError(t, err)
 	row := models.DataPlane{ID: id, Name: "edge", Hash: hash, Customers: []string{"acme"}, CreatedAt: 1}
@@ -108,7 +107,6 @@ func TestAuthenticateCertificate(t *testing.T) {
 		return rows, a
 	}
 	requireCertificateRefused := func(t *testing.T, a *auth.Authenticator, names ...string) error {
-		t.Helper()
 		p, err := a.AuthenticateCertificate(t.Context(), names)
 		require.ErrorIs(t, err, auth.ErrUnauthenticated)
 		require.NotErrorIs(t, err, models.ErrUnavailable)

@@ -27,7 +27,6 @@ const perFetch = 2
 
 // requireIssuerUnavailable asserts that the token was neither accepted nor refused.
 func requireIssuerUnavailable(t testing.TB, a *auth.Authenticator, token string) error {
-	t.Helper()
 	p, err := a.Authenticate(t.Context(), bearer(token))
 	require.ErrorIs(t, err, auth.ErrIssuerUnavailable)
 	require.NotErrorIs(t, err, auth.ErrUnauthenticated)
@@ -37,7 +36,6 @@ func requireIssuerUnavailable(t testing.TB, a *auth.Authenticator, token string)
 }
 
 func requireOpens(t testing.TB, a *auth.Authenticator, token string) {
-	t.Helper()
 	_, err := a.Authenticate(t.Context(), bearer(token))
 	require.NoError(t, err)
 }
@@ -277,7 +275,6 @@ func TestRedirects(t *testing.T) {
 
 // serveDocuments runs an issuer whose documents a test writes itself; %s in discovery stands for its URL.
 func serveDocuments(t *testing.T, discovery string, keySet any) (a *auth.Authenticator, issuer string) {
-	t.Helper()
 	mux := http.NewServeMux()
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)

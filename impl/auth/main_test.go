@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,16 +43,16 @@ type tokens struct {
 	mu     sync.Mutex
 	rows   map[string]models.Token
 	err    error
-	finds  int
-	answer func(ctx context.Context, find int) error
+	finds  atomic.Int64
+	answer func(ctx context.Context, find int64) error
 }
 
 func newTokens() *tokens { return &tokens{rows: map[string]models.Token{}} }
 
 func (s *tokens) FindToken(ctx context.Context, id string) (models.Token, error) {
+	find := s.finds.Add(1)
 	s.mu.Lock()
-	s.finds++
-	find, row, err, answer := s.finds, s.rows[id], s.err, s.answer
+	row, err, answer := s.rows[id], s.err, s.answer
 	s.mu.Unlock()
 	if err == nil && row.ID == "" {
 		err = fmt.Errorf("token: %w", models.ErrNotFound)
@@ -62,12 +63,6 @@ func (s *tokens) FindToken(ctx context.Context, id string) (models.Token, error)
 		}
 	}
 	return row, err
-}
-
-func (s *tokens) Finds() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.finds
 }
 
 func (s *tokens) Fail(err error) {
@@ -89,7 +84,6 @@ func (s *tokens) Revoke(id string) { s.Change(id, func(row *models.Token) { row.
 
 // Mint stores a live API key of acme, prod, ann and returns its text and id.
 func (s *tokens) Mint(t testing.TB) (text, id string) {
-	t.Helper()
 	text, id, hash, err := auth.MintAPIKey(time.Now())
 	require.NoError(t, err)
 	s.Change(id, func(row *models.Token) {
@@ -102,7 +96,6 @@ func bearer(token string) string { return "Bearer " + token }
 
 // requireRefused asserts that the header opens no session, and that the error says nothing of the token.
 func requireRefused(t testing.TB, a *auth.Authenticator, header string) error {
-	t.Helper()
 	p, err := a.Authenticate(t.Context(), header)
 	require.ErrorIs(t, err, auth.ErrUnauthenticated)
 	require.NotErrorIs(t, err, models.ErrUnavailable)
@@ -114,7 +107,6 @@ func requireRefused(t testing.TB, a *auth.Authenticator, header string) error {
 
 // requireQuiet asserts that no rendering of the error holds a part of the header that is long enough to matter.
 func requireQuiet(t testing.TB, err error, header string) {
-	t.Helper()
 	text := fmt.Sprintf("%v %+v %#v %q", err, err, err, err)
 	parts := strings.FieldsFunc(header, func(r rune) bool { return strings.ContainsRune("_. ,", r) })
 	for _, part := range parts {

@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -12,6 +13,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"maps"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +34,6 @@ func ann(changes map[string]any) map[string]any {
 
 // oidcSessions returns an Authenticator that accepts the issuer's tokens and no API key.
 func oidcSessions(t testing.TB, issuer *authtest.Issuer, now *clock) *auth.Authenticator {
-	t.Helper()
 	oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience, Now: now.Now})
 	require.NoError(t, err)
 	return auth.New(auth.Config{Tokens: newTokens(), OIDC: oidc, Now: now.Now})
@@ -399,4 +400,31 @@ func TestOnlySessionTokensOpenSessions(t *testing.T) {
 			require.NoError(t, err)
 		})
 	}
+}
+
+func TestSignInServersAreTheIssuers(t *testing.T) {
+	issuer, now := authtest.NewIssuer(t), newClock()
+	cfg := auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience, ClientID: "web", Now: now.Now}
+	oidc, err := auth.NewOIDC(cfg)
+	require.NoError(t, err)
+
+	for _, mode := range []authtest.Mode{authtest.Elsewhere, authtest.Refuse} {
+		issuer.Break(mode)
+		require.Equal(t, []string{issuer.URL, "https://oauth2.example.com/token"}, oidc.SignInServers(t.Context()), "what is known is kept")
+		now.Advance(time.Hour)
+	}
+
+	issuer.Break(authtest.Hang)
+	cfg.HTTPClient = &http.Client{Timeout: 100 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
+	oidc, err = auth.NewOIDC(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.Equal(t, []string{issuer.URL}, oidc.SignInServers(ctx), "nobody waits for an issuer that hangs")
+
+	cfg.ClientID = ""
+	oidc, err = auth.NewOIDC(cfg)
+	require.NoError(t, err)
+	require.Empty(t, oidc.SignInServers(t.Context()), "without a client, nobody signs in")
+	require.Empty(t, (*auth.OIDC)(nil).SignInServers(t.Context()))
 }

@@ -147,7 +147,7 @@ func TestAuthorizationHeader(t *testing.T) {
 			require.NoError(t, err)
 		})
 	}
-	finds := store.Finds()
+	finds := store.finds.Load()
 	for name, header := range map[string]string{
 		"missing":              "",
 		"scheme alone":         "Bearer",
@@ -183,7 +183,7 @@ func TestAuthorizationHeader(t *testing.T) {
 			requireRefused(t, auth.New(auth.Config{Tokens: store}), header)
 		})
 	}
-	require.Equal(t, finds, store.Finds(), "what is malformed costs no look-up")
+	require.Equal(t, finds, store.finds.Load(), "what is malformed costs no look-up")
 }
 
 // FuzzAPIKey: parsing never panics, what parses has the documented form, and one changed byte undoes it.

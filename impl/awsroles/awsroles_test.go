@@ -2,11 +2,9 @@ package awsroles
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/exchange"
@@ -28,50 +28,33 @@ const (
 	secret = "EXAMPLE/OUR/SECRET/EXAMPLE"
 )
 
-// isSigned reports whether a request has the signature that AWS computes for it
-// (docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
+// isSigned reports whether a request has the signature of our credential.
 func isSigned(r *http.Request, body []byte) bool {
-	var scope, signedHeaders, signature string
-	for part := range strings.SplitSeq(strings.TrimPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 "), ", ") {
-		name, value, _ := strings.Cut(part, "=")
-		switch name {
-		case "Credential":
-			_, scope, _ = strings.Cut(value, "/")
-		case "SignedHeaders":
-			signedHeaders = value
-		case "Signature":
-			signature = value
+	given := r.Header.Get("Authorization")
+	signedHeaders := strings.Split(between(given, "SignedHeaders=", ","), ";")
+	again := &http.Request{Method: r.Method, Host: r.Host, URL: &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path}, Header: http.Header{}, ContentLength: r.ContentLength}
+	for _, name := range signedHeaders {
+		if name != "host" && name != "content-length" {
+			again.Header.Set(name, r.Header.Get(name))
 		}
 	}
-	hash := func(text string) string { sum := sha256.Sum256([]byte(text)); return hex.EncodeToString(sum[:]) }
-	canonical := "POST\n/\n\n"
-	for name := range strings.SplitSeq(signedHeaders, ";") {
-		value := r.Header.Get(name)
-		switch name {
-		case "host":
-			value = r.Host
-		case "content-length":
-			value = fmt.Sprint(r.ContentLength)
-		}
-		canonical += name + ":" + value + "\n"
+	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+	if err != nil {
+		return false
 	}
-	canonical += "\n" + signedHeaders + "\n" + hash(string(body))
-	mac := func(key []byte, text string) []byte {
-		m := hmac.New(sha256.New, key)
-		m.Write([]byte(text))
-		return m.Sum(nil)
-	}
-	key := []byte("AWS4" + secret)
-	for part := range strings.SplitSeq(scope, "/") { // date, region, service, aws4_request
-		key = mac(key, part)
-	}
-	want := mac(key, "AWS4-HMAC-SHA256\n"+r.Header.Get("X-Amz-Date")+"\n"+scope+"\n"+hash(canonical))
-	return hex.EncodeToString(want) == signature
+	sum := sha256.Sum256(body)
+	err = v4.NewSigner().SignHTTP(r.Context(), aws.Credentials{AccessKeyID: ours, SecretAccessKey: secret}, again, hex.EncodeToString(sum[:]), "sts", role.Region, at)
+	return err == nil && again.Header.Get("Authorization") == given
+}
+
+func between(text, before, after string) string {
+	_, text, _ = strings.Cut(text, before)
+	text, _, _ = strings.Cut(text, after)
+	return text
 }
 
 // start returns a Roles whose requests come to AWS's token service as answer plays it, for signed requests alone.
 func start(t *testing.T, answer func(form url.Values) (status int, body string)) *Roles {
-	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		form, err := url.ParseQuery(string(body))

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -86,14 +87,15 @@ func (*sessions) Cached(credential string) (auth.Principal, bool) {
 
 func (*sessions) Drop(string) {}
 
-// newAPI returns the shared part of the public API. The arguments but the first may be nil: what authenticates, and a change of
-// the document.
-func newAPI(t *testing.T, authentication *auth.MiddlewareConfig, change func(doc *openapi3.T)) (*httpapi.API, error) {
-	t.Helper()
-	doc, err := gen.GetSpec()
-	require.NoError(t, err)
-	if change != nil {
-		change(doc)
+// document is the public API's. Tests share it, since parsing it takes long.
+var document = sync.OnceValues(gen.GetSpec)
+
+// newAPI returns the shared part of an API, which is the public one unless doc is another. authentication may be nil.
+func newAPI(t *testing.T, authentication *auth.MiddlewareConfig, doc *openapi3.T) (*httpapi.API, error) {
+	if doc == nil {
+		var err error
+		doc, err = document()
+		require.NoError(t, err)
 	}
 	if authentication == nil {
 		authentication = &auth.MiddlewareConfig{Sessions: &sessions{}}
@@ -107,7 +109,6 @@ func newAPI(t *testing.T, authentication *auth.MiddlewareConfig, change func(doc
 
 // newHandler returns the whole API around handlers that answer one operation. The operations to forget have no middlewares.
 func newHandler(t *testing.T, authentication auth.MiddlewareConfig, forget ...string) http.Handler {
-	t.Helper()
 	api, err := newAPI(t, &authentication, nil)
 	require.NoError(t, err)
 	for _, operation := range forget {
@@ -135,7 +136,7 @@ func TestOperationWithoutMiddlewaresIsRefused(t *testing.T) {
 func TestEveryOperationHasMiddlewaresAndNoOther(t *testing.T) {
 	api, err := newAPI(t, nil, nil)
 	require.NoError(t, err)
-	doc, err := gen.GetSpec()
+	doc, err := document()
 	require.NoError(t, err)
 	var operations, having []string
 	for _, item := range doc.Paths.Map() {
@@ -165,9 +166,10 @@ func TestUncheckableDocumentIsRefused(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newAPI(t, nil, func(doc *openapi3.T) {
-				change(doc.Paths.Value("/v1/customers/{customer_id}/projects/{project_id}/policy").Put)
-			})
+			doc, err := gen.GetSpec()
+			require.NoError(t, err)
+			change(doc.Paths.Value("/v1/customers/{customer_id}/projects/{project_id}/policy").Put)
+			_, err = newAPI(t, nil, doc)
 			require.ErrorContains(t, err, "setPolicy")
 		})
 	}

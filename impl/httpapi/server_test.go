@@ -88,7 +88,6 @@ func TestListenersShareConnectionsFairly(t *testing.T) {
 
 // openLog returns a log at level debug, and a function that returns what it holds so far.
 func openLog(t *testing.T) (log *slog.Logger, read func() string) {
-	t.Helper()
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = file.Close() })
@@ -101,7 +100,6 @@ func openLog(t *testing.T) (log *slog.Logger, read func() string) {
 
 // startServer serves handler until the test ends; config may be nil.
 func startServer(t *testing.T, handler http.HandlerFunc, configure func(*httpapi.ServerConfig)) *lifecycle.Server {
-	t.Helper()
 	listener, err := lifecycle.Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)
 	cfg := httpapi.ServerConfig{Listener: listener, Handler: handler, Log: slog.New(slog.DiscardHandler)}
@@ -126,7 +124,6 @@ func hostOf(server *lifecycle.Server) string {
 }
 
 func dial(t *testing.T, server *lifecycle.Server) net.Conn {
-	t.Helper()
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(t.Context(), "tcp", hostOf(server))
 	require.NoError(t, err)

@@ -8,14 +8,12 @@ import (
 )
 
 func load(t testing.TB) *Catalogue {
-	t.Helper()
 	c, err := Load()
 	require.NoError(t, err)
 	return c
 }
 
 func lookup(t testing.TB, c *Catalogue, slug string) Provider {
-	t.Helper()
 	p, ok := c.Lookup(slug)
 	require.True(t, ok, slug)
 	return p
@@ -87,7 +85,8 @@ func TestLookupIsExact(t *testing.T) {
 	}
 }
 
-const validCatalogue = `
+func TestParseInvalid(t *testing.T) {
+	const validCatalogue = `
 providers:
   - slug: one
     display_name: One
@@ -112,8 +111,6 @@ providers:
     key_page: https://two.example/keys
     example: '{}'
 `
-
-func TestParseInvalid(t *testing.T) {
 	_, err := parse([]byte(validCatalogue))
 	require.NoError(t, err)
 	cases := []struct{ name, old, new string }{

@@ -22,7 +22,6 @@ const canary = "CANARY7Q"
 
 // refusal returns the reason for which the secret is refused, "" where it is taken.
 func refusal(t testing.TB, c *Catalogue, p Provider, secret string) string {
-	t.Helper()
 	err := c.CheckSecret(p, secret)
 	if err == nil {
 		return ""
@@ -30,7 +29,6 @@ func refusal(t testing.TB, c *Catalogue, p Provider, secret string) string {
 	var r *Refusal
 	require.ErrorAs(t, err, &r)
 	require.NotEmpty(t, r.Reason)
-	require.Equal(t, r.Reason, err.Error())
 	return r.Reason
 }
 
@@ -202,7 +200,7 @@ func TestCheckSecretAcceptsRandomKeys(t *testing.T) {
 	prefixes := map[string]string{"openai": "sk-proj-", "anthropic": "sk-ant-api03-", "together": "tgp_v1_", "mistral": "k"}
 	for slug, prefix := range prefixes {
 		p := lookup(t, c, slug)
-		for range 20_000 {
+		for range 2_000 {
 			key := make([]byte, 64)
 			for i := range key {
 				key[i] = base64url[random.IntN(len(base64url))]
@@ -261,7 +259,6 @@ func FuzzDisplaySuffix(f *testing.F) {
 
 // withMember returns the provider's example with one member's value replaced by raw JSON, or removed for "".
 func withMember(t testing.TB, p Provider, name, raw string) string {
-	t.Helper()
 	members := map[string]json.RawMessage{}
 	require.NoError(t, json.Unmarshal([]byte(p.Example), &members))
 	delete(members, name)
@@ -673,4 +670,32 @@ func FuzzReveals(f *testing.F) {
 		}
 		require.False(t, c.Reveals(strings.Repeat("-", len(before)), openai, "sk-proj-other"))
 	})
+}
+
+func TestSecretPartsAreAllThatIsSecret(t *testing.T) {
+	catalogue := load(t)
+	aws := `{"region":"us-east-1","access_key_id":"id","secret_access_key":"key","session_token":"token","note":"x"}`
+	for slug, tc := range map[string][]string{
+		"openai": {"sk-1", "sk-1"}, "bedrock": {aws, aws, "id", "key", "token"},
+		"vertex": {`{"type":"service_account","client_email":"e","private_key":"pem","token_uri":"u"}`, `{"type":"service_account","client_email":"e","private_key":"pem","token_uri":"u"}`, "pem"},
+	} {
+		p, _ := catalogue.Lookup(slug)
+		require.Equal(t, tc[1:], p.SecretParts(tc[0]))
+	}
+	require.Empty(t, Provider{AuthStyle: AuthNone}.SecretParts(NoSecret))
+}
+
+// A secret is a candidate in every form in which it may have leaked.
+func TestCandidatesHaveTheSecret(t *testing.T) {
+	for _, secret := range []string{"sk-proj-0123456789abcdef", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "QmFzZTY0S2V5VGhhdEVuZHM=", "short"} {
+		for _, found := range []string{
+			"%", " %\n", "\ufeff%", `"%"`, "'%',", "OPENAI_API_KEY=%", "export OPENAI_API_KEY='%'", `key: "%"`, "KEY = %;", `{"a": "b", "key": "%"}`,
+		} {
+			require.Contains(t, Candidates(strings.ReplaceAll(found, "%", secret)), secret, "%s", found)
+		}
+	}
+	for _, found := range []string{"Bearer sk-proj-0123456789abcdef", "Authorization: Bearer sk-proj-0123456789abcdef", "-H 'x-api-key: sk-proj-0123456789abcdef' https://example.com"} {
+		require.Contains(t, Candidates(found), "sk-proj-0123456789abcdef")
+	}
+	require.LessOrEqual(t, len(Candidates(strings.Repeat("0123456789abcdef0 ", 900))), 24)
 }

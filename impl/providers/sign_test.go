@@ -30,21 +30,18 @@ var newRSAKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.Gen
 
 // privateKey returns the PEM of an RSA key, the same for all tests.
 func privateKey(t testing.TB) string {
-	t.Helper()
 	key, err := newRSAKey()
 	require.NoError(t, err)
 	return pemOf(t, key)
 }
 
 func ecKey(t testing.TB) crypto.PrivateKey {
-	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	return key
 }
 
 func pemOf(t testing.TB, key crypto.PrivateKey) string {
-	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	require.NoError(t, err)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
@@ -53,7 +50,6 @@ func pemOf(t testing.TB, key crypto.PrivateKey) string {
 // signByBotocore has AWS's own library sign a request with the credential of the tests, into its URL where seconds is not 0, and returns what
 // tools/peers/sign.py prints.
 func signByBotocore(t *testing.T, r *http.Request, service, session string, at time.Time, seconds int) string {
-	t.Helper()
 	headers := map[string]string{"host": r.URL.Host}
 	for name := range r.Header {
 		if name != "Authorization" && !strings.HasPrefix(name, "X-Amz-") {
@@ -174,4 +170,37 @@ func TestPrivateKeysThatCannotSignAreRefused(t *testing.T) {
 	require.Contains(t, refusal(t, c, vertex, inPEM(make([]byte, 4700))), "private_key is longer than an RSA key of 4096 bits", "as one of 8192 is")
 	require.Contains(t, refusal(t, c, vertex, inPEM(der[:len(der)-10])), "private_key is not an RSA key, or was cut off")
 	require.Contains(t, refusal(t, c, vertex, withMember(t, vertex, "private_key", strconv.Quote(pemOf(t, ecKey(t))))), "private_key is not an RSA key")
+}
+
+func TestAzureEndpointDecidesTheHostAndTheCloud(t *testing.T) {
+	azure := lookup(t, load(t), "azure_openai")
+	const public, government = "https://login.microsoftonline.com/t/oauth2/v2.0/token", "https://login.microsoftonline.us/t/oauth2/v2.0/token"
+	for endpoint, authority := range map[string]string{
+		"https://r.openai.azure.com": public, "https://r.openai.azure.com/": public, "https://R.Services.AI.azure.com/": public,
+		"https://r-1.cognitiveservices.azure.com/": public, "https://r.openai.azure.us/": government, "https://r.services.ai.azure.us": government,
+		"https://r.cognitiveservices.azure.us": government,
+	} {
+		host, _, ok := azure.endpointHost(endpoint)
+		require.True(t, ok, endpoint)
+		for _, cloudless := range []string{`"api_key": "EXAMPLEEXAMPLEEXAMPLE"`, `"tenant_id": "t", "client_id": "c", "client_secret": "s&scope=evil"`} {
+			document := fmt.Sprintf(`{"endpoint": %q, %s}`, endpoint, cloudless)
+			require.Empty(t, refusal(t, load(t), azure, document))
+			got, err := azure.Credential(document, time.Now())
+			require.NoError(t, err)
+			require.Equal(t, "https://"+host, got.BaseURL)
+			if got.Grant == nil {
+				require.Equal(t, Credential{BaseURL: "https://" + host, Secret: "EXAMPLEEXAMPLEEXAMPLE", Style: AuthAPIKey}, got)
+				continue
+			}
+			require.Empty(t, got.Secret)
+			require.Equal(t, authority, got.Grant.URL)
+			form, err := url.ParseQuery(got.Grant.Form.Reveal())
+			require.NoError(t, err)
+			scope := map[string]string{public: "https://cognitiveservices.azure.com/.default", government: "https://cognitiveservices.azure.us/.default"}
+			require.Equal(t, url.Values{
+				"grant_type": {"client_credentials"}, "client_id": {"c"}, "client_secret": {"s&scope=evil"}, "scope": {scope[authority]},
+			}, form)
+			require.NotContains(t, fmt.Sprintf("%v %+v %#v", got.Grant, *got.Grant, got), "evil")
+		}
+	}
 }

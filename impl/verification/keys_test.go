@@ -43,7 +43,6 @@ type held struct {
 
 // eachHeld runs a test on every engine, with a service whose tests of refused keys run.
 func eachHeld(t *testing.T, test func(h held), provider http.HandlerFunc) {
-	t.Helper()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		server := httptest.NewServer(provider)
 		t.Cleanup(server.Close)
@@ -65,13 +64,11 @@ func eachHeld(t *testing.T, test func(h held), provider http.HandlerFunc) {
 }
 
 func (h held) register() gen.Key {
-	h.t.Helper()
 	return h.As(aikeystest.Owner).Register(h.t, h.Shared("openai-"+h.Secret()[:8]))
 }
 
 // row returns a key as it is stored.
 func (h held) row(id string) models.Key {
-	h.t.Helper()
 	caller := models.Caller{CustomerID: aikeystest.Customer, ProjectID: aikeystest.Project, UserID: aikeystest.Owner}
 	k, err := h.Store.GetKey(h.t.Context(), caller, id, time.Now().UnixMicro())
 	require.NoError(h.t, err)
@@ -96,13 +93,11 @@ func test(h held, keys *verification.Keys, k gen.Key) (models.Key, error) {
 }
 
 func (h held) awaitVerdict(k gen.Key) models.Key {
-	h.t.Helper()
 	require.Eventually(h.t, func() bool { return h.row(k.ID).VerifiedAt != 0 }, 10*time.Second, 5*time.Millisecond)
 	return h.row(k.ID)
 }
 
 func (h held) fetches() []models.FetchRecord {
-	h.t.Helper()
 	page, err := h.Store.ListFetches(h.t.Context(), aikeystest.Customer, aikeystest.Project, models.FetchFilter{Limit: 100})
 	require.NoError(h.t, err)
 	return page

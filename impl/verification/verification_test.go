@@ -32,7 +32,6 @@ type fixture struct {
 }
 
 func start(t *testing.T, handler http.HandlerFunc) fixture {
-	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	address, err := url.Parse(server.URL)
@@ -48,7 +47,6 @@ func start(t *testing.T, handler http.HandlerFunc) fixture {
 
 // verify tests the example secret of a provider, or another one that is named with it.
 func (f fixture) verify(ctx context.Context, t *testing.T, name string) verification.Result {
-	t.Helper()
 	slug, kind, _ := strings.Cut(name, " ")
 	p, ok := f.catalogue.Lookup(slug)
 	require.True(t, ok)
@@ -66,7 +64,6 @@ var newRSAKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.Gen
 
 // serviceAccount returns a Google service account's key file.
 func serviceAccount(t *testing.T) string {
-	t.Helper()
 	key, err := newRSAKey()
 	require.NoError(t, err)
 	der, err := x509.MarshalPKCS8PrivateKey(key)

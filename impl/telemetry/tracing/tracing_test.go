@@ -46,7 +46,6 @@ func TestEndpoint(t *testing.T) {
 }
 
 func newProvider(t *testing.T, endpoint string, log io.Writer) *sdktrace.TracerProvider {
-	t.Helper()
 	provider, err := New(t.Context(), Config{
 		Endpoint: endpoint, Service: "aikeysd", Version: "v1.2.3", Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
