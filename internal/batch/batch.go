@@ -1,4 +1,4 @@
-// Package batch groups work that is waiting, so that many callers share one expensive step, such as a commit.
+// Package batch groups waiting work, so that many callers share one expensive step, such as a commit.
 package batch
 
 import (
@@ -13,12 +13,12 @@ import (
 // ErrClosed is returned for work that was not carried out before the worker was closed.
 var ErrClosed = errors.New("batch worker is closed")
 
-// Run carries out a group. The sequence claims each value as it yields it; from then on the value's caller waits for the
-// result. Values whose callers have given up are left out. The error is returned to every caller of the group.
+// Run carries out a group. The sequence claims each value as it yields it; from then on the value's caller waits for the result. It
+// skips values whose callers have given up. Every caller of the group gets the error.
 type Run[T any] func(group iter.Seq[T]) error
 
-// Worker carries out groups, in goroutines of its own, each of which carries out one group at a time. Values that arrive
-// while all are busy make up the next groups.
+// Worker carries out groups in goroutines of its own, one group at a time in each. Values that arrive while all are busy make up the
+// next groups.
 type Worker[T any] struct {
 	run   Run[T]
 	limit int
@@ -62,8 +62,8 @@ func New[T any](concurrency, limit int, run Run[T], alone func(error) bool) *Wor
 	return w
 }
 
-// Do hands value to the worker and returns when its group is over. If ctx ends first, a value that has not been claimed is
-// never carried out; one that has been is waited for.
+// Do hands value to the worker and returns when its group is over. If ctx ends first, Do waits for a value that has been claimed; any
+// other is never carried out.
 func (w *Worker[T]) Do(ctx context.Context, value T) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -111,8 +111,8 @@ func (w *Worker[T]) loop() {
 	}
 }
 
-// gather takes what is queued behind first, up to the limit. It yields first to callers that are about to join the queue:
-// answers are handed out in groups, and so the requests that follow them arrive in groups.
+// gather takes what is queued behind first, up to the limit. Before that, it lets callers run that are about to join the queue: answers
+// go out in groups, so the next requests arrive in groups.
 func (w *Worker[T]) gather(first *item[T]) []*item[T] {
 	runtime.Gosched()
 	group := []*item[T]{first}

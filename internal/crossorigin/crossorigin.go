@@ -1,5 +1,5 @@
 // Package crossorigin lets pages of named origins use an API from a browser (CORS, fetch.spec.whatwg.org). Without it, browsers keep
-// pages of other origins out. It imports nothing of ours but netaddr.
+// pages of other origins out.
 package crossorigin
 
 import (
@@ -13,12 +13,12 @@ import (
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
-// ErrOrigin says that a text is no origin that may be named.
+// ErrOrigin says that a text is not an origin, or one that may not be allowed.
 var ErrOrigin = errors.New("must be an origin as browsers send it, https://app.example.com, or http on this machine: " +
 	"no path, no default port, no wildcard")
 
-// Check returns ErrOrigin unless the text is an origin. Plain http is for this machine: a page that came over a network without TLS can be
-// anybody's.
+// Check returns ErrOrigin unless the text is an origin. Plain http is only for this machine: anybody can forge a page that comes over a
+// network without TLS.
 func Check(origin string) error {
 	u, err := url.Parse(origin)
 	if err != nil || origin != u.Scheme+"://"+u.Host || u.Hostname() == "" || origin != strings.ToLower(origin) || strings.Contains(origin, "*") {
@@ -33,11 +33,11 @@ func Check(origin string) error {
 // maxAge is how long a browser may keep the answer to a preflight, in seconds.
 const maxAge = 600
 
-// Allow returns a handler that answers the preflights of the origins, which have no credential, and marks the answers of next as theirs to
-// read. It allows no cookies: a page sends its credential itself. Without origins it returns next.
+// Allow returns a handler that answers the preflights of the origins and lets their pages read the answers of next. It allows no cookies:
+// a page sends its credential itself. Without origins it returns next.
 func Allow(origins []string, next http.Handler) http.Handler {
 	if len(origins) == 0 {
-		return next // to the library it would mean all
+		return next // the library would allow all origins
 	}
 	return cors.New(cors.Options{
 		AllowedOrigins: origins,

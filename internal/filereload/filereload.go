@@ -30,15 +30,15 @@ type Source[T any] struct {
 	Log *slog.Logger
 }
 
-// Value is a value that files hold. Callers of Get check the files; there is no goroutine. When changed files can't be
-// used, the previous value stays in force and every check reads them again until they can be.
+// Value is a value that files hold. Get checks the files; there is no goroutine. If changed files can't be used, the previous value
+// stays in force, and every check reads the files again until they can.
 type Value[T any] struct {
 	source  Source[T]
 	current atomic.Pointer[T]
 	checked atomic.Pointer[time.Time] // start of the last check
 
 	mu      sync.Mutex    // held during a check; guards the fields below
-	stamps  []fs.FileInfo // of the files that current was read from; nil if a file was missing just before
+	stamps  []fs.FileInfo // of the files that current was read from; nil if a file was missing before the read
 	failure string        // text of the error of the last check, "" if it succeeded; a failure is logged once
 }
 
@@ -52,8 +52,8 @@ func Open[T any](source Source[T]) (*Value[T], error) {
 	return v, nil
 }
 
-// Get returns the value. It checks the files first if the last check was some time ago; while one caller checks, others get
-// the current value at once.
+// Get returns the value. It checks the files first, at most twice a second; while one caller checks, others get the current value at
+// once.
 func (v *Value[T]) Get(ctx context.Context) T {
 	if time.Since(*v.checked.Load()) >= checkInterval && v.mu.TryLock() {
 		_ = v.refreshLocked(ctx) // logged; the previous value stays in force
@@ -118,7 +118,8 @@ func statFiles(files []string) []fs.FileInfo {
 	return stamps
 }
 
-// isUnchanged reports whether a file is the same and has not been written to since. One that replaces another is not the same.
+// isUnchanged reports whether two stamps are of the same file and the file was not written in between. A file that replaces another is
+// not the same.
 func isUnchanged(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }

@@ -1,5 +1,5 @@
-// Package identity names the client at the other end of a connection: the user of a process on this machine, or a name in a
-// client certificate. All listeners read certificates by its rules.
+// Package identity identifies the client at the other end of a connection: by the user of a process on this machine, or by a name in a
+// client certificate.
 package identity
 
 import (
@@ -14,7 +14,7 @@ import (
 	"unicode/utf8"
 )
 
-// Identity is one name of a client. A client may have several.
+// Identity is one name of a client, which may have several.
 type Identity struct {
 	Kind Kind
 	Name string
@@ -23,7 +23,7 @@ type Identity struct {
 // Kind is the kind of an Identity's name.
 type Kind string
 
-// The kinds. Operators write them before the name, as in dns:aikeysd.internal.
+// The kinds of names. Operators write the kind before the name, as in dns:aikeysd.internal.
 const (
 	UID        Kind = "uid" // the number of a user on this machine
 	DNSName    Kind = "dns" // subject alternative names of a certificate
@@ -34,7 +34,7 @@ const (
 // String returns the identity as operators write it.
 func (i Identity) String() string { return string(i.Kind) + ":" + i.Name }
 
-// ErrNoName means that a text is not the name of a certificate.
+// ErrNoName means that a text is not a name in a certificate.
 var ErrNoName = errors.New("must be dns:<name>, uri:<name> or cn:<name>")
 
 // ParseCertificate parses a name in a certificate, as String writes it. Names are compared exactly; there are no wildcards.
@@ -48,13 +48,13 @@ func ParseCertificate(text string) (Identity, error) {
 	return i, nil
 }
 
-// isName reports whether a name can be stored and shown.
+// isName reports whether a text can be stored and shown as a name.
 func isName(name string) bool {
 	return name != "" && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
-// OfCertificate returns the names in the client certificate of a connection, and when the certificate expires. There are no
-// names if no certificate was verified, or if it has expired since the connection was made.
+// OfCertificate returns the names in the client certificate of a connection, and when the certificate expires. It returns no names if
+// no certificate was verified, or if the certificate has expired since the handshake.
 func OfCertificate(connection *tls.ConnectionState, now time.Time) (names []Identity, until time.Time) {
 	if connection == nil || len(connection.VerifiedChains) == 0 {
 		return nil, time.Time{}
@@ -78,8 +78,8 @@ func OfCertificate(connection *tls.ConnectionState, now time.Time) (names []Iden
 	return names, leaf.NotAfter
 }
 
-// rawURIs returns the URIs of a certificate as they are written in it. The parsed ones have lost differences, such as an upper-case
-// scheme or an empty fragment, which are other names here. The certificate has been parsed, so a damaged extension has none.
+// rawURIs returns the URIs of a certificate as they are written in it. Parsing would lose differences, such as an upper-case scheme or an
+// empty fragment, which make other names here.
 func rawURIs(leaf *x509.Certificate) (uris []string) {
 	const uriTag = 6 // of GeneralName in RFC 5280, section 4.2.1.6
 	subjectAltName := asn1.ObjectIdentifier{2, 5, 29, 17}

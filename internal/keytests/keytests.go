@@ -1,5 +1,5 @@
-// Package keytests tests a provider's key: it sends a request that only a good key may make, and judges the answer. The control plane
-// and data planes share it. No result holds any part of a key or of an answer's body.
+// Package keytests tests a provider's key: it sends a request that needs a valid key, and judges the answer. The control plane and data
+// planes share it. No result holds any part of a key or of an answer's body.
 package keytests
 
 import (
@@ -19,14 +19,14 @@ const Timeout = 8 * time.Second
 // maxBody is how much of an answer is read.
 const maxBody = 64 << 10
 
-// Outcome is what a test says of a key.
+// Outcome is the outcome of a key's test.
 type Outcome string
 
 // The outcomes.
 const (
 	Valid       Outcome = "valid"
 	Rejected    Outcome = "rejected"    // the provider said so
-	Unreachable Outcome = "unreachable" // nothing is known
+	Unreachable Outcome = "unreachable" // the test says nothing of the key
 )
 
 // The reasons of outcomes, as the API's document describes them.
@@ -42,7 +42,7 @@ const (
 	ReasonAnyKey         = "any_key"
 )
 
-// Result is an outcome and its reason, which is empty if the outcome says all.
+// Result is an outcome and its reason, which may be empty.
 type Result struct {
 	Outcome Outcome
 	Reason  string
@@ -50,19 +50,19 @@ type Result struct {
 
 // Test is a request that tests a key.
 type Test struct {
-	// Request carries the key. It is to be sent at once, since it may be signed.
+	// Request carries the key. A signed one expires soon.
 	Request *http.Request
-	// MadeUp has the headers of the same request with a key that does not exist; nil sends none. A server that accepts that key, too, says
-	// nothing of the other.
+	// MadeUp has the headers of the same request with a key that does not exist; nil skips this check. If the server accepts that key too,
+	// its answers say nothing about keys.
 	MadeUp http.Header
-	// Rules are the provider's for the answer.
+	// Rules are the provider's rules for the answer.
 	Rules verdict.Rules
-	// Signed is whether the request is signed rather than carries the key. If it is rejected, it is sent a second time: for some seconds
-	// after a wrong secret for the same access key id, AWS may refuse the right one, once (trufflehog's detector).
+	// Signed says that the request is signed instead of carrying the key. If it is rejected, it is sent a second time: for some seconds
+	// after a wrong secret for the same access key id, AWS may refuse the right one once (trufflehog's detector).
 	Signed bool
 }
 
-// Answer is the result of a test, with the status and the Date header of the answer that it follows from: zero and empty without one.
+// Answer is the result of a test, with the status and the Date header of the provider's answer; they are zero and empty without one.
 type Answer struct {
 	Result
 	Status int
@@ -96,7 +96,7 @@ func (t Test) ask(ctx context.Context, send func(*http.Request) (*http.Response,
 	r.Header = header.Clone()
 	r.Close = t.Signed // AWS repeats its refusal on the same connection
 	if r.GetBody != nil {
-		r.Body, _ = r.GetBody() // of a text: it can't fail
+		r.Body, _ = r.GetBody() // can't fail, since the body is a text
 	}
 	res, err := send(r)
 	if err != nil {
@@ -110,7 +110,7 @@ func (t Test) ask(ctx context.Context, send func(*http.Request) (*http.Response,
 	return Answer{judge(t.Rules, res.StatusCode, body), res.StatusCode, res.Header.Get("Date")}
 }
 
-// unanswered returns the result for a request that got no answer. The error may quote the request, so nothing of it is kept.
+// unanswered returns the result for a request without an answer. It drops the error, which may quote the request.
 func unanswered(err error) Result {
 	var timedOut net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timedOut) && timedOut.Timeout() {
@@ -119,7 +119,7 @@ func unanswered(err error) Result {
 	return Result{Unreachable, ReasonNoConnection}
 }
 
-// judge returns the result for an answer. What is not known to mean that the key is good or bad means neither.
+// judge returns the result for an answer. An answer that no rule knows is ReasonUnknown.
 func judge(rules verdict.Rules, status int, body []byte) Result {
 	judged, ruled := rules.Match(status, body)
 	if !ruled {

@@ -17,30 +17,30 @@ import (
 )
 
 const (
-	// strangerIdle is how long a connection stays open without a request if none on it was ever authenticated.
+	// strangerIdle is how long a connection stays open between requests if none of its requests was ever authenticated.
 	strangerIdle = 10 * time.Second
-	// hostShare is the part of a listener's places that strangers from one address may have.
+	// Strangers from one address may have 1/hostShare of a listener's places.
 	hostShare = 4
-	// connectionLife is how long a connection takes requests. After that, the next answer ends it: clients that keep their connections
-	// find other replicas, and show their certificates again.
+	// connectionLife is how long a connection takes requests. After that, the next answer closes it, so that clients which keep their
+	// connections find other replicas, and show their certificates again.
 	connectionLife = time.Hour
 	// shedLogInterval is the least time between two log lines about connections that were closed for newcomers.
 	shedLogInterval = time.Minute
 )
 
-// Connections bounds the connections of a server. Each one is accepted. A stranger is a connection on which no request was
-// authenticated yet. At the bound, the stranger that was quiet for longest is closed for the newcomer. Only when there are no
-// strangers, an authenticated connection without a request goes, and only when all have one, the newcomer.
+// Connections bounds the connections of a server. A stranger is a connection without an authenticated request so far. At the bound, a
+// new connection closes the stranger that was quiet for longest. If there is no stranger, it closes an authenticated connection without
+// a request in flight. If all have one, the new connection is closed.
 type Connections struct {
-	// Max is how many there may be at once; see FileShare. 0 is no bound.
+	// Max is how many connections there may be at once; see FileShare. 0 means no bound.
 	Max int
-	// TrustedProxies bring the connections of many clients: strangers from there are not bounded by address, and may be idle
-	// for as long as others. Those from this machine are not bounded by address either.
+	// TrustedProxies are addresses of proxies, whose connections serve many clients. Strangers from there are not bounded by address, and
+	// may be idle as long as authenticated connections. Strangers from this machine are not bounded by address either.
 	TrustedProxies []netip.Prefix
 }
 
-// FileShare returns how many connections a listener may have that takes one of share equal parts of the files that the
-// process may open, at most maximum. So connections to one listener can't take the files that the rest of the process needs.
+// FileShare returns how many connections a listener may have: a share (1/share) of the files that the process may open, but at most
+// maximum. So one listener's connections can't take the files that the rest of the process needs.
 func FileShare(share uint64, maximum int) int {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
@@ -53,29 +53,29 @@ func connectionLimit(files, share uint64, maximum int) int {
 	return max(1, int(min(files/share, uint64(maximum)))) //nolint:gosec // G115: maximum is positive
 }
 
-// MarkAuthenticated notes that a request was authenticated: its connection, which ctx belongs to, keeps its place.
+// MarkAuthenticated records that the request of ctx was authenticated, so that its connection is no longer a stranger.
 func MarkAuthenticated(ctx context.Context) {
 	if c, ok := ctx.Value(connectionKey{}).(*connection); ok {
 		c.pool.authenticate(c)
 	}
 }
 
-// MarkConnectionAuthenticated is MarkAuthenticated for a server that has the connection, which a listener of Bound accepted.
+// MarkConnectionAuthenticated is MarkAuthenticated for a connection that a listener of Bound has accepted.
 func MarkConnectionAuthenticated(conn net.Conn) {
 	if c := connectionOf(conn); c != nil {
 		c.pool.authenticate(c)
 	}
 }
 
-// Bound returns a listener whose connections are bounded as those of a Server are, for a server that is not net/http's.
-// Strangers stay open until the bound is reached. Without strangers, the connection that was marked longest ago makes room.
+// Bound returns a listener with the bound of a Server's connections, for a server that is not net/http's. Strangers may be idle. If
+// there is no stranger, the connection that was marked longest ago makes room.
 func Bound(listener net.Listener, cfg Connections, log *slog.Logger) net.Listener {
 	return newPool(listener, cfg, log)
 }
 
 type connectionKey struct{}
 
-// connectionOf returns what the pool knows of a connection of net/http.
+// connectionOf returns the pool's connection behind a connection of net/http, or nil.
 func connectionOf(c net.Conn) *connection {
 	if secure, ok := c.(interface{ NetConn() net.Conn }); ok { // of TLS
 		c = secure.NetConn()
@@ -84,21 +84,21 @@ func connectionOf(c net.Conn) *connection {
 	return own
 }
 
-// pool is a listener, and the connections that it has accepted.
+// pool is a listener and the connections that it has accepted.
 type pool struct {
 	net.Listener
 	Connections
 	maxOfHost   int
-	isPlainHTTP bool // whether requests can be followed in what connections read
+	isPlainHTTP bool // what connections read is HTTP, so framing can parse it
 	log         *slog.Logger
 
 	mu        sync.Mutex
 	open      int
 	strangers list.List                 // *connection, the one that was quiet for longest first
-	ofHosts   map[netip.Addr]*list.List // :: netaddr.Host → its strangers in the same order; exempt addresses are missing
+	ofHosts   map[netip.Addr]*list.List // :: netaddr.Host → its strangers in the same order; without exempt addresses
 	resting   list.List                 // authenticated *connection without a request, the one that rests for longest first
 	shed      int                       // connections closed for newcomers since the last log line
-	logged    time.Time                 // when that was written
+	logged    time.Time                 // time of that line
 }
 
 func newPool(listener net.Listener, cfg Connections, log *slog.Logger) *pool {
@@ -107,21 +107,21 @@ func newPool(listener net.Listener, cfg Connections, log *slog.Logger) *pool {
 	}
 }
 
-// connection is one that a pool has accepted. The pool's mu guards its fields.
+// connection is a connection that a pool has accepted. The pool's mu guards its fields.
 type connection struct {
 	net.Conn
 	pool    *pool
-	host    netip.Addr // zero if the address has no bound
+	host    netip.Addr // the zero Addr if the address has no bound
 	isProxy bool
 
 	gone, authenticated, busy bool
 	place, placeOfHost        *list.Element // in strangers or resting, and in ofHosts
-	idle                      *time.Timer   // closes a stranger without requests; nil before the first one has ended
+	idle                      *time.Timer   // closes an idle stranger; nil before its first request has ended
 	framing                   framing
 	accepted                  time.Time
 }
 
-// checkConnection answers 400 to ambiguous requests, and closes their connection. It closes one whose life has ended with the answer.
+// checkConnection answers 400 to ambiguous requests and closes their connection. It also closes connections after connectionLife.
 func checkConnection(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, ok := r.Context().Value(connectionKey{}).(*connection)
@@ -162,7 +162,7 @@ func (p *pool) newConnection(accepted net.Conn) *connection {
 	return c
 }
 
-// admit gives a place to a new connection, and takes it from another if need be. It reports whether there is one.
+// admit gives a place to a new connection, if necessary another's. It reports whether there was one.
 func (p *pool) admit(c *connection) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -256,7 +256,7 @@ func (p *pool) authenticate(c *connection) {
 	}
 }
 
-// follow is for http.Server.ConnState.
+// follow is the http.Server.ConnState.
 func (p *pool) follow(conn net.Conn, state http.ConnState) {
 	c := connectionOf(conn)
 	if c == nil || state == http.StateNew || state == http.StateClosed {

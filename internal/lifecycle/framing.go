@@ -7,23 +7,22 @@ import (
 	"sync/atomic"
 )
 
-// framing follows the requests on an HTTP/1 connection to find one whose end two servers may see in different places
-// (RFC 9112, section 11.2): with Transfer-Encoding and Content-Length, with Transfer-Encoding in HTTP/1.0, or with a folded
-// header. net/http accepts these, and its handlers can't see them. A request that net/http refuses need not be followed: the
-// connection ends with it.
+// framing parses the requests on an HTTP/1 connection to find one whose end two servers may see in different places (RFC 9112,
+// section 11.2): with Transfer-Encoding and Content-Length, with Transfer-Encoding in HTTP/1.0, or with a folded header. net/http
+// accepts these, and handlers can't recognize them. Requests that net/http refuses do not matter, since they end the connection.
 type framing struct {
 	part part
-	line []byte // the line that is being read, at most maxFramingLine bytes of it
+	line []byte // the line that is being read, shortened to its ends
 	left int64  // bytes of the body or the chunk to skip
 
 	isOld, isChunked, hasLength bool // of the head
 	length                      int64
 
-	ambiguous atomic.Bool // whether a request is
-	stopped   atomic.Bool // whether the rest of the connection is no HTTP/1
+	ambiguous atomic.Bool // set once a request is ambiguous
+	stopped   atomic.Bool // set once the rest of the connection is not HTTP/1
 }
 
-// part is where in a request the connection is.
+// part is the part of a request that is being read.
 type part int
 
 const (
@@ -35,7 +34,7 @@ const (
 	trailerLine
 )
 
-// maxFramingLine is how much is kept of a line: request lines and the headers above have their meaning at an end of it.
+// maxFramingLine bounds how many bytes are kept of each end of a line. What matters of request lines and headers is at an end.
 const maxFramingLine = 256
 
 func (f *framing) stop() { f.stopped.Store(true) }
@@ -63,7 +62,7 @@ func (f *framing) add(read []byte) {
 	}
 }
 
-// keep adds to the line: its first bytes, and for a longer one the last ones in place of those before.
+// keep appends text to the line. Of a long line, it keeps the first and the last maxFramingLine bytes.
 func (f *framing) keep(text []byte) {
 	f.line = append(f.line, text[:min(len(text), maxFramingLine)]...)
 	if len(text) > maxFramingLine {

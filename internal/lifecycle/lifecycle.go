@@ -1,6 +1,5 @@
-// Package lifecycle runs a server program: it starts the program's parts, stops them in order when the program is told to,
-// gives requests in flight time to end, and closes what the program has opened. It also has the HTTP server and the handler
-// for operators that all of our programs use.
+// Package lifecycle runs a server program: it starts the program's parts, stops them in order, gives requests in flight time to end,
+// and closes what the program has opened. It also has the HTTP server and the operators' handler of all our programs.
 package lifecycle
 
 import (
@@ -14,11 +13,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// minDrain is the time that a part has to end even if the parts that stopped before it used up the drain timeout.
+// minDrain is the time that a part gets to end, even if the parts before it have used up the drain timeout.
 const minDrain = time.Second
 
-// Part is something that a program runs. It works until stop is done, and then finishes what is in flight. When cut is
-// done, it abandons the rest. An error before stop is done stops the whole program; returning nil does not.
+// Part is a part of a program. It works until stop is done, and then finishes what is in flight. When cut is done, it abandons the
+// rest. An error before stop is done stops the whole program; returning nil does not.
 type Part func(stop, cut context.Context) error
 
 // Task returns a part that ends soon after its context is done.
@@ -28,16 +27,16 @@ func Task(run func(ctx context.Context) error) Part {
 
 // Program is a server program. Ops and Log are required.
 type Program struct {
-	// Stages are the program's parts. All start together. The parts of one stage stop together, when those of the stage
-	// before have ended.
+	// Stages has the program's parts. All start together. The parts of a stage stop together, after those of the stage before
+	// have ended.
 	Stages [][]Part
 	// Ops answers probes until all stages have ended, so that probes see that the program is draining.
 	Ops Part
 	// DrainTimeout is how long all stages together may take to end. After that, requests in flight are cut.
 	DrainTimeout time.Duration
-	// OnDrain is called when the program begins to stop, before any part is stopped. It is optional.
+	// OnDrain is called when the program begins to stop, before any part stops. It is optional.
 	OnDrain func()
-	// Closers are closed last.
+	// Closers are called last.
 	Closers Closers
 	Log     *slog.Logger
 }
@@ -78,14 +77,14 @@ func (p *Program) Run(ctx context.Context) error {
 	return err
 }
 
-// stage is a group of parts that run.
+// stage is a group of running parts.
 type stage struct {
 	parts errgroup.Group
 	stop  context.CancelFunc
 	cut   context.CancelCauseFunc
 }
 
-// start starts parts, which outlive ctx. The first of them to fail ends the program through fail.
+// start starts parts, which outlive ctx. The first failure ends the program through fail.
 func start(ctx context.Context, fail context.CancelCauseFunc, parts []Part) *stage {
 	s := &stage{}
 	base := context.WithoutCancel(ctx)
@@ -114,13 +113,13 @@ func (s *stage) end(within time.Duration) error {
 	return s.parts.Wait()
 }
 
-// Closers are what a program closes at its end, in reverse order.
+// Closers are the functions that close what a program has opened.
 type Closers []func() error
 
-// Add adds a function to call.
+// Add adds a function.
 func (c *Closers) Add(closer func() error) { *c = append(*c, closer) }
 
-// AddListener adds a listener, in case that no server gets to close it.
+// AddListener adds a listener, in case no server closes it.
 func (c *Closers) AddListener(listener net.Listener) {
 	c.Add(func() error {
 		_ = listener.Close() // closed already, if its server has run

@@ -9,14 +9,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// maxScrapes is how many scrapes of the metrics are answered at once.
+// maxScrapes bounds concurrent scrapes of the metrics.
 const maxScrapes = 4
 
-// Readiness reports whether a program can serve requests, and a JSON value that says why. Many goroutines call it at once.
+// Readiness reports whether a program can serve requests, and returns a JSON value that says why. It must be safe for concurrent use.
 type Readiness func(ctx context.Context) (ready bool, why any)
 
-// NewOpsHandler returns a handler for operators. It answers /healthz with 200 while the process lives, /readyz with 200 or
-// 503 and what readiness returned, and /metrics. It requires no authentication and reveals no secret.
+// NewOpsHandler returns the handler for operators. It answers /healthz with 200, /readyz with 200 or 503 and what readiness returned, and
+// /metrics. It requires no authentication and reveals no secret.
 func NewOpsHandler(metrics prometheus.Gatherer, readiness Readiness) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -14,10 +14,10 @@ import (
 	"syscall"
 )
 
-// ErrAddressTaken means that another program listens on the address.
+// ErrAddressTaken says that another program listens on the address.
 var ErrAddressTaken = errors.New("another program listens there already")
 
-// Listen binds a TCP address, host:port. Port 0 is any free port. The error wraps ErrAddressTaken if that is the cause.
+// Listen binds a TCP address, host:port. Port 0 means any free port. If another program listens there, the error is ErrAddressTaken.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
@@ -47,15 +47,15 @@ type ServerConfig struct {
 	// TLS makes the server speak HTTPS only; nil is plain HTTP.
 	TLS *tls.Config
 	Log *slog.Logger
-	// Upgraded counts the requests that took over their connection. net/http does not wait for those; Shutdown does. Nil is
-	// for a server that upgrades none.
+	// Upgraded counts the requests that have taken over their connection. net/http does not wait for those; Shutdown does. Nil is
+	// for a server without any.
 	Upgraded *sync.WaitGroup
-	// OnHandshakeError is called with the client's address and the cause when a TLS handshake fails, both as net/http
-	// words them. If nil, failed handshakes are logged for debugging only: every port scan causes some.
+	// OnHandshakeError is called with net/http's text when a TLS handshake fails: the client's address and the cause. If nil,
+	// failed handshakes are only logged for debugging, since every port scan causes some.
 	OnHandshakeError func(ctx context.Context, text string)
 }
 
-// NewServer returns a server that does not answer yet. Connections wait in its listener.
+// NewServer returns a server that does not answer yet. Connections wait in the listener.
 func NewServer(cfg ServerConfig) *Server {
 	requests, cut := context.WithCancel(context.Background())
 	pool := newPool(cfg.Listener, cfg.Connections, cfg.Log)
@@ -102,7 +102,7 @@ func (s *Server) Run(stop, cut context.Context) error {
 	return errors.Join(s.Shutdown(cut), <-served)
 }
 
-// Serve answers requests. It returns nil as soon as Shutdown is called; Shutdown is what to wait for.
+// Serve answers requests. It returns nil as soon as Shutdown is called, before Shutdown returns.
 func (s *Server) Serve() error {
 	listener := s.listener
 	if s.tls != nil {
@@ -116,8 +116,8 @@ func (s *Server) Serve() error {
 	return errors.Join(fmt.Errorf("serve %s: %w", s.URL(), err), s.http.Close())
 }
 
-// Shutdown takes no more connections and returns when the requests in flight have been answered, those with an upgraded
-// connection among them. When ctx is done it cuts the rest, and returns the cause of ctx.
+// Shutdown accepts no more connections, and returns when the requests in flight and the upgraded connections have ended. When ctx is
+// done, it cuts the rest and returns the cause of ctx.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.cut()
 	err := s.http.Shutdown(ctx)
@@ -149,8 +149,8 @@ func waitFor(ctx context.Context, group *sync.WaitGroup) error {
 	}
 }
 
-// errorLog receives net/http's own messages. Some of them quote what a client sent or what a handler panicked with, so only
-// the kind of message is logged.
+// errorLog receives net/http's own messages. It logs only the kind of a message, since some quote what a client sent or what a handler
+// panicked with.
 type errorLog struct {
 	log              *slog.Logger
 	onHandshakeError func(ctx context.Context, text string) // nil logs at debug level

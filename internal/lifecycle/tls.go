@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// tlsListener completes the TLS handshakes of a pool's connections. net/http could do so itself, but then nothing sees what an
-// HTTP/1 client sent before net/http has read it.
+// tlsListener completes the TLS handshakes of a pool's connections. If net/http did so, nothing could see what an HTTP/1 client sends
+// before net/http reads it.
 type tlsListener struct {
 	net.Listener
 	config    *tls.Config
@@ -41,24 +41,24 @@ func (l *tlsListener) acceptAll() {
 	for l.accepting.Err() == nil {
 		conn, err := l.Listener.Accept()
 		if err != nil {
-			l.pass(accepted{err: err}) // waits as long as net/http does after an error
+			l.pass(accepted{err: err}) // blocks while net/http pauses after an error
 			continue
 		}
 		go l.handshake(conn)
 	}
 }
 
-// handshake passes a connection on after its handshake. If that failed, net/http gets the same error from the connection: it
-// logs it, and answers clients that speak plain HTTP.
+// handshake passes a connection on after its handshake. If the handshake failed, net/http gets the same error from the connection, logs
+// it, and answers clients that speak plain HTTP.
 func (l *tlsListener) handshake(conn net.Conn) {
-	defer func() { // as net/http does, so that one client's handshake can't end the process
+	defer func() { // like net/http, so that one client's handshake can't end the process
 		if recover() != nil {
 			l.log.Print("http: panic serving a TLS handshake")
 			_ = conn.Close()
 		}
 	}()
 	secure := tls.Server(conn, l.config)
-	_ = conn.SetDeadline(time.Now().Add(l.timeout)) // fails only on a connection that is closed
+	_ = conn.SetDeadline(time.Now().Add(l.timeout)) // fails only on a closed connection
 	err := secure.HandshakeContext(l.accepting)
 	_ = conn.SetDeadline(time.Time{})
 	if own := connectionOf(conn); err == nil && secure.ConnectionState().NegotiatedProtocol != "h2" {
@@ -94,7 +94,7 @@ func (l *tlsListener) Close() error {
 	return l.Listener.Close()
 }
 
-// secureConnection is an HTTP/1 connection over TLS whose requests are followed.
+// secureConnection is an HTTP/1 connection over TLS, whose framing is checked.
 type secureConnection struct {
 	*tls.Conn
 	own *connection

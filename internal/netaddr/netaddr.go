@@ -1,4 +1,4 @@
-// Package netaddr answers questions about network addresses: is it this machine, and which client does a request come from?
+// Package netaddr answers questions about network addresses: is it this machine, and which client sent a request?
 package netaddr
 
 import (
@@ -8,8 +8,7 @@ import (
 	"strings"
 )
 
-// IsLoopback reports whether a host, a name or an address without a port, is this machine by its name or loopback address.
-// Keys may travel to such hosts without TLS.
+// IsLoopback reports whether a host, without a port, is localhost or a loopback address. Keys may travel to such hosts without TLS.
 func IsLoopback(host string) bool {
 	address, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && address.IsLoopback()
@@ -31,12 +30,13 @@ func Parse(text string) netip.Addr {
 	return address.Unmap().WithZone("")
 }
 
-// Client returns the address of the client that sent a request: that of the peer or, if the peer is a trusted proxy, the
-// nearest address in its X-Forwarded-For headers that is not one. A peer on a unix socket is trusted: see unixsocket.
+// Client returns the address of the client that sent a request: the peer's or, if the peer is a trusted proxy, the last address in its
+// X-Forwarded-For headers that is not a trusted proxy. A peer on a unix socket, which unixsocket.PeerAddr names, is trusted.
 func Client(peer string, forwardedFor []string, trusted []netip.Prefix) netip.Addr {
 	address := Parse(peer)
 	isTrusted := func() bool {
-		return strings.HasPrefix(peer, "uid ") && !address.IsValid() || slices.ContainsFunc(trusted, func(proxies netip.Prefix) bool { return proxies.Contains(address) })
+		return strings.HasPrefix(peer, "uid ") && !address.IsValid() ||
+			slices.ContainsFunc(trusted, func(proxies netip.Prefix) bool { return proxies.Contains(address) })
 	}
 	hops := strings.Split(strings.Join(forwardedFor, ","), ",")
 	for i := len(hops) - 1; i >= 0 && isTrusted(); i-- {
@@ -49,8 +49,8 @@ func Client(peer string, forwardedFor []string, trusted []netip.Prefix) netip.Ad
 	return address
 }
 
-// Host returns what limits by address count as one client: an IPv4 address, or the /64 network of an IPv6 address, which one
-// host usually has to itself.
+// Host returns the address that limits count as one client: an IPv4 address, or the /64 network of an IPv6 address, which usually
+// belongs to one host.
 func Host(address netip.Addr) netip.Addr {
 	if address.Is6() {
 		if network, err := address.Prefix(64); err == nil {

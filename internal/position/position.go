@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// Position is a set of transactions: all below Xmin, none from Xmax on, and of those between all but the ones in Open.
-// A single number would not do, since transactions commit out of order.
+// Position is a set of transactions: all below Xmin, none from Xmax on, and all in between but those in Open. A single number is not
+// enough, since transactions commit out of order.
 type Position struct {
 	Xmin, Xmax int64
 	// Open holds the transactions that were still running, in no particular order.
 	Open []int64
 }
 
-// timelineBit is the bit of a transaction's number from which on its timeline counts. A PostgreSQL server begins a timeline when it
-// is promoted, and numbers what follows as if nothing had happened elsewhere since; so its own count alone does not say which
-// transaction is meant. Below that bit, there is room for a trillion transactions.
+// timelineBit is the first bit of the timeline in a transaction's number; below it is room for a trillion transactions. A PostgreSQL
+// server begins a new timeline when it is promoted, and may reuse numbers that the former primary has given out. So a transaction's
+// own number does not identify it.
 const timelineBit = 40
 
-// OnTimeline returns the position whose numbers count within a timeline (1, 2, …) as one that no other timeline shares.
+// OnTimeline adds a timeline (1, 2, …) to the numbers of a position, so that they are unique among all timelines.
 func (p Position) OnTimeline(timeline int64) Position {
 	base := (timeline - 1) << timelineBit
 	moved := Position{Xmin: p.Xmin + base, Xmax: p.Xmax + base, Open: slices.Clone(p.Open)}
@@ -37,10 +37,10 @@ func (p Position) SameTimeline(q Position) bool {
 	return (p.Xmax-1)>>timelineBit == (q.Xmax-1)>>timelineBit
 }
 
-// ErrInvalid is returned for a text that is not a position.
+// ErrInvalid says that a text is not a position.
 var ErrInvalid = errors.New("not a position")
 
-// maxOpen bounds the list of a position. A server has no more transactions running than it has connections.
+// maxOpen bounds Position.Open. A server runs at most as many transactions as it has connections.
 const maxOpen = 10_000
 
 // Parse reads the text of a PostgreSQL pg_snapshot, <xmin>:<xmax>:<open>,<open>…
@@ -70,7 +70,7 @@ func Parse(text string) (Position, error) {
 	return p, nil
 }
 
-// ParseTx reads a transaction's number, which has no sign.
+// ParseTx reads a transaction's number.
 func ParseTx(text string) (int64, bool) {
 	tx, err := strconv.ParseUint(text, 10, 63)
 	return int64(tx), err == nil
@@ -95,7 +95,7 @@ func (p Position) Contains(tx int64) bool {
 	return tx < p.Xmin || (tx < p.Xmax && !slices.Contains(p.Open, tx))
 }
 
-// Before returns those of the set that are below tx.
+// Before returns the transactions of the set that are below tx.
 func (p Position) Before(tx int64) Position {
 	if tx >= p.Xmax {
 		return p

@@ -1,9 +1,9 @@
 // Package problem turns errors into problem documents (RFC 9457). A document's text comes from a table or from an Error, never
 // from another error's text, so no error can leak what it quotes.
 //
-// Each API owns a Table, which maps the errors of the packages below it to statuses, codes and texts, beside its handlers in
-// a file problems.go. impl/httpapi adds the rows that all APIs share: see its function Problems. An API that has no document
-// of impl/httpapi builds its Table alone; its last row must be the internal error, which answers for everything unknown:
+// Each API has a Table in a file problems.go beside its handlers. The table maps errors to statuses, codes and texts. For an API of
+// impl/httpapi, httpapi.Problems adds the rows that all APIs share. Any other table ends with the row of the internal error, which
+// answers for unknown errors:
 //
 //	var problems = problem.Table{
 //		{Err: errNoCredential, Status: 401, Code: "unauthenticated", Slug: "no-credential", Title: "…", Detail: "…"},
@@ -29,7 +29,7 @@ import (
 // ContentType is the media type of a problem document (RFC 9457, section 3).
 const ContentType = "application/problem+json"
 
-// ErrInvalid says that an argument of the request is not as the method wants it. Each table has a row for it.
+// ErrInvalid says that an argument of the request is invalid. Each table has a row for it.
 var ErrInvalid = errors.New("invalid argument")
 
 // Row is the answer to an error.
@@ -82,7 +82,7 @@ func (t Table) FindStatus(status int) Row {
 	return t[len(t)-1]
 }
 
-// Document returns the document for err, with the fields and the detail that it has. An error of the service itself has neither.
+// Document returns the document for err, with err's fields and detail unless it is an error of the service itself.
 func (t Table) Document(err error, requestID string) Document {
 	doc := t.Find(err).Document(requestID)
 	var detailed *Error
@@ -95,7 +95,7 @@ func (t Table) Document(err error, requestID string) Document {
 // Type is a type of problem with everything that the tables say about it.
 type Type struct {
 	Row
-	// Details are the texts that come with the type; the cause decides which.
+	// Details are the detail texts of the type's rows.
 	Details []string
 }
 
@@ -163,7 +163,7 @@ func Encode(w io.Writer, doc any) error {
 type Error struct {
 	Kind   error // the sentinel that it wraps
 	Fields []Field
-	// Detail replaces the row's if it is not empty. It may hold only what the caller may read.
+	// Detail replaces the row's if it is not empty. The caller reads it.
 	Detail string
 }
 

@@ -9,22 +9,22 @@ import (
 )
 
 const (
-	// suspectLookUps is how many look-ups a second an address may cause that is over its limit of failures, and
-	// allSuspectLookUps how many all of them may.
+	// A suspect is an address over its limit of failures. suspectLookUps is how many look-ups a second one suspect may cause,
+	// allSuspectLookUps how many all of them together may.
 	suspectLookUps    = 5
 	allSuspectLookUps = 100
-	// maxSuspects is how many of their credentials of each kind are looked up at a time, and suspectPatience how long another
-	// waits for its turn.
+	// maxSuspects is how many credentials of suspects are looked up at a time, for each kind of credential; others wait for at most
+	// suspectPatience.
 	maxSuspects     = 2
 	suspectPatience = 2 * time.Second
 )
 
-// Guesses limits the wrong credentials that an address may send, and what each costs once it is over that limit. A nil
-// Guesses limits nothing.
+// Guesses limits how many wrong credentials an address may send, and how many look-ups it may cause once it is over that limit. A
+// nil Guesses limits nothing.
 type Guesses struct {
 	failures, lookUps, reports *Limiter[netip.Addr]
 	all                        *rate.Limiter
-	places                     [2]chan struct{} // by kind: API keys, JWTs
+	places                     [2]chan struct{} // for API keys and for JWTs
 	onRefusal                  func(ctx context.Context, address netip.Addr, isFirst bool)
 }
 
@@ -47,8 +47,8 @@ func (g *Guesses) IsSuspect(address netip.Addr) bool {
 	return g != nil && g.failures.Exhausted(address)
 }
 
-// Begin takes a place for the look-up of a suspect's credential, which is a JWT or not: JWTs wait for their issuer, and must
-// not delay others. If it is not allowed, release is nil; the error is that of ctx, if that has ended.
+// Begin takes a place for the look-up of a suspect's credential. JWTs have places of their own, since they wait for their issuer. If
+// the look-up is refused, release is nil; err is ctx's error, if ctx ended.
 func (g *Guesses) Begin(ctx context.Context, address netip.Addr, isJWT bool) (release func(), err error) {
 	if !g.lookUps.Allow(address) || !g.all.Allow() {
 		g.refuse(ctx, address)

@@ -1,4 +1,4 @@
-// Package ratelimit limits how often something may happen, for each of many keys: a user, or an address.
+// Package ratelimit limits how often something may happen for each of many keys, such as users or addresses.
 package ratelimit
 
 import (
@@ -11,15 +11,15 @@ import (
 // Rate is how often something may happen. A PerSecond of zero or less sets no limit.
 type Rate struct {
 	PerSecond float64
-	// Burst is how many may come at once; zero means two seconds' worth, and at least one.
+	// Burst is how many may come at once; zero means two seconds' worth, but at least one.
 	Burst int
 }
 
 // maxKeys bounds the memory of a Limiter: about 200 bytes a key.
 const maxKeys = 50_000
 
-// Limiter counts for each key on its own. It keeps a bounded number of keys, and evicts those used least. It is safe for
-// concurrent use. A nil Limiter sets no limit.
+// Limiter counts for each key on its own. It keeps a bounded number of keys, and evicts the least used. It is safe for concurrent
+// use. A nil Limiter sets no limit.
 type Limiter[K comparable] struct {
 	rate    rate.Limit
 	burst   int
@@ -54,7 +54,7 @@ type Quota struct {
 	Reset int
 }
 
-// Take counts one for the key, as Allow does, and also returns what is left then.
+// Take is Allow, and also returns what is left afterwards.
 func (l *Limiter[K]) Take(key K) (left Quota, ok bool) {
 	if l == nil {
 		return Quota{}, true

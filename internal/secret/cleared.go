@@ -5,12 +5,12 @@ import (
 	"unsafe"
 )
 
-// minBlock is the size from which an object has a block of memory to itself. The runtime puts smaller ones without pointers into blocks
-// that they share (runtime.SetFinalizer).
+// minBlock is the size in bytes from which an object has a block of memory of its own. Smaller objects without pointers share blocks,
+// for which finalizers may not run (runtime.SetFinalizer).
 const minBlock = 16
 
-// Cleared returns the parts, joined, in memory of their own, which is overwritten with zeros when nothing refers to it any more. That
-// is after the next garbage collection, which comes at least every two minutes. Copies that others make of the text are theirs.
+// Cleared joins the parts in memory that is zeroed once nothing refers to it: after the next garbage collection, which comes at least
+// every two minutes. It does not zero copies of the text.
 func Cleared[T string | []byte](parts ...T) string {
 	n := 0
 	for _, part := range parts {

@@ -1,19 +1,16 @@
-// Package secret has the type of the fields that a document marks x-secret. The generated code of all documents uses it.
+// Package secret has types whose values do not print. The generated code of all documents uses Text for fields marked x-secret.
 package secret
 
 import (
 	"encoding/json"
-	"fmt"
-	"io"
-	"log/slog"
 	"unicode/utf8"
 )
 
-const redacted = "[redacted]"
-
-// Text is the value of a field that a document marks x-secret. It is sent as it is and prints as [redacted] everywhere else,
-// so that a request in a log or an error does not show it. The zero value is empty.
+// Text is the value of a field that a document marks x-secret. JSON has it in clear; it prints and logs as "[redacted]", so that a
+// request in a log or an error does not show it. The zero value is empty.
 type Text struct {
+	Redacted
+
 	// text is a closure because fmt prints unexported fields of a struct without calling their methods. It follows strings
 	// and pointers, but prints only the address of a func.
 	text func() string
@@ -30,7 +27,7 @@ func (s Text) Reveal() string {
 	return s.text()
 }
 
-// MarshalJSON implements json.Marshaler. It does not redact: it is what sends the text.
+// MarshalJSON implements json.Marshaler. It does not redact, since requests and answers carry the text.
 func (s Text) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -47,8 +44,8 @@ func (s *Text) UnmarshalJSON(wire []byte) error {
 	return nil
 }
 
-// plainString returns what is between the quotes of a JSON string in ASCII without escapes. It shares the memory of wire, so that no
-// copy is left behind.
+// plainString returns the text of a JSON string that is ASCII without escapes. It shares the memory of wire, so that no copy is left
+// behind.
 func plainString(wire []byte) (plain []byte, ok bool) {
 	if len(wire) < 2 || wire[0] != '"' || wire[len(wire)-1] != '"' {
 		return nil, false
@@ -61,12 +58,3 @@ func plainString(wire []byte) (plain []byte, ok bool) {
 	}
 	return plain, true
 }
-
-// Format prints [redacted] for every verb.
-func (Text) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
-
-// String returns [redacted].
-func (Text) String() string { return redacted }
-
-// LogValue returns [redacted].
-func (Text) LogValue() slog.Value { return slog.StringValue(redacted) }

@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// nonBlocking keeps the opening of a named pipe from waiting for a writer. It does not affect a regular file.
+// nonBlocking keeps open from waiting for the writer of a named pipe. It does not affect regular files.
 const nonBlocking = syscall.O_NONBLOCK
 
-// ownerOf returns the number of the user to whom a file belongs.
+// ownerOf returns the number of the user who owns a file.
 func ownerOf(info fs.FileInfo) (uid int, known bool) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

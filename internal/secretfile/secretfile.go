@@ -1,5 +1,5 @@
-// Package secretfile reads the files that hold credentials: keysets, tokens, private keys, passwords, lists of clients. It refuses
-// those that other users can read or change. All programs read them by its rules.
+// Package secretfile reads files that hold credentials: keysets, tokens, private keys, passwords, lists of clients. It refuses files
+// that other users can read or change.
 package secretfile
 
 import (
@@ -10,26 +10,25 @@ import (
 	"os"
 )
 
-// ErrInsecure says that others than the user of this process can read or change the file. The text names the file and says what
-// to do; it quotes nothing of the content.
+// ErrInsecure says that users other than that of this process can read or change the file. The text names the file and says what to
+// do; it does not quote the file.
 var ErrInsecure = errors.New("insecure file")
 
 // ErrTooLarge says that a file is larger than MaxLen.
 var ErrTooLarge = errors.New("file has more than 1 MiB")
 
-// MaxLen is the most that Read accepts, in bytes.
+// MaxLen is the size of the largest file that Read accepts, in bytes.
 const MaxLen = 1 << 20
 
-// Read returns what a file holds, if only the right users can access it: it is a regular file of the user of this process without
-// permissions for others, or a file of root that nobody but root can change and at most its group can read. That is how Kubernetes
-// mounts a Secret for the group of a pod (fsGroup), and how Debian keeps private keys. A symbolic link is followed, and the file at
-// its end must meet the rule; the modes of folders are not looked at.
+// Read reads a file, if only the right users can access it. It must be a regular file that belongs to the user of this process and gives
+// others no permissions, or a file of root that only root can change and only its group can read. Kubernetes mounts a Secret in this way
+// for the group of a pod (fsGroup), and Debian keeps private keys so. Read follows symbolic links, and ignores the modes of folders.
 func Read(path string) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|nonBlocking, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = file.Close() }() // it is only read
+	defer func() { _ = file.Close() }() // it was only read
 	info, err := file.Stat()            // of the open file: the path may name another by now
 	if err != nil {
 		return nil, err
@@ -43,7 +42,7 @@ func Read(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, MaxLen))
 }
 
-// Check returns the error that Read would return for the file's kind, owner or mode, without reading it.
+// Check returns the error that Read would return for the file's kind, owner or mode. It does not read the file.
 func Check(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -52,19 +51,15 @@ func Check(path string) error {
 	return check(path, info, os.Geteuid())
 }
 
-// check returns ErrInsecure unless the file meets the rule for a process of the user uid.
+// check returns ErrInsecure unless a process of the user uid may read the file.
 func check(path string, info fs.FileInfo, uid int) error {
-	const (
-		group, groupRead, others = 0o070, 0o040, 0o007
-
-		root = 0
-	)
+	const group, groupRead, others, root = 0o070, 0o040, 0o007, 0
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%w: %q is not a regular file", ErrInsecure, path)
 	}
 	owner, known := ownerOf(info)
 	if !known {
-		return nil // a system whose modes say nothing
+		return nil // on this system, modes say nothing
 	}
 	switch mode := info.Mode().Perm(); {
 	case owner == uid && mode&(group|others) != 0:

@@ -14,10 +14,10 @@ import (
 	"github.com/agentrouter/aikeys/internal/secretfile"
 )
 
-// Pair is a certificate chain with its private key. It is read again when its files change.
+// Pair is a certificate chain with its private key, read again when the files change.
 type Pair = filereload.Value[*tls.Certificate]
 
-// Pool is a set of certificate authorities. It is read again when its file changes.
+// Pool is a set of certificate authorities, read again when the file changes.
 type Pool = filereload.Value[*x509.CertPool]
 
 // OpenPair reads a certificate chain and its private key. The log calls the pair by name.
@@ -59,15 +59,16 @@ func ReadPair(certFile, keyFile string) (*tls.Certificate, error) {
 
 // ReadPool reads the certificates of authorities once.
 func ReadPool(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s holds no certificate in PEM", file)
+	return pool, addCertificates(pool, file)
+}
+
+func addCertificates(pool *x509.CertPool, file string) error {
+	text, err := os.ReadFile(file)
+	if err == nil && !pool.AppendCertsFromPEM(text) {
+		err = fmt.Errorf("%s holds no certificate in PEM", file)
 	}
-	return pool, nil
+	return err
 }
 
 // AddToSystemPool returns the authorities that this machine trusts, and those of a file, which it reads once.
@@ -76,11 +77,7 @@ func AddToSystemPool(file string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(file)
-	if err == nil && !pool.AppendCertsFromPEM(text) {
-		err = fmt.Errorf("%s holds no certificate in PEM", file)
-	}
-	return pool, err
+	return pool, addCertificates(pool, file)
 }
 
 // ServerConfig returns the TLS configuration of a server that asks clients for no certificate.
@@ -94,8 +91,8 @@ func ServerConfig(own *Pair) *tls.Config {
 }
 
 // MutualConfig returns the TLS configuration of a server that asks clients for a certificate of the given authorities. A
-// certificate of any other authority ends the connection; whether a client must have one depends on policy. Sessions are
-// not resumed, so every connection is checked against the authorities as they are now.
+// certificate of another authority ends the connection; policy says whether a client must have one. Sessions are not
+// resumed, so that every connection is checked against the current authorities.
 func MutualConfig(own *Pair, clients *Pool, policy tls.ClientAuthType, minVersion uint16, protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: minVersion,
@@ -109,15 +106,15 @@ func MutualConfig(own *Pair, clients *Pool, policy tls.ClientAuthType, minVersio
 	}
 }
 
-// ClientCertificate is the GetClientCertificate of a client that authenticates with own.
+// ClientCertificate returns the GetClientCertificate of a client that authenticates with own.
 func ClientCertificate(own *Pair) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	return func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return own.Get(request.Context()), nil
 	}
 }
 
-// ClientConfig returns the TLS configuration of a client that authenticates with own and trusts the given authorities
-// alone. It holds for one connection: a renewed certificate needs a new call.
+// ClientConfig returns the TLS configuration of a client that authenticates with own and trusts only the given authorities.
+// It is for one connection: a renewed certificate needs a new call.
 func ClientConfig(ctx context.Context, own *Pair, authorities *Pool, serverName string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, ServerName: serverName,

@@ -10,18 +10,18 @@ import (
 // ErrNoPeerCredentials means that the user of the process at the other end of a connection can't be determined.
 var ErrNoPeerCredentials = errors.New("peer credentials are not available")
 
-// peerAddr is the address of the other end of a unix socket: the user of the process there when it connected, according to the
-// kernel.
-type peerAddr struct{ uid uint32 }
+// PeerAddr is the remote address of a connection over a unix socket: the number of the user whose process connected, according to
+// the kernel.
+type PeerAddr uint32
 
 // Network implements net.Addr.
-func (peerAddr) Network() string { return "unix" }
+func (PeerAddr) Network() string { return "unix" }
 
 // String implements net.Addr.
-func (a peerAddr) String() string { return "uid " + strconv.FormatUint(uint64(a.uid), 10) }
+func (a PeerAddr) String() string { return "uid " + strconv.FormatUint(uint64(a), 10) }
 
-// WithPeers returns a listener whose connections know the user at the other end: see UID. It closes a connection whose user can't
-// be determined or is not one of users; without users, everybody is.
+// WithPeers returns a listener whose connections know the user at the other end: see UID. It closes connections whose user can't be
+// determined or is not one of users. Without users, it accepts every user.
 func WithPeers(l *net.UnixListener, users ...uint32) net.Listener { return peerListener{l, users} }
 
 type peerListener struct {
@@ -38,7 +38,7 @@ func (l peerListener) Accept() (net.Conn, error) {
 		}
 		uid, err := peerUID(c)
 		if err == nil && (len(l.users) == 0 || slices.Contains(l.users, uid)) {
-			return peerConn{c, peerAddr{uid}}, nil
+			return peerConn{c, PeerAddr(uid)}, nil
 		}
 		_ = c.Close()
 	}
@@ -46,7 +46,7 @@ func (l peerListener) Accept() (net.Conn, error) {
 
 type peerConn struct {
 	*net.UnixConn
-	peer peerAddr
+	peer PeerAddr
 }
 
 // RemoteAddr implements net.Conn.
@@ -54,9 +54,6 @@ func (c peerConn) RemoteAddr() net.Addr { return c.peer }
 
 // UID returns the user at the other end of a connection that a listener of this package has accepted.
 func UID(c net.Conn) (uid uint32, ok bool) {
-	peer, ok := c.RemoteAddr().(peerAddr)
-	return peer.uid, ok
+	peer, ok := c.RemoteAddr().(PeerAddr)
+	return uint32(peer), ok
 }
-
-// PeerAddr returns the remote address of a connection from a process of the user.
-func PeerAddr(uid uint32) net.Addr { return peerAddr{uid} }

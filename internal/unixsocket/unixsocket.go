@@ -1,5 +1,5 @@
-// Package unixsocket listens on unix sockets: it replaces a socket that a process left behind, lets in only the users or the group
-// that it should, and names the user at the other end of a connection.
+// Package unixsocket listens on unix sockets: it replaces a socket that a process left behind, lets in only certain users or a group,
+// and identifies the user at the other end of a connection.
 package unixsocket
 
 import (
@@ -39,17 +39,17 @@ type socket struct {
 	lock *os.File
 }
 
-// Access says whose processes may connect, beside those of this process's own user. The zero value lets in nobody else.
+// Access says whose processes may connect besides those of this process's own user. The zero value lets in nobody else.
 type Access struct {
 	// Group is a group whose members may connect, by name or number.
 	Group string
-	// Users are users whose processes may connect, by number. Everybody's connection is accepted then and others' are closed, so
-	// the folder of the socket is what keeps others from trying.
+	// Users are the numbers of users whose processes may connect. The socket is then open to everybody, and connections of others are
+	// closed at once; only the mode of the socket's folder can keep others from trying.
 	Users []uint32
 }
 
-// Listen listens on a unix socket at path. It replaces a socket that no process listens on any more, and returns an error
-// for anything else at that path: lifecycle.ErrAddressTaken if a process listens there.
+// Listen listens on a unix socket at path. It replaces a socket that no process listens on any more. If a process listens there, it
+// returns lifecycle.ErrAddressTaken; it also fails if the path is not a socket.
 func Listen(ctx context.Context, path string, access Access) (_ net.Listener, err error) {
 	group, err := GroupID(access.Group)
 	if err != nil {
@@ -77,23 +77,22 @@ func Listen(ctx context.Context, path string, access Access) (_ net.Listener, er
 	if err != nil {
 		return nil, err
 	}
+	s.Listener = WithPeers(listener)
 	switch {
 	case len(access.Users) > 0:
 		own := uint32(os.Geteuid()) //nolint:gosec // G115: a user's number
 		s.Listener = WithPeers(listener, append([]uint32{own}, access.Users...)...)
-		return s, os.Chmod(path, userSocketMode)
+		err = os.Chmod(path, userSocketMode)
 	case group >= 0:
 		if err := os.Chown(path, -1, group); err != nil {
 			return nil, fmt.Errorf("give the socket to group %d: %w; the user of the service must be in that group", group, err)
 		}
-		s.Listener = WithPeers(listener)
-		return s, os.Chmod(path, groupSocketMode)
+		err = os.Chmod(path, groupSocketMode)
 	}
-	s.Listener = WithPeers(listener)
-	return s, nil
+	return s, err
 }
 
-// bindUnix creates a socket that only this user may connect to, from the moment it exists.
+// bindUnix creates a socket to which, from the start, only this user may connect.
 func bindUnix(ctx context.Context, path string) (*net.UnixListener, error) {
 	defer syscall.Umask(syscall.Umask(ownerUmask))
 	var config net.ListenConfig
@@ -108,7 +107,7 @@ func bindUnix(ctx context.Context, path string) (*net.UnixListener, error) {
 	return unix, nil
 }
 
-// Close implements net.Listener. Closing it again does nothing.
+// Close implements net.Listener. A second call does nothing.
 func (s *socket) Close() error {
 	if s.Listener != nil {
 		if err := s.Listener.Close(); errors.Is(err, net.ErrClosed) { // this removes the socket

@@ -1,8 +1,8 @@
-// Package verdict judges what a provider's answer says of the key that the request carried. The rules are data of the provider; this
-// package applies them, to answers to real traffic and to answers to a test of a key alike.
+// Package verdict judges what a provider's answer says about the key of the request. It applies the provider's rules to answers to real
+// traffic and to tests of keys.
 //
-// A rule looks at one member of an error document rather than for a word anywhere in it, because providers quote requests in their
-// errors: the text of a caller must not decide how a key fares that others share.
+// A rule looks at one member of an error document and never for a word anywhere in it, because providers quote requests in their errors:
+// one caller's text must not decide the state of a key that others share.
 package verdict
 
 import (
@@ -15,42 +15,42 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Verdict is what an answer says of the key.
+// Verdict is what an answer says about the key.
 type Verdict string
 
 // The verdicts. Rules give the first six.
 const (
 	Accepted       Verdict = "accepted"
-	Rejected       Verdict = "rejected"        // the provider does not take the key: unknown, expired, disabled
+	Rejected       Verdict = "rejected"        // the provider does not accept the key: it is unknown, expired or disabled
 	Leaked         Verdict = "leaked"          // the same, because the provider has seen the key in public
-	QuotaExhausted Verdict = "quota_exhausted" // the account of the key has no balance left
-	Restricted     Verdict = "restricted"      // the key is good, and may not do what was asked
-	Unrelated      Verdict = "unrelated"       // it is about the request, the region or the network, and says nothing of the key
-	Forbidden      Verdict = "forbidden"       // a 403 that no rule knows: it may be about the key or about the request
-	RateLimited    Verdict = "rate_limited"    // the key is good, and used too often now
-	Unknown        Verdict = ""                // nothing is known
+	QuotaExhausted Verdict = "quota_exhausted" // the key's account has no balance left
+	Restricted     Verdict = "restricted"      // the key is valid, but not for this request
+	Unrelated      Verdict = "unrelated"       // the answer is about the request, the region or the network, not the key
+	Forbidden      Verdict = "forbidden"       // a 403 that no rule knows, about the key or the request
+	RateLimited    Verdict = "rate_limited"    // the key is valid, but used too often
+	Unknown        Verdict = ""                // the answer says nothing about the key
 )
 
-// IsFailure reports whether the answer is the key's failure: others will get it, too, whatever they ask for.
+// IsFailure reports whether the key has failed, so that every request with it will.
 func (v Verdict) IsFailure() bool {
 	return slices.Contains([]Verdict{Rejected, Leaked, QuotaExhausted}, v)
 }
 
-// BodyLimit is how many bytes of an answer's body are read. Error documents are much shorter.
+// BodyLimit is how many bytes of an answer's body need to be read. Error documents are much shorter.
 const BodyLimit = 8 << 10
 
 // Rule recognises answers by their status and, with At, by a member of their JSON body.
 type Rule struct {
 	Status int `yaml:"status"`
-	// At is the path to a member, its names joined with dots. Arrays on the way do not count. Empty is a rule for the status alone.
+	// At is the path to a member, its names joined with dots; arrays add no name. If it is empty, only the status counts.
 	At string `yaml:"at"`
-	// Is is the member's whole value, and Begins how it begins. Without both, the member need only be there.
+	// Is is the member's whole value, Begins its prefix. Without either, the member need only exist.
 	Is     string  `yaml:"is"`
 	Begins string  `yaml:"begins"`
 	Means  Verdict `yaml:"means"`
 }
 
-// Rules are a provider's rules. The first that matches decides.
+// Rules are a provider's rules. The first match decides.
 type Rules []Rule
 
 // NeedBody reports whether a rule for answers with this status looks at their body.
@@ -58,7 +58,7 @@ func (rules Rules) NeedBody(status int) bool {
 	return slices.ContainsFunc(rules, func(r Rule) bool { return r.Status == status && r.At != "" })
 }
 
-// Match returns what the first rule that matches an answer says. The beginning of the body is enough.
+// Match returns the verdict of the first rule that matches an answer. The first BodyLimit bytes of the body are enough.
 func (rules Rules) Match(status int, body []byte) (v Verdict, ok bool) {
 	var members []member
 	if rules.NeedBody(status) {
@@ -69,7 +69,7 @@ func (rules Rules) Match(status int, body []byte) (v Verdict, ok bool) {
 			if slices.Contains(ruled, r.Means) {
 				return r.Means, true
 			}
-			return Unknown, true // a meaning that only later versions know
+			return Unknown, true // a verdict of a later version
 		}
 	}
 	return Unknown, false
@@ -104,10 +104,9 @@ func (r Rule) matches(members []member) bool {
 	})
 }
 
-// errRule is the error of a rule that makes no sense.
-var errRule = errors.New("a rule needs a status of 200 to 499, a known meaning, and at for is or begins, of which it has one")
+var errRule = errors.New("a rule needs a status of 200 to 499, a known meaning, and at for is or begins, of which it may have one")
 
-// Validate returns an error if a rule makes no sense.
+// Validate returns an error if a rule is invalid.
 func (rules Rules) Validate() error {
 	for _, r := range rules {
 		if r.Status < http.StatusOK || r.Status >= http.StatusInternalServerError || !slices.Contains(ruled, r.Means) ||
@@ -118,13 +117,13 @@ func (rules Rules) Validate() error {
 	return nil
 }
 
-// member is a text, number or boolean of a document, and the names that lead to it, joined with dots.
+// member is a text, number or boolean of a document, and its path: the names that lead to it, joined with dots.
 type member struct{ path, value string }
 
-// maxDepth is how deep a document is looked at.
+// maxDepth bounds the nesting of members.
 const maxDepth = 8
 
-// membersOf returns the members of a JSON document, of which the end may be missing: none if it is something else.
+// membersOf returns the members of a JSON document, whose end may be missing. It returns none for other texts.
 func membersOf(document []byte) (members []member) {
 	d := jsontext.NewDecoder(bytes.NewReader(document), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	for {
@@ -139,13 +138,13 @@ func membersOf(document []byte) (members []member) {
 		}
 		depth := d.StackDepth()
 		if kind, length := d.StackIndex(depth); depth > maxDepth || kind == '{' && length%2 == 1 {
-			continue // a name, of which the value follows
+			continue // a name, whose value follows
 		}
 		members = append(members, member{pathOf(d), token.String()})
 	}
 }
 
-// pathOf returns the names that lead to the value that was read last.
+// pathOf returns the path of the value that was read last.
 func pathOf(d *jsontext.Decoder) string {
 	var names []string
 	level := 0

@@ -1,5 +1,5 @@
-// Package filereloadtest replaces files the way that once made readers give up: the first read of the change fails, and the
-// file that can be read afterwards has the same size and time as the one that could not.
+// Package filereloadtest replaces a file in the worst way: the first read of the change fails, and the valid file that follows has the
+// same size and time as the invalid one.
 package filereloadtest
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ReplaceAfterFailure writes spoiled content of the same length as content, waits until hasFailed reports that it was read
-// in vain, and then writes content in such a way that the file's status does not show it.
+// ReplaceAfterFailure writes blanks of the same length as content, waits until hasFailed reports that a read has failed, and then writes
+// content without a change in the file's size and time.
 func ReplaceAfterFailure(t testing.TB, file string, content []byte, hasFailed func() bool) {
 	t.Helper()
 	modified := time.Now()
