@@ -41,8 +41,8 @@ const (
 	maxPayloadLen = nonceLen + MaxSecretLen + tagLen
 )
 
-// KEKIDOf returns the id of the key-encryption key that an envelope names, or ErrMalformed. It needs no KEK, and it does not
-// authenticate the bytes. It serves to find the envelopes that have to be re-wrapped.
+// KEKIDOf returns the id of the key-encryption key that an envelope names, or ErrMalformed. It needs no KEK, and does not
+// authenticate the bytes. It finds the envelopes that have to be re-wrapped.
 func KEKIDOf(envelope []byte) (string, error) {
 	parts, err := parseEnvelope(envelope)
 	return parts.kekID, err
@@ -139,11 +139,11 @@ type KEKs interface {
 	Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) (dataKey []byte, err error)
 }
 
-// UntrustedKEKs are KEKs of a service that may return another data key than it should. With them, a re-wrap decrypts the secret as well,
-// and wipes it: under a wrong data key that was wrapped once more, no secret could be read again.
+// UntrustedKEKs are KEKs of a service that may return a wrong data key. A re-wrap with them also decrypts the secret, and wipes it: if
+// a wrong data key were wrapped again, nobody could read the secret any more.
 type UntrustedKEKs interface {
 	KEKs
-	// Reject drops whatever is kept of a data key that was unwrapped and does not decrypt its secret.
+	// Reject drops a cached data key that does not decrypt its secret.
 	Reject(kekID string, wrapped, associatedData []byte)
 }
 
@@ -154,13 +154,14 @@ func NewEnvelopeSealer(keks KEKs) Sealer { return &envelopeSealer{keks: keks} }
 type envelopeSealer struct{ keks KEKs }
 
 // Seal implements Sealer.
-func (s *envelopeSealer) Seal(ctx context.Context, binding Binding, secret Secret) (Envelope, error) {
+func (s *envelopeSealer) Seal(ctx context.Context, binding Binding, secret Secret) (envelope Envelope, err error) {
+	defer wrap(&err, "seal")
 	bound, err := begin(ctx, binding)
 	if err != nil {
-		return Envelope{}, fmt.Errorf("seal: %w", err)
+		return Envelope{}, err
 	}
 	if n := secret.Len(); n == 0 || n > MaxSecretLen {
-		return Envelope{}, fmt.Errorf("seal: %w: it has %d bytes, want 1 to %d", ErrInvalidSecret, n, MaxSecretLen)
+		return Envelope{}, fmt.Errorf("%w: it has %d bytes, want 1 to %d", ErrInvalidSecret, n, MaxSecretLen)
 	}
 	// crypto/rand.Read never fails: it ends the program rather than return bytes that are not random.
 	dataKey := make([]byte, dataKeyLen)
@@ -169,39 +170,44 @@ func (s *envelopeSealer) Seal(ctx context.Context, binding Binding, secret Secre
 
 	cipher, err := subtle.NewAESGCM(dataKey)
 	if err != nil {
-		return Envelope{}, fmt.Errorf("seal: %w", err)
+		return Envelope{}, err
 	}
 	payload, err := cipher.Encrypt(secret.Reveal(), secretContext(bound))
 	if err != nil {
-		return Envelope{}, fmt.Errorf("seal: %w", err)
+		return Envelope{}, err
 	}
-	envelope, err := s.wrapPrimary(ctx, bound, dataKey, payload)
-	if err != nil {
-		return Envelope{}, fmt.Errorf("seal: %w", err)
+	return s.wrapPrimary(ctx, bound, dataKey, payload)
+}
+
+// wrap adds the name of an operation to its error, if there is one.
+func wrap(err *error, operation string) {
+	if *err != nil {
+		*err = fmt.Errorf("%s: %w", operation, *err)
 	}
-	return envelope, nil
 }
 
 // Open implements Sealer.
-func (s *envelopeSealer) Open(ctx context.Context, binding Binding, envelope []byte) (Secret, error) {
+func (s *envelopeSealer) Open(ctx context.Context, binding Binding, envelope []byte) (secret Secret, err error) {
+	defer wrap(&err, "open")
 	bound, err := begin(ctx, binding)
 	if err != nil {
-		return Secret{}, fmt.Errorf("open: %w", err)
+		return Secret{}, err
 	}
 	parts, dataKey, err := s.unwrap(ctx, bound, envelope)
 	if err != nil {
-		return Secret{}, fmt.Errorf("open: %w", err)
+		return Secret{}, err
 	}
 	defer clear(dataKey)
 
 	plaintext, err := decryptSecret(s.keks, parts, bound, dataKey)
 	if err != nil {
-		return Secret{}, fmt.Errorf("open: %w", err)
+		return Secret{}, err
 	}
 	return NewSecret(plaintext), nil
 }
 
-// decryptSecret returns the secret of an envelope, or ErrBinding, of which it informs UntrustedKEKs.
+// decryptSecret returns the secret of an envelope. If the secret does not decrypt, it returns ErrBinding, and has UntrustedKEKs drop
+// the data key.
 func decryptSecret(keks KEKs, parts envelopeParts, bound, dataKey []byte) ([]byte, error) {
 	cipher, err := subtle.NewAESGCM(dataKey)
 	if err != nil {
@@ -223,7 +229,7 @@ func reject(keks KEKs, parts envelopeParts, bound []byte) {
 	}
 }
 
-// checkDataKey returns ErrBinding if a data key of UntrustedKEKs does not decrypt its secret. It asks nothing of other KEKs.
+// checkDataKey returns ErrBinding if a data key of UntrustedKEKs does not decrypt its secret. It trusts other KEKs.
 func checkDataKey(keks KEKs, parts envelopeParts, bound, dataKey []byte) error {
 	if _, ok := keks.(UntrustedKEKs); !ok {
 		return nil
@@ -234,48 +240,42 @@ func checkDataKey(keks KEKs, parts envelopeParts, bound, dataKey []byte) error {
 }
 
 // Rewrap implements Sealer.
-func (s *envelopeSealer) Rewrap(ctx context.Context, binding Binding, envelope []byte) (Envelope, error) {
+func (s *envelopeSealer) Rewrap(ctx context.Context, binding Binding, envelope []byte) (rewrapped Envelope, err error) {
+	defer wrap(&err, "re-wrap")
 	bound, err := begin(ctx, binding)
 	if err != nil {
-		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+		return Envelope{}, err
 	}
 	parts, dataKey, err := s.unwrap(ctx, bound, envelope)
 	if err != nil {
-		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+		return Envelope{}, err
 	}
 	defer clear(dataKey)
 
 	if err := checkDataKey(s.keks, parts, bound, dataKey); err != nil {
-		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+		return Envelope{}, err
 	}
 	primary, err := s.keks.Primary(ctx)
 	if err != nil {
-		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+		return Envelope{}, err
 	}
 	if parts.kekID == primary {
 		return Envelope{KEKID: primary, Bytes: bytes.Clone(envelope)}, nil
 	}
-	rewrapped, err := s.wrapPrimary(ctx, bound, dataKey, parts.payload)
-	if err != nil {
-		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
-	}
-	return rewrapped, nil
+	return s.wrapPrimary(ctx, bound, dataKey, parts.payload)
 }
 
 // PrimaryKEK implements Sealer.
-func (s *envelopeSealer) PrimaryKEK(ctx context.Context) (string, error) {
+func (s *envelopeSealer) PrimaryKEK(ctx context.Context) (kekID string, err error) {
+	defer wrap(&err, "primary KEK")
 	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("primary KEK: %w", err)
+		return "", err
 	}
-	kekID, err := s.keks.Primary(ctx)
-	if err != nil {
-		return "", fmt.Errorf("primary KEK: %w", err)
-	}
-	return kekID, nil
+	return s.keks.Primary(ctx)
 }
 
-// wrapPrimary makes an envelope under the primary KEK. If the KEK was retired between the call of Primary and that of Wrap, it
-// asks the backend once more.
+// wrapPrimary makes an envelope under the primary KEK. If the KEK was retired between the calls of Primary and Wrap, it tries once
+// more.
 func (s *envelopeSealer) wrapPrimary(ctx context.Context, bound, dataKey, payload []byte) (Envelope, error) {
 	for again := true; ; again = false {
 		primary, err := s.keks.Primary(ctx)
@@ -344,8 +344,8 @@ func dataKeyContext(kekID string, bound []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// ParseDataKeyContext returns the KEK id and the binding that the associated data of a wrapped data key encodes, for a key management
-// service that takes names and values in place of bytes. It returns ErrMalformed for other bytes.
+// ParseDataKeyContext returns the KEK id and the binding that the associated data of a wrapped data key encodes, or ErrMalformed. It is
+// for key management services that take names and values instead of bytes.
 func ParseDataKeyContext(associatedData []byte) (kekID string, binding Binding, err error) {
 	var (
 		rest   = cryptobyte.String(associatedData)
@@ -379,18 +379,18 @@ const (
 // Binding identifies a secret: an envelope opens only under the binding that it was sealed with. It is authenticated, not
 // encrypted, and is not part of the envelope: the caller knows it from the row.
 type Binding struct {
-	// CustomerID, ProjectID and KeyID say whose key it is and which one; 1 to 255 bytes each.
+	// CustomerID, ProjectID and KeyID identify the key and its owner; 1 to 255 bytes each.
 	CustomerID string
 	ProjectID  string
 	KeyID      string
-	// Provider is the one provider that the key may be sent to: ProviderAt, 1 to 255 bytes.
+	// Provider is the only provider that the key may be sent to, as ProviderAt returns it; 1 to 255 bytes.
 	Provider string
 	// Version counts the secrets that the key has had, from 1. 0 is refused, since it is most likely a forgotten version.
 	Version uint32
 }
 
-// CanaryBinding returns the binding of a database's canary, a random value that shows whether a keyset is the database's. It belongs to no
-// tenant: "-" means the session's default in paths and is not valid as an id.
+// CanaryBinding returns the binding of a database's canary, a random value that shows whether a keyset belongs to the database. It
+// belongs to no tenant: "-" means the session's default in paths and is not valid as an id.
 func CanaryBinding() Binding {
 	return Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 1}
 }
@@ -426,8 +426,8 @@ func (b Binding) AssociatedData() ([]byte, error) {
 	return encoding.Bytes()
 }
 
-// ProviderAt returns Binding.Provider for a provider whose slug does not say by itself where its keys go: destination is a digest of
-// that, so that a key opens for one destination alone. An empty destination is for the other providers.
+// ProviderAt returns Binding.Provider. If the slug alone does not say where a provider's keys go, destination is a digest of the place,
+// so that a key opens only for one destination. It is empty for other providers.
 func ProviderAt(slug, destination string) string {
 	if destination == "" {
 		return slug

@@ -31,7 +31,7 @@ type KEKLister interface {
 	KEKs(ctx context.Context) ([]KEK, error)
 }
 
-// ListKEKs returns the KEKs of s, or only the primary one if s is no KEKLister.
+// ListKEKs returns the KEKs of s, or only the primary one if s is not a KEKLister.
 func ListKEKs(ctx context.Context, s Sealer) ([]KEK, error) {
 	if lister, ok := s.(KEKLister); ok {
 		return lister.KEKs(ctx)

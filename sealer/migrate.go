@@ -3,15 +3,13 @@ package sealer
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"golang.org/x/sync/errgroup"
 )
 
 // Migrating returns a Sealer to use while envelopes move from old sealers to the current one. It seals only with the current
 // sealer. It opens with any of them: an envelope under a KEK that the current one does not know is passed to the old ones in
-// turn. Re-wrapping such an envelope opens it and seals its secret with the current sealer. This is the only case in which a
-// re-wrap handles the plaintext, which is wiped afterwards.
+// turn. Re-wrapping such an envelope opens it, seals its secret with the current sealer, and wipes the plaintext.
 //
 // If an old sealer is unavailable, only the envelopes that no other sealer knows are unavailable.
 func Migrating(current Sealer, old ...Sealer) Sealer {
@@ -43,7 +41,7 @@ func (m *migrating) Open(ctx context.Context, binding Binding, envelope []byte) 
 	return m.openOld(ctx, binding, envelope, err)
 }
 
-// openOld asks the old sealers in turn; unknown is the current sealer's error.
+// openOld tries the old sealers in turn. It returns unknown, the current sealer's error, if none of them knows the KEK.
 func (m *migrating) openOld(ctx context.Context, binding Binding, envelope []byte, unknown error) (Secret, error) {
 	var unavailable error
 	for _, s := range m.old {
@@ -57,7 +55,7 @@ func (m *migrating) openOld(ctx context.Context, binding Binding, envelope []byt
 		}
 	}
 	if unavailable != nil {
-		return Secret{}, unavailable // that sealer may know the KEK
+		return Secret{}, unavailable // the unavailable sealer may know the KEK
 	}
 	return Secret{}, unknown
 }
@@ -72,20 +70,17 @@ func (m *migrating) Rewrap(ctx context.Context, binding Binding, envelope []byte
 }
 
 // moveOld opens an envelope with an old sealer and seals its secret with the current one.
-func (m *migrating) moveOld(ctx context.Context, binding Binding, envelope []byte, unknown error) (Envelope, error) {
+func (m *migrating) moveOld(ctx context.Context, binding Binding, envelope []byte, unknown error) (moved Envelope, err error) {
+	defer wrap(&err, "re-wrap from an old sealer")
 	secret, err := m.openOld(ctx, binding, envelope, unknown)
 	if err != nil {
-		return Envelope{}, fmt.Errorf("re-wrap from an old sealer: %w", err)
+		return Envelope{}, err
 	}
 	defer secret.Wipe()
-	moved, err := m.current.Seal(ctx, binding, secret)
-	if err != nil {
-		return Envelope{}, fmt.Errorf("re-wrap from an old sealer: %w", err)
-	}
-	return moved, nil
+	return m.current.Seal(ctx, binding, secret)
 }
 
-// movesAtOnce is how many secrets RewrapAll has on their way from an old sealer at once: each takes calls of both sealers.
+// movesAtOnce bounds how many secrets RewrapAll moves from an old sealer concurrently. Each takes calls of both sealers.
 const movesAtOnce = 16
 
 // RewrapAll implements BatchRewrapper.

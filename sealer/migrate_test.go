@@ -10,22 +10,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-const migratedSecret = "sk-migrated-0123456789"
-
-func seal(t *testing.T, s sealer.Sealer) sealer.Envelope {
-	t.Helper()
-	envelope, err := s.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(migratedSecret)))
-	require.NoError(t, err)
-	return envelope
-}
-
-func requireOpensMigrated(t *testing.T, s sealer.Sealer, envelope []byte) {
-	t.Helper()
-	secret, err := s.Open(t.Context(), exampleBinding(), envelope)
-	require.NoError(t, err)
-	require.Equal(t, migratedSecret, string(secret.Reveal()))
-}
-
 func TestMigratingContract(t *testing.T) {
 	sealertest.Run(t, func(t *testing.T) sealer.Sealer {
 		return sealer.Migrating(sealertest.New(t), sealertest.New(t), sealertest.New(t))
@@ -41,14 +25,14 @@ func TestMigratingSealAndOpen(t *testing.T) {
 	current, first, second := sealertest.New(t), sealertest.New(t), sealertest.New(t)
 	m := sealer.Migrating(current, first, second)
 	for _, s := range []sealer.Sealer{current, first, second} {
-		requireOpensMigrated(t, m, seal(t, s).Bytes)
+		sealertest.RequireOpens(t, m, sealertest.MustSeal(t, s).Bytes)
 	}
-	requireOpensMigrated(t, current, seal(t, m).Bytes)
+	sealertest.RequireOpens(t, current, sealertest.MustSeal(t, m).Bytes)
 	primary, err := m.PrimaryKEK(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, seal(t, current).KEKID, primary)
+	require.Equal(t, sealertest.MustSeal(t, current).KEKID, primary)
 
-	_, err = m.Open(t.Context(), exampleBinding(), seal(t, sealertest.New(t)).Bytes)
+	_, err = m.Open(t.Context(), sealertest.Binding(), sealertest.MustSeal(t, sealertest.New(t)).Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 }
 
@@ -61,35 +45,35 @@ func TestMigratingRewrap(t *testing.T) {
 		return secret, err
 	}}
 	m := sealer.Migrating(current, old)
-	moved, err := m.Rewrap(t.Context(), exampleBinding(), seal(t, old).Bytes)
+	moved, err := m.Rewrap(t.Context(), sealertest.Binding(), sealertest.MustSeal(t, old).Bytes)
 	require.NoError(t, err)
-	requireOpensMigrated(t, current, moved.Bytes)
+	sealertest.RequireOpens(t, current, moved.Bytes)
 	require.Len(t, opened, 1)
 	require.Zero(t, opened[0].Len())
 
-	again, err := m.Rewrap(t.Context(), exampleBinding(), moved.Bytes)
+	again, err := m.Rewrap(t.Context(), sealertest.Binding(), moved.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, moved, again)
 
-	other := exampleBinding()
+	other := sealertest.Binding()
 	other.ProjectID = "another"
-	_, err = m.Rewrap(t.Context(), other, seal(t, old).Bytes)
+	_, err = m.Rewrap(t.Context(), other, sealertest.MustSeal(t, old).Bytes)
 	require.ErrorIs(t, err, sealer.ErrBinding)
 }
 
 func TestMigratingWithAnUnavailableOldSealer(t *testing.T) {
 	current, old, away := sealertest.New(t), sealertest.New(t), sealertest.NewUnavailable(sealertest.New(t))
 	m := sealer.Migrating(current, away, old)
-	requireOpensMigrated(t, m, seal(t, current).Bytes)
-	requireOpensMigrated(t, m, seal(t, old).Bytes)
+	sealertest.RequireOpens(t, m, sealertest.MustSeal(t, current).Bytes)
+	sealertest.RequireOpens(t, m, sealertest.MustSeal(t, old).Bytes)
 
-	stranger := seal(t, sealertest.New(t)).Bytes
-	_, err := m.Open(t.Context(), exampleBinding(), stranger)
+	stranger := sealertest.MustSeal(t, sealertest.New(t)).Bytes
+	_, err := m.Open(t.Context(), sealertest.Binding(), stranger)
 	require.ErrorIs(t, err, sealer.ErrUnavailable, "it may be its envelope")
-	_, err = m.Rewrap(t.Context(), exampleBinding(), stranger)
+	_, err = m.Rewrap(t.Context(), sealertest.Binding(), stranger)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	away.SetAvailable(true)
-	_, err = m.Open(t.Context(), exampleBinding(), stranger)
+	_, err = m.Open(t.Context(), sealertest.Binding(), stranger)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 }
 
@@ -98,7 +82,7 @@ func TestMigratingKEKs(t *testing.T) {
 	keks, err := sealer.ListKEKs(t.Context(), sealer.Migrating(current, old))
 	require.NoError(t, err)
 	require.Equal(t, []sealer.KEK{
-		{ID: seal(t, current).KEKID, State: sealer.KEKPrimary}, {ID: seal(t, old).KEKID, State: sealer.KEKEnabled},
+		{ID: sealertest.MustSeal(t, current).KEKID, State: sealer.KEKPrimary}, {ID: sealertest.MustSeal(t, old).KEKID, State: sealer.KEKEnabled},
 	}, keks)
 
 	away := sealer.Migrating(current, sealertest.NewUnavailable(old))
@@ -110,7 +94,7 @@ func TestListKEKsWithoutALister(t *testing.T) {
 	plain := struct{ sealer.Sealer }{sealertest.New(t)}
 	keks, err := sealer.ListKEKs(t.Context(), plain)
 	require.NoError(t, err)
-	require.Equal(t, []sealer.KEK{{ID: seal(t, plain).KEKID, State: sealer.KEKPrimary}}, keks)
+	require.Equal(t, []sealer.KEK{{ID: sealertest.MustSeal(t, plain).KEKID, State: sealer.KEKPrimary}}, keks)
 }
 
 // batching is a sealer that re-wraps in batches, and counts them.
@@ -126,12 +110,12 @@ func (b *batching) RewrapAll(ctx context.Context, items []sealer.Item) ([]sealer
 
 func TestRewrapAll(t *testing.T) {
 	current, old := &batching{Sealer: sealertest.New(t)}, sealertest.New(t)
-	kept := seal(t, current)
+	kept := sealertest.MustSeal(t, current)
 	items := []sealer.Item{
-		{Binding: exampleBinding(), Envelope: kept.Bytes},
-		{Binding: exampleBinding(), Envelope: seal(t, old).Bytes},
-		{Binding: exampleBinding(), Envelope: seal(t, sealertest.New(t)).Bytes},
-		{Binding: exampleBinding(), Envelope: []byte("no envelope")},
+		{Binding: sealertest.Binding(), Envelope: kept.Bytes},
+		{Binding: sealertest.Binding(), Envelope: sealertest.MustSeal(t, old).Bytes},
+		{Binding: sealertest.Binding(), Envelope: sealertest.MustSeal(t, sealertest.New(t)).Bytes},
+		{Binding: sealertest.Binding(), Envelope: []byte("no envelope")},
 		{Binding: sealer.Binding{}, Envelope: kept.Bytes},
 	}
 	results, err := sealer.RewrapAll(t.Context(), sealer.Migrating(current, old), items)
@@ -140,7 +124,7 @@ func TestRewrapAll(t *testing.T) {
 	require.Len(t, results, len(items))
 	require.Equal(t, sealer.Result{Envelope: kept}, results[0])
 	require.NoError(t, results[1].Err)
-	requireOpensMigrated(t, current, results[1].Envelope.Bytes)
+	sealertest.RequireOpens(t, current, results[1].Envelope.Bytes)
 	require.ErrorIs(t, results[2].Err, sealer.ErrUnknownKEK)
 	require.ErrorIs(t, results[3].Err, sealer.ErrMalformed)
 	require.ErrorIs(t, results[4].Err, sealer.ErrInvalidBinding)
@@ -148,7 +132,7 @@ func TestRewrapAll(t *testing.T) {
 
 func TestRewrapAllUnavailable(t *testing.T) {
 	current := sealertest.New(t)
-	items := []sealer.Item{{Binding: exampleBinding(), Envelope: seal(t, sealertest.New(t)).Bytes}}
+	items := []sealer.Item{{Binding: sealertest.Binding(), Envelope: sealertest.MustSeal(t, sealertest.New(t)).Bytes}}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, s := range map[string]sealer.Sealer{

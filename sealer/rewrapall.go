@@ -29,26 +29,27 @@ type BatchKEKs interface {
 
 // rewrapping is one item on its way from one KEK to another.
 type rewrapping struct {
-	place   int // of the item, and of its result
+	place   int // index of the item, and of its result
 	bound   []byte
 	parts   envelopeParts
 	dataKey []byte
 }
 
 // RewrapAll implements BatchRewrapper.
-func (s *envelopeSealer) RewrapAll(ctx context.Context, items []Item) ([]Result, error) {
+func (s *envelopeSealer) RewrapAll(ctx context.Context, items []Item) (results []Result, err error) {
 	batch, ok := s.keks.(BatchKEKs)
 	if !ok {
 		return rewrapEach(ctx, s, items)
 	}
+	defer wrap(&err, "re-wrap")
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("re-wrap: %w", err)
+		return nil, err
 	}
 	primary, err := batch.Primary(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("re-wrap: %w", err)
+		return nil, err
 	}
-	results := make([]Result, len(items))
+	results = make([]Result, len(items))
 	opened, err := unwrapAll(ctx, batch, items, results)
 	defer func() {
 		for _, r := range opened {
@@ -59,7 +60,7 @@ func (s *envelopeSealer) RewrapAll(ctx context.Context, items []Item) ([]Result,
 		err = wrapAll(ctx, batch, primary, opened, results)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("re-wrap: %w", err)
+		return nil, err
 	}
 	for i, result := range results {
 		if errors.Is(result.Err, errRetired) { // another KEK is primary now
@@ -74,7 +75,7 @@ func (s *envelopeSealer) RewrapAll(ctx context.Context, items []Item) ([]Result,
 // errRetired marks the error of wrapping under a KEK that was primary just before.
 var errRetired = errors.New("the primary key-encryption key was retired")
 
-// unwrapAll unwraps the data keys of all items that have a sound envelope, and stores the errors of the others in results.
+// unwrapAll unwraps the data keys of all items, and stores in results the errors of items whose envelope is not sound.
 func unwrapAll(ctx context.Context, keks BatchKEKs, items []Item, results []Result) (opened []rewrapping, err error) {
 	var found []rewrapping
 	var wrapped []KeyItem
@@ -112,7 +113,7 @@ func unwrapAll(ctx context.Context, keks BatchKEKs, items []Item, results []Resu
 	return opened, nil
 }
 
-// wrapAll wraps data keys under the primary KEK, except those that are already, and stores the envelopes or errors in results.
+// wrapAll wraps data keys under the primary KEK, unless they already are, and stores the envelopes or errors in results.
 func wrapAll(ctx context.Context, keks BatchKEKs, primary string, opened []rewrapping, results []Result) error {
 	var todo []rewrapping
 	var plain []KeyItem

@@ -10,7 +10,7 @@
 // another row does not open there.
 //
 // NewEnvelopeSealer makes a Sealer from anything that can wrap and unwrap a data key; package local does so with a key file.
-// Every backend passes the contract suite in package sealertest. The package imports none of our other packages.
+// Every backend passes the contract suite in package sealertest. The package imports internal/secret, and no other package of ours.
 package sealer
 
 import (
@@ -56,7 +56,7 @@ type Sealer interface {
 	// different envelopes. Errors: ErrInvalidBinding, ErrInvalidSecret, ErrUnavailable.
 	Seal(ctx context.Context, binding Binding, secret Secret) (Envelope, error)
 
-	// Open decrypts an envelope that was sealed under the same binding. The caller wipes the result. Errors:
+	// Open decrypts an envelope that was sealed under the same binding. The caller wipes the Secret. Errors:
 	// ErrInvalidBinding, ErrMalformed, ErrUnknownKEK, ErrBinding, ErrUnavailable; the Secret is then empty.
 	Open(ctx context.Context, binding Binding, envelope []byte) (Secret, error)
 

@@ -2,12 +2,9 @@ package sealer
 
 import (
 	"errors"
-	"fmt"
-	"io"
-	"log/slog"
-)
 
-const redacted = "[redacted]"
+	"github.com/agentrouter/aikeys/internal/secret"
+)
 
 var errNotEncodable = errors.New("a secret has no binary encoding; seal it")
 
@@ -16,6 +13,8 @@ var errNotEncodable = errors.New("a secret has no binary encoding; seal it")
 //
 // A Secret may be read by several goroutines at once, but not while it is wiped.
 type Secret struct {
+	secret.Redacted
+
 	// plaintext is a closure because fmt does not call the methods of an unexported field, and the dumpers of debuggers and
 	// test failures call no methods at all: they follow slices and pointers, but can't look into a func.
 	plaintext func() *[]byte
@@ -48,23 +47,8 @@ func (s Secret) Wipe() {
 	*plaintext = nil
 }
 
-// Format makes every verb of package fmt print "[redacted]", including %x and %d.
-func (Secret) Format(f fmt.State, _ rune) {
-	// A fmt.State can't report a failed write; fmt's own printers ignore it too.
-	_, _ = io.WriteString(f, redacted)
-}
-
-// String returns "[redacted]".
-func (Secret) String() string { return redacted }
-
-// GoString returns "[redacted]".
-func (Secret) GoString() string { return redacted }
-
-// LogValue makes package slog log "[redacted]".
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
-
 // MarshalText returns "[redacted]"; the encoders of JSON, XML and YAML use it. A Secret can't be unmarshaled.
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // MarshalBinary always fails, so that encoding/gob and similar encoders refuse a Secret instead of storing "[redacted]".
 func (Secret) MarshalBinary() ([]byte, error) { return nil, errNotEncodable }

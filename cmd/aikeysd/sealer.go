@@ -184,7 +184,7 @@ func (s *config) openOne(text string, mustExist bool, log *slog.Logger, closers 
 }
 
 // openKMS returns a client of a key management service. A process of the public role proves nothing, as it may not open.
-func (s *config) openKMS(url string, log *slog.Logger) (kmsurl.Sealer, error) {
+func (s *config) openKMS(url string, log *slog.Logger) (*kms.Sealer, error) {
 	return kmsurl.Open(context.Background(), url, kms.Options{
 		WrapOnly: s.keysetUse() == keysetcheck.SealOnly, CacheTTL: s.SealerCache,
 	}, log)

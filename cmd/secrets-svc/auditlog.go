@@ -12,14 +12,14 @@ import (
 
 const (
 	auditFileMode = 0o600
-	// auditCheckInterval is how long lines may be written to a file after log rotation has moved it away.
+	// auditCheckInterval is how long lines may still go to a file after log rotation has moved it away.
 	auditCheckInterval = time.Second
 )
 
 const lineEnd = '\n'
 
-// wholeLines writes lines. If a line was cut off, for example by a full disk, the next line starts with a line end, so that it
-// can be read.
+// wholeLines writes lines. If a line was cut off, for example by a full disk, it starts the next one with a line end, so that it can be
+// read.
 type wholeLines struct {
 	to   io.Writer
 	torn bool // the last line was cut off
@@ -62,8 +62,8 @@ func (a *auditFile) open() (err error) {
 	return err
 }
 
-// endsTorn reports whether the last line of a file was cut off. It is true for a file that can't be read; the worst result
-// is an empty line.
+// endsTorn reports whether the last line of a file was cut off. It returns true for a file that can't be read; the worst result is an
+// empty line.
 func endsTorn(path string) bool {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not wait for the writer of a named pipe
 	if err != nil {

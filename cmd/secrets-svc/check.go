@@ -18,7 +18,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-var errNotInOrder = errors.New("not everything is in order")
+var errNotInOrder = errors.New("a check has failed")
 
 func (p *program) checkCommand() *cobra.Command {
 	cfg := newConfig()
@@ -27,7 +27,7 @@ func (p *program) checkCommand() *cobra.Command {
 		Short: "Check settings, clients, certificates and keys, and change nothing",
 		Args:  cli.NoArguments(),
 		Long: `Checks what "secrets-svc serve" would start with: settings, clients file, certificates, and for each namespace that its
-keyset seals and opens. It changes nothing, and may be run beside a service. Exits with 1 if something is not in order.`,
+keys seal and open. It changes nothing, and may run beside a service. Exits with 1 if a check fails.`,
 		Example: "  secrets-svc check",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := cfg.load(p.Environ); err != nil {

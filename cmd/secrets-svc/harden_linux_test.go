@@ -21,6 +21,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 // A busy session leaves no secret in the process's output, in its files, in the process table, or, decoded, in its memory;
@@ -45,15 +46,15 @@ func TestNoSecretIsLeftBehind(t *testing.T) {
 	// sealWrongly seals and opens a secret, and opens it under another binding.
 	sealWrongly := func(client sealer.Sealer, secret string) error {
 		ctx := context.Background()
-		envelope, err := client.Seal(ctx, binding(), sealer.NewSecret([]byte(secret)))
+		envelope, err := client.Seal(ctx, sealertest.Binding(), sealer.NewSecret([]byte(secret)))
 		if err != nil {
 			return err
 		}
-		opened, err := client.Open(ctx, binding(), envelope.Bytes)
+		opened, err := client.Open(ctx, sealertest.Binding(), envelope.Bytes)
 		if err != nil || string(opened.Reveal()) != secret {
 			return errors.Join(err, errors.New("opened as another"))
 		}
-		other := binding()
+		other := sealertest.Binding()
 		other.CustomerID = "globex"
 		if _, err = client.Open(ctx, other, envelope.Bytes); !errors.Is(err, sealer.ErrBinding) {
 			return errors.Join(errors.New("opened elsewhere"), err)
@@ -210,5 +211,5 @@ func TestLockedMemoryWhenRequired(t *testing.T) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	require.NoError(t, err)
 	require.NotContains(t, string(status), "VmLck:\t       0 kB")
-	requireOpens(t, i.client(), mustSeal(t, i.client()).Bytes)
+	sealertest.RequireOpens(t, i.client(), sealertest.MustSeal(t, i.client()).Bytes)
 }

@@ -22,13 +22,15 @@ func (p *program) keysCommand() *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "keys",
 		Short: "Create, list, promote, retire and enable key-encryption keys",
-		Long: `Manages the key-encryption keys (KEKs) of namespaces. The commands change keyset files; a service that runs reads them
-again within a second, so nothing is restarted. Nothing is ever deleted.
+		Long: `Manages the key-encryption keys (KEKs) of namespaces. The commands change keyset files. A running service reads them
+again within a second, so no restart is needed. No key is ever deleted.
 
-A rotation has two steps, because every service that may meet an envelope must have the key that wraps it: create the
-new key and bring it to every machine that has the namespace's keyset; only then make it primary, everywhere. Then
-re-wrap what is sealed with the old one ("aikeysd rewrap"), and retire that. Run these commands as the service's user.
-Each change adds a line with the operator to the audit log; without a file for that, the line goes to standard error.`,
+A rotation has two steps, because every service that may get an envelope must have the key that wraps it. First create
+the new key, and copy the keyset to every machine that has the namespace. Then make the key primary everywhere. After
+that, re-wrap what is sealed with the old key ("aikeysd rewrap"), and retire the old key.
+
+Run these commands as the service's user. Each change adds a line with the operator to the audit log, or to standard
+error if the audit log is not a file.`,
 		Example: `  secrets-svc keys create --namespace main
   secrets-svc keys list
   secrets-svc keys primary --namespace main --id local:5f0c1a2b`,
@@ -41,8 +43,6 @@ type keyring struct {
 	cfg       *config
 	namespace string
 	id        string
-	// changed is set by a command that has changed the keyset.
-	changed bool
 }
 
 func (k *keyring) path() string { return keysetPath(k.cfg.Keys, k.namespace) }
@@ -53,13 +53,12 @@ func (k *keyring) missing() bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// keySpec says which arguments a command on keys takes.
+// keySpec describes a command on keys.
 type keySpec struct {
-	anyNamespace bool // --namespace is optional
-	id           bool // the command takes the id of a key
-	readsOnly    bool
-	flags        func(*pflag.FlagSet)
-	act          func(ctx context.Context, k *keyring) error
+	readsOnly bool // changes nothing, and lists all namespaces without --namespace
+	id        bool // takes the id of a key
+	flags     func(*pflag.FlagSet)
+	act       func(k *keyring) error
 }
 
 func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command {
@@ -73,7 +72,7 @@ func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command
 			return err
 		}
 		if spec.readsOnly {
-			return k.explain(spec.act(cmd.Context(), k))
+			return k.explain(spec.act(k))
 		}
 		return k.actRecorded(cmd, spec.act)
 	}
@@ -91,9 +90,9 @@ func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command
 	return cmd
 }
 
-// actRecorded changes the keyset, and adds a line to the audit log that names the operator. Without an audit log to write to, nothing is
-// changed. Where that is standard output, which has the result, the line goes to standard error.
-func (k *keyring) actRecorded(cmd *cobra.Command, act func(ctx context.Context, k *keyring) error) (err error) {
+// actRecorded changes the keyset, and adds a line with the operator to the audit log. If it can't open the log, it changes nothing. If
+// the log is standard output, which gets the command's result, the line goes to standard error.
+func (k *keyring) actRecorded(cmd *cobra.Command, act func(k *keyring) error) (err error) {
 	audit := secrets.NewAudit(&wholeLines{to: k.Stderr})
 	if k.cfg.AuditLog != standardOutput {
 		file, err := openAudit(k.cfg.AuditLog)
@@ -103,12 +102,12 @@ func (k *keyring) actRecorded(cmd *cobra.Command, act func(ctx context.Context, 
 		defer func() { err = errors.Join(err, file.Close()) }()
 		audit = secrets.NewAudit(file)
 	}
-	before, _ := local.List(k.path()) // empty without a keyset; the act reports what else is wrong with it
-	err = k.explain(act(cmd.Context(), k))
-	if !k.changed {
+	before, _ := local.List(k.path()) // empty without a keyset; act reports any other error
+	err = k.explain(act(k))
+	after, lost := local.List(k.path())
+	if slices.Equal(before, after) {
 		return err
 	}
-	after, lost := local.List(k.path())
 	if lost == nil {
 		lost = audit.KeysChanged(context.WithoutCancel(cmd.Context()), cli.Operator(k.Getenv), cmd.CommandPath(), k.namespace, k.id, before, after)
 	}
@@ -121,7 +120,7 @@ func (k *keyring) actRecorded(cmd *cobra.Command, act func(ctx context.Context, 
 func (k *keyring) load(spec keySpec) error {
 	err := k.cfg.Read(k.Environ)
 	switch {
-	case k.namespace == "" && !spec.anyNamespace:
+	case k.namespace == "" && !spec.readsOnly:
 		err = errors.Join(err, cli.Usagef("--namespace: is required"))
 	case k.namespace != "" && !secrets.IsNamespace(k.namespace):
 		err = errors.Join(err, cli.Usagef("--namespace: must be 1 to 64 characters a-z, 0-9, - and _"))
@@ -132,13 +131,13 @@ func (k *keyring) load(spec keySpec) error {
 	return err
 }
 
-// explain adds to an error what the operator can do about it.
+// explain adds advice for the operator to an error.
 func (k *keyring) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && k.namespace == "":
-		return fmt.Errorf("%w; the first \"secrets-svc keys create\" makes it", err)
+		return fmt.Errorf("%w; the first \"secrets-svc keys create\" creates it", err)
 	case errors.Is(err, fs.ErrNotExist) && k.missing():
-		return fmt.Errorf("%w; \"secrets-svc keys create --namespace %s\" makes a keyset, a backup brings one back", err, k.namespace)
+		return fmt.Errorf("%w; create a keyset with \"secrets-svc keys create --namespace %s\", or restore a backup", err, k.namespace)
 	case errors.Is(err, local.ErrInsecureFile):
 		return fmt.Errorf("%w; or run this command as the user of the service", err)
 	case errors.Is(err, sealer.ErrUnknownKEK):
@@ -152,18 +151,18 @@ func (p *program) createKeyCommand() *cobra.Command {
 	return p.newKeyCommand(&cobra.Command{
 		Use:   "create",
 		Short: "Create a key, and make it primary if it is the first",
-		Long: `Adds a new key to a namespace, and prints its id alone on standard output. The first key of a namespace is primary; a
-later one only with --primary, which is for a namespace whose keyset is on one machine. Where there are more, bring
-the keyset to all of them first; then use "secrets-svc keys primary" on one, and bring the keyset to all once more.
+		Long: `Adds a new key to a namespace, and prints only its id on standard output. The first key of a namespace is primary. A later
+one is primary only with --primary, which is for a keyset on a single machine. With several machines, first copy the
+keyset to all of them; then use "secrets-svc keys primary" on one, and copy the keyset to all again.
 
-Back the keyset up before anything is sealed with the key, apart from the database.`,
+Back up the keyset before anything is sealed with the key. Keep the backup apart from the database.`,
 		Example: `  secrets-svc keys create --namespace main
   secrets-svc keys create --namespace main --primary`,
 	}, keySpec{
 		flags: func(flags *pflag.FlagSet) {
 			flags.BoolVar(&primary, "primary", false, "make it primary at once")
 		},
-		act: func(_ context.Context, k *keyring) error { return k.create(primary) },
+		act: func(k *keyring) error { return k.create(primary) },
 	})
 }
 
@@ -173,7 +172,7 @@ func (k *keyring) create(primary bool) error {
 	if err != nil {
 		return err
 	}
-	k.id, k.changed = id, true
+	k.id = id
 	if primary {
 		if err := local.SetPrimary(k.path(), id); err != nil {
 			return err
@@ -184,13 +183,13 @@ func (k *keyring) create(primary bool) error {
 		return err
 	}
 	if first {
-		k.Note("made a new keyset. If namespace %s had one before, bring its backup back instead: this one opens nothing of it", k.namespace)
+		k.Note("created a new keyset. If namespace %s had one before, restore its backup instead: the new one can't open what the old one sealed", k.namespace)
 	}
-	k.Note("back up %s now, apart from the database: without it nothing that this key seals opens again", k.path())
+	k.Note("back up %s now, apart from the database: without it, nothing opens that this key seals", k.path())
 	if keks[0].ID == id {
-		k.Note("%s is primary: what is sealed from now on is sealed with it", id)
+		k.Note("%s is primary: it seals from now on", id)
 	} else {
-		k.Note("%s is enabled. When every machine with this namespace has it: secrets-svc keys primary --namespace %s --id %s",
+		k.Note("%s is enabled. Once every machine with this namespace has it: secrets-svc keys primary --namespace %s --id %s",
 			id, k.namespace, id)
 	}
 	return k.Say("%s", id)
@@ -200,10 +199,10 @@ func (p *program) listKeysCommand() *cobra.Command {
 	return p.newKeyCommand(&cobra.Command{
 		Use:   "list",
 		Short: "List the keys of a namespace, or of all",
-		Long: `Lists the ids and states of keys: primary seals and opens, enabled opens what it has sealed, retired does nothing. The
-keys themselves are never shown.`,
+		Long: `Lists the ids and states of keys. A primary key seals and opens, an enabled one opens what it has sealed, and a retired one
+does nothing. The keys themselves are never shown.`,
 		Example: "  secrets-svc keys list\n  secrets-svc keys list --namespace main",
-	}, keySpec{anyNamespace: true, readsOnly: true, act: func(_ context.Context, k *keyring) error { return k.list() }})
+	}, keySpec{readsOnly: true, act: (*keyring).list})
 }
 
 func (k *keyring) list() error {
@@ -246,16 +245,15 @@ func namespacesIn(folder string) ([]string, error) {
 func (p *program) primaryKeyCommand() *cobra.Command {
 	return p.newKeyCommand(&cobra.Command{
 		Use:   "primary",
-		Short: "Make a key the primary key, which seals",
-		Long: `Makes a key primary: what is sealed from now on is sealed with it. The one before stays enabled, and opens what it has
-sealed. Every machine with this namespace must have the key already.`,
+		Short: "Make a key primary, so that it seals",
+		Long: `Makes a key primary, so that it seals from now on. The former primary key stays enabled, and opens what it has sealed.
+Every machine with this namespace must already have the key.`,
 		Example: "  secrets-svc keys primary --namespace main --id local:5f0c1a2b",
-	}, keySpec{id: true, act: func(_ context.Context, k *keyring) error {
+	}, keySpec{id: true, act: func(k *keyring) error {
 		if err := local.SetPrimary(k.path(), k.id); err != nil {
 			return err
 		}
-		k.changed = true
-		k.Note("%s is primary; services that run use it within a second. Next: aikeysd rewrap", k.id)
+		k.Note("%s is primary; running services use it within a second. Next: aikeysd rewrap", k.id)
 		return nil
 	}})
 }
@@ -263,15 +261,14 @@ sealed. Every machine with this namespace must have the key already.`,
 func (p *program) enableKeyCommand() *cobra.Command {
 	return p.newKeyCommand(&cobra.Command{
 		Use:     "enable",
-		Short:   "Bring a retired key back",
-		Long:    "Brings a retired key back: what is sealed with it opens again within a second.",
+		Short:   "Enable a retired key again",
+		Long:    "Enables a retired key again: what is sealed with it opens within a second.",
 		Example: "  secrets-svc keys enable --namespace main --id local:5f0c1a2b",
-	}, keySpec{id: true, act: func(_ context.Context, k *keyring) error {
+	}, keySpec{id: true, act: func(k *keyring) error {
 		if err := local.Enable(k.path(), k.id); err != nil {
 			return err
 		}
-		k.changed = true
-		k.Note("%s opens what is sealed with it; services that run have it within a second", k.id)
+		k.Note("%s is enabled; running services open with it within a second", k.id)
 		return nil
 	}})
 }
@@ -280,23 +277,23 @@ func (p *program) retireKeyCommand() *cobra.Command {
 	var checked bool
 	return p.newKeyCommand(&cobra.Command{
 		Use:   "retire",
-		Short: "Take a key out of use that no envelope needs",
-		Long: `Retires a key: envelopes sealed with it do not open until "secrets-svc keys enable" brings it back. The primary
-key can't be retired.
+		Short: "Take a key that no envelope needs out of use",
+		Long: `Retires a key: envelopes sealed with it do not open until "secrets-svc keys enable" enables it again. The primary key can't
+be retired.
 
-The envelopes are in aikeysd's database, which this program never opens. So ask aikeysd first how many envelopes still
+The envelopes are in aikeysd's database, which this program never opens. So first ask aikeysd how many envelopes still
 need the key, once for each database whose keys this namespace seals:
 
   aikeysd keys in-use --kek local:5f0c1a2b
 
-If the answer is 0, retire the key with --i-have-checked. Ask once more two seconds later, when every service has
-read the keyset again: a service may have sealed with the key until then. If the answer is no longer 0, enable the key.
+If the answer is 0, retire the key with --i-have-checked. Ask again two seconds later: a service may have sealed with
+the key until it has read the keyset again. If the answer is no longer 0, enable the key.
 
-Keep the backups of the keyset for as long as backups of the database: an old database needs its old keys.`,
+Keep backups of the keyset as long as backups of the database: an old database needs its old keys.`,
 		Example: "  secrets-svc keys retire --namespace main --id local:5f0c1a2b --i-have-checked",
 	}, keySpec{id: true, flags: func(flags *pflag.FlagSet) {
 		flags.BoolVar(&checked, "i-have-checked", false, "confirm that \"aikeysd keys in-use\" counted 0")
-	}, act: func(_ context.Context, k *keyring) error { return k.retire(checked) }})
+	}, act: func(k *keyring) error { return k.retire(checked) }})
 }
 
 func (k *keyring) retire(checked bool) error {
@@ -316,8 +313,7 @@ func (k *keyring) retire(checked bool) error {
 	if err := local.Retire(k.path(), k.id); err != nil {
 		return err
 	}
-	k.changed = true
-	k.Note("%s is retired; \"secrets-svc keys enable --namespace %s --id %s\" brings it back", k.id, k.namespace, k.id)
+	k.Note("%s is retired; \"secrets-svc keys enable --namespace %s --id %s\" enables it again", k.id, k.namespace, k.id)
 	k.Note("in two seconds, run once more: aikeysd keys in-use --kek %s; enable the key if it no longer counts 0", k.id)
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func (i *installation) states() map[string]string {
@@ -165,7 +166,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	first := i.create()
 	i.launch()
 	client := i.client()
-	old := mustSeal(t, client)
+	old := sealertest.MustSeal(t, client)
 	require.Equal(t, first, old.KEKID)
 	var stop atomic.Bool
 	var wg sync.WaitGroup
@@ -174,13 +175,13 @@ func TestRotationUnderLoad(t *testing.T) {
 	for range callers {
 		wg.Go(func() {
 			for !stop.Load() {
-				envelope, err := client.Seal(ctx, binding(), sealer.NewSecret([]byte(plain)))
+				envelope, err := client.Seal(ctx, sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				secret, err := client.Open(ctx, binding(), envelope.Bytes)
-				if err != nil || string(secret.Reveal()) != plain {
+				secret, err := client.Open(ctx, sealertest.Binding(), envelope.Bytes)
+				if err != nil || string(secret.Reveal()) != sealertest.Secret {
 					t.Error(err)
 					return
 				}
@@ -190,8 +191,8 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 	second := i.create()
 	i.must("keys", "primary", "--namespace", "main", "--id", second)
-	require.Eventually(t, func() bool { return mustSeal(t, client).KEKID == second }, patience, often)
-	rewrapped, err := client.Rewrap(ctx, binding(), old.Bytes)
+	require.Eventually(t, func() bool { return sealertest.MustSeal(t, client).KEKID == second }, patience, often)
+	rewrapped, err := client.Rewrap(ctx, sealertest.Binding(), old.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, second, rewrapped.KEKID)
 	before := operations.Load()
@@ -199,11 +200,11 @@ func TestRotationUnderLoad(t *testing.T) {
 	i.must("keys", "retire", "--namespace", "main", "--id", first, "--i-have-checked")
 	stop.Store(true)
 	wg.Wait()
-	requireOpens(t, client, rewrapped.Bytes)
+	sealertest.RequireOpens(t, client, rewrapped.Bytes)
 	require.Eventually(t, func() bool {
-		_, err := client.Open(ctx, binding(), old.Bytes)
+		_, err := client.Open(ctx, sealertest.Binding(), old.Bytes)
 		return err != nil
 	}, patience, often)
 	i.must("keys", "enable", "--namespace", "main", "--id", first)
-	requireOpens(t, client, old.Bytes)
+	sealertest.RequireOpens(t, client, old.Bytes)
 }

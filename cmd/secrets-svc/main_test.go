@@ -20,7 +20,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
@@ -28,7 +27,6 @@ const (
 	childVariable = "TEST_AS_SECRETS_SVC" // makes the test binary be the program, as a process of its own
 	// patience is longer than any step of a test takes, even on a busy machine.
 	patience, often = 30 * time.Second, 20 * time.Millisecond
-	plain           = "sk-0123456789abcdef"
 )
 
 func TestMain(m *testing.M) {
@@ -165,24 +163,6 @@ func (s *server) get(path string) (status int, body string) {
 	text, err := io.ReadAll(reply.Body)
 	require.NoError(s.t, err)
 	return reply.StatusCode, string(text)
-}
-
-func binding() sealer.Binding {
-	return sealer.Binding{CustomerID: "acme", ProjectID: "chat", KeyID: "byok_1", Provider: "openai", Version: 1}
-}
-
-func mustSeal(t *testing.T, s sealer.Sealer) sealer.Envelope {
-	t.Helper()
-	envelope, err := s.Seal(context.Background(), binding(), sealer.NewSecret([]byte(plain)))
-	require.NoError(t, err)
-	return envelope
-}
-
-func requireOpens(t *testing.T, s sealer.Sealer, envelope []byte) {
-	t.Helper()
-	secret, err := s.Open(context.Background(), binding(), envelope)
-	require.NoError(t, err)
-	require.Equal(t, plain, string(secret.Reveal()))
 }
 
 // The program that holds the key-encryption keys must link no database driver, no ORM, and no code of sessions. Package

@@ -25,8 +25,8 @@ type namespaceSealer interface {
 	sealer.KEKLister
 }
 
-// namespaces implements secrets.Namespaces. A namespace's sealer is opened at its first use. A keyset is never created here: what a
-// keyset created by mistake has sealed, no backup opens.
+// namespaces opens the sealer of a namespace at its first use. It never creates a keyset: no backup could open what a keyset that was
+// created by mistake has sealed.
 type namespaces struct {
 	cfg *config
 	log *slog.Logger
@@ -41,7 +41,7 @@ func newNamespaces(cfg *config, log *slog.Logger) *namespaces {
 	return &namespaces{cfg: cfg, log: log, sealers: map[string]namespaceSealer{}, failing: map[string]string{}}
 }
 
-// Sealer implements secrets.Namespaces.
+// Sealer returns the sealer of a namespace, or sealer.ErrUnavailable if it can't be opened.
 func (n *namespaces) Sealer(ctx context.Context, namespace string) (sealer.Sealer, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -52,7 +52,7 @@ func (n *namespaces) Sealer(ctx context.Context, namespace string) (sealer.Seale
 	if err != nil {
 		if text := err.Error(); text != n.failing[namespace] {
 			n.failing[namespace] = text
-			n.log.ErrorContext(ctx, "a namespace has no keyset that can be used: \"secrets-svc keys create\" makes one, a backup brings one back",
+			n.log.ErrorContext(ctx, "a namespace has no usable keyset: create one with \"secrets-svc keys create\", or restore a backup",
 				slog.String("namespace", namespace), slog.String("error", text))
 		}
 		return nil, fmt.Errorf("%w: namespace %q has no keyset", sealer.ErrUnavailable, namespace)
@@ -76,7 +76,7 @@ func (n *namespaces) opened() map[string]namespaceSealer {
 	return maps.Clone(n.sealers)
 }
 
-// isReadable reports whether the keys of a sealer can be used now. A file is read again for that if it has changed.
+// isReadable reports whether the keys of a sealer can be used now. It reads a changed file again.
 func isReadable(ctx context.Context, s namespaceSealer) bool {
 	if file, ok := s.(*local.Sealer); ok {
 		return file.Check(ctx) == nil
@@ -85,11 +85,11 @@ func isReadable(ctx context.Context, s namespaceSealer) bool {
 	return err == nil
 }
 
-// collectTimeout bounds how long a scrape waits for key management services.
+// collectTimeout bounds the wait of a scrape for key management services.
 const collectTimeout = 3 * time.Second
 
 var keysetReadable = prometheus.NewDesc("secrets_svc_keyset_readable",
-	"1 while the namespace's keyset can be read; at 0 of a file, the keys that were read before serve on, until a restart.",
+	"1 while the namespace's keyset can be read. If a keyset file can't, the keys that were read before stay in use until a restart.",
 	[]string{"namespace"}, nil)
 
 // Describe implements prometheus.Collector.

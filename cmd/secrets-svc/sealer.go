@@ -14,8 +14,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer/local"
 )
 
-// sealerLocal is the sealer whose keys are in the folder of keysets. Any other is the URL of a key management service, with placeholder
-// for the namespace.
+// sealerLocal names the sealer whose keys are in the folder of keysets. Any other sealer is the URL of a key management service, in which
+// placeholder stands for the namespace.
 const (
 	sealerLocal = "local"
 	placeholder = "{namespace}"
@@ -23,13 +23,13 @@ const (
 
 const sealerForms = sealerLocal + ", or with " + placeholder + " in the name of the key: " + kmsurl.Forms
 
-// checkSealer checks the settings of sealers, and opens nothing.
+// checkSealer checks the settings of sealers without opening any.
 func (s *config) checkSealer() (complaints []string) {
 	complaints = checkSealerText(s.Of("sealer"), s.Sealer)
 	for _, text := range s.SealerOld {
 		complaints = append(complaints, checkSealerText(s.Of("sealer-old"), text)...)
 		if text == s.Sealer {
-			complaints = append(complaints, s.Of("sealer-old").Given()+": names "+s.Of("sealer").Given()+" itself, which needs no mention")
+			complaints = append(complaints, s.Of("sealer-old").Given()+": names the same sealer as "+s.Of("sealer").Given())
 		}
 	}
 	return complaints
@@ -50,8 +50,8 @@ func checkSealerText(setting *settings.Setting, text string) []string {
 	return nil
 }
 
-// openSealer opens the sealer of a namespace, and behind it the old ones, which open what it has not sealed. It creates no keyset, and
-// connects to nothing. It adds to closers what closes the sealers.
+// openSealer opens the sealer of a namespace, and the old ones, which open what they have sealed. It creates no keyset, and does not
+// connect. It adds the functions that close the sealers to closers.
 func (s *config) openSealer(ctx context.Context, namespace string, log *slog.Logger, closers *lifecycle.Closers) (namespaceSealer, error) {
 	current, err := s.openOne(ctx, s.Sealer, namespace, log, closers)
 	if err != nil || len(s.SealerOld) == 0 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 	"github.com/agentrouter/aikeys/sealer/vault/vaulttest"
 )
 
@@ -19,7 +20,7 @@ func TestKeysInOpenBao(t *testing.T) {
 	i.create()
 	s := i.launch()
 	client := i.client()
-	old := mustSeal(t, client)
+	old := sealertest.MustSeal(t, client)
 	s.stop()
 
 	for _, name := range []string{"aikeys-main", "aikeys-other"} {
@@ -27,39 +28,39 @@ func TestKeysInOpenBao(t *testing.T) {
 	}
 	url := bao.URLWithToken(t, "aikeys-{namespace}", vaulttest.Policy(t, "aikeys-main"))
 	s = i.launch("--sealer", url, "--sealer-old", "local")
-	requireOpens(t, client, old.Bytes)
-	moved, err := client.Rewrap(t.Context(), binding(), old.Bytes)
+	sealertest.RequireOpens(t, client, old.Bytes)
+	moved, err := client.Rewrap(t.Context(), sealertest.Binding(), old.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, "vault:transit/aikeys-main:v1", moved.KEKID)
-	requireOpens(t, client, moved.Bytes)
+	sealertest.RequireOpens(t, client, moved.Bytes)
 	s.stop()
 
 	got := i.run([]string{"SECRETS_SVC_SEALER=" + url}, "check")
 	require.Equal(t, cli.ExitOK, got.code, got.stdout)
 	require.Contains(t, got.stdout, "primary vault:transit/aikeys-main:v1; 0 enabled, 0 retired")
 	s = i.launch("--sealer", url)
-	requireOpens(t, client, moved.Bytes)
-	_, err = client.Open(t.Context(), binding(), old.Bytes)
+	sealertest.RequireOpens(t, client, moved.Bytes)
+	_, err = client.Open(t.Context(), sealertest.Binding(), old.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 	keks, err := client.KEKs(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []sealer.KEK{{ID: moved.KEKID, State: sealer.KEKPrimary}}, keks)
 
 	bao.Seal(t)
-	_, err = client.Open(t.Context(), binding(), moved.Bytes)
+	_, err = client.Open(t.Context(), sealertest.Binding(), moved.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	_, body := s.get("/metrics")
 	require.Contains(t, body, `secrets_svc_keyset_readable{namespace="main"} 0`)
 	bao.Unseal(t)
 	require.Eventually(t, func() bool {
-		_, err := client.Open(t.Context(), binding(), moved.Bytes)
+		_, err := client.Open(t.Context(), sealertest.Binding(), moved.Bytes)
 		return err == nil
 	}, patience, often)
 
 	// Each namespace has a key of its own, and the token's policy names one.
 	i.clients(strings.ReplaceAll(i.read("clients.yaml"), "main", "other"))
 	require.Eventually(t, func() bool {
-		_, err := client.Open(t.Context(), binding(), moved.Bytes)
+		_, err := client.Open(t.Context(), sealertest.Binding(), moved.Bytes)
 		return err != nil
 	}, patience, often)
 	got = i.run([]string{"SECRETS_SVC_SEALER=" + url}, "check")

@@ -18,6 +18,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/internal/filereload"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
@@ -26,15 +27,15 @@ func (p *program) serveCommand() *cobra.Command {
 	cfg := newConfig()
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Seal, open and re-wrap for the clients that are listed",
+		Short: "Seal, open and re-wrap for the listed clients",
 		Args:  cli.NoArguments(),
-		Long: `Serves the clients that the clients file lists, on a unix socket or with mutual TLS. On a socket, a client is known by
-the user of its process; with TLS, by a name in its certificate. Each open is in the audit log before it is answered.
+		Long: `Serves the clients that the clients file lists, on a unix socket or with mutual TLS. On a socket, the user of its process
+identifies a client; with TLS, a name in its certificate does. Each open is in the audit log before it is answered.
 
-Keysets and the clients file are read again when they change; nothing needs a restart. A file that is broken leaves
-what was read before in force, and is logged. A namespace without a keyset answers 503 until it has one.
+Keysets and the clients file are read again when they change; nothing needs a restart. If a file is broken, the service
+logs that and keeps what it has read before. A namespace without a keyset answers 503 until it has one.
 
-SIGTERM or SIGINT stops it: requests in flight are answered, then it exits. A second signal ends it at once.`,
+SIGTERM or SIGINT stops the service: it answers the requests in flight, then exits. A second signal ends it at once.`,
 		Example: `  # On one machine
   secrets-svc keys create --namespace main
   secrets-svc serve --listen unix:/run/secrets-svc/api.sock --socket-group aikeys
@@ -56,16 +57,16 @@ SIGTERM or SIGINT stops it: requests in flight are answered, then it exits. A se
 	return cmd
 }
 
-// operationsPerCPU is how many operations may run for each CPU if the setting leaves it open.
+// operationsPerCPU is the default for max-concurrent, for each CPU.
 const operationsPerCPU = 4
 
-// service is one running secrets-svc.
+// service is a running secrets-svc.
 type service struct {
 	cfg    *config
 	log    *slog.Logger
 	stdout io.Writer
 
-	clients    *secrets.ClientsFile
+	clients    *filereload.Value[*secrets.ClientList]
 	namespaces *namespaces
 	audit      *secrets.Audit
 	api, ops   *lifecycle.Server
@@ -74,7 +75,7 @@ type service struct {
 	closers  lifecycle.Closers
 }
 
-// newService hides the process's memory, opens what the service needs, binds its listeners and makes its servers.
+// newService protects the process's memory, opens what the service needs, binds its listeners and makes its servers.
 func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
 	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), stdout: p.Stdout}
 	if cfg.MaxConcurrent == 0 {
@@ -98,7 +99,7 @@ func (s *service) open(ctx context.Context) (err error) {
 	}
 	s.namespaces = newNamespaces(s.cfg, s.log)
 	s.closers.Add(s.namespaces.Close)
-	for _, name := range s.clients.List(ctx).Namespaces() {
+	for _, name := range s.clients.Get(ctx).Namespaces() {
 		_, _ = s.namespaces.Sealer(ctx, name) // logged: a namespace may get its keyset later
 	}
 	return s.listen(ctx)
@@ -117,7 +118,7 @@ func (s *service) protectMemory(ctx context.Context) error {
 	case err != nil && s.cfg.LockMemory == lockRequire:
 		return fmt.Errorf("%s: %w", s.cfg.Of("lock-memory").Given(), err)
 	case err != nil:
-		s.log.WarnContext(ctx, "memory is not locked and may get into swap", slog.String("error", err.Error()))
+		s.log.WarnContext(ctx, "memory is not locked and may be swapped to disk", slog.String("error", err.Error()))
 	}
 	return nil
 }
@@ -159,7 +160,7 @@ func (s *service) listen(ctx context.Context) error {
 		return err
 	}
 	handler, err := secrets.NewHandler(secrets.Config{
-		Clients: s.clients, Namespaces: s.namespaces, Audit: s.audit, Metrics: registry,
+		Clients: s.clients.Get, Sealer: s.namespaces.Sealer, Audit: s.audit, Metrics: registry,
 		MaxConcurrent: s.cfg.MaxConcurrent, MaxQueue: s.cfg.MaxQueue, API: httpapi.Config{Observer: observer},
 	})
 	if err != nil {
@@ -191,7 +192,7 @@ func (s *service) listenAPI(ctx context.Context) (net.Listener, error) {
 	return listener, nil
 }
 
-// checks are what /readyz depends on. A namespace that can't be used does not take the others out of service.
+// checks returns what /readyz depends on. The service is ready if any namespace can be used.
 func (s *service) checks() []telemetry.Check {
 	service := func(context.Context) telemetry.State {
 		if s.draining.Load() {
@@ -200,7 +201,7 @@ func (s *service) checks() []telemetry.Check {
 		return telemetry.OK
 	}
 	keysets := func(ctx context.Context) telemetry.State {
-		for _, name := range s.clients.List(ctx).Namespaces() {
+		for _, name := range s.clients.Get(ctx).Namespaces() {
 			if _, err := s.namespaces.Sealer(ctx, name); err == nil {
 				return telemetry.OK
 			}

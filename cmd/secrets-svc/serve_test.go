@@ -27,6 +27,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func TestSetupFromScratch(t *testing.T) {
@@ -41,9 +42,9 @@ func TestSetupFromScratch(t *testing.T) {
 
 	s := i.launch()
 	client := i.client()
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	require.Equal(t, id, envelope.KEKID)
-	requireOpens(t, client, envelope.Bytes)
+	sealertest.RequireOpens(t, client, envelope.Bytes)
 	require.Contains(t, i.read("audit"), `"outcome":"opened"`)
 
 	status, body := s.get("/healthz")
@@ -70,13 +71,13 @@ func TestNamespaceWorksOnceItHasAKeyset(t *testing.T) {
 	status, _ := s.get("/readyz")
 	require.Equal(t, http.StatusServiceUnavailable, status)
 	client := i.client()
-	_, err := client.Seal(t.Context(), binding(), sealer.NewSecret([]byte(plain)))
+	_, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.NoDirExists(t, i.path("keys"), "a service makes no keyset")
-	require.Contains(t, i.read("log"), "a namespace has no keyset that can be used")
+	require.Contains(t, i.read("log"), "a namespace has no usable keyset")
 
 	i.create()
-	requireOpens(t, client, mustSeal(t, client).Bytes)
+	sealertest.RequireOpens(t, client, sealertest.MustSeal(t, client).Bytes)
 	status, _ = s.get("/readyz")
 	require.Equal(t, http.StatusOK, status)
 }
@@ -97,7 +98,7 @@ func TestRestartAfterKill(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for !stop.Load() {
-				envelope, err := client.Seal(context.Background(), binding(), sealer.NewSecret([]byte(plain)))
+				envelope, err := client.Seal(context.Background(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 				if err == nil {
 					mu.Lock()
 					sealed = append(sealed, envelope.Bytes)
@@ -125,7 +126,7 @@ func TestRestartAfterKill(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	for _, envelope := range sealed {
-		requireOpens(t, client, envelope)
+		sealertest.RequireOpens(t, client, envelope)
 	}
 }
 
@@ -136,7 +137,7 @@ func TestSocketOfARunningServiceIsKept(t *testing.T) {
 	got := i.run(nil, "serve", "--lock-memory", "off")
 	require.Equal(t, cli.ExitFailure, got.code)
 	require.Contains(t, got.stderr, "is taken, perhaps by another secrets-svc")
-	mustSeal(t, i.client())
+	sealertest.MustSeal(t, i.client())
 }
 
 func TestFileInPlaceOfTheSocketIsKept(t *testing.T) {
@@ -189,8 +190,8 @@ func TestUnwritableAuditRefusesOpens(t *testing.T) {
 	i.create()
 	i.launch("--audit-log", "/dev/full")
 	client := i.client()
-	envelope := mustSeal(t, client)
-	_, err := client.Open(t.Context(), binding(), envelope.Bytes)
+	envelope := sealertest.MustSeal(t, client)
+	_, err := client.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 }
 
@@ -200,12 +201,12 @@ func TestAuditFileRotation(t *testing.T) {
 	i.create()
 	i.launch("--audit-log", i.path("opens.log"))
 	client := i.client()
-	envelope := mustSeal(t, client)
-	requireOpens(t, client, envelope.Bytes)
+	envelope := sealertest.MustSeal(t, client)
+	sealertest.RequireOpens(t, client, envelope.Bytes)
 	require.NoError(t, os.Rename(i.path("opens.log"), i.path("opens.log.1")))
 	opens := 1
 	require.Eventually(t, func() bool {
-		requireOpens(t, client, envelope.Bytes)
+		sealertest.RequireOpens(t, client, envelope.Bytes)
 		opens++
 		_, err := os.Stat(i.path("opens.log"))
 		return err == nil
@@ -228,14 +229,14 @@ func TestShutdownAnswersRequestsInFlight(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for !stop.Load() {
-				_, err := client.Seal(context.Background(), binding(), sealer.NewSecret([]byte(plain)))
+				_, err := client.Seal(context.Background(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 				if err != nil && !errors.Is(err, sealer.ErrUnavailable) {
 					failed.Add(1)
 				}
 			}
 		})
 	}
-	mustSeal(t, client)
+	sealertest.MustSeal(t, client)
 	s.stop()
 	stop.Store(true)
 	wg.Wait()
@@ -294,10 +295,10 @@ func TestMutualTLS(t *testing.T) {
 	}
 	t.Run("a client that is listed does what it may", func(t *testing.T) {
 		client := newClient(t, issue(clients, "aikeysd", tlsfilestest.Named("aikeysd.internal")))
-		envelope := mustSeal(t, client)
-		requireOpens(t, client, envelope.Bytes)
+		envelope := sealertest.MustSeal(t, client)
+		sealertest.RequireOpens(t, client, envelope.Bytes)
 		require.Contains(t, i.read("audit"), `"client":"aikeysd"`)
-		_, err := client.Rewrap(t.Context(), binding(), envelope.Bytes)
+		_, err := client.Rewrap(t.Context(), sealertest.Binding(), envelope.Bytes)
 		require.Error(t, err)
 	})
 	for name, tc := range map[string]struct {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func TestDefaultsAreValid(t *testing.T) {
@@ -30,7 +31,7 @@ func TestRefusedSettings(t *testing.T) {
 		says          []string
 	}{
 		"plain TCP":                 {args: []string{"--listen", "127.0.0.1:8443"}, says: []string{"TLS_CERT: is required", "TLS_KEY: is required", "TLS_CLIENT_CA: is required"}},
-		"clients without a CA":      {args: []string{"--listen", ":8443", "--tls-cert", "a", "--tls-key", "b"}, says: []string{"SECRETS_SVC_TLS_CLIENT_CA: is required, as --listen is no unix socket"}},
+		"clients without a CA":      {args: []string{"--listen", ":8443", "--tls-cert", "a", "--tls-key", "b"}, says: []string{"SECRETS_SVC_TLS_CLIENT_CA: is required, as --listen is not a unix socket"}},
 		"TLS on a socket":           {args: []string{"--tls-cert", "a"}, says: []string{"--tls-cert: is for mutual TLS"}},
 		"a group without a socket":  {args: []string{"--listen", ":1", "--tls-cert", "a", "--tls-key", "b", "--tls-client-ca", "c", "--socket-group", "g"}, says: []string{"--socket-group: is for a unix socket"}},
 		"no address":                {args: []string{"--listen", "secrets"}, says: []string{"--listen: must be unix:<path> or host:port"}},
@@ -43,7 +44,7 @@ func TestRefusedSettings(t *testing.T) {
 		"another sealer":            {args: []string{"--sealer", "hunter2"}, says: []string{"--sealer: must be local, or with {namespace} in the name of the key: vault+https://"}},
 		"a key for all namespaces":  {args: []string{"--sealer", "vault+https://h/transit/k?token_file=/t"}, says: []string{"--sealer: must have {namespace} in the name of the key"}},
 		"no way to log in":          {args: []string{"--sealer", "vault+https://h/transit/{namespace}"}, says: []string{"--sealer: needs one way to log in"}},
-		"the old sealer as new":     {args: []string{"--sealer-old", "local"}, says: []string{"--sealer-old: names SECRETS_SVC_SEALER itself"}},
+		"the old sealer as new":     {args: []string{"--sealer-old", "local"}, says: []string{"--sealer-old: names the same sealer as SECRETS_SVC_SEALER"}},
 		"a queue of less than none": {args: []string{"--max-queue", "-1"}, says: []string{"--max-queue: must be a whole number"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -88,7 +89,7 @@ func TestDocsListMetrics(t *testing.T) {
 	i := install(t)
 	i.create()
 	s := i.launch()
-	mustSeal(t, i.client())
+	sealertest.MustSeal(t, i.client())
 	_, shown := s.get("/metrics")
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (secrets_svc_\w+) `).FindAllStringSubmatch(shown, -1) {
 		require.True(t, onPage[m[1]], m[1])

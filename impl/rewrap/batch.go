@@ -25,7 +25,7 @@ func (j *Job) selectOutdated(ctx context.Context, keys []models.Key) ([]models.K
 			todo = append(todo, k)
 			continue
 		}
-		// Another job, with a sealer that this one lacks, may have re-wrapped a key that is unreadable here.
+		// Another job, with a sealer that this one lacks, may have re-wrapped a key that this job could not read.
 		if _, unreadable := j.unreadable[nameOf(k)]; unreadable || j.postponed[nameOf(k)] {
 			delete(j.unreadable, nameOf(k))
 			delete(j.postponed, nameOf(k))
@@ -85,7 +85,7 @@ func (j *Job) rewrapBatch(ctx context.Context, keys []models.Key) error {
 	return err
 }
 
-// askSealer has the sealer re-wrap the keys' envelopes. Unreadable keys are recorded and get no change.
+// askSealer has the sealer re-wrap the keys' envelopes. It records unreadable keys and returns no change for them.
 func (j *Job) askSealer(ctx context.Context, keys []models.Key) ([]change, error) {
 	items := make([]sealer.Item, len(keys))
 	for i, k := range keys {
@@ -146,7 +146,7 @@ func (j *Job) recordBatch(keys []models.Key, stored map[string]bool) {
 	}
 }
 
-// readBack reads a stored envelope again. It must be sound, even if another job has written it since.
+// readBack reads a stored envelope again. It must be sound, even if another job has written it in the meantime.
 func (j *Job) readBack(ctx context.Context, c change) error {
 	k, err := retryUnavailable(ctx, j, func() (models.Key, error) { return j.Store.SealedVersion(ctx, c.binding.KeyID, c.binding.Version) })
 	if errors.Is(err, models.ErrNotFound) {
@@ -180,10 +180,10 @@ func bindingOf(k models.Key) sealer.Binding {
 	return sealer.Binding{CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: sealer.ProviderAt(k.Provider, k.Destination), Version: k.Version}
 }
 
-// verify returns the changes whose new envelope is as good as the old one, or ErrUnsound. The new data key must unwrap under
-// the new KEK and the binding, and the ciphertext must be the old one, byte for byte; if the secret was sealed again, both
-// envelopes must open to the same secret. Of the changes that only re-wrapped the data key, one sample is opened if the
-// sealer has the right to. A change is left out, and comes again, if the primary KEK has changed since it was made.
+// verify returns the changes whose new envelope is as good as the old one, or ErrUnsound. The new data key must unwrap under the new KEK
+// and the binding, and the ciphertext must be the old one, byte for byte. If the secret was sealed again, both envelopes must open to
+// the same secret. Of the changes that only re-wrapped the data key, one sample is opened if the sealer may open. A change is left out
+// if the primary KEK has changed since; the next pass comes back to its key.
 func (j *Job) verify(ctx context.Context, changes []change) ([]change, error) {
 	items := make([]sealer.Item, len(changes))
 	for i, c := range changes {
@@ -212,9 +212,9 @@ func (j *Job) verify(ctx context.Context, changes []change) ([]change, error) {
 	return sound, nil
 }
 
-// checkSameSecret returns nil if both envelopes of a change open to the same secret, or if only the data key was re-wrapped and
-// the change is no sample. The old envelope of a sample may not open at all: its ciphertext may be damaged, which a re-wrap
-// neither notices nor repairs, or the sealer may lack the right. The plaintexts are wiped.
+// checkSameSecret returns nil if both envelopes of a change open to the same secret, or if only the data key was re-wrapped and the change
+// is not a sample. The old envelope of a sample need not open: its ciphertext may be damaged, which a re-wrap neither notices nor
+// repairs, or the sealer may lack the right. The plaintexts are wiped.
 func (j *Job) checkSameSecret(ctx context.Context, c change, sample bool) error {
 	resealed := !sealer.SamePayload(c.old, c.envelope.Bytes)
 	if !resealed && (!sample || j.cantOpen) {

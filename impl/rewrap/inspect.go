@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// State says how a key is sealed.
+// State is the state of an envelope.
 type State string
 
 // The states of an envelope.
@@ -20,14 +20,14 @@ const (
 	StateCurrent State = "current"
 	// StateOldKEK is the state of an envelope under another KEK that still unwraps.
 	StateOldKEK State = "old_kek"
-	// StateUnreadable is the state of an envelope whose KEK is unknown or retired, or that was tried and is damaged.
+	// StateUnreadable is the state of an envelope whose KEK is unknown or retired, or that did not re-wrap.
 	StateUnreadable State = "unreadable"
 )
 
-// KEKUnknown is the state of a KEK that rows name but the sealer does not have.
+// KEKUnknown is the state of a KEK that rows name and the sealer does not have.
 const KEKUnknown sealer.KEKState = "unknown"
 
-// KEKKeys is a KEK and the number of keys that it seals, by their state.
+// KEKKeys is a KEK and the number of keys under it, by state.
 type KEKKeys struct {
 	sealer.KEK
 	Current    int64 `json:"current"`
@@ -49,7 +49,7 @@ func (k *KEKKeys) add(state State, keys int64) {
 	}
 }
 
-// Inspector finds out how keys are sealed. It writes nothing.
+// Inspector reports how keys are sealed. It writes nothing.
 type Inspector struct {
 	store  Store
 	sealer sealer.Sealer
@@ -65,7 +65,7 @@ func NewInspector(ctx context.Context, store Store, s sealer.Sealer) (*Inspector
 	}
 	i := &Inspector{store: store, sealer: s, states: map[string]sealer.KEKState{}}
 	for _, kek := range keks {
-		// When two sealers have the same KEK, the first in the list seals.
+		// If two sealers have the same KEK, the first one counts.
 		if _, known := i.states[kek.ID]; !known {
 			i.keks, i.states[kek.ID] = append(i.keks, kek), kek.State
 		}
@@ -83,7 +83,7 @@ func (i *Inspector) Primary() string {
 	return ""
 }
 
-// stateUnder returns the state of an envelope as far as its KEK decides it.
+// stateUnder returns the state of an envelope that its KEK alone implies.
 func (i *Inspector) stateUnder(kekID string) State {
 	switch i.states[kekID] {
 	case sealer.KEKPrimary:
@@ -108,9 +108,8 @@ func (i *Inspector) Count(ctx context.Context) ([]KEKKeys, error) {
 	return i.inOrder(counts), nil
 }
 
-// Sample tries at most perKEK envelopes under each KEK, all of them if perKEK is 0, and counts the ones it tried by state. It
-// tries an envelope by re-wrapping it without writing the result, which takes no right to open unless secrets have to move
-// to another sealer.
+// Sample tries at most perKEK envelopes under each KEK, or all if perKEK is 0, and counts them by state. It tries an envelope by
+// re-wrapping it without writing the result. That takes no right to open, unless secrets have to move to another sealer.
 func (i *Inspector) Sample(ctx context.Context, perKEK int64) ([]KEKKeys, []Unreadable, error) {
 	counts, unreadable := i.zeroCounts(), map[string]Unreadable{}
 	taken := map[string]int64{} // :: KEK id → envelopes tried under it
@@ -158,13 +157,13 @@ func choose(page []models.Key, taken map[string]int64, perKEK int64) []models.Ke
 // EnvelopeStatus is the state of one key's envelope.
 type EnvelopeStatus struct {
 	State State
-	// KEKID is the KEK that the envelope names, or the row if the envelope is malformed.
+	// KEKID is the KEK that the envelope names, or that the row names if the envelope is malformed.
 	KEKID string
 	// Err is why the envelope is unreadable.
 	Err error
 }
 
-// Reason says, for people, why an envelope is unreadable. It is empty for a readable one.
+// Reason says for people why an envelope is unreadable. It is empty for a readable one.
 func (s EnvelopeStatus) Reason() string { return reasonFor(s.Err) }
 
 // Classify returns the status of a key by its row and the head of its envelope, without trying the envelope.
@@ -198,14 +197,14 @@ func (i *Inspector) Check(ctx context.Context, keys []models.Key) ([]EnvelopeSta
 			found[n].State, found[n].Err = StateUnreadable, result.Err
 		case result.Err != nil:
 			return nil, result.Err
-		case found[n].State == StateUnreadable: // its KEK was added after the sealer listed its KEKs
+		case found[n].State == StateUnreadable: // its KEK was added after the sealer's list was made
 			found[n].State = StateOldKEK
 		}
 	}
 	return found, nil
 }
 
-// kekOf returns the KEK that a key's envelope names, or its row if the envelope is malformed.
+// kekOf returns the KEK that a key's envelope names, or that its row names if the envelope is malformed.
 func kekOf(k models.Key) string {
 	if named, err := sealer.KEKIDOf(k.Envelope); err == nil {
 		return named
@@ -244,18 +243,18 @@ func (i *Inspector) inOrder(counts map[string]*KEKKeys) []KEKKeys {
 	return all
 }
 
-// Unreadable is a key of which an envelope can't be read.
+// Unreadable is a key with an envelope that can't be read.
 type Unreadable struct {
 	KeyID      string `json:"id"`
 	CustomerID string `json:"customer_id"`
 	ProjectID  string `json:"project_id"`
 	// KEKID is the key-encryption key of the envelope.
 	KEKID string `json:"kek_id"`
-	// Reason says, for people, why it can't be read.
+	// Reason says for people why it can't be read.
 	Reason string `json:"reason"`
 }
 
-// reasons are the errors that mean that an envelope is unreadable until an operator repairs something.
+// reasons lists the errors of unreadable envelopes. Only an operator can repair those.
 var reasons = []struct {
 	err  error
 	text string

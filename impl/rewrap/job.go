@@ -2,23 +2,22 @@
 // installation moves to another sealer. The service keeps running during a move.
 //
 // There is no table of jobs: each row names the KEK of its envelope, so the rows that do not name the primary KEK are the
-// work that is left. A job can be killed at any point and started again, and several can run at once. Each batch takes four
-// steps:
+// remaining work. A job can be killed at any point and started again, and several can run at once. Each batch takes four steps:
 //
 //  1. The sealer re-wraps the envelopes: the data key alone or, between two sealers, by opening and sealing the secret.
 //  2. The new envelopes are verified, before anything is written.
-//  3. One short transaction writes those whose row still has the old envelope and version. A row that has changed is left
-//     alone and looked at again in the next pass.
+//  3. One short transaction writes the envelopes whose row still has the old envelope and version. The next pass comes back to
+//     rows that have changed.
 //  4. A sample is read back and must be sound.
 //
-// Beside its active version, a key may have a pending and a retiring one, whose envelopes are re-wrapped as if each were a key's.
+// Besides its active version, a key may have a pending and a retiring one. A job treats each version like a key.
 //
-// The canary (see impl/keysetcheck) goes last: while it needs an old KEK, other envelopes may need it too. Unreadable
+// The canary (see impl/keysetcheck) goes last: while it needs an old KEK, other envelopes may need that KEK too. Unreadable
 // envelopes are listed and never written. Revoked keys are re-wrapped like all others, so that the old KEK can be retired.
 //
 // A sealer without the right to open secrets is enough, unless secrets have to move from one sealer to another.
 //
-// The package imports impl/keysetcheck, models and sealer, and an error of sealer/remote.
+// The package imports impl/keysetcheck, models and sealer, and errors of sealer/remote and sealer/kms.
 package rewrap
 
 import (
@@ -40,7 +39,7 @@ import (
 var (
 	// ErrUnsound says that the sealer returned an envelope that failed verification. It was not written.
 	ErrUnsound = errors.New("the sealer returned an envelope that is not sound; it was not written, and the job was stopped")
-	// ErrNotStored says that the database returned a different envelope from what was written.
+	// ErrNotStored says that the database returned another envelope than was written.
 	ErrNotStored = errors.New("an envelope that was written can't be read back as it was; the job was stopped")
 	// ErrBusy says that rows stayed locked or kept changing until the job gave up.
 	ErrBusy = errors.New("keys were being changed for as long as the job tried; run it again")
@@ -49,7 +48,7 @@ var (
 		"the new one as its primary?")
 )
 
-// Store is what the job needs of models.Store.
+// Store has the methods of models.Store that the job needs.
 type Store interface {
 	KeysByKEK(ctx context.Context) (map[string]int64, error)
 	SealedVersion(ctx context.Context, id string, version uint32) (models.Key, error)
@@ -62,24 +61,22 @@ type Store interface {
 // Config is what a job works with.
 type Config struct {
 	Store Store
-	// Sealer re-wraps with its primary KEK; sealer.Migrating where secrets move from other sealers.
+	// Sealer re-wraps with its primary KEK. If secrets move from other sealers, it is a sealer.Migrating.
 	Sealer sealer.Sealer
 	// Rate is how many keys to re-wrap per second at most; zero sets no limit.
 	Rate float64
-	// Report is called after each batch; nil calls nothing.
+	// Report is called after each batch; it may be nil.
 	Report func(Progress)
-	// Patience is how long to retry while the database or the sealer is unavailable; zero means a minute.
-	Patience time.Duration
-	// Settle is the shortest duration of a job, even if it finds nothing more to do: a sealer may take a second to learn of
-	// a new primary KEK.
+	// Settle is the shortest duration of a job, even if it finds nothing more to do: a sealer may take a second to notice a
+	// new primary KEK.
 	Settle time.Duration
 }
 
-// Progress is how far a job is.
+// Progress counts what a job has done.
 type Progress struct {
 	// Total is how many keys were not under the primary KEK when the job began.
 	Total int64
-	// Rewrapped counts the keys that this job has re-wrapped, Elsewhere those that another job re-wrapped first.
+	// Rewrapped counts the keys that this job has re-wrapped, Elsewhere those that another job has re-wrapped first.
 	Rewrapped, Elsewhere int64
 	// Unreadable counts the keys that can't be re-wrapped.
 	Unreadable int64
@@ -91,24 +88,24 @@ func (p Progress) Done() int64 { return p.Rewrapped + p.Elsewhere + p.Unreadable
 // Result is the outcome of a job.
 type Result struct {
 	Progress
-	// Primary is the KEK that everything readable is under.
+	// Primary is the KEK that now wraps everything readable.
 	Primary string
-	// Canary is whether the database has a canary, which is under Primary then.
+	// Canary says whether the database has a canary. If so, Primary wraps it too.
 	Canary bool
-	// Unreadable are the keys that were left as they are, sorted by id.
+	// Unreadable lists the keys that were left unchanged, sorted by id.
 	Unreadable []Unreadable
 }
 
 const (
-	// windowSize is how many rows are read at once. maxBatch is how many are written at once: one transaction locks them, and
-	// requests for them wait that long.
+	// windowSize is how many rows are read at once, maxBatch how many are written at once. One transaction locks a batch, and
+	// requests for its keys wait.
 	windowSize = 500
 	maxBatch   = 100
 	// batchesASecond spreads the work: the slower the rate, the smaller the batches.
 	batchesASecond = 20
-	// maxPasses bounds how often the table is scanned for keys that are left.
+	// maxPasses bounds how often the table is scanned.
 	maxPasses = 12
-	// firstPause gives transactions that hold rows time to end; it doubles from pass to pass.
+	// firstPause is the pause after the first pass, in which transactions that lock rows may end. It doubles with each pass.
 	firstPause = 50 * time.Millisecond
 	maxPause   = 5 * time.Second
 )
@@ -121,32 +118,31 @@ type Job struct {
 	// The goroutine of Run owns these fields.
 	progress   Progress
 	unreadable map[string]Unreadable // :: nameOf a key → why it can't be read
-	postponed  map[string]bool       // :: nameOf a key → its row changed under the job, which comes back to it in the next pass
-	// unseen has those of them that this pass has not come to.
+	postponed  map[string]bool       // :: nameOf a key whose row changed during its batch; the next pass comes back to it
+	// unseen has the unreadable and postponed keys that the current pass has not reached.
 	unseen map[string]bool
-	// cantOpen is set once the sealer has refused to open any envelope; no more samples are opened then.
+	// cantOpen is set once the sealer has refused to open an envelope. No more samples are opened then.
 	cantOpen bool
 	// pause is the time between the first two passes.
 	pause time.Duration
-	// at is called with the name of each step; tests end the process there.
+	// patience is how long to retry while the database or the sealer is unavailable.
+	patience time.Duration
+	// at is called with the name of each step. Tests end the process there.
 	at func(step string)
 }
 
 // New returns a job; it does nothing yet.
 func New(c Config) *Job {
-	j := &Job{Config: c, batch: maxBatch, limiter: rate.NewLimiter(rate.Inf, 0), pause: firstPause, at: func(string) {}}
+	j := &Job{Config: c, batch: maxBatch, limiter: rate.NewLimiter(rate.Inf, 0), pause: firstPause, patience: time.Minute, at: func(string) {}}
 	if c.Rate > 0 {
 		j.batch = max(1, min(maxBatch, int(c.Rate/batchesASecond)))
 		j.limiter = rate.NewLimiter(rate.Limit(c.Rate), j.batch)
-	}
-	if j.Patience == 0 {
-		j.Patience = time.Minute
 	}
 	return j
 }
 
 // Run re-wraps until every readable envelope, the canary's included, is under the primary KEK. It may be called once. Its
-// result says how far it got even if it fails. Errors: keysetcheck.ErrWrongKEK before anything is written, ErrUnsound,
+// result counts what was done even if it fails. Errors: keysetcheck.ErrWrongKEK before anything is written, ErrUnsound,
 // ErrNotStored, ErrBusy, ErrStillSealing, models.ErrUnavailable, sealer.ErrUnavailable, and ctx's.
 func (j *Job) Run(ctx context.Context) (Result, error) {
 	j.unreadable, j.postponed = map[string]Unreadable{}, map[string]bool{}
@@ -172,7 +168,7 @@ func (j *Job) run(ctx context.Context) (result Result, err error) {
 	return result, err
 }
 
-// runPasses scans the table until nothing is left that could be re-wrapped.
+// runPasses scans the table until nothing is left to re-wrap.
 func (j *Job) runPasses(ctx context.Context) error {
 	pause, settled := j.pause, time.Now().Add(j.Settle)
 	for range maxPasses {
@@ -237,8 +233,8 @@ func (j *Job) runPass(ctx context.Context) error {
 	}
 }
 
-// CheckKeyset returns keysetcheck.ErrWrongKEK if the sealer can't read the canary: it can't read the keys either then. Run
-// starts with this check.
+// CheckKeyset returns keysetcheck.ErrWrongKEK if the sealer can't read the canary, and so can't read the keys either. Run starts with
+// this check.
 func (j *Job) CheckKeyset(ctx context.Context) error {
 	row, found, err := j.findCanary(ctx)
 	if err != nil || !found {
@@ -251,7 +247,7 @@ func (j *Job) CheckKeyset(ctx context.Context) error {
 	return err
 }
 
-// rewrapCanary re-wraps the canary, with the steps of a batch, and reports whether the database has one.
+// rewrapCanary re-wraps the canary in the steps of a batch, and reports whether the database has one.
 func (j *Job) rewrapCanary(ctx context.Context) (found bool, err error) {
 	for range maxPasses {
 		row, found, err := j.findCanary(ctx)
@@ -331,9 +327,9 @@ func (j *Job) countLeft(ctx context.Context) (int64, error) {
 	return left, nil
 }
 
-// retryUnavailable repeats a call while the database or the sealer is unavailable, for as long as the job's Patience lasts.
-// Every call of the job can be repeated safely. A refusal by secrets-svc or a key management service wraps
-// sealer.ErrUnavailable too, but it is not retried: only an operator can lift it.
+// retryUnavailable repeats a call while the database or the sealer is unavailable, for at most the job's patience. Every call of the
+// job is safe to repeat. A refusal by secrets-svc or a key management service wraps sealer.ErrUnavailable too, but is not retried: only
+// an operator can lift it.
 func retryUnavailable[T any](ctx context.Context, j *Job, call func() (T, error)) (T, error) {
 	return backoff.Retry(ctx, func() (T, error) {
 		got, err := call()
@@ -344,7 +340,7 @@ func retryUnavailable[T any](ctx context.Context, j *Job, call func() (T, error)
 		return got, err
 	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval: 50 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
-	}), backoff.WithMaxElapsedTime(j.Patience))
+	}), backoff.WithMaxElapsedTime(j.patience))
 }
 
 // sleep waits for d, or returns ctx's error if ctx ends first.

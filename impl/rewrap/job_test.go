@@ -234,7 +234,9 @@ func TestRunRetriesDuringAnOutage(t *testing.T) {
 		require.Zero(t, env.requireOpens(env.sealer))
 		t.Run("but only for as long as its patience", func(t *testing.T) {
 			away.SetAvailable(false)
-			_, err := New(Config{Store: env.Store, Sealer: away, Patience: 50 * time.Millisecond}).Run(t.Context())
+			job := New(Config{Store: env.Store, Sealer: away})
+			job.patience = 50 * time.Millisecond
+			_, err := job.Run(t.Context())
 			require.ErrorIs(t, err, sealer.ErrUnavailable)
 		})
 	})

@@ -15,17 +15,17 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Audit writes one line of JSON for each open that reaches the namespace's keys, for each that the client is not allowed to do, and
-// for each change of the keys themselves. A line holds ids and fixed words, never a secret. A client that is refused again and again
-// gets one line a minute, which counts them, so that it can't fill the disk.
+// Audit writes a line of JSON for each open that reaches the namespace's keys, for each open that the client may not do, and for each
+// change of the keys themselves. A line holds ids and fixed words, never a secret. Repeated refusals of a client get one line a minute,
+// which counts them, so that the client can't fill the disk.
 type Audit struct {
 	lines slog.Handler
 
 	mu       sync.Mutex
-	refusals map[string]*refusals // by client and peer: those since the last line about them
+	refusals map[string]*refusals // :: client and peer → their refusals since the last line about them
 }
 
-// refusals are what one client was refused within a minute of a line about it.
+// refusals counts the refused opens of one client in the minute after a line about them.
 type refusals struct {
 	client  []slog.Attr
 	count   int
@@ -33,15 +33,15 @@ type refusals struct {
 	end     *time.Timer
 }
 
-// refusalsPerLine is for how long the refusals of a client are counted before a line about them is written.
-const refusalsPerLine = time.Minute
+// refusalInterval is the time between two lines about the refusals of one client.
+const refusalInterval = time.Minute
 
-// NewAudit returns an Audit that writes each line with one Write, whose error refuses the open.
+// NewAudit returns an Audit that writes each line with one Write. If Write fails, the open is refused.
 func NewAudit(to io.Writer) *Audit {
 	return &Audit{lines: slog.NewJSONHandler(to, nil), refusals: map[string]*refusals{}}
 }
 
-// Close writes the lines about refusals that were counted and not yet written.
+// Close writes the lines about counted refusals that are due later.
 func (a *Audit) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -54,7 +54,7 @@ func (a *Audit) Close() error {
 	return errors.Join(errs...)
 }
 
-// The outcomes that are not the slug of a problem.
+// The outcomes other than slugs of problems.
 const (
 	outcomeOpened = "opened"
 	outcomeFailed = "failed"
@@ -71,8 +71,8 @@ func (a *Audit) opened(ctx context.Context, requestID string, client Client, ite
 		slog.String("outcome", outcome), slog.String("request_id", requestID))
 }
 
-// refused records an open that the client is not allowed to do. Its body was not read. The first one is written at once, those
-// that follow within a minute as one line at its end.
+// refused records an open that the client may not do, and whose body was not read. It writes the first refusal at once, and counts those
+// within the next minute for a single line.
 func (a *Audit) refused(ctx context.Context, client Client, identities []identity.Identity, requestID string) error {
 	names := make([]string, len(identities))
 	for i, identity := range identities {
@@ -95,11 +95,11 @@ func (a *Audit) refused(ctx context.Context, client Client, identities []identit
 		return err
 	}
 	a.refusals[key] = r
-	r.end = time.AfterFunc(refusalsPerLine, func() { a.endCount(key, r) })
+	r.end = time.AfterFunc(refusalInterval, func() { a.endCount(key, r) })
 	return nil
 }
 
-// endCount writes the line about counted refusals and counts on, as long as there are any.
+// endCount writes the line about counted refusals and starts to count again. Without refusals, it stops counting.
 func (a *Audit) endCount(key string, r *refusals) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,7 +112,7 @@ func (a *Audit) endCount(key string, r *refusals) {
 	case a.writeCounted(r) == nil:
 		r.count = 0
 	}
-	r.end.Reset(refusalsPerLine)
+	r.end.Reset(refusalInterval)
 }
 
 // writeCounted writes a line about counted refusals, if there are any. The caller holds mu.
@@ -124,7 +124,7 @@ func (a *Audit) writeCounted(r *refusals) error {
 		slog.Int("repeated", r.count), slog.Time("first_at", r.firstAt))...)
 }
 
-// KeysChanged records that an operator's command changed the key-encryption keys of a namespace.
+// KeysChanged records that an operator's command has changed the key-encryption keys of a namespace.
 func (a *Audit) KeysChanged(ctx context.Context, operator, command, namespace, id string, before, after []sealer.KEK) error {
 	states := func(name string, keks []sealer.KEK) slog.Attr {
 		attrs := make([]any, len(keks))

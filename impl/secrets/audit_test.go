@@ -73,9 +73,9 @@ func TestNoOpenWithoutAuditLine(t *testing.T) {
 	requireRefused(t, s.open("AAAA"), http.StatusServiceUnavailable, "unavailable")
 	require.Contains(t, s.log.String(), `"level":"ERROR"`)
 	require.Contains(t, s.log.String(), "audit: lost")
-	s.clients.ClientList = clientsOf(t, "main", `["seal"]`)
+	s.clients = clientsOf(t, "main", `["seal"]`)
 	requireRefused(t, s.open(envelope), http.StatusForbidden, "client-not-allowed")
-	s.clients.ClientList = clientsOf(t, "main", everything)
+	s.clients = clientsOf(t, "main", everything)
 
 	lost = false
 	s.requireOpens(envelope, plain)
@@ -90,7 +90,7 @@ func TestAuditCountsRepeatedRefusals(t *testing.T) {
 			return len(line), nil
 		}))
 		s := start(t, func(cfg *secrets.Config) { cfg.Audit = audit })
-		s.clients.ClientList = clientsOf(t, "main", `["seal"]`)
+		s.clients = clientsOf(t, "main", `["seal"]`)
 		refuse := func(times int) {
 			for range times {
 				requireRefused(t, s.open("AAAA"), http.StatusForbidden, "client-not-allowed")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"regexp"
 	"slices"
 	"strconv"
@@ -12,7 +13,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/agentrouter/aikeys/internal/filereload"
 	"github.com/agentrouter/aikeys/internal/identity"
+	"github.com/agentrouter/aikeys/internal/secretfile"
 )
 
 // Permission is what a client may do.
@@ -40,7 +43,7 @@ var ErrClients = errors.New("invalid clients file")
 // ClientList is the content of a clients file.
 type ClientList struct {
 	clients []Client
-	owners  map[identity.Identity]int // the index in clients of the client with the identity
+	owners  map[identity.Identity]int // :: identity → index in clients of the client that has it
 }
 
 // clientEntry is a client as written in the file; see docs/secrets.md.
@@ -62,7 +65,7 @@ func ParseClients(text []byte) (*ClientList, error) {
 	decoder.KnownFields(true)
 	err := decoder.Decode(&document)
 	if errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: it is empty, and must list who may connect", ErrClients)
+		return nil, fmt.Errorf("%w: it is empty, and must list the clients that may connect", ErrClients)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrClients, err)
@@ -93,7 +96,7 @@ func (l *ClientList) add(entry clientEntry) (complaints []string) {
 		complaints = append(complaints, fmt.Sprintf("name must be 1 to 64 characters a-z, 0-9, - and _, and not %q", nobody))
 	}
 	if slices.ContainsFunc(l.clients, func(c Client) bool { return c.Name == entry.Name }) {
-		complaints = append(complaints, "the name is there twice")
+		complaints = append(complaints, "the name is taken by another client")
 	}
 	if !IsNamespace(entry.Namespace) {
 		complaints = append(complaints, "namespace must be 1 to 64 characters a-z, 0-9, - and _")
@@ -103,7 +106,7 @@ func (l *ClientList) add(entry clientEntry) (complaints []string) {
 	}
 	for _, permission := range entry.May {
 		if !slices.Contains([]Permission{Seal, Open, Rewrap, Status}, permission) {
-			complaints = append(complaints, fmt.Sprintf("may has %q; it knows seal, open, rewrap, status", permission))
+			complaints = append(complaints, fmt.Sprintf("may has %q; it must be seal, open, rewrap or status", permission))
 		}
 		client.May[permission] = true
 	}
@@ -113,7 +116,7 @@ func (l *ClientList) add(entry clientEntry) (complaints []string) {
 	}
 	for _, who := range identities {
 		if owner, taken := l.owners[who]; taken {
-			complaints = append(complaints, fmt.Sprintf("%s is client %d's already", who, owner+1))
+			complaints = append(complaints, fmt.Sprintf("%s belongs to client %d already", who, owner+1))
 		}
 		l.owners[who] = len(l.clients)
 	}
@@ -129,7 +132,7 @@ func IsNamespace(name string) bool { return namePattern.MatchString(name) }
 
 func identitiesOf(uids []uint32, certificates []string) (found []identity.Identity, err error) {
 	if len(uids)+len(certificates) == 0 {
-		return nil, errors.New("it needs uids or certificates, to be told by")
+		return nil, errors.New("it needs uids or certificates to be recognized by")
 	}
 	for _, uid := range uids {
 		found = append(found, identity.Identity{Kind: identity.UID, Name: strconv.FormatUint(uint64(uid), 10)})
@@ -144,8 +147,8 @@ func identitiesOf(uids []uint32, certificates []string) (found []identity.Identi
 	return found, nil
 }
 
-// Find returns the client that has one of these identities. If they belong to two clients, as the names of one certificate
-// may, ok is false.
+// Find returns the client that has one of these identities. ok is false if no client has one, or if they belong to two clients, as the
+// names in one certificate may.
 func (l *ClientList) Find(identities []identity.Identity) (client Client, ok bool) {
 	found := -1
 	for _, who := range identities {
@@ -162,6 +165,30 @@ func (l *ClientList) Find(identities []identity.Identity) (client Client, ok boo
 		return Client{}, false
 	}
 	return l.clients[found], true
+}
+
+// OpenClients reads a clients file, and again when the file changes. The file must meet the conditions of secretfile.Read, since write
+// access to it is enough to open secrets.
+func OpenClients(path string, log *slog.Logger) (*filereload.Value[*ClientList], error) {
+	return filereload.Open(filereload.Source[*ClientList]{
+		Name: "clients file", Files: []string{path}, Load: func() (*ClientList, error) { return ReadClients(path) }, Log: log,
+	})
+}
+
+// ReadClients reads a clients file once, with the checks of OpenClients.
+func ReadClients(path string) (*ClientList, error) {
+	text, err := secretfile.Read(path)
+	switch {
+	case errors.Is(err, secretfile.ErrInsecure), errors.Is(err, secretfile.ErrTooLarge):
+		return nil, fmt.Errorf("%w: %w", ErrClients, err)
+	case err != nil:
+		return nil, fmt.Errorf("clients file: %w", err)
+	}
+	list, err := ParseClients(text)
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", path, err)
+	}
+	return list, nil
 }
 
 // All returns the clients in the order of the file.

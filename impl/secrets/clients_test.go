@@ -55,15 +55,15 @@ func TestParseClientsRefusesInvalidFiles(t *testing.T) {
 	entry := func(text string) string { return `{"clients": [` + text + `]}` }
 	const good = `{"name": "a", "uids": [1], "namespace": "main", "may": ["seal"]}`
 	for name, tc := range map[string]struct{ text, says string }{
-		"nothing":                    {"", "it is empty, and must list who may connect"},
-		"comments alone":             {"# nobody yet\n", "it is empty, and must list who may connect"},
+		"nothing":                    {"", "it is empty, and must list the clients that may connect"},
+		"comments alone":             {"# nobody yet\n", "it is empty, and must list the clients that may connect"},
 		"no clients":                 {"{}", "it lists no clients"},
 		"no YAML":                    {"clients: [", "invalid clients file"},
 		"another member":             {entry(`{"name": "a", "uid": 1, "namespace": "main", "may": ["seal"]}`), "field uid not found"},
 		"a member twice":             {entry(`{"name": "a", "name": "b", "uids": [1], "namespace": "main", "may": ["seal"]}`), "already defined"},
 		"two documents":              {entry(good) + "\n---\n" + entry(good), "more than one document"},
 		"no name":                    {entry(`{"uids": [1], "namespace": "main", "may": ["seal"]}`), "name must be"},
-		"a name that is taken":       {entry(good + "," + `{"name": "a", "uids": [2], "namespace": "main", "may": ["seal"]}`), "the name is there twice"},
+		"a name that is taken":       {entry(good + "," + `{"name": "a", "uids": [2], "namespace": "main", "may": ["seal"]}`), "the name is taken by another client"},
 		"the name for nobody":        {entry(`{"name": "none", "uids": [1], "namespace": "main", "may": ["seal"]}`), "name must be"},
 		"no namespace":               {entry(`{"name": "a", "uids": [1], "may": ["seal"]}`), "namespace must be"},
 		"a namespace that is a path": {entry(`{"name": "a", "uids": [1], "namespace": "../main", "may": ["seal"]}`), "namespace must be"},
@@ -72,7 +72,7 @@ func TestParseClientsRefusesInvalidFiles(t *testing.T) {
 		"nobody":                     {entry(`{"name": "a", "namespace": "main", "may": ["seal"]}`), "it needs uids or certificates"},
 		"a certificate of no kind":   {entry(`{"name": "a", "certificates": ["aikeysd"], "namespace": "main", "may": ["seal"]}`), "each of certificates must be"},
 		"a certificate of no name":   {entry(`{"name": "a", "certificates": ["dns:"], "namespace": "main", "may": ["seal"]}`), "each of certificates must be"},
-		"a uid of two clients":       {entry(good + "," + `{"name": "b", "uids": [1], "namespace": "main", "may": ["open"]}`), "uid:1 is client 1's already"},
+		"a uid of two clients":       {entry(good + "," + `{"name": "b", "uids": [1], "namespace": "main", "may": ["open"]}`), "uid:1 belongs to client 1 already"},
 		"a negative uid":             {entry(`{"name": "a", "uids": [-1], "namespace": "main", "may": ["seal"]}`), "cannot unmarshal"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -124,11 +124,11 @@ func TestClientsFilePermissions(t *testing.T) {
 func TestClientsFileReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clients.yaml")
 	require.NoError(t, os.WriteFile(path, []byte(twoClients), 0o600))
-	var log bytes.Buffer // written by Find, which reads the file again
+	var log bytes.Buffer // written by Get, which reads the file again
 	file, err := secrets.OpenClients(path, slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)
 	known := func(uid string) bool {
-		_, ok := file.Find(t.Context(), []identity.Identity{{Kind: identity.UID, Name: uid}})
+		_, ok := file.Get(t.Context()).Find([]identity.Identity{{Kind: identity.UID, Name: uid}})
 		return ok
 	}
 	require.True(t, known("1001"))

@@ -31,8 +31,8 @@ func (s *server) SealSecret(ctx context.Context, req gen.SealSecretRequestObject
 	return gen.SealSecret200JSONResponse{KekID: envelope.KEKID, Envelope: encode(envelope.Bytes)}, nil
 }
 
-// OpenEnvelope implements gen.StrictServerInterface. The audit line is written before the response is sent, also when the open
-// failed. If it can't be written, the secret is not returned.
+// OpenEnvelope implements gen.StrictServerInterface. It writes the audit line before the response, for failed opens too. If it can't
+// write the line, it does not return the secret.
 func (s *server) OpenEnvelope(
 	ctx context.Context, req gen.OpenEnvelopeRequestObject,
 ) (response gen.OpenEnvelopeResponseObject, err error) {
@@ -99,7 +99,7 @@ func (s *server) RewrapEnvelopes(
 	return gen.RewrapEnvelopes200JSONResponse{Results: results}, nil
 }
 
-// resultOf returns the result of one item, which may be a problem with the item. An error is a fault of the service or its
+// resultOf returns the result of one item, which may be a problem with the item. It returns an error for a fault of the service or its
 // backend.
 func resultOf(r sealer.Result) (gen.RewrapResult, error) {
 	if r.Err == nil {
@@ -139,11 +139,11 @@ func (s *server) ListKEKs(ctx context.Context, _ gen.ListKEKsRequestObject) (gen
 }
 
 func (s *server) namespace(ctx context.Context) (sealer.Sealer, error) {
-	found, err := s.namespaces.Sealer(ctx, clientFrom(ctx).Namespace)
+	found, err := s.sealer(ctx, clientFrom(ctx).Namespace)
 	return found, toClientError(err)
 }
 
-// toClientError joins the sealer's errors with the sentinels under which clients of this service get them.
+// toClientError joins the sealer's errors with this API's sentinels.
 func toClientError(err error) error {
 	switch {
 	case errors.Is(err, sealer.ErrBinding):
@@ -162,5 +162,5 @@ func toClientError(err error) error {
 	return err
 }
 
-// slug is the last part of the type of problem that err amounts to.
+// slug returns the slug of an error's problem type.
 func slug(err error) string { return problems.Find(err).Slug }

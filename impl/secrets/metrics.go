@@ -29,8 +29,8 @@ func newMetrics(registry prometheus.Registerer, inFlight, queued func() int) (*m
 	}
 	for _, c := range []prometheus.Collector{
 		m.operations, m.duration,
-		gauge("secrets_svc_operations_in_flight", "Operations at work.", inFlight),
-		gauge("secrets_svc_queue_length", "Operations that wait for a place to work in.", queued),
+		gauge("secrets_svc_operations_in_flight", "Operations that run now.", inFlight),
+		gauge("secrets_svc_queue_length", "Operations that wait for a free slot.", queued),
 	} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)

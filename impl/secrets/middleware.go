@@ -20,25 +20,25 @@ import (
 const (
 	// maxBody is the limit on a request body, in bytes: a batch of 256 envelopes.
 	maxBody = 1 << 20
-	// shortBody is the size in bytes up to which a body needs no room in longBodies. Seals and opens are shorter.
+	// shortBody is the size in bytes up to which a body takes no room in longBodies. Seals and opens are usually shorter.
 	shortBody = 4 << 10
-	// maxLongBodies bounds the memory of all longer bodies at once, maxClientBodies that of one client's, in bytes.
+	// maxLongBodies bounds the memory of all longer bodies together, maxClientBodies that of one client's, in bytes.
 	maxLongBodies   = 64 << 20
 	maxClientBodies = maxLongBodies / 4
 )
 
-// permissions are what each operation of the document requires.
+// permissions maps each operation of the document to the permission that it requires.
 var permissions = map[string]Permission{
 	"sealSecret": Seal, "openEnvelope": Open, "rewrapEnvelopes": Rewrap, "listKEKs": Status,
 }
 
-// admission decides which requests are worked on. A request passes three steps: its client may use the operation; its body is
-// read whole; a slot is free. The body comes before the slot, so that a client that sends slowly holds no slot.
+// admission takes a request through three steps: it checks that the client may use the operation, reads the whole body, and waits for
+// a free slot. The body comes before the slot, so that a client that sends slowly holds no slot.
 type admission struct {
-	clients Clients
+	clients func(ctx context.Context) *ClientList
 	audit   *Audit
 	metrics *metrics
-	// running holds an element for each operation at work, admitted for each of those and of those that wait for a slot.
+	// running holds an element for each operation that runs, admitted for each that runs or waits for a slot.
 	running, admitted chan struct{}
 	longBodies        *semaphore.Weighted // of maxLongBodies
 	clientBodies      sync.Map            // :: client name → *semaphore.Weighted of maxClientBodies
@@ -56,11 +56,11 @@ func newAdmission(cfg Config) (*admission, error) {
 	return a, err
 }
 
-// middleware admits requests, and counts how each ends. It wipes their bodies when they are over.
+// middleware admits requests and counts their outcomes. It wipes the body at the end of each request.
 func (a *admission) middleware(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		call := httpapi.CallFrom(c.Request().Context())
-		err := httpapi.ErrInternal // unless the handler returns: it may panic
+		err := httpapi.ErrInternal // stays if the handler panics
 		defer func() { a.metrics.done(call, err) }()
 		err = a.serve(c, call, next)
 		return err
@@ -87,8 +87,8 @@ func (a *admission) serve(c echo.Context, call *httpapi.Call, next echo.HandlerF
 	return next(c)
 }
 
-// refuseUnread returns err, after which the connection is closed: net/http would otherwise wait for the rest of a body that
-// is not read before it sends the answer.
+// refuseUnread returns err, and has the connection closed after the answer. Otherwise net/http would wait for the rest of the unread
+// body before it sends the answer.
 func refuseUnread(c echo.Context, err error) error {
 	c.Response().Header().Set("Connection", "close")
 	return err
@@ -103,14 +103,14 @@ func clientFrom(ctx context.Context) Client {
 	return client
 }
 
-// authorize finds the client at the other end of the connection and refuses operations that it is not allowed to do. A refused
-// open is audited. Of a client that may seal, the handler of opens refuses all but the canary.
+// authorize finds the client at the other end of the connection and refuses operations that the client may not use. It audits a refused
+// open. It admits opens of a client that may only seal: the handler refuses all of them but the canary's.
 func (a *admission) authorize(ctx context.Context, call *httpapi.Call) error {
 	identities := Identities(ctx)
 	if call.SourceIP == "" && len(identities) > 0 { // a unix socket has no address
 		call.SourceIP = identities[0].String()
 	}
-	client, known := a.clients.Find(ctx, identities)
+	client, known := a.clients(ctx).Find(identities)
 	if known {
 		lifecycle.MarkAuthenticated(ctx)
 		call.Actor = client
@@ -133,7 +133,7 @@ func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
 	if err := httpapi.CheckMediaType(r.Header); err != nil {
 		return nil, err
 	}
-	size := r.ContentLength // in bytes; -1 if it is not known
+	size := r.ContentLength // in bytes; -1 if unknown
 	switch {
 	case size > maxBody:
 		return nil, errTooLarge
@@ -149,7 +149,7 @@ func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
 		return nil, errBusy
 	}
 	var body bytes.Buffer
-	body.Grow(int(size) + bytes.MinRead) // so that ReadFrom never moves the text and leaves a copy behind
+	body.Grow(int(size) + bytes.MinRead) // so that ReadFrom never grows the buffer, which would leave a copy behind
 	wipe = func() {
 		clear(body.AvailableBuffer()[:body.Available()])
 		clear(body.Bytes())
@@ -166,7 +166,7 @@ func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
 	return wipe, nil
 }
 
-// acquireRoom takes room for a long body, in bytes, of the client's share and of what all clients have together.
+// acquireRoom takes room for a long body, in bytes, from the client's share and from the total of all clients.
 func (a *admission) acquireRoom(client string, room int64) (free func(), ok bool) {
 	found, _ := a.clientBodies.LoadOrStore(client, semaphore.NewWeighted(maxClientBodies))
 	share, _ := found.(*semaphore.Weighted) // nothing else is stored

@@ -32,7 +32,7 @@ func TestPermissions(t *testing.T) {
 		`["rewrap", "status"]`: {secrets.Rewrap, secrets.Status}, everything: {secrets.Seal, secrets.Open, secrets.Rewrap, secrets.Status},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s.clients.ClientList = clientsOf(t, "main", name)
+			s.clients = clientsOf(t, "main", name)
 			allowed := map[secrets.Permission]bool{}
 			for _, permission := range may {
 				allowed[permission] = true
@@ -60,7 +60,7 @@ func TestEveryOperationNeedsAPermission(t *testing.T) {
 			if path == "/v1/keks" {
 				may = `["seal"]`
 			}
-			s.clients.ClientList = clientsOf(t, "main", may)
+			s.clients = clientsOf(t, "main", may)
 			reply, err := s.RoundTrip(httptest.NewRequestWithContext(t.Context(), method, path, http.NoBody))
 			require.NoError(t, err)
 			require.NoError(t, reply.Body.Close())
@@ -76,7 +76,7 @@ func TestUnlistedClientIsRefused(t *testing.T) {
 	list, err := secrets.ParseClients([]byte(
 		`{"clients": [{"name": "other", "uids": [` + stranger + `], "namespace": "main", "may": ` + everything + `}]}`))
 	require.NoError(t, err)
-	s.clients.ClientList = list
+	s.clients = list
 	for _, operation := range operations(s, envelope) {
 		reply, err := operation()
 		require.NoError(t, err)
@@ -126,7 +126,7 @@ func TestBodies(t *testing.T) {
 		})
 	}
 	t.Run("of a client that may not seal", func(t *testing.T) {
-		s.clients.ClientList = clientsOf(t, "main", `["status"]`)
+		s.clients = clientsOf(t, "main", `["status"]`)
 		status, _ := s.post(t.Context(), t, "/v1/seal", unread)
 		require.Equal(t, http.StatusForbidden, status)
 	})
@@ -142,9 +142,9 @@ func TestLongBodiesTakeBoundedMemory(t *testing.T) {
 	}
 	list, err := secrets.ParseClients([]byte(`{"clients": [` + strings.Join(entries, ",") + `]}`))
 	require.NoError(t, err)
-	s.clients.ClientList = list
+	s.clients = list
 	postAs := func(uid int, body io.Reader) int {
-		status, _ := s.post(secrets.ConnContext(t.Context(), secrets.PeerConn(uint32(uid))), t, "/v1/seal", body)
+		status, _ := s.post(secrets.ConnContext(t.Context(), peerConn{uid: uid}), t, "/v1/seal", body)
 		return status
 	}
 	short := func() io.Reader { return strings.NewReader(fmt.Sprintf(sealBody, "c2VjcmV0")) }

@@ -13,13 +13,13 @@ import (
 
 type connKey struct{}
 
-// ConnContext is for http.Server.ConnContext. Identities needs it to find the connection of a request.
+// ConnContext is the http.Server.ConnContext that Identities needs to find the connection of a request.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// Identities returns the identities of the peer at the other end of ctx's connection. It returns nothing if the connection is
-// neither a unix socket nor TLS, or if the client certificate has expired since the handshake.
+// Identities returns the identities of the peer at the other end of ctx's connection. It returns none if the connection uses neither a
+// unix socket nor TLS, or if the client certificate has expired since the handshake.
 func Identities(ctx context.Context) []identity.Identity {
 	switch c := ctx.Value(connKey{}).(type) {
 	case interface{ ConnectionState() tls.ConnectionState }:

@@ -10,12 +10,12 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// base64Text is the encoding of the API document: RFC 4648, section 4. Strict allows only one text for given bytes.
+// base64Text is the base64 of the API document: RFC 4648, section 4. Strict allows only one text for given bytes.
 var base64Text = base64.StdEncoding.Strict()
 
 func encode(b []byte) string { return base64Text.EncodeToString(b) }
 
-// decode returns the bytes of a field in a new slice.
+// decode returns the bytes of a base64 field in a new slice.
 func decode(field string, text []byte) ([]byte, error) {
 	decoded := make([]byte, base64Text.DecodedLen(len(text)))
 	n, err := base64Text.Decode(decoded, text)
@@ -33,7 +33,7 @@ func bindingOf(b gen.Binding) sealer.Binding {
 	}
 }
 
-// opened is the response to an open. It is zeroed once it has been written.
+// opened is the response to an open. It is zeroed after it was written.
 type opened struct{ secret sealer.Secret }
 
 // VisitOpenEnvelopeResponse implements gen.OpenEnvelopeResponseObject.

@@ -1,12 +1,12 @@
 // Package awskms is the sealer backend whose key-encryption key (KEK) is a symmetric key of AWS KMS, which never leaves it.
 //
 // The id of the KEK is "awskms:" and the key's ARN. An alias is resolved once, at the first call: a process keeps using the key that
-// the alias named then. AWS KMS chooses among the generations of key material that it makes when it rotates a key; they share an ARN,
-// and nothing can be told or chosen about them. Of a multi-Region key, each replica opens what another has sealed.
+// the alias named then. When AWS KMS rotates a key, the new key material has the same ARN, and only AWS knows which generation it uses.
+// Each replica of a multi-Region key opens what another has sealed.
 //
-// The binding goes with each call as encryption context, which CloudTrail records and policies can test.
+// Each call has the binding as its encryption context, which CloudTrail records and policies can test.
 //
-// The package imports package sealer and sealer/kms, and no other package of ours.
+// The package imports package sealer, sealer/kms and internal/netaddr, and no other package of ours.
 package awskms
 
 import (
@@ -15,8 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,7 +23,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	service "github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
@@ -36,28 +33,25 @@ import (
 )
 
 const (
-	idPrefix = scheme + ":"
+	idPrefix = Scheme + ":"
 	// listTTL is long, because AWS counts each call and records it, and the KEK never changes.
 	listTTL = time.Minute
-	// attempts is how often a call is sent that is throttled or not answered.
+	// attempts is how often a call is sent at most, if it is throttled or not answered.
 	attempts = 2
-	// retryWait is the longest pause before it is sent again. AWS's client would wait for up to 2 s, which is all that a call may take.
+	// retryWait is the longest pause before the second attempt. AWS's default is up to 2 s, which is all that a call may take.
 	retryWait = 100 * time.Millisecond
-	// checksumLen is the length of the checksum of a blob in bytes.
+	// checksumLen is the length of a blob's checksum in bytes.
 	checksumLen = 4
 )
 
-// Open returns a Sealer for the key of a URL, which ParseURL describes. It reads AWS's configuration files, and connects to nothing.
-func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error) {
+// Open returns a Sealer for the key of a URL that ParseURL accepts. It reads AWS's configuration files, and does not connect.
+func Open(ctx context.Context, text string, options kms.Options) (*kms.Sealer, error) {
 	cfg, err := ParseURL(text)
 	if err != nil {
 		return nil, fmt.Errorf("awskms: %w", err)
 	}
-	client := awshttp.NewBuildableClient()
 	loaded, err := config.LoadDefaultConfig(ctx,
-		config.WithRegion(cfg.Region), config.WithSharedConfigProfile(cfg.Profile), config.WithHTTPClient(client),
-		config.WithRetryer(newRetryer),
-	)
+		config.WithRegion(cfg.Region), config.WithSharedConfigProfile(cfg.Profile), config.WithRetryer(newRetryer))
 	if err != nil {
 		return nil, fmt.Errorf("awskms: %w", err)
 	}
@@ -73,14 +67,14 @@ func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error
 		}
 	}
 	options.ListTTL = listTTL
-	return &Sealer{Sealer: kms.New(key, options), client: client}, nil
+	return kms.New(key, options), nil
 }
 
 func newRetryer() aws.Retryer {
 	return retry.AddWithMaxBackoffDelay(retry.AddWithMaxAttempts(retry.NewStandard(), attempts), retryWait)
 }
 
-// credentials reports missing credentials as a refusal. AWS's client does not distinguish them from a failed call.
+// credentials reports missing credentials as a refusal. AWS's client does not tell them from a failed call.
 type credentials struct{ aws.CredentialsProvider }
 
 // Retrieve implements aws.CredentialsProvider.
@@ -90,33 +84,17 @@ func (c credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	if err == nil || ctx.Err() != nil || errors.As(err, &answered) {
 		return found, err
 	}
-	return found, refuse("AWS's default chain finds no credentials: %s", err)
-}
-
-// Sealer is a kms.Sealer with a key of AWS KMS.
-type Sealer struct {
-	*kms.Sealer
-	client *awshttp.BuildableClient
-}
-
-var _ io.Closer = (*Sealer)(nil)
-
-// Close closes the connections that no call is using, and drops what is cached.
-func (s *Sealer) Close() error {
-	if transport, ok := any(s.client.GetTransport()).(*http.Transport); ok {
-		transport.CloseIdleConnections()
-	}
-	return s.Sealer.Close()
+	return found, kms.Refuse("AWS's default chain finds no credentials: %s", err)
 }
 
 // symmetricKey implements kms.Key.
 type symmetricKey struct {
 	cfg    Config
 	client *service.Client
-	arn    atomic.Pointer[string] // what the alias or id was resolved to; nil before
+	arn    atomic.Pointer[string] // of the key that the alias or id names; nil before the first call
 }
 
-// Owns implements kms.Key. Before the key is known by its ARN, only an ARN with the same end can be its.
+// Owns implements kms.Key. Before an alias or id is resolved, any ARN may be the key's.
 func (k *symmetricKey) Owns(kekID string) bool {
 	arn, isOurs := strings.CutPrefix(kekID, idPrefix)
 	switch own := k.arn.Load(); {
@@ -127,10 +105,10 @@ func (k *symmetricKey) Owns(kekID string) bool {
 	case strings.HasPrefix(k.cfg.Key, "arn:") && !strings.Contains(k.cfg.Key, ":alias/"):
 		return isSameKey(arn, k.cfg.Key)
 	}
-	return true // Unwrap resolves it first
+	return true // Unwrap resolves the key first, and asks again
 }
 
-// isSameKey reports whether two ARNs are of one key, or of replicas of one multi-Region key.
+// isSameKey reports whether two ARNs name one key, or replicas of one multi-Region key.
 func isSameKey(a, b string) bool {
 	if a == b {
 		return true
@@ -156,17 +134,17 @@ func (k *symmetricKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	found := answer.KeyMetadata
 	switch {
 	case found == nil || found.Arn == nil || !strings.Contains(*found.Arn, ":key/"):
-		return nil, garbled("a key without an ARN")
+		return nil, fmt.Errorf("%w: a key without an ARN", errGarbled)
 	case found.KeyUsage != types.KeyUsageTypeEncryptDecrypt || found.KeySpec != types.KeySpecSymmetricDefault:
-		return nil, refuse("the key %s is of the kind %s for %s, which does not authenticate an encryption context; make a symmetric one for ENCRYPT_DECRYPT",
+		return nil, kms.Refuse("the key %s is of the kind %s for %s, which does not authenticate an encryption context; make a symmetric one for ENCRYPT_DECRYPT",
 			*found.Arn, found.KeySpec, found.KeyUsage)
 	case found.KeyState != types.KeyStateEnabled:
-		return nil, refuse("the key %s is in the state %s; enable it, or cancel its deletion", *found.Arn, found.KeyState)
+		return nil, kms.Refuse("the key %s is in the state %s; enable it, or cancel its deletion", *found.Arn, found.KeyState)
 	case len(idPrefix+*found.Arn) > 255:
-		return nil, refuse("the ARN %s is too long for an envelope", *found.Arn)
+		return nil, kms.Refuse("the ARN %s is too long for an envelope", *found.Arn)
 	}
 	if own := k.arn.Load(); own != nil && *own != *found.Arn {
-		return nil, garbled("the metadata of another key")
+		return nil, fmt.Errorf("%w: the metadata of another key", errGarbled)
 	}
 	k.arn.Store(found.Arn)
 	return []sealer.KEK{{ID: idPrefix + *found.Arn, State: sealer.KEKPrimary}}, nil
@@ -185,11 +163,11 @@ func (k *symmetricKey) Wrap(ctx context.Context, kekID string, dataKey, associat
 	answer, err := k.client.Encrypt(ctx, &service.EncryptInput{KeyId: &arn, Plaintext: dataKey, EncryptionContext: binding})
 	switch err = k.classify("Encrypt", err); {
 	case errors.Is(err, sealer.ErrUnknownKEK):
-		return nil, refuse("the key %s is disabled or deleted; enable it, or cancel its deletion", arn)
+		return nil, kms.Refuse("the key %s is disabled or deleted; enable it, or cancel its deletion", arn)
 	case err != nil:
 		return nil, err
 	case answer.KeyId == nil || *answer.KeyId != arn:
-		return nil, garbled("a ciphertext of another key")
+		return nil, fmt.Errorf("%w: a ciphertext of another key", errGarbled)
 	}
 	return addChecksum(answer.CiphertextBlob), nil
 }
@@ -213,13 +191,13 @@ func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associ
 		return nil, err
 	}
 	if answer.KeyId == nil || *answer.KeyId != arn {
-		return nil, garbled("a plaintext of another key")
+		return nil, fmt.Errorf("%w: a plaintext of another key", errGarbled)
 	}
 	return answer.Plaintext, nil
 }
 
-// addChecksum puts a CRC-32C before a ciphertext blob, whose form is AWS's affair. Damage is found by it without a call, and told apart
-// from a key that may not be used: a blob names its key, and a changed one may name somebody else's.
+// addChecksum prepends a CRC-32C to a ciphertext blob, whose format only AWS knows. The checksum finds damage without a call. AWS could
+// not tell it from a key that may not be used: a blob names its key, and a damaged one may name somebody else's.
 func addChecksum(blob []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, checksum(blob)), blob...)
 }
@@ -233,7 +211,7 @@ func cutChecksum(wrapped []byte) (blob []byte, err error) {
 
 func checksum(blob []byte) uint32 { return crc32.Checksum(blob, crc32.MakeTable(crc32.Castagnoli)) }
 
-// resolve returns the ARN to call for a KEK id: this Region's, if the key has replicas.
+// resolve returns the ARN of the configured key, or ErrUnknownKEK if a KEK id belongs to another key.
 func (k *symmetricKey) resolve(ctx context.Context, kekID string) (string, error) {
 	if k.arn.Load() == nil {
 		if _, err := k.KEKs(ctx); err != nil {
@@ -246,7 +224,7 @@ func (k *symmetricKey) resolve(ctx context.Context, kekID string) (string, error
 	return *k.arn.Load(), nil
 }
 
-// encryptionContext returns the binding of a data key as names and values. Nothing in it is secret: CloudTrail shows it.
+// encryptionContext returns the binding of a data key as names and values. CloudTrail shows them; none is secret.
 func encryptionContext(associatedData []byte) (map[string]string, error) {
 	_, binding, err := sealer.ParseDataKeyContext(associatedData)
 	if err != nil {
@@ -257,7 +235,7 @@ func encryptionContext(associatedData []byte) (map[string]string, error) {
 		"aikeys:provider": binding.Provider, "aikeys:version": strconv.FormatUint(uint64(binding.Version), 10),
 	}
 	for _, value := range values {
-		if !utf8.ValidString(value) { // JSON would make different ones equal
+		if !utf8.ValidString(value) { // JSON would make different values equal
 			return nil, fmt.Errorf("%w: a part is not UTF-8", sealer.ErrInvalidBinding)
 		}
 	}

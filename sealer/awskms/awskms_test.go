@@ -23,8 +23,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-const canary = "sk-canary-0123456789"
-
 // generous is for machines that are busy: the emulators are slow.
 var generous = kms.Options{Timeout: 30 * time.Second}
 
@@ -50,11 +48,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func binding() sealer.Binding {
-	return sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "x-vllm#0f3a", Version: 1}
-}
-
-func mustOpen(t *testing.T, url string, options kms.Options) *awskms.Sealer {
+func mustOpen(t *testing.T, url string, options kms.Options) *kms.Sealer {
 	t.Helper()
 	s, err := awskms.Open(t.Context(), url, options)
 	require.NoError(t, err)
@@ -63,21 +57,7 @@ func mustOpen(t *testing.T, url string, options kms.Options) *awskms.Sealer {
 }
 
 func seal(t *testing.T, s sealer.Sealer) (sealer.Envelope, error) {
-	return s.Seal(t.Context(), binding(), sealer.NewSecret([]byte(canary)))
-}
-
-func mustSeal(t *testing.T, s sealer.Sealer) sealer.Envelope {
-	t.Helper()
-	envelope, err := seal(t, s)
-	require.NoError(t, err)
-	return envelope
-}
-
-func requireOpens(t *testing.T, s sealer.Sealer, envelope []byte) {
-	t.Helper()
-	secret, err := s.Open(t.Context(), binding(), envelope)
-	require.NoError(t, err)
-	require.Equal(t, canary, string(secret.Reveal()))
+	return s.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 }
 
 func TestContract(t *testing.T) {
@@ -94,7 +74,9 @@ func TestContract(t *testing.T) {
 // CloudTrail shows the encryption context, so it says whose key was opened, and nothing secret.
 func TestEncryptionContextIsTheBinding(t *testing.T) {
 	s := mustOpen(t, moto.Sealer(moto.NewKey(t, &service.CreateKeyInput{})), generous)
-	envelope := mustSeal(t, s)
+	binding := sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "x-vllm#0f3a", Version: 1}
+	envelope, err := s.Seal(t.Context(), binding, sealer.NewSecret([]byte(sealertest.Secret)))
+	require.NoError(t, err)
 	var calls atomic.Int64
 	var body atomic.Value
 	moto.Intercept(t, func(server http.Handler) http.Handler {
@@ -106,14 +88,15 @@ func TestEncryptionContextIsTheBinding(t *testing.T) {
 			server.ServeHTTP(w, r)
 		})
 	})
-	requireOpens(t, s, envelope.Bytes)
+	_, err = s.Open(t.Context(), binding, envelope.Bytes)
+	require.NoError(t, err)
 	require.EqualValues(t, 1, calls.Load(), "a cold open is one call")
 	require.Contains(t, body.Load(), `"EncryptionContext":{`)
 	for _, pair := range []string{`"aikeys:customer":"acme"`, `"aikeys:project":"p1"`, `"aikeys:key":"byok_1"`, `"aikeys:provider":"x-vllm#0f3a"`, `"aikeys:version":"1"`} {
 		require.Contains(t, body.Load(), pair)
 	}
-	require.NotContains(t, body.Load(), canary)
-	_, err := s.Seal(t.Context(), sealer.Binding{CustomerID: "a\xff", ProjectID: "p", KeyID: "k", Provider: "openai", Version: 1}, sealer.NewSecret([]byte(canary)))
+	require.NotContains(t, body.Load(), sealertest.Secret)
+	_, err = s.Seal(t.Context(), sealer.Binding{CustomerID: "a\xff", ProjectID: "p", KeyID: "k", Provider: "openai", Version: 1}, sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrInvalidBinding)
 }
 
@@ -124,32 +107,32 @@ func TestAnAliasThatMoves(t *testing.T) {
 	_, err := localKMS.Admin.CreateAlias(t.Context(), &service.CreateAliasInput{AliasName: alias, TargetKeyId: &first})
 	require.NoError(t, err)
 	before := mustOpen(t, localKMS.Sealer(*alias), generous)
-	old := mustSeal(t, before)
+	old := sealertest.MustSeal(t, before)
 	require.Equal(t, "awskms:"+first, old.KEKID)
 	_, err = localKMS.Admin.UpdateAlias(t.Context(), &service.UpdateAliasInput{AliasName: alias, TargetKeyId: &second})
 	require.NoError(t, err)
-	require.Equal(t, "awskms:"+first, mustSeal(t, before).KEKID)
-	requireOpens(t, before, old.Bytes)
+	require.Equal(t, "awskms:"+first, sealertest.MustSeal(t, before).KEKID)
+	sealertest.RequireOpens(t, before, old.Bytes)
 
 	after := mustOpen(t, localKMS.Sealer(*alias), generous)
-	_, err = after.Open(t.Context(), binding(), old.Bytes)
+	_, err = after.Open(t.Context(), sealertest.Binding(), old.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 	both := sealer.Migrating(after, mustOpen(t, localKMS.Sealer(first), generous))
-	moved, err := both.Rewrap(t.Context(), binding(), old.Bytes)
+	moved, err := both.Rewrap(t.Context(), sealertest.Binding(), old.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, "awskms:"+second, moved.KEKID)
-	requireOpens(t, after, moved.Bytes)
+	sealertest.RequireOpens(t, after, moved.Bytes)
 }
 
 // AWS makes new key material under the same ARN; what was sealed before opens.
 func TestRotationByAWS(t *testing.T) {
 	arn := moto.NewKey(t, &service.CreateKeyInput{})
 	s := mustOpen(t, moto.Sealer(arn), generous)
-	old := mustSeal(t, s)
+	old := sealertest.MustSeal(t, s)
 	_, err := moto.Admin.RotateKeyOnDemand(t.Context(), &service.RotateKeyOnDemandInput{KeyId: &arn})
 	require.NoError(t, err)
-	requireOpens(t, s, old.Bytes)
-	require.Equal(t, old.KEKID, mustSeal(t, s).KEKID)
+	sealertest.RequireOpens(t, s, old.Bytes)
+	require.Equal(t, old.KEKID, sealertest.MustSeal(t, s).KEKID)
 }
 
 // The KEK id of a replica in another Region counts as the key's own.
@@ -159,13 +142,13 @@ func TestReplicasOfAMultiRegionKey(t *testing.T) {
 	options := generous
 	options.WrapOnly = true // moto does not decrypt what such a key has encrypted
 	s := mustOpen(t, moto.Sealer(arn), options)
-	envelope := mustSeal(t, s)
+	envelope := sealertest.MustSeal(t, s)
 	elsewhere := strings.Replace(envelope.KEKID, awskmstest.Region, "us-centra-11", 1)
 	require.NotEqual(t, envelope.KEKID, elsewhere)
-	_, err := s.Open(t.Context(), binding(), []byte(strings.Replace(string(envelope.Bytes), envelope.KEKID, elsewhere, 1)))
+	_, err := s.Open(t.Context(), sealertest.Binding(), []byte(strings.Replace(string(envelope.Bytes), envelope.KEKID, elsewhere, 1)))
 	require.NotErrorIs(t, err, sealer.ErrUnknownKEK)
 	other := mustOpen(t, moto.Sealer(moto.NewKey(t, &service.CreateKeyInput{})), generous)
-	_, err = other.Open(t.Context(), binding(), envelope.Bytes)
+	_, err = other.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 }
 
@@ -215,7 +198,7 @@ func TestErrorsOfOpen(t *testing.T) {
 				return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 					w.WriteHeader(status)
-					_, _ = io.WriteString(w, `{"__type":"`+code+`","message":"`+canary+`"}`) // the client may have gone
+					_, _ = io.WriteString(w, `{"__type":"`+code+`","message":"`+sealertest.Secret+`"}`) // the client may have gone
 				})
 			})
 		}
@@ -227,7 +210,7 @@ func TestErrorsOfOpen(t *testing.T) {
 		change func(envelope sealer.Envelope) []byte
 	}{
 		"changed bytes": {nil, sealer.ErrBinding, sealer.ErrUnavailable, func(e sealer.Envelope) []byte {
-			e.Bytes[len(e.Bytes)-62] ^= 1
+			e.Bytes[len(e.Bytes)-76] ^= 1
 			return e.Bytes
 		}},
 		"another binding": {nil, sealer.ErrBinding, sealer.ErrUnavailable, nil},
@@ -267,7 +250,7 @@ func TestErrorsOfOpen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			arn := localKMS.NewKey(t, &service.CreateKeyInput{})
 			s := mustOpen(t, localKMS.Sealer(arn), generous)
-			envelope := mustSeal(t, s)
+			envelope := sealertest.MustSeal(t, s)
 			if tc.spoil != nil {
 				tc.spoil(t, arn)
 			}
@@ -275,14 +258,14 @@ func TestErrorsOfOpen(t *testing.T) {
 			if tc.change != nil {
 				opened = tc.change(envelope)
 			}
-			bound := binding()
+			bound := sealertest.Binding()
 			if name == "another binding" {
 				bound.CustomerID = "other"
 			}
 			_, err := s.Open(t.Context(), bound, opened)
 			require.ErrorIs(t, err, tc.is)
 			require.NotErrorIs(t, err, tc.isNot)
-			require.NotContains(t, err.Error(), canary)
+			require.NotContains(t, err.Error(), sealertest.Secret)
 			if errors.Is(tc.is, sealer.ErrUnknownKEK) {
 				_, err := seal(t, s)
 				require.ErrorIs(t, err, kms.ErrRefused, "a register is answered 503")
@@ -293,14 +276,14 @@ func TestErrorsOfOpen(t *testing.T) {
 
 func TestAServiceThatHangs(t *testing.T) {
 	arn := localKMS.NewKey(t, &service.CreateKeyInput{})
-	envelope := mustSeal(t, mustOpen(t, localKMS.Sealer(arn), generous))
+	envelope := sealertest.MustSeal(t, mustOpen(t, localKMS.Sealer(arn), generous))
 	s := mustOpen(t, localKMS.Sealer(arn), kms.Options{Timeout: 200 * time.Millisecond})
 	released := make(chan struct{})
 	localKMS.Intercept(t, func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-released })
 	})
 	t.Cleanup(func() { close(released) })
-	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.ErrorContains(t, err, "did not answer within 200ms")
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/kms"
 )
 
-// meanings are the codes of errors. A test produces each. What is not here is an outage.
+// meanings maps AWS's error codes to our errors. Any other code is an outage.
 var meanings = map[string]error{
 	"InvalidCiphertextException": sealer.ErrBinding,
 	"IncorrectKeyException":      sealer.ErrBinding,
@@ -23,13 +23,13 @@ var meanings = map[string]error{
 	"InvalidKeyUsageException":    kms.ErrRefused,
 	"ValidationException":         kms.ErrRefused,
 	"UnrecognizedClientException": kms.ErrRefused, // credentials that AWS does not know
-	"InvalidSignatureException":   kms.ErrRefused, // or a clock that is wrong
+	"InvalidSignatureException":   kms.ErrRefused, // or the clock is wrong
 	"ExpiredTokenException":       kms.ErrRefused,
 	"IncompleteSignature":         kms.ErrRefused,
 	"MissingAuthenticationToken":  kms.ErrRefused,
 }
 
-// classify turns the error of a call into one of ours. Texts of AWS are not quoted, except of a failure without an answer.
+// classify turns the error of a call into one of ours. It quotes a failure without an answer, but no text of AWS.
 func (k *symmetricKey) classify(operation string, err error) error {
 	var answered smithy.APIError
 	switch {
@@ -45,20 +45,13 @@ func (k *symmetricKey) classify(operation string, err error) error {
 	case meaning == nil:
 		return fmt.Errorf("%w: %s: %s", sealer.ErrUnavailable, operation, code)
 	case errors.Is(meaning, kms.ErrRefused):
-		return refuse("%s: %s; the credentials must be valid, and be allowed kms:%s on the key %s", operation, code, operation, k.cfg.Key)
+		return kms.Refuse("%s: %s; the credentials must be valid, and be allowed kms:%s on the key %s", operation, code, operation, k.cfg.Key)
 	case operation == "DescribeKey":
-		return refuse("%s: %s; there is no key %s in %s for these credentials", operation, code, k.cfg.Key, k.cfg.Region)
+		return kms.Refuse("%s: %s; there is no key %s in %s for these credentials", operation, code, k.cfg.Key, k.cfg.Region)
 	default:
 		return fmt.Errorf("%w (%s)", meaning, code)
 	}
 }
 
-// refuse returns a kms.ErrRefused that says what is wrong and what to do.
-func refuse(format string, arguments ...any) error {
-	return fmt.Errorf("%w: %s", kms.ErrRefused, fmt.Sprintf(format, arguments...))
-}
-
-// garbled returns an error that says what is wrong with an answer and quotes none of it.
-func garbled(what string) error {
-	return fmt.Errorf("%w: the answer is not one of AWS KMS: %s", sealer.ErrUnavailable, what)
-}
+// errGarbled says that an answer is not a valid one. The error that wraps it says why, and does not quote the answer.
+var errGarbled = fmt.Errorf("%w: the answer is not one of AWS KMS", sealer.ErrUnavailable)

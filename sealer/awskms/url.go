@@ -3,22 +3,21 @@ package awskms
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"regexp"
 	"strings"
+
+	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/sealer/kms"
 )
 
-// scheme begins the URL of a key.
-const scheme = "awskms"
+// Scheme is the scheme of a key's URL.
+const Scheme = "awskms"
 
-// Schemes returns what the URL of a key begins with, up to the colon.
-func Schemes() []string { return []string{scheme} }
-
-// Forms says what a URL looks like, for messages.
+// Forms shows the form of a URL, for messages.
 const Forms = "awskms://<region>/<key id, ARN or alias/name>"
 
-// Config says where a key is. The credentials come from where AWS's own programs find them.
+// Config says where a key is. AWS's default chain finds the credentials.
 type Config struct {
 	Region   string
 	Key      string // id, ARN, or alias/<name>
@@ -31,10 +30,10 @@ var (
 	key    = regexp.MustCompile(`^(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?(key/)?[A-Za-z0-9-]{1,64}$|^(arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:)?alias/[A-Za-z0-9/_-]{1,250}$`)
 )
 
-// ParseURL reads the URL of a key. It reads no file. Its error says what is wrong.
+// ParseURL parses the URL of a key. It reads no file. Its error says what is wrong.
 func ParseURL(text string) (Config, error) {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != scheme || u.User != nil || u.Fragment != "" || u.RawPath != "" {
+	if err != nil || u.Scheme != Scheme || u.User != nil || u.Fragment != "" || u.RawPath != "" {
 		return Config{}, errors.New("must be " + Forms)
 	}
 	cfg := Config{Region: u.Host, Key: strings.TrimPrefix(u.Path, "/")}
@@ -49,22 +48,13 @@ func ParseURL(text string) (Config, error) {
 	case strings.HasPrefix(cfg.Key, "alias/aws/") || strings.Contains(cfg.Key, ":alias/aws/"):
 		return Config{}, errors.New("names a key that AWS manages: its policy can't be changed; make one of your own")
 	}
-	err = cfg.setParameters(query)
-	return cfg, err
-}
-
-func (cfg *Config) setParameters(query url.Values) error {
-	for name, values := range query {
-		target, known := map[string]*string{"endpoint": &cfg.Endpoint, "profile": &cfg.Profile}[name]
-		if !known || len(values) != 1 || values[0] == "" {
-			return fmt.Errorf("has the parameter %q without one value, or unknown; known are endpoint and profile", name)
-		}
-		*target = values[0]
+	if err := kms.ReadParameters(query, map[string]*string{"endpoint": &cfg.Endpoint, "profile": &cfg.Profile}); err != nil {
+		return Config{}, err
 	}
-	return checkEndpoint(cfg.Endpoint)
+	return cfg, checkEndpoint(cfg.Endpoint)
 }
 
-// checkEndpoint refuses an endpoint that would get data keys in the clear.
+// checkEndpoint refuses an endpoint to which data keys would travel in the clear.
 func checkEndpoint(text string) error {
 	if text == "" {
 		return nil
@@ -73,7 +63,7 @@ func checkEndpoint(text string) error {
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "" {
 		return errors.New("has an endpoint that is not https://<host>")
 	}
-	if address := net.ParseIP(u.Hostname()); u.Scheme != "https" && (u.Scheme != "http" || address == nil || !address.IsLoopback()) {
+	if u.Scheme != "https" && (u.Scheme != "http" || !netaddr.Parse(u.Hostname()).IsLoopback()) {
 		return errors.New("has an endpoint without https; http is for 127.0.0.1 and ::1 alone")
 	}
 	return nil

@@ -1,10 +1,10 @@
 // Package gcpkms is the sealer backend whose key-encryption keys (KEKs) are the versions of a symmetric key of Google Cloud KMS. They
 // never leave it.
 //
-// The id of a KEK is "gcpkms:" and the full name of the version. The key's primary version is the primary KEK. Checksums (CRC-32C) go
-// with each call, both ways, so that bytes which were changed on the way are an outage and no wrong answer.
+// The id of a KEK is "gcpkms:" and the full name of the version. The key's primary version is the primary KEK. Requests and answers
+// have checksums (CRC-32C), so that bytes that change on the way count as an outage and not as a wrong envelope.
 //
-// The package imports package sealer and sealer/kms, and no other package of ours.
+// The package imports package sealer, sealer/kms and internal/netaddr, and no other package of ours.
 package gcpkms
 
 import (
@@ -29,28 +29,27 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/kms"
 )
 
 const (
-	scheme   = "gcpkms"
-	idPrefix = scheme + ":"
+	// Scheme is the scheme of a key's URL.
+	Scheme   = "gcpkms"
+	idPrefix = Scheme + ":"
 	// listTTL leaves most of a project's quota of reads, 300 a minute, to others.
 	listTTL = 10 * time.Second
-	// maxVersions bounds how many versions of a key are listed; at most this many envelopes' worth of KEKs matter.
+	// maxVersions bounds how many versions of a key are listed.
 	maxVersions = 1000
 )
 
-// repeatOnce is the configuration by which gRPC sends a call once more that was not answered. Google's client would repeat it until its
-// time is over, and never say why.
-const repeatOnce = `{"methodConfig": [{"name": [{"service": "google.cloud.kms.v1.KeyManagementService"}], "retryPolicy": {
+// retryOnce configures gRPC to retry a call without an answer once. Google's client would retry until the call's time is over, and
+// hide the cause.
+const retryOnce = `{"methodConfig": [{"name": [{"service": "google.cloud.kms.v1.KeyManagementService"}], "retryPolicy": {
 	"maxAttempts": 2, "initialBackoff": "0.05s", "maxBackoff": "0.05s", "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
 
-// Schemes returns what the URL of a key begins with, up to the colon.
-func Schemes() []string { return []string{scheme} }
-
-// Forms says what a URL looks like, for messages.
+// Forms shows the form of a URL, for messages.
 const Forms = "gcpkms://projects/<project>/locations/<location>/keyRings/<key ring>/cryptoKeys/<key>"
 
 // Config says where a key is. The credentials are Google's application default credentials.
@@ -62,10 +61,10 @@ type Config struct {
 
 var keyName = regexp.MustCompile(`^projects/[a-z0-9.:-]{1,64}/locations/[a-z0-9-]{1,32}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}$`)
 
-// ParseURL reads the URL of a key. Its error says what is wrong.
+// ParseURL parses the URL of a key. Its error says what is wrong.
 func ParseURL(text string) (Config, error) {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != scheme || u.User != nil || u.Fragment != "" || u.RawPath != "" || !keyName.MatchString(u.Host+u.Path) {
+	if err != nil || u.Scheme != Scheme || u.User != nil || u.Fragment != "" || u.RawPath != "" || !keyName.MatchString(u.Host+u.Path) {
 		return Config{}, errors.New("must be " + Forms)
 	}
 	cfg := Config{Key: u.Host + u.Path}
@@ -73,14 +72,13 @@ func ParseURL(text string) (Config, error) {
 	if err != nil {
 		return Config{}, errors.New("must be " + Forms)
 	}
-	for name, values := range query {
-		host, _, err := net.SplitHostPort(values[0])
-		if name != "endpoint" || len(values) != 1 || err != nil {
-			return Config{}, fmt.Errorf("has the parameter %q; known is endpoint, with host:port", name)
-		}
-		address := net.ParseIP(host)
-		cfg.Endpoint, cfg.plain = values[0], address != nil && address.IsLoopback()
+	if err := kms.ReadParameters(query, map[string]*string{"endpoint": &cfg.Endpoint}); err != nil {
+		return Config{}, err
 	}
+	if _, _, err := net.SplitHostPort(cfg.Endpoint); cfg.Endpoint != "" && err != nil {
+		return Config{}, errors.New(`has the parameter "endpoint", which must be host:port`)
+	}
+	cfg.plain = netaddr.Parse(cfg.Endpoint).IsLoopback()
 	if n := len(cfg.kekID(999)); n > 255 {
 		return Config{}, fmt.Errorf("names a key whose id has %d bytes; at most 255 fit into an envelope", n)
 	}
@@ -91,19 +89,13 @@ func (c *Config) kekID(version int) string {
 	return idPrefix + c.Key + "/cryptoKeyVersions/" + strconv.Itoa(version)
 }
 
-// Sealer is a kms.Sealer with a key of Google Cloud KMS.
-type Sealer struct {
-	*kms.Sealer
-	client *service.KeyManagementClient
-}
-
-// Open returns a Sealer for the key of a URL, which ParseURL describes. It finds the credentials, and does not connect to Cloud KMS.
-func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error) {
+// Open returns a Sealer for the key of a URL that ParseURL accepts. It finds the credentials, and does not connect to Cloud KMS.
+func Open(ctx context.Context, text string, options kms.Options) (*kms.Sealer, error) {
 	cfg, err := ParseURL(text)
 	if err != nil {
 		return nil, fmt.Errorf("gcpkms: %w", err)
 	}
-	settings := []option.ClientOption{option.WithGRPCDialOption(grpc.WithDefaultServiceConfig(repeatOnce))}
+	settings := []option.ClientOption{option.WithGRPCDialOption(grpc.WithDefaultServiceConfig(retryOnce))}
 	if cfg.Endpoint != "" {
 		settings = append(settings, option.WithEndpoint(cfg.Endpoint))
 	}
@@ -117,17 +109,17 @@ func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error
 	}
 	client.CallOptions = &service.KeyManagementCallOptions{}
 	options.ListTTL = listTTL
-	return &Sealer{Sealer: kms.New(&symmetricKey{cfg: cfg, client: client}, options), client: client}, nil
+	return kms.New(&symmetricKey{cfg: cfg, client: client}, options), nil
 }
-
-// Close closes the connections, and drops what is cached.
-func (s *Sealer) Close() error { return errors.Join(s.client.Close(), s.Sealer.Close()) }
 
 // symmetricKey implements kms.Key.
 type symmetricKey struct {
 	cfg    Config
 	client *service.KeyManagementClient
 }
+
+// Close implements io.Closer. It closes the connections.
+func (k *symmetricKey) Close() error { return k.client.Close() }
 
 // Owns implements kms.Key.
 func (k *symmetricKey) Owns(kekID string) bool {
@@ -144,13 +136,13 @@ func (k *symmetricKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	primary := key.GetPrimary()
 	switch {
 	case key.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT:
-		return nil, refuse("the key is for %s, which takes no associated data; create one with the purpose ENCRYPT_DECRYPT", key.GetPurpose())
+		return nil, kms.Refuse("the key is for %s, which takes no associated data; create one with the purpose ENCRYPT_DECRYPT", key.GetPurpose())
 	case primary == nil:
-		return nil, refuse("the key has no primary version; set one")
+		return nil, kms.Refuse("the key has no primary version; set one")
 	case primary.GetState() != kmspb.CryptoKeyVersion_ENABLED:
-		return nil, refuse("the primary version %s is %s; enable it, or make another one primary", primary.GetName(), primary.GetState())
+		return nil, kms.Refuse("the primary version %s is %s; enable it, or make another one primary", primary.GetName(), primary.GetState())
 	case !k.Owns(idPrefix + primary.GetName()):
-		return nil, garbled("a version of another key")
+		return nil, fmt.Errorf("%w: a version of another key", errGarbled)
 	}
 	keks := []sealer.KEK{{ID: idPrefix + primary.GetName(), State: sealer.KEKPrimary}}
 	versions := k.client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: k.cfg.Key, PageSize: maxVersions})
@@ -187,14 +179,15 @@ func (k *symmetricKey) Wrap(ctx context.Context, kekID string, dataKey, associat
 	wrapped := answer.GetCiphertext()
 	switch {
 	case answer.GetName() != name:
-		return nil, garbled("a ciphertext of another version")
+		return nil, fmt.Errorf("%w: a ciphertext of another version", errGarbled)
 	case !answer.GetVerifiedPlaintextCrc32C(), !answer.GetVerifiedAdditionalAuthenticatedDataCrc32C(), !isIntact(wrapped, answer.GetCiphertextCrc32C()):
 		return nil, errChanged
 	}
 	return wrapped, nil
 }
 
-// Unwrap implements kms.Key. Cloud KMS finds the version by the ciphertext; the associated data has it too, so it is the KEK id's.
+// Unwrap implements kms.Key. Cloud KMS finds the version in the ciphertext, and the associated data authenticates the KEK id, so the
+// two agree.
 func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	answer, err := k.client.Decrypt(ctx, &kmspb.DecryptRequest{
 		Name: k.cfg.Key, Ciphertext: wrapped, CiphertextCrc32C: checksum(wrapped),
@@ -212,8 +205,8 @@ func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associ
 	return nil, errChanged
 }
 
-// explainRefusal returns sealer.ErrUnknownKEK if an envelope names a version that does not exist or was disabled, and otherwise
-// sealer.ErrBinding: the answer to Decrypt is the same.
+// explainRefusal asks for the version of an envelope, since the answer to Decrypt does not tell the causes apart. It returns
+// sealer.ErrUnknownKEK if the version does not exist or is disabled, and otherwise sealer.ErrBinding.
 func (k *symmetricKey) explainRefusal(ctx context.Context, kekID string) error {
 	version, err := k.client.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: strings.TrimPrefix(kekID, idPrefix)})
 	switch {
@@ -227,7 +220,7 @@ func (k *symmetricKey) explainRefusal(ctx context.Context, kekID string) error {
 	return sealer.ErrBinding
 }
 
-// errChanged says that bytes were changed between this process and Cloud KMS, or in it.
+// errChanged says that bytes changed between this process and Cloud KMS, or in it.
 var errChanged = fmt.Errorf("%w: a checksum of Google Cloud KMS does not match: bytes were changed on the way", sealer.ErrUnavailable)
 
 func checksum(bytes []byte) *wrapperspb.Int64Value {
@@ -238,16 +231,16 @@ func isIntact(bytes []byte, sum *wrapperspb.Int64Value) bool {
 	return sum != nil && sum.GetValue() == checksum(bytes).GetValue()
 }
 
-// classify turns the error of a call into one of ours. Texts of Google are not quoted, except of a failure without an answer.
+// classify turns the error of a call into one of ours. It quotes a failure without an answer, but no text of Google's.
 func (k *symmetricKey) classify(permission string, err error) error {
 	switch code := status.Code(err); code {
 	case codes.FailedPrecondition, codes.NotFound:
 		if strings.HasSuffix(permission, ".useToEncrypt") || strings.HasSuffix(permission, ".useToDecrypt") {
 			return fmt.Errorf("%w (%s)", sealer.ErrUnknownKEK, code)
 		}
-		return refuse("%s: there is no key %s", code, k.cfg.Key)
+		return kms.Refuse("%s: there is no key %s", code, k.cfg.Key)
 	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.Unimplemented:
-		return refuse("%s; the credentials must be valid, and have cloudkms.%s on %s", code, permission, k.cfg.Key)
+		return kms.Refuse("%s; the credentials must be valid, and have cloudkms.%s on %s", code, permission, k.cfg.Key)
 	case codes.Unavailable, codes.Unknown:
 		return fmt.Errorf("%w: %w", sealer.ErrUnavailable, err)
 	default:
@@ -255,12 +248,5 @@ func (k *symmetricKey) classify(permission string, err error) error {
 	}
 }
 
-// refuse returns a kms.ErrRefused that says what is wrong and what to do.
-func refuse(format string, arguments ...any) error {
-	return fmt.Errorf("%w: %s", kms.ErrRefused, fmt.Sprintf(format, arguments...))
-}
-
-// garbled returns an error that says what is wrong with an answer and quotes none of it.
-func garbled(what string) error {
-	return fmt.Errorf("%w: the answer is not one of Google Cloud KMS: %s", sealer.ErrUnavailable, what)
-}
+// errGarbled says that an answer is not a valid one. The error that wraps it says why, and does not quote the answer.
+var errGarbled = fmt.Errorf("%w: the answer is not one of Google Cloud KMS", sealer.ErrUnavailable)

@@ -19,16 +19,11 @@ import (
 )
 
 const (
-	canary    = "sk-canary-0123456789"
 	encrypt   = kmspb.CryptoKey_ENCRYPT_DECRYPT
 	keyPrefix = "gcpkms:projects/acme/locations/europe-west3/keyRings/aikeys/cryptoKeys/"
 )
 
-func binding() sealer.Binding {
-	return sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "openai", Version: 1}
-}
-
-func mustOpen(t *testing.T, url string, options kms.Options) *gcpkms.Sealer {
+func mustOpen(t *testing.T, url string, options kms.Options) *kms.Sealer {
 	t.Helper()
 	s, err := gcpkms.Open(t.Context(), url, options)
 	require.NoError(t, err)
@@ -37,7 +32,7 @@ func mustOpen(t *testing.T, url string, options kms.Options) *gcpkms.Sealer {
 }
 
 // start returns a server with a key, and a Sealer with it.
-func start(t *testing.T) (*gcpkmstest.Server, *gcpkms.Sealer) {
+func start(t *testing.T) (*gcpkmstest.Server, *kms.Sealer) {
 	t.Helper()
 	server := gcpkmstest.Start(t)
 	server.NewKey(t, "k", encrypt)
@@ -45,21 +40,7 @@ func start(t *testing.T) (*gcpkmstest.Server, *gcpkms.Sealer) {
 }
 
 func seal(t *testing.T, s sealer.Sealer) (sealer.Envelope, error) {
-	return s.Seal(t.Context(), binding(), sealer.NewSecret([]byte(canary)))
-}
-
-func mustSeal(t *testing.T, s sealer.Sealer) sealer.Envelope {
-	t.Helper()
-	envelope, err := seal(t, s)
-	require.NoError(t, err)
-	return envelope
-}
-
-func requireOpens(t *testing.T, s sealer.Sealer, envelope []byte) {
-	t.Helper()
-	secret, err := s.Open(t.Context(), binding(), envelope)
-	require.NoError(t, err)
-	require.Equal(t, canary, string(secret.Reveal()))
+	return s.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 }
 
 func TestContract(t *testing.T) {
@@ -71,26 +52,26 @@ func TestContract(t *testing.T) {
 
 func TestRotation(t *testing.T) {
 	server, before := start(t)
-	old := mustSeal(t, before)
+	old := sealertest.MustSeal(t, before)
 	require.Equal(t, keyPrefix+"k/cryptoKeyVersions/1", old.KEKID)
 	server.Rotate(t, "k")
 	after := mustOpen(t, server.URL("k"), kms.Options{})
-	requireOpens(t, after, old.Bytes)
-	renewed, err := after.Rewrap(t.Context(), binding(), old.Bytes)
+	sealertest.RequireOpens(t, after, old.Bytes)
+	renewed, err := after.Rewrap(t.Context(), sealertest.Binding(), old.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, keyPrefix+"k/cryptoKeyVersions/2", renewed.KEKID)
 	require.True(t, sealer.SamePayload(old.Bytes, renewed.Bytes))
-	requireOpens(t, before, renewed.Bytes)
+	sealertest.RequireOpens(t, before, renewed.Bytes)
 
 	server.SetState("k", 1, kmspb.CryptoKeyVersion_DISABLED)
-	_, err = after.Open(t.Context(), binding(), old.Bytes)
+	_, err = after.Open(t.Context(), sealertest.Binding(), old.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
-	require.Equal(t, renewed.KEKID, mustSeal(t, before).KEKID, "a list that is out of date is read again")
+	require.Equal(t, renewed.KEKID, sealertest.MustSeal(t, before).KEKID, "a list that is out of date is read again")
 	keks, err := mustOpen(t, server.URL("k"), kms.Options{}).KEKs(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []sealer.KEK{{ID: renewed.KEKID, State: sealer.KEKPrimary}, {ID: old.KEKID, State: sealer.KEKRetired}}, keks)
 	server.SetState("k", 1, kmspb.CryptoKeyVersion_ENABLED)
-	requireOpens(t, after, old.Bytes)
+	sealertest.RequireOpens(t, after, old.Bytes)
 }
 
 func TestStartRefusesKeysThatCantServe(t *testing.T) {
@@ -120,7 +101,7 @@ func TestStartRefusesKeysThatCantServe(t *testing.T) {
 func TestErrorsOfOpen(t *testing.T) {
 	code := func(code codes.Code) func(*gcpkmstest.Server) {
 		return func(s *gcpkmstest.Server) {
-			s.Before = func(context.Context, string) error { return status.Error(code, canary) }
+			s.Before = func(context.Context, string) error { return status.Error(code, sealertest.Secret) }
 		}
 	}
 	for name, tc := range map[string]struct {
@@ -140,9 +121,9 @@ func TestErrorsOfOpen(t *testing.T) {
 		"INVALID_ARGUMENT, and the version can't be looked at": {func(s *gcpkmstest.Server) {
 			s.Before = func(_ context.Context, method string) error {
 				if method == "Decrypt" {
-					return status.Error(codes.InvalidArgument, canary)
+					return status.Error(codes.InvalidArgument, sealertest.Secret)
 				}
-				return status.Error(codes.PermissionDenied, canary)
+				return status.Error(codes.PermissionDenied, sealertest.Secret)
 			}
 		}, kms.ErrRefused, sealer.ErrBinding},
 		"a wrong checksum": {func(s *gcpkmstest.Server) {
@@ -162,12 +143,12 @@ func TestErrorsOfOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			server, s := start(t)
-			envelope := mustSeal(t, s)
+			envelope := sealertest.MustSeal(t, s)
 			tc.spoil(server)
-			_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+			_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 			require.ErrorIs(t, err, tc.is)
 			require.NotErrorIs(t, err, tc.isNot)
-			require.NotContains(t, err.Error(), canary)
+			require.NotContains(t, err.Error(), sealertest.Secret)
 		})
 	}
 }
@@ -197,13 +178,13 @@ func TestChecksumsOfSealing(t *testing.T) {
 
 func TestAFailedCallIsSentOnceMore(t *testing.T) {
 	server, s := start(t)
-	envelope := mustSeal(t, s)
+	envelope := sealertest.MustSeal(t, s)
 	var calls atomic.Int64
 	server.Before = func(context.Context, string) error {
 		calls.Add(1)
 		return status.Error(codes.Unavailable, "down")
 	}
-	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.ErrorContains(t, err, "down")
 	require.EqualValues(t, 2, calls.Load())
@@ -211,10 +192,10 @@ func TestAFailedCallIsSentOnceMore(t *testing.T) {
 
 func TestAServiceThatHangs(t *testing.T) {
 	server, whole := start(t)
-	envelope := mustSeal(t, whole)
+	envelope := sealertest.MustSeal(t, whole)
 	server.Before = func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }
 	s := mustOpen(t, server.URL("k"), kms.Options{Timeout: 200 * time.Millisecond})
-	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.ErrorContains(t, err, "did not answer within 200ms")
 }

@@ -11,13 +11,12 @@ import (
 
 // WrapAll implements sealer.BatchKEKs.
 func (g *guard) WrapAll(ctx context.Context, items []sealer.KeyItem) ([]sealer.KeyResult, error) {
-	batch, ok := g.key.(BatchKey)
-	if !ok || len(items) < 2 {
-		return g.each(ctx, items, g.Wrap)
+	results, err := g.sendBatch(ctx, items, BatchKey.WrapAll)
+	if err == nil && results == nil {
+		return g.sendEach(ctx, items, g.Wrap)
 	}
-	results, err := g.inBatch(ctx, items, batch.WrapAll)
-	if err != nil || results == nil || g.wrapOnly {
-		return g.orEach(ctx, items, results, err, g.Wrap)
+	if err != nil || g.wrapOnly {
+		return results, err
 	}
 	wrapped := make([]sealer.KeyItem, len(items))
 	for i, item := range items {
@@ -40,7 +39,7 @@ func (g *guard) WrapAll(ctx context.Context, items []sealer.KeyItem) ([]sealer.K
 func (g *guard) UnwrapAll(ctx context.Context, items []sealer.KeyItem) ([]sealer.KeyResult, error) {
 	all := make([]sealer.KeyResult, len(items))
 	var own []sealer.KeyItem
-	var places []int
+	var places []int // the indexes of own in items
 	for i, item := range items {
 		if !g.key.Owns(item.KEKID) {
 			all[i].Err = errForeign
@@ -48,7 +47,10 @@ func (g *guard) UnwrapAll(ctx context.Context, items []sealer.KeyItem) ([]sealer
 		}
 		own, places = append(own, item), append(places, i)
 	}
-	results, err := g.unwrapOwn(ctx, own)
+	results, err := g.sendBatch(ctx, own, BatchKey.UnwrapAll)
+	if err == nil && results == nil {
+		results, err = g.sendEach(ctx, own, g.unwrap)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -58,24 +60,20 @@ func (g *guard) UnwrapAll(ctx context.Context, items []sealer.KeyItem) ([]sealer
 	return all, nil
 }
 
-func (g *guard) unwrapOwn(ctx context.Context, items []sealer.KeyItem) ([]sealer.KeyResult, error) {
+// sendBatch handles all items in one call. It returns neither results nor an error if they have to be sent one by one: the key
+// takes no batches, or the service refuses this one, perhaps for a single item.
+func (g *guard) sendBatch(
+	ctx context.Context, items []sealer.KeyItem, send func(BatchKey, context.Context, []sealer.KeyItem) ([][]byte, error),
+) ([]sealer.KeyResult, error) {
 	batch, ok := g.key.(BatchKey)
 	if !ok || len(items) < 2 {
-		return g.each(ctx, items, g.unwrap)
+		return nil, nil
 	}
-	results, err := g.inBatch(ctx, items, batch.UnwrapAll)
-	return g.orEach(ctx, items, results, err, g.unwrap)
-}
-
-// inBatch handles all items in one call. It returns no results and no error if the service refuses the batch: perhaps for one item.
-func (g *guard) inBatch(
-	ctx context.Context, items []sealer.KeyItem, send func(context.Context, []sealer.KeyItem) ([][]byte, error),
-) ([]sealer.KeyResult, error) {
-	keys, err := call(ctx, g, func(ctx context.Context) ([][]byte, error) { return send(ctx, items) })
-	if err != nil {
-		if isOutage(err) {
-			return nil, err
-		}
+	keys, err := call(ctx, g, func(ctx context.Context) ([][]byte, error) { return send(batch, ctx, items) })
+	switch {
+	case isOutage(err):
+		return nil, err
+	case err != nil:
 		return nil, nil
 	}
 	results := make([]sealer.KeyResult, len(keys))
@@ -85,25 +83,16 @@ func (g *guard) inBatch(
 	return results, nil
 }
 
-// operation is Wrap or Unwrap.
-type operation func(ctx context.Context, kekID string, key, associatedData []byte) ([]byte, error)
-
-// orEach returns the outcome of a batch. If the batch has failed as a whole, it handles the items one by one.
-func (g *guard) orEach(ctx context.Context, items []sealer.KeyItem, results []sealer.KeyResult, err error, one operation) ([]sealer.KeyResult, error) {
-	if err != nil || results != nil {
-		return results, err
-	}
-	return g.each(ctx, items, one)
-}
-
-// each handles items one by one, some at once.
-func (g *guard) each(ctx context.Context, items []sealer.KeyItem, one operation) ([]sealer.KeyResult, error) {
+// sendEach handles items one by one with Wrap or Unwrap, several at a time.
+func (g *guard) sendEach(
+	ctx context.Context, items []sealer.KeyItem, send func(ctx context.Context, kekID string, key, associatedData []byte) ([]byte, error),
+) ([]sealer.KeyResult, error) {
 	results := make([]sealer.KeyResult, len(items))
 	group, limited := errgroup.WithContext(ctx)
 	group.SetLimit(rewrapCalls)
 	for i, item := range items {
 		group.Go(func() error {
-			key, err := one(limited, item.KEKID, item.Key, item.AssociatedData)
+			key, err := send(limited, item.KEKID, item.Key, item.AssociatedData)
 			if limited.Err() != nil || errors.Is(err, sealer.ErrUnavailable) {
 				return errors.Join(limited.Err(), err)
 			}

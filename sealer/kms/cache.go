@@ -10,7 +10,7 @@ import (
 	"github.com/maypok86/otter/v2"
 )
 
-// maxCached is how many data keys are cached at most, in about 3 MB.
+// maxCached bounds the number of cached data keys; 10,000 take about 3 MB.
 const maxCached = 10_000
 
 // keyDigest identifies a wrapped data key, together with the KEK and the binding under which it unwraps.
@@ -25,7 +25,7 @@ func digestOf(kekID string, wrapped, associatedData []byte) keyDigest {
 	return keyDigest(h.Sum(nil))
 }
 
-// keyCache has the data keys that were unwrapped of late. It zeroes those that it drops. A nil keyCache is always empty.
+// keyCache caches unwrapped data keys, and zeroes those that it drops. A nil keyCache is always empty.
 type keyCache struct {
 	keys *otter.Cache[keyDigest, *cachedKey]
 }
@@ -53,7 +53,7 @@ func newKeyCache(ttl time.Duration) *keyCache {
 	})}
 }
 
-// get returns a copy of a data key, which the caller zeroes, or nil.
+// get returns a copy of a data key, which the caller zeroes, or nil if it is not cached.
 func (c *keyCache) get(digest keyDigest) []byte {
 	if c == nil {
 		return nil
@@ -67,7 +67,7 @@ func (c *keyCache) get(digest keyDigest) []byte {
 	return bytes.Clone(found.dataKey)
 }
 
-// put stores a copy of a data key. One that is cached already keeps its time.
+// put stores a copy of a data key. It does not extend the time of a key that is already cached.
 func (c *keyCache) put(digest keyDigest, dataKey []byte) {
 	if c != nil {
 		c.keys.SetIfAbsent(digest, &cachedKey{dataKey: bytes.Clone(dataKey)})

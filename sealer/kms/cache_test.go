@@ -61,13 +61,14 @@ func TestAProofIsNotTakenFromTheCache(t *testing.T) {
 }
 
 func TestAWrongDataKeyIsNotCached(t *testing.T) {
-	key := wrongKeys{inBatches{newService()}, new(bool)}
-	envelope := mustSeal(t, kms.New(key.service, kms.Options{}), 1)
+	key := newService()
 	s := kms.New(key, kms.Options{CacheTTL: time.Hour})
 	defer func() { require.NoError(t, s.Close()) }()
+	envelope := mustSeal(t, s, 1)
+	key.isWrong.Store(true)
 	_, err := s.Open(t.Context(), binding(1), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrBinding)
-	*key.isRight = true
+	key.isWrong.Store(false)
 	secret, err := s.Open(t.Context(), binding(1), envelope.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, canary, string(secret.Reveal()))

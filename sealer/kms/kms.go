@@ -1,8 +1,8 @@
-// Package kms is what the sealer backends of key management services have in common: a deadline for each call, a bound on calls
-// at once, a circuit that keeps an outage from taking the service with it, a proof of what the service wrapped, and a cache of
-// which key is primary. A backend adds the calls of its service (Key).
+// Package kms has what the sealer backends of key management services share: a deadline for each call, a bound on concurrent
+// calls, a circuit breaker for outages, a proof that wrapped keys unwrap, and a cache of the list of KEKs. A backend adds the
+// calls of its service (Key).
 //
-// Of our packages it imports sealer alone.
+// The package imports package sealer, and no other package of ours.
 package kms
 
 import (
@@ -11,6 +11,11 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,17 +28,22 @@ import (
 // key can't be used as it is configured. A retry fails until an operator has changed that.
 var ErrRefused = fmt.Errorf("%w: the key management service refuses", sealer.ErrUnavailable)
 
+// Refuse returns an ErrRefused that says what is wrong and what to do.
+func Refuse(format string, arguments ...any) error {
+	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, arguments...))
+}
+
 // Key is one key of a key management service, in all its versions. Wrap and Unwrap are those of sealer.KEKs. Their errors may also be
 // ErrRefused; any other sealer.ErrUnavailable counts as an outage. A call ends with its context, and may be repeated.
 type Key interface {
-	sealer.KEKLister // checks as well that the key can be used; ErrRefused says why not
-	// Owns reports whether a KEK id may be one of this key's, without asking the service. Wrap and Unwrap get no other.
+	sealer.KEKLister // also checks that the key can be used; ErrRefused says why not
+	// Owns reports whether a KEK id may belong to this key, without asking the service. Wrap and Unwrap are called only with such ids.
 	Owns(kekID string) bool
 	Wrap(ctx context.Context, kekID string, dataKey, associatedData []byte) (wrapped []byte, err error)
 	Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) (dataKey []byte, err error)
 }
 
-// BatchKey is a Key that handles many data keys in one call, which fails as a whole. All items name the same KEK to WrapAll.
+// BatchKey is a Key that handles many data keys in one call, which fails as a whole. All items of WrapAll name the same KEK.
 type BatchKey interface {
 	Key
 	WrapAll(ctx context.Context, items []sealer.KeyItem) (wrapped [][]byte, err error)
@@ -43,28 +53,27 @@ type BatchKey interface {
 // Options are the options of New.
 type Options struct {
 	// WrapOnly says that the credentials may not unwrap. Otherwise each wrapped data key is unwrapped once before it is used, so that
-	// a service that answers wrongly leaves no secret that can't be read.
+	// a wrong answer of the service can't leave a secret unreadable.
 	WrapOnly bool
-	// Timeout is the longest that a call may take, waiting included; 0 means 2 s.
+	// Timeout bounds a call, with the wait for a free slot; 0 means 2 s.
 	Timeout time.Duration
-	// ListTTL is how long the list of KEKs is cached; 0 means 1 s. Within it, new secrets may still be sealed under the primary KEK of
-	// before.
+	// ListTTL is how long the list of KEKs is cached; 0 means 1 s. Until it expires, secrets may still be sealed under the previous
+	// primary KEK.
 	ListTTL time.Duration
-	// MaxCalls is how many calls are under way at once; others wait. 0 means 64.
-	MaxCalls int
 	// CacheTTL is how long the data key of an envelope that was opened is cached, so that it opens again without a call. 0 caches none.
 	CacheTTL time.Duration
 }
 
 const (
-	defaultTimeout  = 2 * time.Second
-	defaultMaxCalls = 64
-	// maxFailures is how many calls in a row fail before no more are sent; trialAfter is when one more is sent as a trial.
+	defaultTimeout = 2 * time.Second
+	// maxCalls bounds concurrent calls; others wait.
+	maxCalls = 64
+	// After maxFailures failed calls in a row, none is sent for trialAfter. Then one call is sent as a trial.
 	maxFailures = 5
 	trialAfter  = time.Second
 	// defaultListTTL is also how long the error of listing KEKs is cached.
 	defaultListTTL = time.Second
-	// rewrapCalls is how many calls a re-wrap has under way at once, if the service takes no batches.
+	// rewrapCalls bounds the concurrent calls of a re-wrap, if the service takes no batches.
 	rewrapCalls = 16
 )
 
@@ -83,10 +92,9 @@ var (
 
 // New returns a Sealer that has not asked its service yet.
 func New(key Key, options Options) *Sealer {
-	timeout, calls := cmp.Or(max(options.Timeout, 0), defaultTimeout), cmp.Or(max(options.MaxCalls, 0), defaultMaxCalls)
 	keks := &guard{
-		key: key, wrapOnly: options.WrapOnly, timeout: timeout, listTTL: cmp.Or(max(options.ListTTL, 0), defaultListTTL),
-		slots: make(chan struct{}, calls), asked: make(chan struct{}, 1), cache: newKeyCache(options.CacheTTL),
+		key: key, wrapOnly: options.WrapOnly, timeout: cmp.Or(options.Timeout, defaultTimeout), listTTL: cmp.Or(options.ListTTL, defaultListTTL),
+		slots: make(chan struct{}, maxCalls), asked: make(chan struct{}, 1), cache: newKeyCache(options.CacheTTL),
 	}
 	keks.circuit = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 		Timeout:      trialAfter,
@@ -106,7 +114,7 @@ func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list KEKs: %w", err)
 	}
-	return append([]sealer.KEK{}, keks...), nil
+	return slices.Clone(keks), nil
 }
 
 // RewrapAll implements sealer.BatchRewrapper.
@@ -114,13 +122,16 @@ func (s *Sealer) RewrapAll(ctx context.Context, items []sealer.Item) ([]sealer.R
 	return sealer.RewrapAll(ctx, s.Sealer, items)
 }
 
-// Close drops the data keys that are cached.
+// Close drops the cached data keys, and closes the Key if it is an io.Closer.
 func (s *Sealer) Close() error {
 	s.keks.cache.close()
+	if closer, ok := s.keks.key.(io.Closer); ok {
+		return closer.Close()
+	}
 	return nil
 }
 
-// errAbandoned marks the error of a call whose caller has gone, which says nothing about the service.
+// errAbandoned marks the error of a call whose context ended, which says nothing about the service.
 var errAbandoned = errors.New("the caller has gone")
 
 // isOutage reports whether an error says that the service is away or overloaded.
@@ -139,8 +150,8 @@ type guard struct {
 	cache    *keyCache
 
 	listed atomic.Pointer[listing]
-	asked  chan struct{} // holds a token while a goroutine reads listed, and asks the service if that is too old
-	outage atomic.Pointer[string]
+	asked  chan struct{}          // holds a token while a goroutine reads listed, and asks the service if that is too old
+	outage atomic.Pointer[string] // the text of the last outage's error
 }
 
 // listing is the service's last list of KEKs, or the error of asking.
@@ -159,7 +170,7 @@ func (g *guard) Primary(ctx context.Context) (string, error) {
 	return keks[0].ID, nil
 }
 
-// list returns the KEKs, the primary one first. Callers that come at once share one answer or error.
+// list returns the KEKs, the primary one first. Concurrent callers share one answer or error.
 func (g *guard) list(ctx context.Context) ([]sealer.KEK, error) {
 	select {
 	case g.asked <- struct{}{}:
@@ -218,7 +229,7 @@ func (g *guard) prove(ctx context.Context, kekID string, dataKey, wrapped, assoc
 	return nil
 }
 
-// errUnproven says that the service has wrapped something else than it was given.
+// errUnproven says that a data key that the service has just wrapped does not unwrap to the same data key.
 var errUnproven = fmt.Errorf("%w: what the key management service has just wrapped does not unwrap to the same; nothing was sealed", sealer.ErrUnavailable)
 
 func isSame(found, dataKey []byte, err error) bool {
@@ -243,7 +254,7 @@ func (g *guard) Reject(kekID string, wrapped, associatedData []byte) {
 	g.cache.drop(digestOf(kekID, wrapped, associatedData))
 }
 
-// unwrap asks the service, whatever is cached.
+// unwrap asks the service, even if the data key is cached.
 func (g *guard) unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	if !g.key.Owns(kekID) {
 		return nil, errForeign
@@ -253,11 +264,11 @@ func (g *guard) unwrap(ctx context.Context, kekID string, wrapped, associatedDat
 	})
 }
 
-// errForeign says that a KEK does not belong to the key that the service is set up with. That does not depend on whether the service can be reached, so that another
-// sealer can be asked.
+// errForeign says that a KEK does not belong to the configured key. It is returned without asking the service, so that another
+// sealer can open the envelope even during an outage.
 var errForeign = fmt.Errorf("%w: it is no version of the configured key", sealer.ErrUnknownKEK)
 
-// call calls the service if its circuit is closed and a slot is free in time. Its error wraps ctx's if ctx ended.
+// call calls the service if the circuit is closed and a slot becomes free in time. The error wraps ctx's if ctx ended.
 func call[T any](ctx context.Context, g *guard, send func(context.Context) (T, error)) (answer T, err error) {
 	limited, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
@@ -285,15 +296,31 @@ func call[T any](ctx context.Context, g *guard, send func(context.Context) (T, e
 	return answer, err
 }
 
-// late returns the error of a call that its context ended: the caller's, or the one with the time limit.
+// late returns the error of a call that ended with its context: the caller's, or the one with the time limit.
 func (g *guard) late(ctx context.Context, failure error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w: %w", sealer.ErrUnavailable, errAbandoned, ctx.Err())
 	}
-	text := fmt.Sprintf("%s: the key management service did not answer within %s", sealer.ErrUnavailable, g.timeout)
+	err := fmt.Errorf("%w: the key management service did not answer within %s", sealer.ErrUnavailable, g.timeout)
+	text := err.Error()
 	g.outage.Store(&text)
-	if errors.Is(failure, ErrRefused) || !errors.Is(failure, sealer.ErrUnavailable) && failure != nil && !errors.Is(failure, context.DeadlineExceeded) {
-		return failure // it did answer, just before
+	if failure != nil && !isOutage(failure) && !errors.Is(failure, context.DeadlineExceeded) {
+		return failure // it answered just before
 	}
-	return fmt.Errorf("%w: the key management service did not answer within %s", sealer.ErrUnavailable, g.timeout)
+	return err
+}
+
+// ReadParameters stores the parameters of a URL in targets, which maps their names. Each may be given once, and not empty.
+func ReadParameters(query url.Values, targets map[string]*string) error {
+	for name, values := range query {
+		target, known := targets[name]
+		switch {
+		case !known:
+			return fmt.Errorf("has the parameter %q; known are %s", name, strings.Join(slices.Sorted(maps.Keys(targets)), ", "))
+		case len(values) != 1 || values[0] == "":
+			return fmt.Errorf("has the parameter %q without a value, or twice", name)
+		}
+		*target = values[0]
+	}
+	return nil
 }

@@ -34,6 +34,7 @@ type service struct {
 	primary atomic.Int64
 	calls   atomic.Int64
 	before  func(ctx context.Context, operation string) error // nil lets all calls through
+	isWrong atomic.Bool                                       // what version 1 has wrapped unwraps to other data keys
 }
 
 func newService() *service {
@@ -80,6 +81,9 @@ func (s *service) Unwrap(ctx context.Context, kekID string, wrapped, associatedD
 	dataKey, err := cipher.Decrypt(wrapped, associatedData)
 	if err != nil {
 		return nil, sealer.ErrBinding
+	}
+	if s.isWrong.Load() && kekID == "fake:v1" {
+		dataKey[0] ^= 1
 	}
 	return dataKey, nil
 }
@@ -177,7 +181,7 @@ func TestAHangingServiceIsGivenUp(t *testing.T) {
 func TestCallsAtOnceAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := newService()
-		s := kms.New(key, kms.Options{MaxCalls: 2})
+		s := kms.New(key, kms.Options{})
 		envelope := mustSeal(t, s, 1)
 		var now, most atomic.Int64
 		key.before = func(context.Context, string) error {
@@ -189,14 +193,14 @@ func TestCallsAtOnceAreBounded(t *testing.T) {
 			return nil
 		}
 		var wg sync.WaitGroup
-		for range 10 {
+		for range 100 {
 			wg.Go(func() {
 				_, err := s.Open(t.Context(), binding(1), envelope.Bytes)
 				require.NoError(t, err)
 			})
 		}
 		wg.Wait()
-		require.EqualValues(t, 2, most.Load())
+		require.EqualValues(t, 64, most.Load())
 	})
 }
 
@@ -372,8 +376,8 @@ func TestAWrongAnswerToABatchSealsNothing(t *testing.T) {
 // Otherwise the wrong data key would take the place of the right one, and the secret be lost.
 func TestAWrongDataKeyIsNotWrappedOnceMore(t *testing.T) {
 	for name, backend := range map[string]func(*service) kms.Key{
-		"in a batch": func(s *service) kms.Key { return wrongKeys{inBatches{s}, new(bool)} },
-		"alone":      func(s *service) kms.Key { return struct{ kms.Key }{wrongKeys{inBatches{s}, new(bool)}} },
+		"in a batch": func(s *service) kms.Key { return inBatches{s} },
+		"alone":      func(s *service) kms.Key { return s },
 	} {
 		t.Run(name, func(t *testing.T) {
 			key := newService()
@@ -382,6 +386,7 @@ func TestAWrongDataKeyIsNotWrappedOnceMore(t *testing.T) {
 				items[i] = sealer.Item{Binding: binding(i), Envelope: mustSeal(t, kms.New(key, kms.Options{}), i).Bytes}
 			}
 			key.primary.Store(2)
+			key.isWrong.Store(true)
 			s := kms.New(backend(key), kms.Options{CacheTTL: time.Minute})
 			results, err := s.RewrapAll(t.Context(), items)
 			require.NoError(t, err)
@@ -394,25 +399,7 @@ func TestAWrongDataKeyIsNotWrappedOnceMore(t *testing.T) {
 	}
 }
 
-// wrongKeys unwraps what version 1 has wrapped to other data keys, until it is right.
-type wrongKeys struct {
-	inBatches
-	isRight *bool
-}
-
-func (w wrongKeys) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
-	dataKey, err := w.inBatches.Unwrap(ctx, kekID, wrapped, associatedData)
-	if err == nil && kekID == "fake:v1" && !*w.isRight {
-		dataKey[0] ^= 1
-	}
-	return dataKey, err
-}
-
-func (w wrongKeys) UnwrapAll(ctx context.Context, items []sealer.KeyItem) ([][]byte, error) {
-	return w.all(ctx, items, w.Unwrap)
-}
-
-// wrongBatches mixes the results of a batch up.
+// wrongBatches mixes up the results of a batch.
 type wrongBatches struct{ inBatches }
 
 func (w wrongBatches) WrapAll(ctx context.Context, items []sealer.KeyItem) ([][]byte, error) {

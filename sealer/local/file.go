@@ -17,7 +17,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/secretfile"
 )
 
-// The sentinels of Open, wrapped with %w. Their texts name the file and what to do, and quote nothing of its content.
+// The errors of Open, wrapped with %w. Their texts name the file and say what to do; they never quote the file.
 var (
 	// ErrInsecureFile says that users other than that of this process may read or write the keyset file.
 	ErrInsecureFile = secretfile.ErrInsecure
@@ -30,8 +30,7 @@ const (
 	fileMode = 0o600
 )
 
-// ensureKeyset creates a keyset file at path unless a file exists, and syncs its name to the disk. It does not look at the
-// content of an existing file.
+// ensureKeyset creates a keyset file at path unless a file exists, and syncs its name to the disk. It does not read an existing file.
 func ensureKeyset(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createKeyset(path); err != nil {
@@ -60,7 +59,7 @@ func readKeyset(path string) (*keyset.Handle, error) {
 	}
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(content)))
 	if err != nil {
-		// The cause is left out, since a parser's error may quote the content.
+		// The cause is left out, since a parser's error may quote the file.
 		return nil, fmt.Errorf("%w: file %q is not a valid Tink keyset in JSON; restore it from a backup", ErrKeyset, path)
 	}
 	return handle, nil
@@ -68,7 +67,7 @@ func readKeyset(path string) (*keyset.Handle, error) {
 
 // createKeyset writes a new keyset to path unless the path already exists, which is not an error. The file appears complete or
 // not at all: it is written under a temporary name and then linked to path, which fails if path exists. A process that is
-// killed in between may leave its temporary file behind, with mode 0600; it is never read and can be deleted.
+// killed in between may leave its temporary file behind, with mode 0600. It is never read and can be deleted.
 func createKeyset(path string) error {
 	dir := filepath.Dir(path)
 	if err := makeDir(dir); err != nil {
@@ -84,7 +83,7 @@ func createKeyset(path string) error {
 	}
 	linkErr := os.Link(temporary, path)
 	if errors.Is(linkErr, fs.ErrExist) {
-		linkErr = nil // another process was first, and its keyset is used
+		linkErr = nil // another process has created a keyset, which is used
 	}
 	if err := errors.Join(linkErr, os.Remove(temporary)); err != nil {
 		return fmt.Errorf("create keyset file: %w", err)
@@ -128,10 +127,10 @@ func makeDir(dir string) error {
 // syncDir syncs the names in a directory to the disk.
 func syncDir(dir string) error {
 	file, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory of keyset file: %w", err)
+	if err == nil {
+		err = errors.Join(file.Sync(), file.Close())
 	}
-	if err := errors.Join(file.Sync(), file.Close()); err != nil {
+	if err != nil {
 		return fmt.Errorf("sync directory of keyset file: %w", err)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/aead"
 
 	"github.com/agentrouter/aikeys/sealer/local"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func requireMode(t *testing.T, want fs.FileMode, path string) {
@@ -59,10 +60,10 @@ func TestFirstStart(t *testing.T) {
 	})
 	t.Run("later starts use the same file unchanged", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "keyset.json")
-		envelope := mustSeal(t, mustOpen(t, path))
+		envelope := sealertest.MustSeal(t, mustOpen(t, path))
 		content, err := os.ReadFile(path)
 		require.NoError(t, err)
-		requireOpens(t, mustOpen(t, path), envelope.Bytes)
+		sealertest.RequireOpens(t, mustOpen(t, path), envelope.Bytes)
 		again, err := os.ReadFile(path)
 		require.NoError(t, err)
 		require.Equal(t, content, again)
@@ -152,7 +153,7 @@ func TestFirstStartKilled(t *testing.T) {
 			}
 		}
 		killer.Stop()
-		mustSeal(t, mustOpen(t, path)) // the next start works, whatever the killed one left behind
+		sealertest.MustSeal(t, mustOpen(t, path)) // the next start works, whatever the killed one left behind
 	}
 }
 
@@ -160,7 +161,7 @@ func TestFirstStartIgnoresLeftovers(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, ".keyset-1.tmp"), []byte(`{"primaryKeyId":1,`), 0o600))
 	path := filepath.Join(dir, "keyset.json")
-	requireOpens(t, mustOpen(t, path), mustSeal(t, mustOpen(t, path)).Bytes)
+	sealertest.RequireOpens(t, mustOpen(t, path), sealertest.MustSeal(t, mustOpen(t, path)).Bytes)
 }
 
 func TestInsecureFile(t *testing.T) {
@@ -200,7 +201,7 @@ func TestSymbolicLink(t *testing.T) {
 	}
 	t.Run("secure", func(t *testing.T) {
 		path := write(t, encode(t, newKeyset(t, aead.AES256GCMKeyTemplate())))
-		requireOpens(t, mustOpen(t, link(t, path)), mustSeal(t, mustOpen(t, path)).Bytes)
+		sealertest.RequireOpens(t, mustOpen(t, link(t, path)), sealertest.MustSeal(t, mustOpen(t, path)).Bytes)
 	})
 	t.Run("insecure", func(t *testing.T) {
 		path := write(t, encode(t, newKeyset(t, aead.AES256GCMKeyTemplate())))
@@ -224,7 +225,7 @@ func TestDamagedFile(t *testing.T) {
 		"white space":   "\n",
 		"cut off":       whole[:len(whole)-10],
 		"not JSON":      "keyset",
-		"other JSON":    `{"secret":"` + canary + `"}`,
+		"other JSON":    `{"secret":"` + sealertest.Secret + `"}`,
 		"no keys":       `{"primaryKeyId":1,"key":[]}`,
 		"no primary":    strings.Replace(whole, `"primaryKeyId"`, `"primaryKeyId":1,"primary_key_id"`, 1),
 		"twice":         whole + whole,
@@ -239,7 +240,7 @@ func TestDamagedFile(t *testing.T) {
 			_, err := local.Open(path)
 			require.ErrorIs(t, err, local.ErrKeyset)
 			require.ErrorContains(t, err, path)
-			require.NotContains(t, err.Error(), canary)
+			require.NotContains(t, err.Error(), sealertest.Secret)
 			after, err := os.ReadFile(path)
 			require.NoError(t, err)
 			require.Equal(t, content, string(after))

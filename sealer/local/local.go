@@ -7,12 +7,13 @@
 // rotate: add a KEK, copy the file to every machine that has one, make the KEK primary in the same way, then re-wrap. A KEK
 // may wrap 2^32 data keys, the limit for random nonces (NIST SP 800-38D, section 8.3).
 //
-// The package works on Unix systems, where file modes and owners protect the file. It imports package sealer and
-// internal/filereload, and no other package of ours.
+// The package works on Unix systems, where file modes and owners protect the file. It imports package sealer,
+// internal/filereload and internal/secretfile, and no other package of ours.
 package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -21,6 +22,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
+	"github.com/agentrouter/aikeys/internal/filereload"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
@@ -39,7 +41,7 @@ type Options struct {
 // an unknown KEK, otherwise within a second. If the file is broken or missing, the KEKs that were read before stay in use.
 type Sealer struct {
 	sealer.Sealer
-	keyset *keysetFile
+	keks *filereload.Value[*keks]
 }
 
 var _ sealer.KEKLister = (*Sealer)(nil)
@@ -48,9 +50,8 @@ var _ sealer.KEKLister = (*Sealer)(nil)
 // Tink key id. Open creates a missing file, with one new KEK and mode 0600, and missing directories above it, with mode 0700.
 // Processes that start at the same time end up with the same file. The file system must support hard links.
 //
-// Open never changes an existing file. It must be a regular file that belongs to the user of this process and that nobody else
-// may read or write; otherwise the error is ErrInsecureFile. A symbolic link is followed, and its target must meet the same
-// conditions. A file that is empty, damaged or holds keys of another type gives ErrKeyset.
+// Open never changes an existing file. The file must meet the conditions of secretfile.Read; otherwise the error is
+// ErrInsecureFile. A file that is empty, damaged or holds keys of another type gives ErrKeyset.
 func Open(path string) (sealer.Sealer, error) { return OpenWith(path, Options{}) }
 
 // OpenWith is Open with options.
@@ -60,11 +61,20 @@ func OpenWith(path string, options Options) (*Sealer, error) {
 			return nil, fmt.Errorf("open local sealer: %w", err)
 		}
 	}
-	keyset, err := openKeysetFile(path, options.Log)
+	current, err := filereload.Open(filereload.Source[*keks]{
+		Name: "keyset file", Files: []string{path}, Log: options.Log,
+		Load: func() (*keks, error) {
+			_, read, err := readKEKs(path)
+			return read, err
+		},
+		Describe: func(k *keks) []slog.Attr {
+			return []slog.Attr{slog.String("file", path), slog.String("primary", k.primary), slog.Int("keks", len(k.all))}
+		},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open local sealer: %w", err)
 	}
-	return &Sealer{Sealer: sealer.NewEnvelopeSealer(keyset), keyset: keyset}, nil
+	return &Sealer{Sealer: sealer.NewEnvelopeSealer(keysetFile{current}), keks: current}, nil
 }
 
 // KEKs implements sealer.KEKLister.
@@ -72,12 +82,47 @@ func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("list KEKs: %w", err)
 	}
-	return slices.Clone(s.keyset.keks.Get(ctx).all), nil
+	return slices.Clone(s.keks.Get(ctx).all), nil
 }
 
-// Check reads the file now if it has changed, and returns why it can't be used. Until that is repaired, the KEKs that were
-// read before stay in use.
-func (s *Sealer) Check(ctx context.Context) error { return s.keyset.keks.Refresh(ctx) }
+// Check reads the file now if it has changed. If the file can't be used, Check returns the reason, and the KEKs that were read
+// before stay in use.
+func (s *Sealer) Check(ctx context.Context) error { return s.keks.Refresh(ctx) }
+
+// keysetFile implements sealer.KEKs with a file that is read again when it changes.
+type keysetFile struct{ *filereload.Value[*keks] }
+
+// Primary implements sealer.KEKs.
+func (f keysetFile) Primary(ctx context.Context) (string, error) {
+	return f.Get(ctx).primary, nil
+}
+
+// Wrap implements sealer.KEKs.
+func (f keysetFile) Wrap(ctx context.Context, kekID string, dataKey, associatedData []byte) ([]byte, error) {
+	return f.Current().Wrap(ctx, kekID, dataKey, associatedData)
+}
+
+// Unwrap implements sealer.KEKs. If the KEK is unknown, it checks the file at once: the KEK may have just been added.
+func (f keysetFile) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
+	dataKey, err := f.Get(ctx).Unwrap(ctx, kekID, wrapped, associatedData)
+	if !errors.Is(err, sealer.ErrUnknownKEK) || f.Refresh(ctx) != nil {
+		return dataKey, err
+	}
+	return f.Current().Unwrap(ctx, kekID, wrapped, associatedData)
+}
+
+// readKEKs reads the keyset in the file at path, and its KEKs.
+func readKEKs(path string) (*keyset.Handle, *keks, error) {
+	handle, err := readKeyset(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	read, err := newKEKs(handle)
+	if err != nil {
+		return nil, nil, fmt.Errorf("keyset file %q: %w", path, err)
+	}
+	return handle, read, nil
+}
 
 // keks implements sealer.KEKs. It is immutable.
 type keks struct {
@@ -86,7 +131,7 @@ type keks struct {
 	all     []sealer.KEK         // the primary one first, retired ones last
 }
 
-// newKEKs returns the enabled keys of a keyset. Disabled ones count as unknown KEKs.
+// newKEKs returns the enabled keys of a keyset. Disabled keys count as unknown KEKs.
 func newKEKs(handle *keyset.Handle) (*keks, error) {
 	result := &keks{aeads: make(map[string]tink.AEAD, handle.Len()), all: list(handle)}
 	for i := range handle.Len() {
@@ -119,7 +164,7 @@ func (k *keks) Primary(context.Context) (string, error) { return k.primary, nil 
 func (k *keks) Wrap(_ context.Context, kekID string, dataKey, associatedData []byte) ([]byte, error) {
 	kek, ok := k.aeads[kekID]
 	if !ok {
-		return nil, fmt.Errorf("%w: %q is not in the keyset", sealer.ErrUnknownKEK, kekID)
+		return nil, unknownKEK(kekID)
 	}
 	return kek.Encrypt(dataKey, associatedData)
 }
@@ -128,7 +173,7 @@ func (k *keks) Wrap(_ context.Context, kekID string, dataKey, associatedData []b
 func (k *keks) Unwrap(_ context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	kek, ok := k.aeads[kekID]
 	if !ok {
-		return nil, fmt.Errorf("%w: %q is not in the keyset", sealer.ErrUnknownKEK, kekID)
+		return nil, unknownKEK(kekID)
 	}
 	dataKey, err := kek.Decrypt(wrapped, associatedData)
 	if err != nil {

@@ -3,10 +3,14 @@ package local_test
 import (
 	"bytes"
 	"encoding/hex"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/tink-crypto/tink-go/v2/aead"
@@ -19,12 +23,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer/local"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
-
-const canary = "sk-canary-0123456789"
-
-func exampleBinding() sealer.Binding {
-	return sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "openai", Version: 1}
-}
 
 // newKeyset returns a manager of a keyset of new keys of these types, the last of which is primary.
 func newKeyset(t testing.TB, templates ...*tinkpb.KeyTemplate) *keyset.Manager {
@@ -67,20 +65,6 @@ func mustOpen(t testing.TB, path string) sealer.Sealer {
 	return s
 }
 
-func mustSeal(t testing.TB, s sealer.Sealer) sealer.Envelope {
-	t.Helper()
-	envelope, err := s.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
-	require.NoError(t, err)
-	return envelope
-}
-
-func requireOpens(t testing.TB, s sealer.Sealer, envelope []byte) {
-	t.Helper()
-	secret, err := s.Open(t.Context(), exampleBinding(), envelope)
-	require.NoError(t, err)
-	require.Equal(t, canary, string(secret.Reveal()))
-}
-
 func TestContract(t *testing.T) {
 	t.Run("new keyset", func(t *testing.T) {
 		sealertest.Run(t, func(t *testing.T) sealer.Sealer { return sealertest.New(t) })
@@ -117,7 +101,9 @@ func TestStoredEnvelopesOpenForever(t *testing.T) {
 	s := mustOpen(t, write(t, []byte(storedKeyset)))
 	envelope, err := hex.DecodeString(storedHex)
 	require.NoError(t, err)
-	requireOpens(t, s, envelope)
+	secret, err := s.Open(t.Context(), sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "openai", Version: 1}, envelope)
+	require.NoError(t, err)
+	require.Equal(t, "sk-canary-0123456789", string(secret.Reveal()))
 
 	kekID, err := sealer.KEKIDOf(envelope)
 	require.NoError(t, err)
@@ -126,7 +112,7 @@ func TestStoredEnvelopesOpenForever(t *testing.T) {
 }
 
 func TestKEKID(t *testing.T) {
-	require.Regexp(t, `^local:[0-9a-f]{8}$`, mustSeal(t, sealertest.New(t)).KEKID)
+	require.Regexp(t, `^local:[0-9a-f]{8}$`, sealertest.MustSeal(t, sealertest.New(t)).KEKID)
 
 	padded := strings.ReplaceAll(storedKeyset, "3919375459", "171")
 	require.Equal(t, "local:000000ab", primaryOf(t, mustOpen(t, write(t, []byte(padded)))))
@@ -136,26 +122,25 @@ func TestDisabledKEKIsUnknown(t *testing.T) {
 	manager := newKeyset(t, aead.AES256GCMKeyTemplate())
 	before, err := manager.Handle()
 	require.NoError(t, err)
-	envelope := mustSeal(t, mustOpen(t, write(t, encode(t, manager))))
+	envelope := sealertest.MustSeal(t, mustOpen(t, write(t, encode(t, manager))))
 
 	addPrimary(t, manager, aead.AES256GCMKeyTemplate())
 	require.NoError(t, manager.Disable(before.KeysetInfo().GetPrimaryKeyId()))
 	s := mustOpen(t, write(t, encode(t, manager)))
-	_, err = s.Open(t.Context(), exampleBinding(), envelope.Bytes)
+	_, err = s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 	require.ErrorContains(t, err, envelope.KEKID)
 
 	require.NoError(t, manager.Enable(before.KeysetInfo().GetPrimaryKeyId()))
-	requireOpens(t, mustOpen(t, write(t, encode(t, manager))), envelope.Bytes)
+	sealertest.RequireOpens(t, mustOpen(t, write(t, encode(t, manager))), envelope.Bytes)
 }
 
 // Two installations whose KEKs have the same id by chance must not be able to open each other's envelopes.
 func TestSameKEKIDWithAnotherKey(t *testing.T) {
-	envelope, err := hex.DecodeString(storedHex)
-	require.NoError(t, err)
+	envelope := sealertest.MustSeal(t, mustOpen(t, write(t, []byte(storedKeyset))))
 	other := strings.Replace(storedKeyset, `"value":"GiA3`, `"value":"GiA4`, 1)
 	require.NotEqual(t, storedKeyset, other)
-	_, err = mustOpen(t, write(t, []byte(other))).Open(t.Context(), exampleBinding(), envelope)
+	_, err := mustOpen(t, write(t, []byte(other))).Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrBinding)
 }
 
@@ -176,10 +161,10 @@ func TestKeysetOfOtherKeyTypes(t *testing.T) {
 
 func BenchmarkSeal(b *testing.B) {
 	s := sealertest.New(b)
-	secret := sealer.NewSecret([]byte(canary))
+	secret := sealer.NewSecret([]byte(sealertest.Secret))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.Seal(b.Context(), exampleBinding(), secret); err != nil {
+		if _, err := s.Seal(b.Context(), sealertest.Binding(), secret); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -187,11 +172,147 @@ func BenchmarkSeal(b *testing.B) {
 
 func BenchmarkOpen(b *testing.B) {
 	s := sealertest.New(b)
-	envelope := mustSeal(b, s)
+	envelope := sealertest.MustSeal(b, s)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.Open(b.Context(), exampleBinding(), envelope.Bytes); err != nil {
+		if _, err := s.Open(b.Context(), sealertest.Binding(), envelope.Bytes); err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+// soon is longer than a change may take to be seen, with room for a busy machine.
+const soon, often = 10 * time.Second, 10 * time.Millisecond
+
+func mustOpenLogged(t *testing.T, path string) (*local.Sealer, *bytes.Buffer) {
+	t.Helper()
+	log := &bytes.Buffer{} // written by the calls of the sealer, which follow one another
+	s, err := local.OpenWith(path, local.Options{MustExist: true, Log: slog.New(slog.NewTextHandler(log, nil))})
+	require.NoError(t, err)
+	return s, log
+}
+
+func primaryOf(t *testing.T, s sealer.Sealer) string {
+	t.Helper()
+	id, err := s.PrimaryKEK(t.Context())
+	require.NoError(t, err)
+	return id
+}
+
+func TestOpenMustExist(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys", "keyset.json")
+	_, err := local.OpenWith(path, local.Options{MustExist: true})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoDirExists(t, filepath.Dir(path))
+}
+
+func TestUnknownKEKReadsTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	add(t, path)
+	s := mustOpen(t, path)
+	require.NoError(t, local.SetPrimary(path, add(t, path)))
+	sealertest.RequireOpens(t, s, sealertest.MustSeal(t, mustOpen(t, path)).Bytes)
+}
+
+func TestChangedFileIsReadAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	first := add(t, path)
+	s, log := mustOpenLogged(t, path)
+	old := sealertest.MustSeal(t, s)
+	second := add(t, path)
+	require.NoError(t, local.SetPrimary(path, second))
+	require.Eventually(t, func() bool { return primaryOf(t, s) == second }, soon, often)
+	require.Contains(t, log.String(), "a file has changed and was read again")
+
+	require.NoError(t, local.Retire(path, first))
+	require.Eventually(t, func() bool {
+		_, err := s.Open(t.Context(), sealertest.Binding(), old.Bytes)
+		return err != nil
+	}, soon, often)
+	keks, err := s.KEKs(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []sealer.KEK{primary(second), retired(first)}, keks)
+
+	require.NoError(t, local.Enable(path, first))
+	sealertest.RequireOpens(t, s, old.Bytes)
+}
+
+func TestBrokenFileKeepsTheOldKEKs(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, path string){
+		"gone":     func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+		"empty":    func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 0)) },
+		"cut off":  func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 100)) },
+		"readable": func(t *testing.T, path string) { require.NoError(t, os.Chmod(path, 0o644)) },
+		"other": func(t *testing.T, path string) {
+			require.NoError(t, os.WriteFile(path, []byte(sealertest.Secret), 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "keyset.json")
+			first := add(t, path)
+			whole, err := os.ReadFile(path)
+			require.NoError(t, err)
+			s, log := mustOpenLogged(t, path)
+			envelope := sealertest.MustSeal(t, s)
+
+			spoil(t, path)
+			if name == "readable" { // its content and time are as before, so only a change shows it
+				now := time.Now()
+				require.NoError(t, os.Chtimes(path, now, now))
+			}
+			require.Error(t, s.Check(t.Context()))
+			require.Error(t, s.Check(t.Context()))
+			sealertest.RequireOpens(t, s, envelope.Bytes)
+			require.Equal(t, first, sealertest.MustSeal(t, s).KEKID)
+			require.Equal(t, 1, strings.Count(log.String(), "the old one stays in force"), "%s", log)
+			require.NotContains(t, log.String(), sealertest.Secret)
+
+			require.NoError(t, os.RemoveAll(path))
+			require.NoError(t, os.WriteFile(path, whole, 0o600))
+			require.NoError(t, s.Check(t.Context()))
+			require.Contains(t, log.String(), "a file has changed and was read again")
+		})
+	}
+}
+
+// Sixteen callers seal and open while keys are created, made primary and retired: none of them notices.
+func TestRotationDuringTraffic(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	add(t, path)
+	s, err := local.OpenWith(path, local.Options{MustExist: true})
+	require.NoError(t, err)
+	const callers, rotations = 16, 8
+	var stop atomic.Bool
+	errs := make(chan error, callers)
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for !stop.Load() {
+				envelope, err := s.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
+				if err == nil {
+					_, err = s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	var keks []string
+	for range rotations {
+		id := add(t, path)
+		require.NoError(t, local.SetPrimary(path, id))
+		require.NoError(t, s.Check(t.Context())) // reads the file now
+		require.Equal(t, id, primaryOf(t, s))
+		keks = append(keks, id)
+	}
+	stop.Store(true)
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		require.NoError(t, err)
+	}
+	require.Equal(t, keks[rotations-1], sealertest.MustSeal(t, s).KEKID)
 }

@@ -31,6 +31,10 @@ const idPrefix = "local:"
 
 func kekID(keyID uint32) string { return fmt.Sprintf("%s%08x", idPrefix, keyID) }
 
+func unknownKEK(id string) error {
+	return fmt.Errorf("%w: %q is not in the keyset", sealer.ErrUnknownKEK, id)
+}
+
 // List returns the KEKs in the file at path, the primary one first and retired ones last.
 func List(path string) ([]sealer.KEK, error) {
 	handle, err := readKeyset(path)
@@ -83,10 +87,11 @@ func AddKEK(path string) (id string, err error) {
 			}
 			return nil, err
 		}
-		manager, _, err := open(target)
+		handle, _, err := readKEKs(target)
 		if err != nil {
 			return nil, err
 		}
+		manager := keyset.NewManagerFromHandle(handle)
 		keyID, err := manager.Add(aead.AES256GCMKeyTemplate())
 		if err != nil {
 			return nil, err
@@ -100,7 +105,7 @@ func AddKEK(path string) (id string, err error) {
 	return id, nil
 }
 
-// SetPrimary has a KEK wrap new data keys from now on. The previous one stays enabled. Errors: sealer.ErrUnknownKEK,
+// SetPrimary makes a KEK primary, so that it wraps new data keys. The previous one stays enabled. Errors: sealer.ErrUnknownKEK,
 // ErrRetired.
 func SetPrimary(path, id string) error {
 	return setState(path, id, sealer.KEKPrimary, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {
@@ -111,8 +116,8 @@ func SetPrimary(path, id string) error {
 	})
 }
 
-// Retire takes a KEK out of use: envelopes under it don't open until it is enabled again. The caller has to make sure that no
-// envelope needs it. Errors: sealer.ErrUnknownKEK, ErrPrimary.
+// Retire takes a KEK out of use: envelopes under it don't open until it is enabled again. The caller makes sure that no envelope
+// needs it. Errors: sealer.ErrUnknownKEK, ErrPrimary.
 func Retire(path, id string) error {
 	return setState(path, id, sealer.KEKRetired, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {
 		if now == sealer.KEKPrimary {
@@ -137,13 +142,14 @@ func setState(
 	path, id string, want sealer.KEKState, set func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error,
 ) error {
 	err := change(path, func(target string) (*keyset.Handle, error) {
-		manager, keks, err := open(target)
+		handle, read, err := readKEKs(target) // refuses a keyset that can't be used: it must not be changed
 		if err != nil {
 			return nil, err
 		}
+		keks, manager := read.all, keyset.NewManagerFromHandle(handle)
 		i := slices.IndexFunc(keks, func(k sealer.KEK) bool { return k.ID == id })
 		if i < 0 {
-			return nil, fmt.Errorf("%w: %q is not in the keyset", sealer.ErrUnknownKEK, id)
+			return nil, unknownKEK(id)
 		}
 		if keks[i].State == want {
 			return nil, nil //nolint:nilnil // nothing to write
@@ -163,19 +169,8 @@ func setState(
 	return nil
 }
 
-func open(path string) (*keyset.Manager, []sealer.KEK, error) {
-	handle, err := readKeyset(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	if _, err := newKEKs(handle); err != nil { // a keyset that can't be used must not be changed
-		return nil, nil, fmt.Errorf("keyset file %q: %w", path, err)
-	}
-	return keyset.NewManagerFromHandle(handle), list(handle), nil
-}
-
-// change replaces the file at path by the keyset that edit returns, under the lock of the directory. A nil keyset changes
-// nothing. If path is a symbolic link, its target is replaced and the link kept.
+// change replaces the file at path with the keyset that edit returns, under the lock of the directory. A nil keyset changes
+// nothing. If path is a symbolic link, change replaces its target.
 func change(path string, edit func(target string) (*keyset.Handle, error)) error {
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func add(t testing.TB, path string) string {
@@ -38,25 +39,25 @@ func TestKEKLifecycle(t *testing.T) {
 	requireKEKs(t, path, primary(first))
 	requireMode(t, 0o600, path)
 	requireMode(t, 0o700, filepath.Dir(path))
-	old := mustSeal(t, mustOpen(t, path))
+	old := sealertest.MustSeal(t, mustOpen(t, path))
 
 	second := add(t, path)
 	requireKEKs(t, path, primary(first), enabled(second))
-	require.Equal(t, first, mustSeal(t, mustOpen(t, path)).KEKID, "a new KEK seals nothing yet")
+	require.Equal(t, first, sealertest.MustSeal(t, mustOpen(t, path)).KEKID, "a new KEK seals nothing yet")
 
 	require.NoError(t, local.SetPrimary(path, second))
 	requireKEKs(t, path, primary(second), enabled(first))
-	require.Equal(t, second, mustSeal(t, mustOpen(t, path)).KEKID)
-	requireOpens(t, mustOpen(t, path), old.Bytes)
+	require.Equal(t, second, sealertest.MustSeal(t, mustOpen(t, path)).KEKID)
+	sealertest.RequireOpens(t, mustOpen(t, path), old.Bytes)
 
 	require.NoError(t, local.Retire(path, first))
 	requireKEKs(t, path, primary(second), retired(first))
-	_, err := mustOpen(t, path).Open(t.Context(), exampleBinding(), old.Bytes)
+	_, err := mustOpen(t, path).Open(t.Context(), sealertest.Binding(), old.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 
 	require.NoError(t, local.Enable(path, first))
 	requireKEKs(t, path, primary(second), enabled(first))
-	requireOpens(t, mustOpen(t, path), old.Bytes)
+	sealertest.RequireOpens(t, mustOpen(t, path), old.Bytes)
 	requireMode(t, 0o600, path)
 	requireAlone(t, path)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// The bounds of one request, from spec/secrets.yaml: its number of items, and the bytes of its body less some room for the text
-// around the items.
+// The bounds of one request, from spec/secrets.yaml: the number of items, and the bytes of the body without the text around the
+// items.
 const (
 	maxItems = 256
 	maxBatch = 1<<20 - 1<<10

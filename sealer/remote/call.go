@@ -17,16 +17,13 @@ import (
 const (
 	// defaultRetryAfter is how long to wait for a busy service that sends no Retry-After.
 	defaultRetryAfter = 50 * time.Millisecond
-	// minAttempt is the time that must be left for a second attempt to be worth making.
+	// minAttempt is the time that must be left for a second attempt.
 	minAttempt = 50 * time.Millisecond
 )
 
-// send sends a request once.
-type send func(ctx context.Context) (*http.Response, error)
-
-// call sends a request, repeats it once if that may help, and returns the body of a 200: at most limit bytes, which the caller
+// call sends a request, repeats it once if that may help, and returns the body of a 200, at most limit bytes, which the caller
 // may zero. Its error wraps ctx's if ctx ended.
-func (s *Sealer) call(ctx context.Context, limit int, send send) ([]byte, error) {
+func (s *Sealer) call(ctx context.Context, limit int, send func(context.Context) (*http.Response, error)) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -46,14 +43,14 @@ func (s *Sealer) call(ctx context.Context, limit int, send send) ([]byte, error)
 		return answer, nil
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: %w", sealer.ErrUnavailable, ctx.Err())
-	case limited.Err() != nil && !errors.As(err, &busy): // a busy service did answer in time
+	case limited.Err() != nil && !errors.As(err, &busy): // a busy service has answered in time
 		return nil, fmt.Errorf("%w: secrets-svc did not answer within %s", sealer.ErrUnavailable, s.timeout)
 	}
 	return nil, err
 }
 
 // attempt waits for a free slot and sends the request once.
-func (s *Sealer) attempt(ctx context.Context, limit int, send send) ([]byte, error) {
+func (s *Sealer) attempt(ctx context.Context, limit int, send func(context.Context) (*http.Response, error)) ([]byte, error) {
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
@@ -79,8 +76,8 @@ func (s *Sealer) attempt(ctx context.Context, limit int, send send) ([]byte, err
 	return answer, nil
 }
 
-// retryAfter returns how long to wait for a busy service: as long as it asks for, plus a jitter of up to a quarter so that
-// clients don't come back all at once.
+// retryAfter returns how long to wait for a busy service: its Retry-After, and a jitter of up to a quarter so that clients don't
+// come back all at once.
 func retryAfter(header http.Header) time.Duration {
 	after := defaultRetryAfter
 	if seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 16); err == nil {

@@ -23,7 +23,7 @@ import (
 func TestServiceDownAndBack(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	gone := &fakeService{socket: s.socket + ".later", backend: s.backend}
 	late := gone.client(t)
 	for name, run := range operations(late, envelope.Bytes) {
@@ -46,7 +46,7 @@ func TestServiceRestart(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+				_, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 				require.NoError(t, err)
 			})
 		}
@@ -59,7 +59,7 @@ func TestServiceRestart(t *testing.T) {
 func TestBrokenConnectionIsRetried(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	for name, run := range operations(client, envelope.Bytes) {
 		if name == "PrimaryKEK" {
 			continue // may have been asked before
@@ -88,7 +88,7 @@ func hangUp(w http.ResponseWriter) {
 func TestBrokenConnectionTwice(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
 		hangUp(w)
 		return true
@@ -104,7 +104,7 @@ func TestBusyServiceIsRetried(t *testing.T) {
 	t.Parallel()
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	for _, header := range []string{"", "0", "1", "soon"} {
 		var asked atomic.Int64
 		var first, second time.Time
@@ -120,7 +120,7 @@ func TestBusyServiceIsRetried(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return true
 		})
-		_, err := client.Open(t.Context(), exampleBinding(), envelope.Bytes)
+		_, err := client.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 		require.NoError(t, err, header)
 		require.EqualValues(t, 2, asked.Load())
 		if header == "1" {
@@ -132,7 +132,7 @@ func TestBusyServiceIsRetried(t *testing.T) {
 func TestBusyServiceBeyondTheDeadline(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Retry-After", "1")
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -153,7 +153,7 @@ func TestBusyServiceTwice(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
 	s.always(http.StatusServiceUnavailable, "")
-	_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	_, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.NotErrorIs(t, err, remote.ErrAnswer)
 	require.EqualValues(t, 2, s.requests.Load(), "asked twice, and no more")
@@ -173,8 +173,8 @@ func TestTimeout(t *testing.T) {
 	t.Parallel()
 	const patience = 100 * time.Millisecond
 	s := newFakeService(t)
-	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout, cfg.MaxConns = patience, 1 })
-	envelope := mustSeal(t, client)
+	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout = patience })
+	envelope := sealertest.MustSeal(t, client)
 	release := s.hang()
 	defer release()
 	for name, run := range operations(client, envelope.Bytes) {
@@ -190,8 +190,8 @@ func TestTimeout(t *testing.T) {
 func TestContextEndsACall(t *testing.T) {
 	t.Parallel()
 	s := newFakeService(t)
-	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout, cfg.MaxConns = time.Minute, 1 })
-	envelope := mustSeal(t, client)
+	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout = time.Minute })
+	envelope := sealertest.MustSeal(t, client)
 	release := s.hang()
 	defer release()
 	for name, run := range operations(client, envelope.Bytes) {
@@ -205,29 +205,10 @@ func TestContextEndsACall(t *testing.T) {
 	}
 }
 
-func TestContextEndsTheWaitForAConnection(t *testing.T) {
-	s := newFakeService(t)
-	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout, cfg.MaxConns = time.Minute, 1 })
-	release := s.hang()
-	first := make(chan error, 1)
-	go func() {
-		_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
-		first <- err
-	}()
-	require.Eventually(t, func() bool { return s.requests.Load() == 1 }, 5*time.Second, time.Millisecond)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	_, err := client.Seal(ctx, exampleBinding(), sealer.NewSecret([]byte(canary)))
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.EqualValues(t, 1, s.requests.Load(), "it was never sent")
-	release()
-	require.NoError(t, <-first)
-}
-
 func TestNotAllowed(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	s.always(http.StatusForbidden, `{"type":"/problems/client-not-allowed"}`)
 	for name, run := range operations(client, envelope.Bytes) {
 		err := run(t.Context())
@@ -241,12 +222,12 @@ func TestNotAllowed(t *testing.T) {
 func TestProblemTypes(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	for slug, want := range map[string]error{
 		"does-not-open": sealer.ErrBinding, "unknown-kek": sealer.ErrUnknownKEK, "malformed-envelope": sealer.ErrMalformed,
 	} {
 		s.always(http.StatusUnprocessableEntity, `{"type":"/problems/`+slug+`","title":"unknown-kek does-not-open malformed-envelope"}`)
-		_, err := client.Open(t.Context(), exampleBinding(), envelope.Bytes)
+		_, err := client.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 		require.ErrorIs(t, err, want)
 		require.NotErrorIs(t, err, sealer.ErrUnavailable)
 	}
@@ -256,7 +237,7 @@ func TestGarbledAnswers(t *testing.T) {
 	encode := base64.StdEncoding.EncodeToString
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	endless := func(w http.ResponseWriter, _ *http.Request) bool {
 		for range 4 << 10 {
 			if _, err := w.Write(make([]byte, 1<<10)); err != nil {
@@ -305,7 +286,7 @@ func TestGarbledAnswers(t *testing.T) {
 func TestSwitchingProtocols(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -323,13 +304,13 @@ func TestSwitchingProtocols(t *testing.T) {
 func TestTruncatedAnswer(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Content-Length", "1000")
 		_, _ = w.Write([]byte(strings.Repeat(" ", 100)))
 		return true
 	})
-	_, err := client.Open(t.Context(), exampleBinding(), envelope.Bytes)
+	_, err := client.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 }
 
@@ -354,7 +335,7 @@ func TestEarlyAnswer(t *testing.T) {
 	}()
 	client := early.client(t)
 	for range 15 {
-		_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret(make([]byte, sealer.MaxSecretLen)))
+		_, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret(make([]byte, sealer.MaxSecretLen)))
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
 	}
 	require.NoError(t, listener.Close())

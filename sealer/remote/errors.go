@@ -16,11 +16,11 @@ import (
 
 // The errors that an error may wrap besides sealer.ErrUnavailable.
 var (
-	// ErrNotAllowed says that secrets-svc does not know this client or denies it the operation, until the service's operator
-	// changes that.
+	// ErrNotAllowed says that secrets-svc does not know this client or denies it the operation. Only the service's operator can
+	// change that.
 	ErrNotAllowed = errors.New("secrets-svc does not allow this client to do that; its operator lists the clients and what each may do")
 	// ErrAnswer says that an answer does not follow the contract of secrets-svc: it is too long, garbled or of an unknown kind.
-	// Perhaps another program or another version listens there.
+	// Another program, or another version, may listen there.
 	ErrAnswer = errors.New("the answer is not one of secrets-svc's")
 )
 
@@ -49,7 +49,7 @@ func (e *busyError) Unwrap() []error {
 	return []error{sealer.ErrUnavailable, &backoff.RetryAfterError{Duration: e.after}}
 }
 
-// garbled returns an error that says what is wrong with an answer and quotes none of it.
+// garbled returns an error that says what is wrong with an answer, and does not quote it.
 func garbled(what string) error {
 	return fmt.Errorf("%w: %w: %s", sealer.ErrUnavailable, ErrAnswer, what)
 }
@@ -90,7 +90,7 @@ func sentinelOf(slug string) error {
 	return nil
 }
 
-// requestID returns a note with the request id, by which the service's log can be searched.
+// requestID returns a note with the request id, to find the request in the service's log.
 func requestID(problem secrets.Problem) string {
 	if n := len(problem.RequestID); n == 0 || n > 26 {
 		return ""

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// primaryTTL is how long the id of the primary KEK is cached. secrets-svc itself may take a second to notice a changed keyset
-// file, so caching for a second does not make matters worse.
+// primaryTTL is how long the id of the primary KEK is cached. It is no longer than secrets-svc itself may take to notice a changed
+// keyset file.
 const primaryTTL = time.Second
 
-// primary caches which KEK is primary, or the error of asking. Only PrimaryKEK uses it: the service itself decides under which
-// KEK it seals and re-wraps.
+// primary caches which KEK is primary, or the error of asking. Only PrimaryKEK uses it: the service decides under which KEK it
+// seals and re-wraps.
 type primary struct {
 	last  atomic.Pointer[primaryAnswer]
 	asked chan struct{} // holds a token while a goroutine reads last, and asks the service if that is too old
@@ -31,7 +31,7 @@ func (p *primary) noteSealedWith(kekID string) {
 	}
 }
 
-// PrimaryKEK implements sealer.Sealer. It asks the service at most once a second; other callers share the answer or the error.
+// PrimaryKEK implements sealer.Sealer. It asks the service at most once a second; callers share the answer or the error.
 func (s *Sealer) PrimaryKEK(ctx context.Context) (kekID string, err error) {
 	defer wrap(&err, "primary KEK")
 	select {

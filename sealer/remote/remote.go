@@ -27,10 +27,10 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// The defaults of a Config.
 const (
-	defaultTimeout  = 2 * time.Second
-	defaultMaxConns = 64
+	defaultTimeout = 2 * time.Second
+	// maxConns bounds concurrent requests, each on its own connection; others wait.
+	maxConns = 64
 )
 
 // Config says where secrets-svc is. Either Socket or URL is required.
@@ -39,13 +39,11 @@ type Config struct {
 	Socket string
 	// URL is https://host:port, for mutual TLS. It requires the three files below, which are read again when they change.
 	URL string
-	// CertFile and KeyFile are this client's certificate and its private key, CAFile the certificates of the authorities that
-	// may have signed the service's certificate; all in PEM.
+	// CertFile and KeyFile are this client's certificate and its private key. CAFile has the certificates of the authorities
+	// that the service's certificate may be from. All are in PEM.
 	CertFile, KeyFile, CAFile string
 	// Timeout is the longest that a call may take; 0 means 2 s.
 	Timeout time.Duration
-	// MaxConns is how many requests are sent at once, each on its own connection; others wait. 0 means 64.
-	MaxConns int
 	// Log gets a line when changed files can't be used; nil logs nothing.
 	Log *slog.Logger
 }
@@ -72,21 +70,20 @@ func New(cfg Config) (*Sealer, error) {
 		return nil, err
 	}
 	s := &Sealer{
-		transport: transport, timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		slots: make(chan struct{}, cmp.Or(max(cfg.MaxConns, 0), defaultMaxConns)), primary: primary{asked: make(chan struct{}, 1)},
+		transport: transport, timeout: cmp.Or(cfg.Timeout, defaultTimeout),
+		slots: make(chan struct{}, maxConns), primary: primary{asked: make(chan struct{}, 1)},
 	}
-	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = cap(s.slots), cap(s.slots)
 	s.client, err = secrets.NewClient(server, secrets.WithHTTPClient(doer{transport}))
 	return s, err
 }
 
-// Close closes the connections that no call is using. The Sealer can still be used, and then has to be closed again.
+// Close closes idle connections. The Sealer can still be used, and then has to be closed again.
 func (s *Sealer) Close() error {
 	s.transport.CloseIdleConnections()
 	return nil
 }
 
-// Seal implements sealer.Sealer. The parts of a binding must be UTF-8: it travels as JSON.
+// Seal implements sealer.Sealer. The parts of a binding must be UTF-8, since it travels as JSON.
 func (s *Sealer) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (envelope sealer.Envelope, err error) {
 	defer wrap(&err, "seal")
 	if err := begin(ctx, binding); err != nil {
@@ -131,7 +128,7 @@ func (s *Sealer) Open(ctx context.Context, binding sealer.Binding, envelope []by
 	return parseSecret(answer)
 }
 
-// wrap names the operation that err is of, if it is an error.
+// wrap adds the name of an operation to its error, if there is one.
 func wrap(err *error, operation string) {
 	if *err != nil {
 		*err = fmt.Errorf("%s: %w", operation, *err)
@@ -166,7 +163,7 @@ func begin(ctx context.Context, binding sealer.Binding) error {
 	return checkBinding(binding)
 }
 
-// checkBinding refuses a binding that the service would refuse or that JSON would alter: encoding replaces all bytes that are not
+// checkBinding refuses a binding that the service would refuse or that JSON would alter. Encoding replaces all bytes that are not
 // UTF-8 by the same character, which could make two bindings equal.
 func checkBinding(binding sealer.Binding) error {
 	if _, err := binding.AssociatedData(); err != nil {

@@ -24,13 +24,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-const canary = "sk-canary-0123456789"
-
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func exampleBinding() sealer.Binding {
-	return sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "openai", Version: 1}
-}
 
 // fakeService is a secrets-svc on top of a local sealer, which can be made to misbehave.
 type fakeService struct {
@@ -168,18 +162,11 @@ func (s *fakeService) client(t testing.TB, changes ...func(*remote.Config)) *rem
 	return client
 }
 
-func mustSeal(t testing.TB, s sealer.Sealer) sealer.Envelope {
-	t.Helper()
-	envelope, err := s.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
-	require.NoError(t, err)
-	return envelope
-}
-
 // operations are all that a Sealer does, each with an envelope of the service's.
 func operations(s *remote.Sealer, envelope []byte) map[string]func(ctx context.Context) error {
-	item := sealer.Item{Binding: exampleBinding(), Envelope: envelope}
+	item := sealer.Item{Binding: sealertest.Binding(), Envelope: envelope}
 	seal := func(ctx context.Context) error {
-		_, err := s.Seal(ctx, item.Binding, sealer.NewSecret([]byte(canary)))
+		_, err := s.Seal(ctx, item.Binding, sealer.NewSecret([]byte(sealertest.Secret)))
 		return err
 	}
 	return map[string]func(ctx context.Context) error{
@@ -213,42 +200,33 @@ func TestConnectionsAreReused(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
 	for range 20 {
-		mustSeal(t, client)
+		sealertest.MustSeal(t, client)
 	}
 	require.EqualValues(t, 1, s.conns.Load())
 }
 
+// Each request has a connection of its own, and waits for one if all are in use.
 func TestMaxConns(t *testing.T) {
-	const most, callers = 3, 20
+	const most = 64
 	s := newFakeService(t)
-	entered, leave := make(chan struct{}, callers), make(chan struct{})
-	s.answer(func(http.ResponseWriter, *http.Request) bool {
-		entered <- struct{}{}
-		<-leave
-		return false
-	})
-	client := s.client(t, func(cfg *remote.Config) { cfg.MaxConns = most })
-	var wg sync.WaitGroup
-	errs := make(chan error, callers)
-	for range callers {
-		wg.Go(func() {
-			_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
-			errs <- err
-		})
-	}
+	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout = time.Minute })
+	release := s.hang()
+	errs := make(chan error, most)
 	for range most {
-		<-entered
+		go func() {
+			_, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
+			errs <- err
+		}()
 	}
-	select {
-	case <-entered:
-		require.Fail(t, "more requests than allowed")
-	case <-time.After(50 * time.Millisecond):
-	}
-	close(leave)
-	wg.Wait()
-	close(errs)
-	for err := range errs {
-		require.NoError(t, err)
+	require.Eventually(t, func() bool { return s.requests.Load() == most }, 20*time.Second, time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := client.Seal(ctx, sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.EqualValues(t, most, s.requests.Load(), "it was never sent")
+	release()
+	for range most {
+		require.NoError(t, <-errs)
 	}
 	require.EqualValues(t, most, s.conns.Load())
 }
@@ -256,9 +234,9 @@ func TestMaxConns(t *testing.T) {
 // JSON has no way to send other bytes, and would send the same replacement for all of them.
 func TestBindingNotUTF8(t *testing.T) {
 	s := newFakeService(t)
-	binding := exampleBinding()
+	binding := sealertest.Binding()
 	binding.KeyID = "byok_\xff"
-	_, err := s.client(t).Seal(t.Context(), binding, sealer.NewSecret([]byte(canary)))
+	_, err := s.client(t).Seal(t.Context(), binding, sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrInvalidBinding)
 	require.Zero(t, s.requests.Load())
 }
@@ -266,9 +244,9 @@ func TestBindingNotUTF8(t *testing.T) {
 func TestInvalidInputSendsNoRequest(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	_, err := client.Open(t.Context(), exampleBinding(), []byte("none"))
+	_, err := client.Open(t.Context(), sealertest.Binding(), []byte("none"))
 	require.ErrorIs(t, err, sealer.ErrMalformed)
-	_, err = client.Open(t.Context(), exampleBinding(), make([]byte, 1<<20))
+	_, err = client.Open(t.Context(), sealertest.Binding(), make([]byte, 1<<20))
 	require.ErrorIs(t, err, sealer.ErrMalformed)
 	results, err := client.RewrapAll(t.Context(), nil)
 	require.NoError(t, err)
@@ -290,12 +268,12 @@ func TestRewrapAllBatches(t *testing.T) {
 	client := s.client(t)
 	old, err := local.Open(t.TempDir() + "/keyset.json")
 	require.NoError(t, err)
-	envelope, foreign := mustSeal(t, client), mustSeal(t, old)
+	envelope, foreign := sealertest.MustSeal(t, client), sealertest.MustSeal(t, old)
 	items := make([]sealer.Item, 600)
 	for i := range items {
-		items[i] = sealer.Item{Binding: exampleBinding(), Envelope: envelope.Bytes}
+		items[i] = sealer.Item{Binding: sealertest.Binding(), Envelope: envelope.Bytes}
 	}
-	other := exampleBinding()
+	other := sealertest.Binding()
 	other.CustomerID = "globex"
 	items[7].Binding = other
 	items[300].Envelope = foreign.Bytes
@@ -323,11 +301,11 @@ func TestRewrapAllBatches(t *testing.T) {
 func TestRewrapAllLongEnvelopes(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
-	envelope, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret(make([]byte, sealer.MaxSecretLen)))
+	envelope, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret(make([]byte, sealer.MaxSecretLen)))
 	require.NoError(t, err)
 	items := make([]sealer.Item, 24)
 	for i := range items {
-		items[i] = sealer.Item{Binding: exampleBinding(), Envelope: envelope.Bytes}
+		items[i] = sealer.Item{Binding: sealertest.Binding(), Envelope: envelope.Bytes}
 	}
 	results, err := client.RewrapAll(t.Context(), items)
 	require.NoError(t, err)
@@ -366,7 +344,7 @@ func TestPrimaryKEKAfterASeal(t *testing.T) {
 	_, err := client.PrimaryKEK(t.Context())
 	require.NoError(t, err)
 	s.backend = sealertest.New(t)
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	primary, err := client.PrimaryKEK(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, envelope.KEKID, primary)
@@ -393,13 +371,19 @@ func TestPrimaryKEKErrorIsCached(t *testing.T) {
 func TestErrorsHoldNoSecret(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout = time.Second })
-	envelope := mustSeal(t, client)
+	envelope := sealertest.MustSeal(t, client)
 	for name, misbehave := range map[string]func(){
-		"an echo":         func() { s.always(http.StatusOK, canary) },
-		"a refusal":       func() { s.always(http.StatusBadRequest, `{"detail":"`+canary+`","title":"`+canary+`"}`) },
-		"an unknown type": func() { s.always(http.StatusUnprocessableEntity, `{"type":"/problems/`+canary+`"}`) },
-		"a failure":       func() { s.always(http.StatusInternalServerError, `{"request_id":"`+strings.Repeat(canary, 2)+`"}`) },
-		"a KEK":           func() { s.always(http.StatusOK, `{"kek_id":"`+canary+`","envelope":"`+canary+`"}`) },
+		"an echo": func() { s.always(http.StatusOK, sealertest.Secret) },
+		"a refusal": func() {
+			s.always(http.StatusBadRequest, `{"detail":"`+sealertest.Secret+`","title":"`+sealertest.Secret+`"}`)
+		},
+		"an unknown type": func() { s.always(http.StatusUnprocessableEntity, `{"type":"/problems/`+sealertest.Secret+`"}`) },
+		"a failure": func() {
+			s.always(http.StatusInternalServerError, `{"request_id":"`+strings.Repeat(sealertest.Secret, 2)+`"}`)
+		},
+		"a KEK": func() {
+			s.always(http.StatusOK, `{"kek_id":"`+sealertest.Secret+`","envelope":"`+sealertest.Secret+`"}`)
+		},
 	} {
 		misbehave()
 		for operation, run := range operations(client, envelope.Bytes) {

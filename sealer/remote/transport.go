@@ -22,7 +22,7 @@ const (
 	maxHeaderBytes = 16 << 10
 )
 
-// doer makes the generated client use a transport directly: without redirects, cookies, and the URL in each error.
+// doer makes the generated client use a transport directly: no redirects, no cookies, and no URL in errors.
 type doer struct{ transport *http.Transport }
 
 // Do implements secrets.HttpRequestDoer.
@@ -35,6 +35,7 @@ func newTransport(cfg Config) (transport *http.Transport, server string, err err
 	transport = &http.Transport{
 		// No proxy, not even one from the environment, may see a secret.
 		DisableCompression: true, IdleConnTimeout: idleTimeout, MaxResponseHeaderBytes: maxHeaderBytes,
+		MaxIdleConns: maxConns, MaxIdleConnsPerHost: maxConns,
 	}
 	var dialer net.Dialer
 	switch {

@@ -51,15 +51,15 @@ func TestMutualTLS(t *testing.T) {
 			*cfg = remote.Config{URL: url, CertFile: own.CertFile, KeyFile: own.KeyFile, CAFile: trusted.Write(t, filepath.Join(t.TempDir(), "ca.crt"))}
 		})
 	}
-	_, err = connect(ours, other).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	_, err = connect(ours, other).Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrUnavailable, "the server is of another authority")
 	require.ErrorContains(t, err, "certificate")
-	_, err = connect(other, ours).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	_, err = connect(other, ours).Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrUnavailable, "the client is of another authority")
 	require.Zero(t, s.requests.Load())
 
 	client := connect(ours, ours)
-	for name, run := range operations(client, mustSeal(t, client).Bytes) {
+	for name, run := range operations(client, sealertest.MustSeal(t, client).Bytes) {
 		require.NoError(t, run(t.Context()), name)
 	}
 
@@ -76,7 +76,7 @@ func TestMutualTLS(t *testing.T) {
 			name = r.TLS.PeerCertificates[0].Subject.CommonName
 			return false
 		})
-		mustSeal(t, client)
+		sealertest.MustSeal(t, client)
 		return name
 	}
 	require.Equal(t, "before", connectedAs())

@@ -15,7 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// The longest answers in bytes: what spec/secrets.yaml allows, with some room for the names of fields.
+// The longest answers that spec/secrets.yaml allows, in bytes.
 const (
 	maxEnvelopeAnswer = 180_000
 	maxSecretAnswer   = 90_000
@@ -23,8 +23,8 @@ const (
 	maxProblem        = 16 << 10
 )
 
-// body is a request's body that can be zeroed. If the answer comes early, net/http may still read the body after the call has
-// returned, so a mutex separates reading from zeroing.
+// body is a request's body that can be zeroed. After an early answer, net/http may still read the body when the call has returned,
+// so a mutex separates reading from zeroing.
 type body struct {
 	mu   sync.Mutex // guards text
 	text []byte     // nil once zeroed
@@ -41,7 +41,7 @@ func newSealBody(binding sealer.Binding, secret sealer.Secret) (*body, error) {
 	}
 	const head, middle, tail = `{"binding":`, `,"secret":"`, `"}`
 	size := len(head) + len(bound) + len(middle) + base64.StdEncoding.EncodedLen(secret.Len()) + len(tail)
-	text := append(make([]byte, 0, size), head...) // must not grow, since that would leave a copy behind
+	text := append(make([]byte, 0, size), head...) // must not grow, since growing leaves a copy behind
 	text = append(append(text, bound...), middle...)
 	text = append(base64.StdEncoding.AppendEncode(text, secret.Reveal()), tail...)
 	return &body{text: text, size: int64(len(text))}, nil
@@ -67,7 +67,7 @@ func (b *body) ReadAt(p []byte, offset int64) (int, error) {
 // reader returns a reader of the body from its beginning.
 func (b *body) reader() io.ReadCloser { return io.NopCloser(io.NewSectionReader(b, 0, b.size)) }
 
-// attach is a RequestEditorFn. It sets the fields that http.NewRequest sets only for readers of types that it knows.
+// attach is a RequestEditorFn. It sets the fields that http.NewRequest sets only for the readers that it knows.
 func (b *body) attach(_ context.Context, request *http.Request) error {
 	request.ContentLength = b.size
 	request.GetBody = func() (io.ReadCloser, error) { return b.reader(), nil }
@@ -92,7 +92,7 @@ func parseEnvelope(answer []byte) (sealer.Envelope, error) {
 	return envelopeOf(wire.KekID, wire.Envelope)
 }
 
-// envelopeOf decodes an envelope and checks that it is one: storing anything else would lose the secret.
+// envelopeOf decodes an envelope and checks it, since storing anything else would lose the secret.
 func envelopeOf(kekID, encoded string) (sealer.Envelope, error) {
 	decoded, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
@@ -104,8 +104,8 @@ func envelopeOf(kekID, encoded string) (sealer.Envelope, error) {
 	return sealer.Envelope{KEKID: kekID, Bytes: decoded}, nil
 }
 
-// parseSecret leaves no other copies of the secret behind than the one that it returns and the answer, which the caller zeroes:
-// encoding/json decodes base64 directly from the one into the other.
+// parseSecret leaves no copies of the secret behind but its result and the answer, which the caller zeroes: encoding/json decodes
+// base64 directly from one into the other.
 func parseSecret(answer []byte) (sealer.Secret, error) {
 	var wire struct {
 		Secret []byte `json:"secret"`
@@ -133,7 +133,7 @@ func parseKEKs(answer []byte) ([]sealer.KEK, error) {
 	return keks, nil
 }
 
-// readAtMost reads an answer of at most limit bytes. It zeroes the buffers that the answer outgrows.
+// readAtMost reads an answer of at most limit bytes. It zeroes the buffers that it outgrows.
 func readAtMost(response *http.Response, limit int) ([]byte, error) {
 	size := min(512, limit)
 	if response.ContentLength >= 0 {

@@ -14,9 +14,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// canary is a plaintext that no error text and no envelope may hold.
-const canary = "sk-canary-d41d8cd98f00b204e9800998"
-
 // maxAPISecretLen is the length in bytes of the longest secret that the API accepts.
 const maxAPISecretLen = 16 << 10
 
@@ -55,21 +52,24 @@ func testRoundTrip(t *testing.T, s sealer.Sealer) {
 	secrets := map[string][]byte{
 		"one byte":                []byte("x"),
 		"a zero byte":             {0},
-		"text":                    []byte(canary),
+		"text":                    []byte(Secret),
 		"every byte value":        everyByte,
 		"the longest the API has": randomBytes(maxAPISecretLen),
 		"the longest of all":      randomBytes(sealer.MaxSecretLen),
 	}
 	for name, plaintext := range secrets {
 		t.Run(name, func(t *testing.T) {
-			envelope := mustSeal(t, s, binding(), plaintext)
-			requireOpens(t, s, binding(), envelope.Bytes, plaintext)
+			envelope, err := s.Seal(t.Context(), Binding(), sealer.NewSecret(bytes.Clone(plaintext)))
+			require.NoError(t, err)
+			secret, err := s.Open(t.Context(), Binding(), envelope.Bytes)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(plaintext, secret.Reveal()), "another secret came out than went in")
 		})
 	}
 }
 
 func testInvalidSecret(t *testing.T, s sealer.Sealer) {
-	wiped := sealer.NewSecret([]byte(canary))
+	wiped := sealer.NewSecret([]byte(Secret))
 	wiped.Wipe()
 	secrets := map[string]sealer.Secret{
 		"zero":       {},
@@ -79,7 +79,7 @@ func testInvalidSecret(t *testing.T, s sealer.Sealer) {
 	}
 	for name, secret := range secrets {
 		t.Run(name, func(t *testing.T) {
-			envelope, err := s.Seal(t.Context(), binding(), secret)
+			envelope, err := s.Seal(t.Context(), Binding(), secret)
 			require.ErrorIs(t, err, sealer.ErrInvalidSecret)
 			require.Zero(t, envelope)
 		})
@@ -87,14 +87,14 @@ func testInvalidSecret(t *testing.T, s sealer.Sealer) {
 }
 
 func testInvalidBinding(t *testing.T, s sealer.Sealer) {
-	envelope := mustSeal(t, s, binding(), []byte(canary))
+	envelope := MustSeal(t, s)
 	for _, broken := range []sealer.Binding{
 		{},
 		changed(func(b *sealer.Binding) { b.CustomerID = "" }),
 		changed(func(b *sealer.Binding) { b.ProjectID = strings.Repeat("p", 256) }),
 		changed(func(b *sealer.Binding) { b.Version = 0 }),
 	} {
-		_, err := s.Seal(t.Context(), broken, sealer.NewSecret([]byte(canary)))
+		_, err := s.Seal(t.Context(), broken, sealer.NewSecret([]byte(Secret)))
 		requireRefusal(t, err, sealer.ErrInvalidBinding)
 		requireDoesNotOpen(t, s, broken, envelope.Bytes, sealer.ErrInvalidBinding)
 		_, err = s.Rewrap(t.Context(), broken, envelope.Bytes)
@@ -107,63 +107,63 @@ func testEnvelope(t *testing.T, s sealer.Sealer) {
 	require.NoError(t, err)
 	require.NotEmpty(t, primary)
 
-	envelope := mustSeal(t, s, binding(), []byte(canary))
+	envelope := MustSeal(t, s)
 	require.Equal(t, primary, envelope.KEKID)
 	named, err := sealer.KEKIDOf(envelope.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, primary, named)
-	require.False(t, bytes.Contains(envelope.Bytes, []byte(canary)), "the envelope holds the plaintext")
+	require.False(t, bytes.Contains(envelope.Bytes, []byte(Secret)), "the envelope holds the plaintext")
 }
 
 func testFreshEnvelopes(t *testing.T, s sealer.Sealer) {
-	first := mustSeal(t, s, binding(), []byte(canary))
-	second := mustSeal(t, s, binding(), []byte(canary))
+	first := MustSeal(t, s)
+	second := MustSeal(t, s)
 	require.NotEqual(t, first.Bytes, second.Bytes)
 
 	// Not the nonce alone: with one data key for both, their payloads would differ by the same bits as their nonces do.
-	const tail = len(canary) + 16 // ciphertext and tag
+	const tail = len(Secret) + 16 // ciphertext and tag
 	require.NotEqual(t, first.Bytes[len(first.Bytes)-tail:], second.Bytes[len(second.Bytes)-tail:])
 }
 
 func testArguments(t *testing.T, s sealer.Sealer) {
-	secret := sealer.NewSecret([]byte(canary))
-	envelope, err := s.Seal(t.Context(), binding(), secret)
+	secret := sealer.NewSecret([]byte(Secret))
+	envelope, err := s.Seal(t.Context(), Binding(), secret)
 	require.NoError(t, err)
-	require.Equal(t, canary, string(secret.Reveal()), "Seal changed its argument")
+	require.Equal(t, Secret, string(secret.Reveal()), "Seal changed its argument")
 	secret.Wipe()
-	requireOpens(t, s, binding(), envelope.Bytes, []byte(canary))
+	RequireOpens(t, s, envelope.Bytes)
 
 	stored := bytes.Clone(envelope.Bytes)
-	opened, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	opened, err := s.Open(t.Context(), Binding(), envelope.Bytes)
 	require.NoError(t, err)
-	rewrapped, err := s.Rewrap(t.Context(), binding(), envelope.Bytes)
+	rewrapped, err := s.Rewrap(t.Context(), Binding(), envelope.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, stored, envelope.Bytes, "Open or Rewrap changed its argument")
 
 	opened.Wipe()
-	requireOpens(t, s, binding(), envelope.Bytes, []byte(canary))
+	RequireOpens(t, s, envelope.Bytes)
 	clear(envelope.Bytes)
-	requireOpens(t, s, binding(), rewrapped.Bytes, []byte(canary))
+	RequireOpens(t, s, rewrapped.Bytes)
 }
 
 func testRewrapCurrent(t *testing.T, s sealer.Sealer) {
-	envelope := mustSeal(t, s, binding(), []byte(canary))
-	rewrapped, err := s.Rewrap(t.Context(), binding(), envelope.Bytes)
+	envelope := MustSeal(t, s)
+	rewrapped, err := s.Rewrap(t.Context(), Binding(), envelope.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, envelope, rewrapped)
 }
 
 func testContextDone(t *testing.T, s sealer.Sealer) {
-	envelope := mustSeal(t, s, binding(), []byte(canary))
+	envelope := MustSeal(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 
-	_, err := s.Seal(ctx, binding(), sealer.NewSecret([]byte(canary)))
+	_, err := s.Seal(ctx, Binding(), sealer.NewSecret([]byte(Secret)))
 	requireRefusal(t, err, context.Canceled)
-	secret, err := s.Open(ctx, binding(), envelope.Bytes)
+	secret, err := s.Open(ctx, Binding(), envelope.Bytes)
 	requireRefusal(t, err, context.Canceled)
 	require.Zero(t, secret.Len())
-	_, err = s.Rewrap(ctx, binding(), envelope.Bytes)
+	_, err = s.Rewrap(ctx, Binding(), envelope.Bytes)
 	requireRefusal(t, err, context.Canceled)
 	_, err = s.PrimaryKEK(ctx)
 	requireRefusal(t, err, context.Canceled)
@@ -171,7 +171,7 @@ func testContextDone(t *testing.T, s sealer.Sealer) {
 
 func testConcurrency(t *testing.T, s sealer.Sealer) {
 	const goroutines, rounds = 16, 8
-	shared := mustSeal(t, s, binding(), []byte(canary))
+	shared := MustSeal(t, s)
 	errs := make(chan error, goroutines)
 	var wg sync.WaitGroup
 	for g := range goroutines {
@@ -194,7 +194,7 @@ func testConcurrency(t *testing.T, s sealer.Sealer) {
 // useOnce seals, re-wraps and opens a secret of its own, and opens the shared one.
 func useOnce(ctx context.Context, s sealer.Sealer, shared []byte, goroutine, round int) error {
 	own := changed(func(b *sealer.Binding) { b.KeyID = fmt.Sprintf("byok_%d_%d", goroutine, round) })
-	plaintext := fmt.Sprintf("%s-%d-%d", canary, goroutine, round)
+	plaintext := fmt.Sprintf("%s-%d-%d", Secret, goroutine, round)
 	envelope, err := s.Seal(ctx, own, sealer.NewSecret([]byte(plaintext)))
 	if err != nil {
 		return err
@@ -206,7 +206,7 @@ func useOnce(ctx context.Context, s sealer.Sealer, shared []byte, goroutine, rou
 		binding   sealer.Binding
 		envelope  []byte
 		plaintext string
-	}{{own, envelope.Bytes, plaintext}, {binding(), shared, canary}} {
+	}{{own, envelope.Bytes, plaintext}, {Binding(), shared, Secret}} {
 		secret, err := s.Open(ctx, want.binding, want.envelope)
 		if err != nil {
 			return err

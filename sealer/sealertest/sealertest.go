@@ -1,7 +1,7 @@
 // Package sealertest helps to test backends of package sealer and their users: Run is the contract suite that every
-// backend passes, New gives a Sealer that works, and Unavailable one whose backend can be lost and found again.
+// backend passes, New returns a Sealer that works, and NewUnavailable one whose backend comes and goes.
 //
-// For tests only. Imports package sealer, its local backend and testify.
+// For tests only. It imports package sealer, its local backend and testify.
 package sealertest
 
 import (
@@ -24,17 +24,41 @@ func New(t testing.TB) sealer.Sealer {
 	return backend
 }
 
-// Unavailable is a Sealer that fails like one whose backend cannot be reached: every method returns sealer.ErrUnavailable,
-// whatever it is asked. SetAvailable ends and resumes that, at any time and from any goroutine.
+// Secret is the plaintext that MustSeal seals. No error text and no envelope may hold it.
+const Secret = "sk-canary-d41d8cd98f00b204e9800998"
+
+// Binding returns the binding that MustSeal uses.
+func Binding() sealer.Binding {
+	return sealer.Binding{CustomerID: "cust_1", ProjectID: "proj_1", KeyID: "byok_1", Provider: "openai", Version: 1}
+}
+
+// MustSeal seals Secret under Binding.
+func MustSeal(t testing.TB, s sealer.Sealer) sealer.Envelope {
+	t.Helper()
+	envelope, err := s.Seal(t.Context(), Binding(), sealer.NewSecret([]byte(Secret)))
+	require.NoError(t, err)
+	return envelope
+}
+
+// RequireOpens requires that an envelope opens to Secret under Binding.
+func RequireOpens(t testing.TB, s sealer.Sealer, envelope []byte) {
+	t.Helper()
+	secret, err := s.Open(t.Context(), Binding(), envelope)
+	require.NoError(t, err)
+	require.True(t, Secret == string(secret.Reveal()), "another secret came out than went in")
+}
+
+// Unavailable is a Sealer whose methods return sealer.ErrUnavailable while it is not available. SetAvailable may be called at any
+// time and from any goroutine.
 type Unavailable struct {
 	Fake
 	available atomic.Bool
 }
 
-// NewUnavailable returns an Unavailable that hands calls to backend while it is available, which at first it is not.
+// NewUnavailable returns an Unavailable that is not available yet. While it is, backend answers.
 func NewUnavailable(backend sealer.Sealer) *Unavailable {
 	u := &Unavailable{}
-	u.Fake = Fake{Sealer: backend, Before: func(ctx context.Context) error {
+	u.Fake = Fake{Sealer: backend, before: func(ctx context.Context) error {
 		if err := ctx.Err(); err != nil || u.available.Load() {
 			return err
 		}
@@ -46,10 +70,10 @@ func NewUnavailable(backend sealer.Sealer) *Unavailable {
 // SetAvailable lets calls through to the backend, or stops them.
 func (u *Unavailable) SetAvailable(available bool) { u.available.Store(available) }
 
-// Fake is a Sealer of which a test replaces the methods that it sets.
+// Fake is a Sealer whose methods a test may replace.
 type Fake struct {
 	sealer.Sealer
-	Before     func(ctx context.Context) error // its error ends a call of any method; nil lets all calls through
+	before     func(ctx context.Context) error // its error ends a call of any method; nil lets all calls through
 	SealFunc   func(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error)
 	OpenFunc   func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error)
 	RewrapFunc func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Envelope, error)
@@ -57,7 +81,7 @@ type Fake struct {
 
 // Seal implements sealer.Sealer.
 func (f Fake) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
-	if err := f.before(ctx); err != nil {
+	if err := f.enter(ctx); err != nil {
 		return sealer.Envelope{}, err
 	}
 	if f.SealFunc != nil {
@@ -68,7 +92,7 @@ func (f Fake) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Se
 
 // Open implements sealer.Sealer.
 func (f Fake) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
-	if err := f.before(ctx); err != nil {
+	if err := f.enter(ctx); err != nil {
 		return sealer.Secret{}, err
 	}
 	if f.OpenFunc != nil {
@@ -79,7 +103,7 @@ func (f Fake) Open(ctx context.Context, binding sealer.Binding, envelope []byte)
 
 // Rewrap implements sealer.Sealer.
 func (f Fake) Rewrap(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Envelope, error) {
-	if err := f.before(ctx); err != nil {
+	if err := f.enter(ctx); err != nil {
 		return sealer.Envelope{}, err
 	}
 	if f.RewrapFunc != nil {
@@ -90,15 +114,15 @@ func (f Fake) Rewrap(ctx context.Context, binding sealer.Binding, envelope []byt
 
 // PrimaryKEK implements sealer.Sealer.
 func (f Fake) PrimaryKEK(ctx context.Context) (string, error) {
-	if err := f.before(ctx); err != nil {
+	if err := f.enter(ctx); err != nil {
 		return "", err
 	}
 	return f.Sealer.PrimaryKEK(ctx)
 }
 
-func (f Fake) before(ctx context.Context) error {
-	if f.Before == nil {
+func (f Fake) enter(ctx context.Context) error {
+	if f.before == nil {
 		return nil
 	}
-	return f.Before(ctx)
+	return f.before(ctx)
 }

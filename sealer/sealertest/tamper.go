@@ -20,10 +20,10 @@ import (
 func RunRotation(t *testing.T, newSealers func(t *testing.T) (before, after sealer.Sealer)) {
 	t.Run("an old envelope opens, and its re-wrapped form under the new KEK alone", func(t *testing.T) {
 		before, after := newSealers(t)
-		old := mustSeal(t, before, binding(), []byte(canary))
-		requireOpens(t, after, binding(), old.Bytes, []byte(canary))
+		old := MustSeal(t, before)
+		RequireOpens(t, after, old.Bytes)
 
-		rewrapped, err := after.Rewrap(t.Context(), binding(), old.Bytes)
+		rewrapped, err := after.Rewrap(t.Context(), Binding(), old.Bytes)
 		require.NoError(t, err)
 		primary, err := after.PrimaryKEK(t.Context())
 		require.NoError(t, err)
@@ -33,24 +33,24 @@ func RunRotation(t *testing.T, newSealers func(t *testing.T) (before, after seal
 		require.NoError(t, err)
 		require.Equal(t, primary, named)
 
-		requireOpens(t, after, binding(), rewrapped.Bytes, []byte(canary))
-		requireDoesNotOpen(t, before, binding(), rewrapped.Bytes, sealer.ErrUnknownKEK)
-		_, err = before.Rewrap(t.Context(), binding(), rewrapped.Bytes)
+		RequireOpens(t, after, rewrapped.Bytes)
+		requireDoesNotOpen(t, before, Binding(), rewrapped.Bytes, sealer.ErrUnknownKEK)
+		_, err = before.Rewrap(t.Context(), Binding(), rewrapped.Bytes)
 		requireRefusal(t, err, sealer.ErrUnknownKEK)
 	})
 	t.Run("re-wrapping touches the data key alone", func(t *testing.T) {
 		before, after := newSealers(t)
-		old := mustSeal(t, before, binding(), []byte(canary))
-		rewrapped, err := after.Rewrap(t.Context(), binding(), old.Bytes)
+		old := MustSeal(t, before)
+		rewrapped, err := after.Rewrap(t.Context(), Binding(), old.Bytes)
 		require.NoError(t, err)
 
-		const payload = 12 + len(canary) + 16 // nonce, ciphertext and tag, in bytes
+		const payload = 12 + len(Secret) + 16 // nonce, ciphertext and tag, in bytes
 		require.Equal(t, old.Bytes[len(old.Bytes)-payload:], rewrapped.Bytes[len(rewrapped.Bytes)-payload:])
 	})
 	t.Run("re-wrapping keeps the binding", func(t *testing.T) {
 		before, after := newSealers(t)
-		old := mustSeal(t, before, binding(), []byte(canary))
-		rewrapped, err := after.Rewrap(t.Context(), binding(), old.Bytes)
+		old := MustSeal(t, before)
+		rewrapped, err := after.Rewrap(t.Context(), Binding(), old.Bytes)
 		require.NoError(t, err)
 		for name, other := range otherBindings() {
 			t.Run(name, func(t *testing.T) {
@@ -62,15 +62,15 @@ func RunRotation(t *testing.T, newSealers func(t *testing.T) (before, after seal
 	})
 	t.Run("an old envelope cannot be relabelled with the new KEK", func(t *testing.T) {
 		before, after := newSealers(t)
-		old := mustSeal(t, before, binding(), []byte(canary))
+		old := MustSeal(t, before)
 		primary, err := after.PrimaryKEK(t.Context())
 		require.NoError(t, err)
-		requireDoesNotOpen(t, after, binding(), relabel(t, old, primary), sealer.ErrBinding)
+		requireDoesNotOpen(t, after, Binding(), relabel(t, old, primary), sealer.ErrBinding)
 	})
 }
 
 func testOtherBinding(t *testing.T, s sealer.Sealer) {
-	envelope := mustSeal(t, s, binding(), []byte(canary))
+	envelope := MustSeal(t, s)
 	for name, other := range otherBindings() {
 		t.Run(name, func(t *testing.T) {
 			requireDoesNotOpen(t, s, other, envelope.Bytes, sealer.ErrBinding)
@@ -81,7 +81,7 @@ func testOtherBinding(t *testing.T, s sealer.Sealer) {
 }
 
 func testBitFlips(t *testing.T, s sealer.Sealer) {
-	envelope := mustSeal(t, s, binding(), []byte(canary))
+	envelope := MustSeal(t, s)
 	for i := range envelope.Bytes {
 		flipped := bytes.Clone(envelope.Bytes)
 		flipped[i] ^= 1 << (i % 8)
@@ -90,20 +90,20 @@ func testBitFlips(t *testing.T, s sealer.Sealer) {
 }
 
 func testLengths(t *testing.T, s sealer.Sealer) {
-	envelope := mustSeal(t, s, binding(), []byte(canary))
+	envelope := MustSeal(t, s)
 	for n := range envelope.Bytes {
 		requireTampered(t, s, envelope.Bytes[:n], fmt.Sprintf("cut to %d bytes", n))
 	}
 	requireTampered(t, s, nil, "nil")
 	requireTampered(t, s, append(bytes.Clone(envelope.Bytes), 0), "a byte more")
 	requireTampered(t, s, append([]byte{envelope.Bytes[0]}, envelope.Bytes...), "a byte more in front")
-	requireTampered(t, s, []byte(canary), "a plaintext")
+	requireTampered(t, s, []byte(Secret), "a plaintext")
 }
 
 // testSplicing joins the head of one envelope to the tail of another of the same size, at each place.
 func testSplicing(t *testing.T, s sealer.Sealer) {
-	first := mustSeal(t, s, binding(), []byte(canary)).Bytes
-	second := mustSeal(t, s, binding(), []byte(canary)).Bytes
+	first := MustSeal(t, s).Bytes
+	second := MustSeal(t, s).Bytes
 	common := 0
 	for common < len(first) && first[common] == second[common] {
 		common++
@@ -118,14 +118,14 @@ func testSplicing(t *testing.T, s sealer.Sealer) {
 }
 
 func testUnknownKEK(t *testing.T, s sealer.Sealer) {
-	envelope := mustSeal(t, s, binding(), []byte(canary))
+	envelope := MustSeal(t, s)
 	// As long as the KEK id is, so that a backend which checks the form of its ids finds no fault in the length.
 	unknown := envelope.KEKID[:len(envelope.KEKID)-1] + "0"
 	if unknown == envelope.KEKID {
 		unknown = envelope.KEKID[:len(envelope.KEKID)-1] + "1"
 	}
-	requireDoesNotOpen(t, s, binding(), relabel(t, envelope, unknown), sealer.ErrUnknownKEK)
-	_, err := s.Rewrap(t.Context(), binding(), relabel(t, envelope, unknown))
+	requireDoesNotOpen(t, s, Binding(), relabel(t, envelope, unknown), sealer.ErrUnknownKEK)
+	_, err := s.Rewrap(t.Context(), Binding(), relabel(t, envelope, unknown))
 	requireRefusal(t, err, sealer.ErrUnknownKEK)
 }
 
@@ -141,19 +141,13 @@ func relabel(t *testing.T, envelope sealer.Envelope, kekID string) []byte {
 	return relabelled
 }
 
-func binding() sealer.Binding {
-	return sealer.Binding{
-		CustomerID: "cust_1", ProjectID: "proj_1", KeyID: "byok_1", Provider: "openai", Version: 1,
-	}
-}
-
 func changed(change func(b *sealer.Binding)) sealer.Binding {
-	b := binding()
+	b := Binding()
 	change(&b)
 	return b
 }
 
-// otherBindings differ from binding() in one field each, or share its characters with other borders between fields.
+// otherBindings differ from Binding() in one field each, or share its characters with other borders between fields.
 func otherBindings() map[string]sealer.Binding {
 	return map[string]sealer.Binding{
 		"customer":       changed(func(b *sealer.Binding) { b.CustomerID = "cust_2" }),
@@ -169,20 +163,6 @@ func otherBindings() map[string]sealer.Binding {
 	}
 }
 
-func mustSeal(t *testing.T, s sealer.Sealer, b sealer.Binding, plaintext []byte) sealer.Envelope {
-	t.Helper()
-	envelope, err := s.Seal(t.Context(), b, sealer.NewSecret(bytes.Clone(plaintext)))
-	require.NoError(t, err)
-	return envelope
-}
-
-func requireOpens(t *testing.T, s sealer.Sealer, b sealer.Binding, envelope, plaintext []byte) {
-	t.Helper()
-	secret, err := s.Open(t.Context(), b, envelope)
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(plaintext, secret.Reveal()), "another secret came out than went in")
-}
-
 func requireDoesNotOpen(t *testing.T, s sealer.Sealer, b sealer.Binding, envelope []byte, want error) {
 	t.Helper()
 	secret, err := s.Open(t.Context(), b, envelope)
@@ -193,7 +173,7 @@ func requireDoesNotOpen(t *testing.T, s sealer.Sealer, b sealer.Binding, envelop
 // requireTampered requires that changed bytes are refused, for whichever reason comes to light first.
 func requireTampered(t *testing.T, s sealer.Sealer, envelope []byte, what string) {
 	t.Helper()
-	secret, err := s.Open(t.Context(), binding(), envelope)
+	secret, err := s.Open(t.Context(), Binding(), envelope)
 	require.Error(t, err, what)
 	known := errors.Is(err, sealer.ErrBinding) || errors.Is(err, sealer.ErrMalformed) ||
 		errors.Is(err, sealer.ErrUnknownKEK)
@@ -208,12 +188,12 @@ func requireRefusal(t *testing.T, err, want error) {
 	requireSilent(t, err)
 }
 
-// requireSilent requires that an error text holds the canary in no encoding that a %x, %d or JSON would give it.
+// requireSilent requires that an error text holds the Secret in no encoding that a %x, %d or JSON would give it.
 func requireSilent(t *testing.T, err error) {
 	t.Helper()
-	decimal := strings.Trim(fmt.Sprint([]byte(canary)), "[]")
+	decimal := strings.Trim(fmt.Sprint([]byte(Secret)), "[]")
 	for _, form := range []string{
-		canary, hex.EncodeToString([]byte(canary)), base64.StdEncoding.EncodeToString([]byte(canary)), decimal,
+		Secret, hex.EncodeToString([]byte(Secret)), base64.StdEncoding.EncodeToString([]byte(Secret)), decimal,
 	} {
 		require.NotContains(t, fmt.Sprintf("%+v", err), form)
 	}

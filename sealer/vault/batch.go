@@ -48,21 +48,21 @@ func (k *transitKey) callBatch(ctx context.Context, operation, member string, ba
 	}
 	results, _ := answer["batch_results"].([]any)
 	if len(results) != len(batch) {
-		return nil, garbled(fmt.Sprintf("%d results for a batch of %d", len(results), len(batch)))
+		return nil, fmt.Errorf("%w: %d results for a batch of %d", errGarbled, len(results), len(batch))
 	}
 	texts := make([]string, len(results))
 	for i, result := range results {
 		members, _ := result.(map[string]any)
 		text, ok := members[member].(string)
 		if !ok {
-			return nil, k.refuse("an item of a batch failed") // asked one by one, it says why
+			return nil, k.refuse("an item of a batch failed") // a call for that item alone says why
 		}
 		texts[i] = text
 	}
 	return texts, nil
 }
 
-// decodeAll decodes texts, each of which has a prefix.
+// decodeAll decodes texts, each with its prefix.
 func decodeAll(texts, prefixes []string) ([][]byte, error) {
 	keys := make([][]byte, len(texts))
 	for i, text := range texts {

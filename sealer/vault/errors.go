@@ -21,7 +21,8 @@ func statusOf(err error) int {
 	return 0
 }
 
-// badRequests are the answers 400, which only their text tells apart; the first that fits counts. A test makes a real server give each.
+// badRequests tells answers with status 400 apart, which only differ in their text; the first match counts. A test gets each from
+// a real server.
 var badRequests = []struct {
 	text string
 	is   error
@@ -34,7 +35,7 @@ var badRequests = []struct {
 	{"invalid ciphertext", sealer.ErrBinding},
 }
 
-// classify turns the error of a call into one of ours. It quotes nothing of the server's text, which may quote the request.
+// classify turns the error of a call into one of ours. It does not quote the server, whose text may quote the request.
 func (k *transitKey) classify(operation string, err error) error {
 	var answered *api.ResponseError
 	if !errors.As(err, &answered) {
@@ -74,12 +75,12 @@ func pathOf(operation string) string {
 	return operation
 }
 
-// refuse returns a kms.ErrRefused that says what is wrong and what to do.
+// refuse is kms.Refuse with the server's address.
 func (k *transitKey) refuse(format string, arguments ...any) error {
-	return fmt.Errorf("%w: %s: %s", kms.ErrRefused, k.cfg.Address, fmt.Sprintf(format, arguments...))
+	return kms.Refuse("%s: %s", k.cfg.Address, fmt.Sprintf(format, arguments...))
 }
 
-// unreached returns the error of a request that was not answered.
+// unreached returns the error of a request without an answer.
 func unreached(err error) error {
 	if status := statusOf(err); status != 0 {
 		return fmt.Errorf("%w: the server answered %d", sealer.ErrUnavailable, status)
@@ -87,7 +88,5 @@ func unreached(err error) error {
 	return fmt.Errorf("%w: %w", sealer.ErrUnavailable, err)
 }
 
-// garbled returns an error that says what is wrong with an answer and quotes none of it.
-func garbled(what string) error {
-	return fmt.Errorf("%w: the answer is not one of a transit engine: %s", sealer.ErrUnavailable, what)
-}
+// errGarbled says that the server's answer is not a valid one. The error that wraps it says why, and does not quote it.
+var errGarbled = fmt.Errorf("%w: the answer is not one of a transit engine", sealer.ErrUnavailable)

@@ -14,6 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/kms"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 	"github.com/agentrouter/aikeys/sealer/vault"
 	"github.com/agentrouter/aikeys/sealer/vault/vaulttest"
 )
@@ -66,7 +67,7 @@ func TestErrorsOfOpen(t *testing.T) {
 			return nil
 		}, sealer.ErrUnknownKEK, sealer.ErrUnavailable, "encryption key not found"},
 		"a 400 of an unknown kind": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
-			answer(t, http.StatusBadRequest, `{"errors":["`+canary+`"]}`)
+			answer(t, http.StatusBadRequest, `{"errors":["`+sealertest.Secret+`"]}`)
 			return nil
 		}, kms.ErrRefused, sealer.ErrBinding, "status 400 to decrypt"},
 		"no such path": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
@@ -74,11 +75,11 @@ func TestErrorsOfOpen(t *testing.T) {
 			return nil
 		}, kms.ErrRefused, sealer.ErrBinding, "there is no key"},
 		"too many requests": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
-			answer(t, http.StatusTooManyRequests, `{"errors":["`+canary+`"]}`)
+			answer(t, http.StatusTooManyRequests, `{"errors":["`+sealertest.Secret+`"]}`)
 			return nil
 		}, sealer.ErrUnavailable, kms.ErrRefused, "answered 429"},
 		"a fault of the server": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
-			answer(t, http.StatusInternalServerError, `{"errors":["`+canary+`"]}`)
+			answer(t, http.StatusInternalServerError, `{"errors":["`+sealertest.Secret+`"]}`)
 			return nil
 		}, sealer.ErrUnavailable, kms.ErrRefused, "answered 500"},
 		"a redirect": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
@@ -86,7 +87,7 @@ func TestErrorsOfOpen(t *testing.T) {
 			return nil
 		}, sealer.ErrUnavailable, kms.ErrRefused, "not one of a transit engine"},
 		"an answer that is not JSON": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
-			answer(t, http.StatusOK, canary)
+			answer(t, http.StatusOK, sealertest.Secret)
 			return nil
 		}, sealer.ErrUnavailable, kms.ErrRefused, ""},
 		"an answer without data": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
@@ -94,7 +95,7 @@ func TestErrorsOfOpen(t *testing.T) {
 			return nil
 		}, sealer.ErrUnavailable, kms.ErrRefused, "an answer without data"},
 		"an answer of another form": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
-			answer(t, http.StatusOK, `{"data":{"plaintext":"`+canary+`"}}`)
+			answer(t, http.StatusOK, `{"data":{"plaintext":"`+sealertest.Secret+`"}}`)
 			return nil
 		}, sealer.ErrUnavailable, kms.ErrRefused, "a text of another form"},
 		"another data key": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
@@ -106,16 +107,16 @@ func TestErrorsOfOpen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			url, key := bao.Sealer(t)
 			s := mustOpen(t, url, kms.Options{})
-			envelope := mustSeal(t, s)
+			envelope := sealertest.MustSeal(t, s)
 			opened := tc.spoil(t, key, envelope)
 			if opened == nil {
 				opened = envelope.Bytes
 			}
-			_, err := s.Open(t.Context(), binding(), opened)
+			_, err := s.Open(t.Context(), sealertest.Binding(), opened)
 			require.ErrorIs(t, err, tc.is)
 			require.NotErrorIs(t, err, tc.isNot)
 			require.ErrorContains(t, err, tc.text)
-			require.NotContains(t, err.Error(), canary)
+			require.NotContains(t, err.Error(), sealertest.Secret)
 		})
 	}
 }
@@ -188,45 +189,45 @@ func TestASealedServer(t *testing.T) {
 	own := vaulttest.Start(t)
 	url, _ := own.Sealer(t)
 	s := mustOpen(t, url, kms.Options{})
-	envelope := mustSeal(t, s)
+	envelope := sealertest.MustSeal(t, s)
 	own.Seal(t)
-	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.NotErrorIs(t, err, kms.ErrRefused)
 	require.ErrorContains(t, err, "is sealed; unseal it")
 	own.Unseal(t)
-	requireOpens(t, s, envelope.Bytes)
+	sealertest.RequireOpens(t, s, envelope.Bytes)
 }
 
 func TestAServerThatHangs(t *testing.T) {
 	url, _ := bao.Sealer(t)
 	s := mustOpen(t, url, kms.Options{Timeout: 100 * time.Millisecond})
-	envelope := mustSeal(t, mustOpen(t, url, kms.Options{}))
+	envelope := sealertest.MustSeal(t, mustOpen(t, url, kms.Options{}))
 	released := make(chan struct{})
 	bao.Intercept(t, func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-released })
 	})
 	t.Cleanup(func() { close(released) })
 	for range 5 {
-		_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+		_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
 		require.ErrorContains(t, err, "did not answer within 100ms")
 	}
-	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorContains(t, err, "not asked, as the last 5 calls failed")
 }
 
 func TestAThrottledCallDoesNotWaitForRetryAfter(t *testing.T) {
 	url, _ := bao.Sealer(t)
 	s := mustOpen(t, url, kms.Options{Timeout: time.Minute})
-	envelope := mustSeal(t, s)
+	envelope := sealertest.MustSeal(t, s)
 	bao.Intercept(t, func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "3600")
 			w.WriteHeader(http.StatusTooManyRequests)
 		})
 	})
-	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.ErrorContains(t, err, "answered 429")
 }

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -16,24 +15,24 @@ import (
 	"github.com/agentrouter/aikeys/sealer/kms"
 )
 
-// session is the token of this process. It logs in at the first call, renews a token when two thirds of its time are over, and logs in
-// again when that fails or the server refuses the token.
+// session holds the token of this process. It logs in at the first call, renews the token after two thirds of its lifetime, and logs in
+// again if the renewal fails or the server refuses the token.
 type session struct {
 	cfg    Config
 	client *api.Client // without a token
 
 	mu      sync.Mutex // held during a login, which others wait for; guards the fields below
 	token   string
-	renewAt time.Time // zero for a token that doesn't expire
+	renewAt time.Time // zero for a token that does not expire
 }
 
-// open returns a client with a valid token, as far as is known.
+// open returns a client with a token, which the server may have revoked.
 func (s *session) open(ctx context.Context) (client *api.Client, token string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.cfg.TokenFile != "":
-		text, err := secretfile.Read(s.cfg.TokenFile) // a small file: others renew the token
+		text, err := secretfile.Read(s.cfg.TokenFile) // at each call, since another program renews the token
 		if err != nil {
 			return nil, "", fmt.Errorf("%w: token file: %w", kms.ErrRefused, err)
 		}
@@ -55,7 +54,8 @@ func (s *session) open(ctx context.Context) (client *api.Client, token string, e
 	return s.withToken(s.token), s.token, nil
 }
 
-// forget makes the next call log in again, unless another has done so since. It reports whether that may help.
+// forget drops a refused token, so that the next call logs in, and reports whether a retry may help. Another call may have replaced
+// the token already.
 func (s *session) forget(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,11 +111,9 @@ func (s *session) renew(ctx context.Context) error {
 	return s.keep(answer)
 }
 
-var errNoToken = errors.New("it answered a login without a token")
-
 func (s *session) keep(answer *api.Secret) error {
 	if answer == nil || answer.Auth == nil || answer.Auth.ClientToken == "" {
-		return fmt.Errorf("%w: %w", sealer.ErrUnavailable, errNoToken)
+		return fmt.Errorf("%w: it answered a login without a token", sealer.ErrUnavailable)
 	}
 	s.token, s.renewAt = answer.Auth.ClientToken, time.Time{}
 	if lease := time.Duration(answer.Auth.LeaseDuration) * time.Second; lease > 0 {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/sealer/kms"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 	"github.com/agentrouter/aikeys/sealer/vault/vaulttest"
 )
 
@@ -40,36 +41,38 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	policy := vaulttest.Policy(t, key)
 	file, _ := bao.TokenFile(t, policy, nil)
 	s := mustOpen(t, bao.URL(key, "token_file="+file), kms.Options{})
-	envelope := mustSeal(t, s)
+	envelope := sealertest.MustSeal(t, s)
 	revokeToken(t, file)
-	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, kms.ErrRefused)
 	require.ErrorContains(t, err, "permission denied; the token must be valid")
 	for _, text := range []string{"\n", "VAULT_TOKEN= s.1\n"} {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-		_, err = s.Open(t.Context(), binding(), envelope.Bytes)
+		_, err = s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 		require.ErrorIs(t, err, kms.ErrRefused)
 		require.ErrorContains(t, err, "has no token, or more than that")
 	}
 	next, _ := bao.TokenFile(t, policy, nil)
 	require.NoError(t, os.Rename(next, file))
-	requireOpens(t, s, envelope.Bytes)
+	sealertest.RequireOpens(t, s, envelope.Bytes)
 }
 
 func TestTokenThatExpires(t *testing.T) {
+	t.Parallel()
 	key := bao.NewKey(t, nil)
 	file, _ := bao.TokenFile(t, vaulttest.Policy(t, key), map[string]any{"ttl": "1s", "renewable": false})
 	s := mustOpen(t, bao.URL(key, "token_file="+file), kms.Options{})
-	envelope := mustSeal(t, s)
+	envelope := sealertest.MustSeal(t, s)
 	require.Eventually(t, func() bool {
-		_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+		_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 		return err != nil
 	}, patience, tick)
-	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, kms.ErrRefused)
 }
 
 func TestAppRole(t *testing.T) {
+	t.Parallel()
 	key := bao.NewKey(t, nil)
 	policy := bao.WritePolicy(t, vaulttest.Policy(t, key))
 	bao.Call(t, http.MethodPost, "sys/auth/machines", map[string]any{"type": "approle"})
@@ -80,11 +83,11 @@ func TestAppRole(t *testing.T) {
 	secretID, _ := bao.Call(t, http.MethodPost, "auth/machines/role/aikeys/secret-id", nil)["secret_id"].(string)
 	file := write(t, secretID+"\n")
 	s := mustOpen(t, bao.URL(key, "auth_mount=machines&role_id="+roleID+"&secret_id_file="+file), kms.Options{})
-	envelope := mustSeal(t, s)
+	envelope := sealertest.MustSeal(t, s)
 	// The token may be renewed until it is 2 s old; then it takes another login. Nobody notices.
 	opens, logins := 0, count(t, "auth/machines/login")
 	require.Eventually(t, func() bool {
-		requireOpens(t, s, envelope.Bytes)
+		sealertest.RequireOpens(t, s, envelope.Bytes)
 		opens++
 		return logins.Load() >= 2
 	}, patience, tick)
@@ -142,7 +145,7 @@ func TestKubernetes(t *testing.T) {
 	file := write(t, serviceAccount(t, "keys", "aikeys"))
 	require.NoError(t, os.Chmod(file, 0o644)) // as Kubernetes mounts it
 	s := mustOpen(t, bao.URL(key, "kubernetes_role=aikeys&jwt_file="+file), kms.Options{})
-	requireOpens(t, s, mustSeal(t, s).Bytes)
+	sealertest.RequireOpens(t, s, sealertest.MustSeal(t, s).Bytes)
 
 	other := mustOpen(t, bao.URL(key, "kubernetes_role=other&jwt_file="+file), kms.Options{})
 	_, err := seal(t, other)

@@ -1,37 +1,37 @@
 package vault
 
 import (
+	"cmp"
 	"fmt"
-	"net"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/sealer/kms"
 )
 
-// The schemes of URLs: schemeTLS for a server, schemePlain for an agent on this machine.
+// The schemes of a key's URL: SchemeTLS for a server, SchemePlain for an agent on this machine.
 const (
-	schemeTLS   = "vault+https"
-	schemePlain = "vault+http"
+	SchemeTLS   = "vault+https"
+	SchemePlain = "vault+http"
 )
 
-// Schemes returns what the URL of a key begins with, up to the colon.
-func Schemes() []string { return []string{schemeTLS, schemePlain} }
-
-// Forms says what a URL looks like, for messages.
+// Forms shows the form of a URL, for messages.
 const Forms = "vault+https://<host>:<port>/<mount>/<key>?token_file=<path> (or role_id=<id>&secret_id_file=<path>, or kubernetes_role=<name>)"
 
-// Config says where a key is, and how to log in. It has no secret: those are in files.
+// Config says where a key is, and how to log in. Secrets are in files that it names.
 type Config struct {
 	Address   string // https://host:port, or http:// on this machine
 	Mount     string // of the transit engine
 	Key       string
 	Namespace string
 
-	CAFile            string // authorities that may have signed the server's certificate; empty means the system's
+	CAFile            string // authorities that the server's certificate may be from; empty means the system's
 	CertFile, KeyFile string // this client's certificate, if the server asks for one
 
-	TokenFile            string // a token that others renew
+	TokenFile            string // has a token that another program renews
 	RoleID, SecretIDFile string // AppRole
 	KubernetesRole       string
 	JWTFile              string // of the service account, for Kubernetes
@@ -41,10 +41,10 @@ type Config struct {
 // defaultJWTFile is where Kubernetes puts the token of a pod's service account.
 const defaultJWTFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
-// segment is what a name in a path may be: no escapes, no dots alone, so that a URL means one path.
+// segment matches a name in a path. Escapes and dots alone are not allowed, so that a URL means one path.
 var segment = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*$`)
 
-// ParseURL reads the URL of a key. It reads no file. Its error says what is wrong, and quotes nothing but names.
+// ParseURL parses the URL of a key. It reads no file. Its error says what is wrong, and quotes only names.
 func ParseURL(text string) (Config, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" || u.RawPath != "" {
@@ -52,12 +52,12 @@ func ParseURL(text string) (Config, error) {
 	}
 	cfg := Config{}
 	switch {
-	case u.Scheme == schemeTLS:
+	case u.Scheme == SchemeTLS:
 		cfg.Address = "https://" + u.Host
-	case u.Scheme == schemePlain && isLoopback(u.Hostname()):
+	case u.Scheme == SchemePlain && netaddr.Parse(u.Hostname()).IsLoopback():
 		cfg.Address = "http://" + u.Host
-	case u.Scheme == schemePlain:
-		return Config{}, fmt.Errorf("%s:// would send tokens and data keys in the clear, and is for 127.0.0.1 and ::1 alone; use %s://", schemePlain, schemeTLS)
+	case u.Scheme == SchemePlain:
+		return Config{}, fmt.Errorf("%s:// would send tokens and data keys in the clear, and is for 127.0.0.1 and ::1 alone; use %s://", SchemePlain, SchemeTLS)
 	default:
 		return Config{}, fmt.Errorf("must be %s", Forms)
 	}
@@ -86,20 +86,12 @@ func (c *Config) readQuery(raw string) error {
 	if err != nil {
 		return fmt.Errorf("must be %s", Forms)
 	}
-	targets := map[string]*string{
+	err = kms.ReadParameters(query, map[string]*string{
 		"namespace": &c.Namespace, "ca": &c.CAFile, "cert": &c.CertFile, "key": &c.KeyFile, "token_file": &c.TokenFile, "role_id": &c.RoleID,
 		"secret_id_file": &c.SecretIDFile, "kubernetes_role": &c.KubernetesRole, "jwt_file": &c.JWTFile, "auth_mount": &c.AuthMount,
-	}
-	for name, values := range query {
-		target, known := targets[name]
-		if !known {
-			return fmt.Errorf("has the parameter %q; known are ca, cert, key, namespace, token_file, role_id, secret_id_file, kubernetes_role, jwt_file and auth_mount",
-				name)
-		}
-		if len(values) != 1 || values[0] == "" {
-			return fmt.Errorf("has the parameter %s without a value, or twice", name)
-		}
-		*target = values[0]
+	})
+	if err != nil {
+		return err
 	}
 	c.Namespace, c.AuthMount = strings.Trim(c.Namespace, "/"), strings.Trim(c.AuthMount, "/")
 	for _, path := range []string{c.Namespace, c.AuthMount} {
@@ -115,14 +107,9 @@ func (c *Config) readQuery(raw string) error {
 
 // checkAuth requires exactly one way to log in, and fills in its defaults.
 func (c *Config) checkAuth() error {
-	ways := 0
-	for _, isGiven := range []bool{c.TokenFile != "", c.RoleID != "" || c.SecretIDFile != "", c.KubernetesRole != "" || c.JWTFile != ""} {
-		if isGiven {
-			ways++
-		}
-	}
+	hasToken, hasRole, hasKubernetes := c.TokenFile != "", c.RoleID+c.SecretIDFile != "", c.KubernetesRole+c.JWTFile != ""
 	switch {
-	case ways != 1:
+	case hasToken && (hasRole || hasKubernetes), hasRole && hasKubernetes, !hasToken && !hasRole && !hasKubernetes:
 		return fmt.Errorf("needs one way to log in: token_file, role_id with secret_id_file, or kubernetes_role")
 	case (c.RoleID == "") != (c.SecretIDFile == ""):
 		return fmt.Errorf("needs both role_id and secret_id_file for AppRole")
@@ -131,19 +118,9 @@ func (c *Config) checkAuth() error {
 	case c.TokenFile != "" && c.AuthMount != "":
 		return fmt.Errorf("has auth_mount, which a token file does not need")
 	}
-	if c.KubernetesRole != "" && c.JWTFile == "" {
-		c.JWTFile = defaultJWTFile
+	if hasKubernetes {
+		c.JWTFile, c.AuthMount = cmp.Or(c.JWTFile, defaultJWTFile), cmp.Or(c.AuthMount, "kubernetes")
 	}
-	if c.AuthMount == "" {
-		c.AuthMount = "approle"
-		if c.KubernetesRole != "" {
-			c.AuthMount = "kubernetes"
-		}
-	}
+	c.AuthMount = cmp.Or(c.AuthMount, "approle")
 	return nil
-}
-
-func isLoopback(host string) bool {
-	address := net.ParseIP(host)
-	return address != nil && address.IsLoopback()
 }

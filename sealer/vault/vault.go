@@ -1,11 +1,11 @@
 // Package vault is the sealer backend whose key-encryption keys (KEKs) are versions of a key in the transit engine of OpenBao or
 // HashiCorp Vault. The keys never leave that server, which logs each use.
 //
-// The id of a KEK is "vault:", the namespace if there is one, the mount, the key and ":v" with the version: vault:transit/aikeys:v3.
+// The id of a KEK consists of "vault:", the namespace if there is one, the mount, the key and the version: vault:transit/aikeys:v3.
 // It has no address, so that a server restored elsewhere has the same KEKs. The newest version is primary. Versions below the key's
 // min_decryption_version are retired.
 //
-// The package imports package sealer, sealer/kms, internal/secretfile and internal/tlsfiles, and no other package of ours.
+// The package imports package sealer, sealer/kms and packages of internal.
 package vault
 
 import (
@@ -31,25 +31,19 @@ import (
 )
 
 const (
-	// maxAnswer bounds what is read of an answer, in bytes.
+	// maxAnswer bounds an answer, in bytes.
 	maxAnswer   = 4 << 20
 	maxConns    = 64
 	idleTimeout = 30 * time.Second
-	// retryWait is the pause before the one repetition of a call that was not answered, or with a 5xx.
+	// retryWait is the pause before the only retry of a call without an answer or with a 5xx.
 	retryWait = 50 * time.Millisecond
 	// ciphertextPrefix begins the ciphertext of version n, before "v<n>:"; OpenBao has kept it.
 	ciphertextPrefix = "vault:"
 )
 
-// Sealer is a kms.Sealer with a key of the transit engine.
-type Sealer struct {
-	*kms.Sealer
-	transport *http.Transport
-}
-
-// Open returns a Sealer for the key of a URL, which ParseURL describes. It reads the files for TLS, and connects to nothing. A nil log
-// logs nothing.
-func Open(text string, options kms.Options, log *slog.Logger) (*Sealer, error) {
+// Open returns a Sealer for the key of a URL that ParseURL accepts. It reads the files for TLS, and does not connect. A nil log
+// discards.
+func Open(text string, options kms.Options, log *slog.Logger) (*kms.Sealer, error) {
 	cfg, err := ParseURL(text)
 	if err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
@@ -66,20 +60,13 @@ func Open(text string, options kms.Options, log *slog.Logger) (*Sealer, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		MaxRetries: 1,
-		// The client's own would wait for as long as Retry-After says, which is longer than a call may take.
+		// The client's default backoff waits for Retry-After, which may be longer than a call may take.
 		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration { return retryWait },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
-	key := &transitKey{cfg: cfg, session: &session{cfg: cfg, client: client}, wrapOnly: options.WrapOnly}
-	return &Sealer{Sealer: kms.New(key, options), transport: transport}, nil
-}
-
-// Close closes the connections that no call is using, and drops what is cached.
-func (s *Sealer) Close() error {
-	s.transport.CloseIdleConnections()
-	return s.Sealer.Close()
+	return kms.New(&transitKey{cfg: cfg, session: &session{cfg: cfg, client: client}, transport: transport}, options), nil
 }
 
 func newTransport(cfg Config, log *slog.Logger) (*http.Transport, error) {
@@ -104,7 +91,7 @@ func newTransport(cfg Config, log *slog.Logger) (*http.Transport, error) {
 	}, nil
 }
 
-// limitedAnswers ends an answer that is longer than any of Transit's.
+// limitedAnswers cuts off an answer that is longer than any of Transit's.
 type limitedAnswers struct{ to http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
@@ -121,10 +108,16 @@ func (l limitedAnswers) RoundTrip(request *http.Request) (*http.Response, error)
 
 // transitKey implements kms.Key.
 type transitKey struct {
-	cfg      Config
-	session  *session
-	wrapOnly bool
-	isSafe   atomic.Bool // whether the token was found not to make keys
+	cfg       Config
+	session   *session
+	transport *http.Transport
+	isSafe    atomic.Bool // set once a check found that the token can't create keys
+}
+
+// Close implements io.Closer. It closes idle connections.
+func (k *transitKey) Close() error {
+	k.transport.CloseIdleConnections()
+	return nil
 }
 
 // kekID returns the id of a version.
@@ -136,7 +129,7 @@ func (c *Config) kekID(version int) string {
 	return ciphertextPrefix + path + ":v" + strconv.Itoa(version)
 }
 
-// versionOf returns the version that a KEK id names. ok is false if it is not one of this key.
+// versionOf returns the version that a KEK id names. ok is false for ids of other keys.
 func (c *Config) versionOf(kekID string) (version int, ok bool) {
 	version, err := strconv.Atoi(kekID[strings.LastIndexByte(kekID, 'v')+1:])
 	return version, err == nil && version > 0 && c.kekID(version) == kekID
@@ -161,7 +154,7 @@ func (k *transitKey) Wrap(ctx context.Context, kekID string, dataKey, associated
 	return decode(text, prefixOf(version))
 }
 
-// Unwrap implements kms.Key. The version is the KEK id's, which the associated data has too.
+// Unwrap implements kms.Key. The KEK id, which the associated data authenticates, names the version.
 func (k *transitKey) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	version, _ := k.cfg.versionOf(kekID)
 	answer, err := k.call(ctx, "decrypt", map[string]any{
@@ -174,20 +167,20 @@ func (k *transitKey) Unwrap(ctx context.Context, kekID string, wrapped, associat
 	return decode(text, "")
 }
 
-// prefixOf returns what a ciphertext of a version begins with. An envelope has the bytes after it.
+// prefixOf returns the prefix of a version's ciphertexts. Envelopes leave it out.
 func prefixOf(version int) string { return fmt.Sprintf("%sv%d:", ciphertextPrefix, version) }
 
-// decode returns the bytes that a text of the server has in base64 after a prefix.
+// decode decodes a text of the server: a prefix, then base64.
 func decode(text, prefix string) ([]byte, error) {
 	encoded, ok := strings.CutPrefix(text, prefix)
 	decoded, err := base64.StdEncoding.Strict().DecodeString(encoded)
 	if !ok || err != nil {
-		return nil, garbled("a text of another form or version")
+		return nil, fmt.Errorf("%w: a text of another form or version", errGarbled)
 	}
 	return decoded, nil
 }
 
-// call sends an operation on the key, and sends it once more if the token had to be replaced.
+// call sends an operation on the key, and repeats it once if the token had to be replaced.
 func (k *transitKey) call(ctx context.Context, operation string, data map[string]any) (map[string]any, error) {
 	path := k.cfg.Mount + "/" + operation + "/" + k.cfg.Key
 	return k.withToken(ctx, func(client *api.Client) (*api.Secret, error) {
@@ -206,7 +199,7 @@ func (k *transitKey) withToken(
 		answer, err := send(client)
 		switch {
 		case err == nil && (answer == nil || answer.Data == nil):
-			return nil, garbled("an answer without data")
+			return nil, fmt.Errorf("%w: an answer without data", errGarbled)
 		case err == nil:
 			return answer.Data, nil
 		case again && statusOf(err) == http.StatusForbidden && k.session.forget(token):
@@ -221,7 +214,7 @@ func (k *transitKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	path := k.cfg.Mount + "/keys/" + k.cfg.Key
 	data, err := k.withToken(ctx, func(client *api.Client) (*api.Secret, error) {
 		answer, err := client.Logical().ReadWithContext(ctx, path)
-		if err == nil && answer == nil { // what the client makes of a plain 404
+		if err == nil && answer == nil { // the client returns this for a plain 404
 			err = &api.ResponseError{StatusCode: http.StatusNotFound}
 		}
 		return answer, err
@@ -238,7 +231,7 @@ func (k *transitKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	return k.versions(data)
 }
 
-// checkType refuses keys that can't do what is needed.
+// checkType refuses keys of types that can't serve as KEK.
 func (k *transitKey) checkType(data map[string]any) error {
 	withAEAD := []string{"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"}
 	kind, _ := data["type"].(string)
@@ -255,8 +248,8 @@ func (k *transitKey) checkType(data map[string]any) error {
 	return nil
 }
 
-// checkPolicy refuses a token that may make keys: with a mistyped name, the first encryption would make a key that nobody backs up. It
-// asks until the answer was good once.
+// checkPolicy refuses a token that may create keys: with a mistyped name, the first encryption would create a key that nobody backs
+// up. After the first success, it asks no more.
 func (k *transitKey) checkPolicy(ctx context.Context) error {
 	if k.isSafe.Load() {
 		return nil
@@ -289,7 +282,7 @@ func (k *transitKey) versions(data map[string]any) ([]sealer.KEK, error) {
 	latest, oldest := number(data["latest_version"]), number(data["min_decryption_version"])
 	listed, _ := data["keys"].(map[string]any)
 	if latest < 1 {
-		return nil, garbled("a key without a version")
+		return nil, fmt.Errorf("%w: a key without a version", errGarbled)
 	}
 	keks := []sealer.KEK{{ID: k.cfg.kekID(latest), State: sealer.KEKPrimary}}
 	for version := latest - 1; version >= 1; version-- {

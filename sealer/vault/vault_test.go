@@ -19,8 +19,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer/vault/vaulttest"
 )
 
-const canary = "sk-canary-0123456789"
-
 const patience, tick = 20 * time.Second, 20 * time.Millisecond
 
 var bao *vaulttest.Server // shared by the tests of this package, each of which has a key of its own
@@ -36,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func mustOpen(t *testing.T, url string, options kms.Options) *vault.Sealer {
+func mustOpen(t *testing.T, url string, options kms.Options) *kms.Sealer {
 	t.Helper()
 	s, err := vault.Open(url, options, nil)
 	require.NoError(t, err)
@@ -51,30 +49,12 @@ func TestContract(t *testing.T) {
 	})
 }
 
-func binding() sealer.Binding {
-	return sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "openai", Version: 1}
-}
-
 func seal(t *testing.T, s sealer.Sealer) (sealer.Envelope, error) {
-	return s.Seal(t.Context(), binding(), sealer.NewSecret([]byte(canary)))
-}
-
-func mustSeal(t *testing.T, s sealer.Sealer) sealer.Envelope {
-	t.Helper()
-	envelope, err := seal(t, s)
-	require.NoError(t, err)
-	return envelope
-}
-
-func requireOpens(t *testing.T, s sealer.Sealer, envelope []byte) {
-	t.Helper()
-	secret, err := s.Open(t.Context(), binding(), envelope)
-	require.NoError(t, err)
-	require.Equal(t, canary, string(secret.Reveal()))
+	return s.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 }
 
 // rotate gives a key a new version, and returns a Sealer that has not cached the one before.
-func rotate(t *testing.T, url, key string) *vault.Sealer {
+func rotate(t *testing.T, url, key string) *kms.Sealer {
 	t.Helper()
 	bao.Call(t, http.MethodPost, "transit/keys/"+key+"/rotate", nil)
 	return mustOpen(t, url, kms.Options{})
@@ -88,15 +68,15 @@ func configure(t *testing.T, key string, settings map[string]any) {
 func TestRotation(t *testing.T) {
 	url, key := bao.Sealer(t)
 	s := mustOpen(t, url, kms.Options{})
-	old := mustSeal(t, s)
+	old := sealertest.MustSeal(t, s)
 	require.Equal(t, "vault:transit/"+key+":v1", old.KEKID)
 	after := rotate(t, url, key)
-	requireOpens(t, after, old.Bytes)
-	renewed, err := after.Rewrap(t.Context(), binding(), old.Bytes)
+	sealertest.RequireOpens(t, after, old.Bytes)
+	renewed, err := after.Rewrap(t.Context(), sealertest.Binding(), old.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, "vault:transit/"+key+":v2", renewed.KEKID)
 	require.True(t, sealer.SamePayload(old.Bytes, renewed.Bytes))
-	requireOpens(t, s, renewed.Bytes) // a process with the list of before opens what the next one has sealed
+	sealertest.RequireOpens(t, s, renewed.Bytes) // a process with the list of before opens what the next one has sealed
 
 	keks, err := after.KEKs(t.Context())
 	require.NoError(t, err)
@@ -107,20 +87,20 @@ func TestRotation(t *testing.T) {
 	keks, err = retired.KEKs(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, sealer.KEKRetired, keks[1].State)
-	_, err = retired.Open(t.Context(), binding(), old.Bytes)
+	_, err = retired.Open(t.Context(), sealertest.Binding(), old.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 	configure(t, key, map[string]any{"min_decryption_version": 1})
-	requireOpens(t, retired, old.Bytes)
+	sealertest.RequireOpens(t, retired, old.Bytes)
 }
 
 // While a list of versions is cached, its newest one may be closed for encryption.
 func TestAVersionClosedForSealingIsReplacedAtOnce(t *testing.T) {
 	url, key := bao.Sealer(t)
 	s := mustOpen(t, url, kms.Options{})
-	mustSeal(t, s)
+	sealertest.MustSeal(t, s)
 	rotate(t, url, key)
 	configure(t, key, map[string]any{"min_encryption_version": 2})
-	require.Equal(t, "vault:transit/"+key+":v2", mustSeal(t, s).KEKID)
+	require.Equal(t, "vault:transit/"+key+":v2", sealertest.MustSeal(t, s).KEKID)
 }
 
 func TestBatches(t *testing.T) {
@@ -128,7 +108,7 @@ func TestBatches(t *testing.T) {
 	s := mustOpen(t, url, kms.Options{})
 	items := make([]sealer.Item, 100)
 	for i := range items {
-		items[i] = sealer.Item{Binding: binding(), Envelope: mustSeal(t, s).Bytes}
+		items[i] = sealer.Item{Binding: sealertest.Binding(), Envelope: sealertest.MustSeal(t, s).Bytes}
 	}
 	items[7].Binding.Version++
 	after := rotate(t, url, key)
@@ -138,7 +118,7 @@ func TestBatches(t *testing.T) {
 	require.EqualValues(t, 5, requests.Load(), "the key, the token's rights, and one call for all to unwrap, to wrap, and to prove")
 	for _, result := range results {
 		require.NoError(t, result.Err)
-		requireOpens(t, after, result.Envelope.Bytes)
+		sealertest.RequireOpens(t, after, result.Envelope.Bytes)
 	}
 	results, err = after.RewrapAll(t.Context(), items)
 	require.NoError(t, err, "the server refuses the batch as a whole")
@@ -169,21 +149,21 @@ func count(t *testing.T, part string) *atomic.Int64 {
 func TestCallsOfAnOperation(t *testing.T) {
 	url, _ := bao.Sealer(t)
 	s := mustOpen(t, url, kms.Options{})
-	envelope := mustSeal(t, s)
+	envelope := sealertest.MustSeal(t, s)
 	requests := count(t, "")
-	requireOpens(t, s, envelope.Bytes)
+	sealertest.RequireOpens(t, s, envelope.Bytes)
 	require.EqualValues(t, 1, requests.Load())
 	public := mustOpen(t, url, kms.Options{WrapOnly: true})
-	mustSeal(t, public)
+	sealertest.MustSeal(t, public)
 	requests.Store(0)
-	mustSeal(t, public)
+	sealertest.MustSeal(t, public)
 	require.LessOrEqual(t, requests.Load(), int64(2), "one, and the list of versions if it is a second old")
 }
 
 // Roles of a split control plane need one half of the policy each.
 func TestRightsOfTheTwoRoles(t *testing.T) {
 	url, key := bao.Sealer(t)
-	envelope := mustSeal(t, mustOpen(t, url, kms.Options{}))
+	envelope := sealertest.MustSeal(t, mustOpen(t, url, kms.Options{}))
 	lacking := func(operation string) string {
 		var kept []string
 		for line := range strings.Lines(vaulttest.Policy(t, key)) {
@@ -194,13 +174,13 @@ func TestRightsOfTheTwoRoles(t *testing.T) {
 		return bao.URLWithToken(t, key, strings.Join(kept, ""))
 	}
 	public := mustOpen(t, lacking("decrypt"), kms.Options{WrapOnly: true})
-	requireOpens(t, mustOpen(t, url, kms.Options{}), mustSeal(t, public).Bytes)
-	_, err := public.Open(t.Context(), binding(), envelope.Bytes)
+	sealertest.RequireOpens(t, mustOpen(t, url, kms.Options{}), sealertest.MustSeal(t, public).Bytes)
+	_, err := public.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, kms.ErrRefused)
 	require.ErrorContains(t, err, "its policy have update on transit/decrypt/"+key)
 
 	dataPlanes := mustOpen(t, lacking("encrypt"), kms.Options{})
-	requireOpens(t, dataPlanes, envelope.Bytes)
+	sealertest.RequireOpens(t, dataPlanes, envelope.Bytes)
 	_, err = seal(t, dataPlanes)
 	require.ErrorIs(t, err, kms.ErrRefused)
 }

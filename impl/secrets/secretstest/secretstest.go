@@ -1,6 +1,6 @@
 // Package secretstest runs the secrets service for tests: the real handler on a real unix socket, over a given sealer, and
-// the client of sealer/remote before it. With AIKEYS_TEST_SEALER=remote in the environment, the tests of the server seal
-// through it instead of in their own process.
+// a client of sealer/remote. With AIKEYS_TEST_SEALER=remote in the environment, the tests of the server seal through it instead
+// of in their own process.
 //
 // For tests only. It may import what impl may.
 package secretstest
@@ -22,7 +22,6 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/secrets"
-	"github.com/agentrouter/aikeys/internal/identity"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
@@ -105,28 +104,11 @@ func newHandler(t testing.TB, backend sealer.Sealer, log *slog.Logger) http.Hand
 	observer, err := httpapi.NewObserver("secrets", log, metrics, nil)
 	require.NoError(t, err)
 	handler, err := secrets.NewHandler(secrets.Config{
-		Clients: &Clients{clients}, Namespaces: Namespaces{"tests": backend}, Audit: secrets.NewAudit(io.Discard), Metrics: metrics,
+		Clients: func(context.Context) *secrets.ClientList { return clients },
+		Sealer:  func(context.Context, string) (sealer.Sealer, error) { return backend, nil },
+		Audit:   secrets.NewAudit(io.Discard), Metrics: metrics,
 		MaxConcurrent: maxConcurrent, MaxQueue: maxQueue, API: httpapi.Config{Observer: observer},
 	})
 	require.NoError(t, err)
 	return handler
-}
-
-// Clients is a list of clients that a test may replace between requests.
-type Clients struct{ *secrets.ClientList }
-
-// Find implements secrets.Clients.
-func (c *Clients) Find(_ context.Context, identities []identity.Identity) (secrets.Client, bool) {
-	return c.ClientList.Find(identities)
-}
-
-// Namespaces are sealers by the names of their namespaces.
-type Namespaces map[string]sealer.Sealer
-
-// Sealer implements secrets.Namespaces.
-func (n Namespaces) Sealer(_ context.Context, name string) (sealer.Sealer, error) {
-	if found := n[name]; found != nil {
-		return found, nil
-	}
-	return nil, sealer.ErrUnavailable
 }
