@@ -192,7 +192,7 @@ func TestARefusedDataPlaneServesNobody(t *testing.T) {
 		},
 	} {
 		t.Run(by, func(t *testing.T) {
-			s, _ := newCachedEnv(t, maxStale(time.Hour), dataplane.WithIntervals(0, 0, time.Millisecond))
+			s, _ := newCachedEnv(t, maxStale(time.Hour), dataplane.WithIntervals(0, 0, 0, time.Millisecond))
 			key, err := s.R.Resolve(t.Context(), forNobody)
 			require.NoError(t, err)
 			ended := make(chan bool, 100)

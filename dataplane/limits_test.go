@@ -170,7 +170,7 @@ func TestCountsOfKeysAreBounded(t *testing.T) {
 		require.NoError(t, err)
 		end()
 	}
-	require.LessOrEqual(t, dataplane.Limited(r), dataplane.MaxLimited)
+	require.LessOrEqual(t, dataplane.SizesOf(r).Limited, dataplane.MaxLimited)
 	_, err = r.Begin(busy)
 	require.ErrorIs(t, err, dataplane.ErrKeyLimited, "what is in use is kept")
 }

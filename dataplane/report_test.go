@@ -14,7 +14,7 @@ import (
 )
 
 func TestRefusedKeyIsReportedSoon(t *testing.T) {
-	s, id := newCachedEnv(t, dataplane.WithIntervals(0, time.Hour, 0))
+	s, id := newCachedEnv(t, dataplane.WithIntervals(0, time.Hour, 0, 0))
 	key, err := s.R.Resolve(t.Context(), forNobody)
 	require.NoError(t, err)
 	for range 100 {
@@ -153,7 +153,7 @@ func TestFailedReportsAreKept(t *testing.T) {
 	for i := range 20_000 {
 		s.R.Report(&dataplane.Key{ID: fmt.Sprint(i)}, http.StatusOK)
 	}
-	require.LessOrEqual(t, dataplane.Waiting(s.R), 10_000)
+	require.LessOrEqual(t, dataplane.SizesOf(s.R).Reports, 10_000)
 	s.Fetches(0, func() { s.Serves(forNobody, id) })
 	s.SetFault(dataplanetest.Healthy)
 	s.R.Report(key, http.StatusUnauthorized)
@@ -166,5 +166,5 @@ func TestReportsOfNothingAreIgnored(t *testing.T) {
 	s.R.Report(&dataplane.Key{}, http.StatusOK)
 	s.R.Report(&dataplane.Key{ID: "x"}, http.StatusInternalServerError)
 	s.R.Report(&dataplane.Key{ID: "x"}, 0)
-	require.Zero(t, dataplane.Waiting(s.R))
+	require.Zero(t, dataplane.SizesOf(s.R).Reports)
 }

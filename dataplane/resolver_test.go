@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -344,4 +345,56 @@ func TestMadeKeyIsRefreshedBeforeItEnds(t *testing.T) {
 	serve() // a refresh that fails ends nothing
 	advance(30 * time.Minute)
 	s.Refuses(forNobody, dataplane.ErrUnavailable)
+}
+
+func TestNewReportsEveryInvalidSetting(t *testing.T) {
+	_, err := dataplane.New(dataplane.Config{
+		ControlPlane: "ftp://x", CacheSize: -1, MaxStale: time.Hour + 1, NegativeTTL: -1, MaxAge: -1, FetchTimeout: -1,
+	})
+	for _, field := range []string{
+		"ControlPlane", "Token", "CacheSize", "MaxStale", "NegativeTTL", "MaxAge", "FetchTimeout",
+	} {
+		require.ErrorContains(t, err, field)
+	}
+	registry := prometheus.NewRegistry()
+	cfg := dataplane.Config{ControlPlane: "http://127.0.0.1:1", Token: func() string { return "" }, Metrics: registry}
+	_, err = dataplane.New(cfg)
+	require.NoError(t, err)
+	_, err = dataplane.New(cfg)
+	require.Error(t, err, "metrics of two resolvers in one registry")
+}
+
+func TestMetrics(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	s := dataplanetest.NewEnv(t, maxStale(time.Minute), func(cfg *dataplane.Config) { cfg.Metrics = registry })
+	id := s.Register(dataplanetest.Key{})
+	s.Serves(forNobody, id)                     // fetched
+	s.Serves(forNobody, id)                     // hit
+	s.Refuses(forAlice, dataplane.ErrNotMember) // refused
+	s.Refuses(forAlice, dataplane.ErrNotMember) // negative
+	s.LoseLease()
+	s.SetFault(dataplanetest.Unavailable)
+	s.Serves(forNobody, id)                        // stale
+	s.Refuses(forCaller, dataplane.ErrUnavailable) // unavailable
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			samples := float64(m.GetHistogram().GetSampleCount())
+			values[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + samples
+		}
+	}
+	const p = "aikeys_dataplane_"
+	require.Equal(t, map[string]float64{
+		p + "resolves_total fetched": 1, p + "resolves_total hit": 1, p + "resolves_total refused": 1,
+		p + "resolves_total negative": 1, p + "resolves_total stale": 1, p + "resolves_total unavailable": 1,
+		p + "fetch_duration_seconds": 3, p + "entries": 2, p + "lease_seconds": 0, p + "stream_connected": 1,
+		p + "limited_total requests_per_minute": 0, p + "limited_total requests_per_day": 0, p + "limited_total concurrent": 0,
+		p + "events_total key.registered": 1, p + "events_total policy.set": 1, p + "fetches_discarded_total": 0, p + "usage_lost_total": 0,
+	}, values)
 }

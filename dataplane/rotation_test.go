@@ -83,16 +83,6 @@ func TestAReportNamesTheVersion(t *testing.T) {
 	})
 }
 
-// versionServed returns the version that serves a request, or 0 with an error.
-func versionServed(t *testing.T, r *dataplane.Resolver, request dataplane.Request) (int, error) {
-	t.Helper()
-	key, err := r.Resolve(t.Context(), request)
-	if err != nil {
-		return 0, err
-	}
-	return key.Version, nil
-}
-
 func TestAnOldVersionServesUntilTheNewOneIsHere(t *testing.T) {
 	s := dataplanetest.NewEnv(t)
 	other, id := s.Register(dataplanetest.Key{Provider: "anthropic"}), s.Register(dataplanetest.Key{AllOperations: true, NextIfLimited: true})
@@ -108,9 +98,9 @@ func TestAnOldVersionServesUntilTheNewOneIsHere(t *testing.T) {
 	dataplanetest.Eventually(t, "what came later is acknowledged", func() bool { return s.Acknowledged(later) })
 	require.False(t, s.Acknowledged(tx), "the old version serves")
 	for _, request := range requests {
-		version, err := versionServed(t, s.R, request)
+		key, err := s.R.Resolve(t.Context(), request)
 		require.NoError(t, err)
-		require.Equal(t, 1, version)
+		require.Equal(t, 1, key.Version)
 	}
 	s.SetFault(dataplanetest.Healthy, dataplanetest.Fetch)
 	dataplanetest.Eventually(t, "the rotation is acknowledged", func() bool { return s.Acknowledged(tx) })
@@ -143,8 +133,8 @@ func TestAControlPlaneThatDiesWhileRotatingFailsNobody(t *testing.T) {
 		hold.Release()
 		s.Up()
 		dataplanetest.Eventually(t, "the new version serves", func() bool {
-			version, _ := versionServed(t, s.R, forNobody)
-			return version == 2
+			key, err := s.R.Resolve(t.Context(), forNobody)
+			return err == nil && key.Version == 2
 		})
 	}
 }

@@ -24,7 +24,7 @@ func TestCacheAndIndexAreBounded(t *testing.T) {
 	}
 	dataplanetest.Eventually(t, "the cache shrinks", func() bool { return s.R.Status().Entries <= 10 })
 	s.Sync() // sweeps
-	require.LessOrEqual(t, dataplane.Indexed(s.R), 11)
+	require.LessOrEqual(t, dataplane.SizesOf(s.R).Indexed, 11)
 }
 
 func TestAnswerOlderThanARevocation(t *testing.T) {
@@ -145,7 +145,7 @@ func TestAnswerOlderThanTheEventLog(t *testing.T) {
 	result := s.ResolveAsync(t.Context(), forNobody)
 	hold.Wait()
 	var last int64
-	for range dataplane.MaxLog + 1 {
+	for range dataplane.MaxEventLog + 1 {
 		last = s.Publish(dataplanetest.Unrelated())
 	}
 	s.AwaitTx(last)

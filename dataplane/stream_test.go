@@ -130,7 +130,7 @@ func TestInvalidMessagesEndTheStream(t *testing.T) {
 func TestStreamIsRetried(t *testing.T) {
 	for name, fault := range faults() {
 		t.Run(name, func(t *testing.T) {
-			s, id := newCachedEnv(t, fast, dataplane.WithIntervals(0, 0, time.Millisecond))
+			s, id := newCachedEnv(t, fast, dataplane.WithIntervals(0, 0, 0, time.Millisecond))
 			s.SetFault(fault, dataplanetest.Events)
 			s.Cut()
 			before := s.Count(dataplanetest.Events)
@@ -185,7 +185,7 @@ func TestRefusedCredentialIsLoggedOnce(t *testing.T) {
 	s, _ := newCachedEnv(t, func(cfg *dataplane.Config) {
 		cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 		cfg.Token = func() string { return *token.Load() }
-	}, dataplane.WithIntervals(0, 0, time.Millisecond))
+	}, dataplane.WithIntervals(0, 0, 0, time.Millisecond))
 	token.Store(&bad)
 	s.Cut()
 	dataplanetest.Eventually(t, "told", func() bool { return s.R.Status().Unauthenticated })
@@ -211,7 +211,7 @@ func TestRefusedMaxStaleIsLoggedOnce(t *testing.T) {
 	id := cp.RegisterKey(dataplanetest.Key{})
 	cfg := cp.Config()
 	cfg.MaxStale, cfg.Log = time.Hour, slog.New(slog.NewTextHandler(log, nil))
-	dataplane.WithIntervals(0, 0, time.Millisecond)(&cfg)
+	dataplane.WithIntervals(0, 0, 0, time.Millisecond)(&cfg)
 	r, err := dataplane.New(cfg)
 	require.NoError(t, err)
 	dataplanetest.Run(t, r)
@@ -394,7 +394,7 @@ func TestRevocationsAreAcknowledgedAtOnce(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			s := dataplanetest.NewEnv(t, dataplane.WithIntervals(time.Hour, 0, 0))
+			s := dataplanetest.NewEnv(t, dataplane.WithIntervals(time.Hour, 0, 0, 0))
 			s.AddCredential(credential, dataplanetest.Credential{})
 			id := s.Register(dataplanetest.Key{})
 			s.Serves(tc.req, id)
@@ -440,7 +440,7 @@ func TestUnknownSessionReopensTheStream(t *testing.T) {
 }
 
 func TestPeriodicAcknowledgements(t *testing.T) {
-	s := dataplanetest.NewEnv(t, dataplane.WithIntervals(10*time.Millisecond, 0, 0))
+	s := dataplanetest.NewEnv(t, dataplane.WithIntervals(10*time.Millisecond, 0, 0, 0))
 	dataplanetest.Eventually(t, "the first acknowledgement", func() bool { return len(s.Acknowledgements()) == 1 })
 	tx := s.Publish(dataplanetest.Unrelated())
 	dataplanetest.Eventually(t, "acknowledged", func() bool { return s.Acknowledged(tx) })

@@ -23,7 +23,7 @@ func keyOf(i int, user string) *dataplane.Key {
 }
 
 // quickUsage sends counts every millisecond.
-var quickUsage = dataplane.WithUsageInterval(time.Millisecond)
+var quickUsage = dataplane.WithIntervals(0, 0, time.Millisecond, 0)
 
 // awaitAttempt waits until a batch is sent that was made from now on: the one after that which may be under way.
 func awaitAttempt(t *testing.T, s *dataplanetest.Env) {
@@ -130,7 +130,7 @@ func TestUsageThatWaitsIsBounded(t *testing.T) {
 		r.CountUse(keyOf(i, "alice"), false)
 	}
 	r.CountUse(keyOf(1, "alice"), false) // is counted already
-	require.Equal(t, 50_000, dataplane.WaitingUsage(r))
+	require.Equal(t, 50_000, dataplane.SizesOf(r).Usage)
 	require.Equal(t, 10, lostUsage(t, registry))
 }
 

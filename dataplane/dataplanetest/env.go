@@ -206,7 +206,8 @@ func NewKey(t testing.TB, provider string, style dataplane.AuthStyle, baseURL, s
 
 // FakeResolver resolves requests with a function, and records how it is used. It is a gateway.Resolver.
 type FakeResolver struct {
-	bodies chan string // of the first thousand answers that were reported
+	limits *dataplane.Resolver // counts against the limits of keys
+	bodies chan string         // of the first thousand answers that were reported
 
 	mu      sync.Mutex
 	resolve func(dataplane.Request) (*dataplane.Key, error) // guarded by mu
@@ -226,7 +227,11 @@ type Calls struct {
 
 // NewFakeResolver returns a resolver that answers as the function does.
 func NewFakeResolver(resolve func(dataplane.Request) (*dataplane.Key, error)) *FakeResolver {
-	return &FakeResolver{resolve: resolve, bodies: make(chan string, 1000), watches: map[*func(bool)]bool{}}
+	limits, err := dataplane.New(dataplane.Config{ControlPlane: "http://127.0.0.1:1", Token: func() string { return Token }})
+	if err != nil {
+		panic(err)
+	}
+	return &FakeResolver{limits: limits, resolve: resolve, bodies: make(chan string, 1000), watches: map[*func(bool)]bool{}}
 }
 
 // Serving returns a resolver that serves the caller with this credential, and refuses others.
@@ -289,7 +294,7 @@ func (f *FakeResolver) Bodies() <-chan string { return f.bodies }
 func (f *FakeResolver) ReportExposed(*dataplane.Key) { f.update(func(c *Calls) { c.Exposures++ }) }
 
 // Begin implements gateway.Resolver.
-func (f *FakeResolver) Begin(*dataplane.Key) (func(), error) { return func() {}, nil }
+func (f *FakeResolver) Begin(key *dataplane.Key) (func(), error) { return f.limits.Begin(key) }
 
 // SetAside implements gateway.Resolver.
 func (f *FakeResolver) SetAside(_ *dataplane.Key, wait time.Duration) {

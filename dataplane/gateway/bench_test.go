@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"runtime"
@@ -38,15 +37,15 @@ func BenchmarkAgainstBareProxy(b *testing.B) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(answer)
 	})
-	bare := benchServer(b, bareProxy(b, upstream+"/v1"))
+	bare := provider(b, bareProxy(b, upstream+"/v1").ServeHTTP)
 	ours, err := New(Config{
-		Resolver: cached{dataplanetest.NewKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", providersKey)},
+		Resolver: cached{key: dataplanetest.NewKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", providersKey)},
 		Log:      slog.New(slog.NewJSONHandler(io.Discard, nil)), //nolint:sloglint // lines cost what they cost
 		Metrics:  prometheus.NewRegistry(),
 	})
 	require.NoError(b, err)
 	b.Cleanup(ours.Close)
-	proxied := benchServer(b, ours)
+	proxied := provider(b, ours.ServeHTTP)
 	const warmUp, round, rounds, singles = 200 * time.Millisecond, 150 * time.Millisecond, 30, 4000
 	throughput(b, bare, warmUp)
 	throughput(b, proxied, warmUp)
@@ -56,7 +55,19 @@ func BenchmarkAgainstBareProxy(b *testing.B) {
 			theirs, mine := throughput(b, bare, round), throughput(b, proxied, round)
 			bareRates, ourRates, ratios = append(bareRates, theirs), append(ourRates, mine), append(ratios, mine/theirs)
 		}
-		added := latencies(b, bare, proxied, singles)
+		var times [2][]float64
+		conns := []*benchConn{dialBench(b, bare), dialBench(b, proxied)}
+		for range singles {
+			for i, conn := range conns {
+				began := time.Now()
+				require.NoError(b, conn.exchange())
+				times[i] = append(times[i], float64(time.Since(began)))
+			}
+		}
+		for _, conn := range conns {
+			require.NoError(b, conn.Close())
+		}
+		added := time.Duration(median(times[1]) - median(times[0]))
 		b.ReportMetric(median(ratios), "ratio")
 		b.ReportMetric(median(bareRates), "bare-req/s")
 		b.ReportMetric(median(ourRates), "gateway-req/s")
@@ -65,21 +76,17 @@ func BenchmarkAgainstBareProxy(b *testing.B) {
 }
 
 // cached is a resolver that returns the same key for every request and records nothing.
-type cached struct{ key *dataplane.Key }
+type cached struct {
+	Resolver // nil: nothing else is called
+
+	key *dataplane.Key
+}
 
 func (c cached) Resolve(context.Context, dataplane.Request) (*dataplane.Key, error) {
 	return c.key, nil
 }
 
 func (cached) ReportAnswer(*dataplane.Key, int, []byte) {}
-
-func (cached) ReportExposed(*dataplane.Key) {}
-
-func (cached) CountUse(*dataplane.Key, bool) {}
-
-func (cached) Begin(*dataplane.Key) (func(), error) { return func() {}, nil }
-
-func (cached) SetAside(*dataplane.Key, time.Duration) {}
 
 func (cached) Watch(*dataplane.Key, func(bool)) func() { return func() {} }
 
@@ -93,25 +100,8 @@ func bareProxy(b *testing.B, upstream string) http.Handler {
 			pr.SetURL(target)
 			pr.Out.URL.Path = strings.Replace(pr.Out.URL.Path, "/openai", "", 1)
 		},
-		Transport: transport, FlushInterval: -1, BufferPool: new(benchBuffers),
+		Transport: transport, FlushInterval: -1, BufferPool: new(bufferPool),
 	}
-}
-
-type benchBuffers struct{ pool sync.Pool }
-
-func (b *benchBuffers) Get() []byte {
-	if buffer, ok := b.pool.Get().(*[32 << 10]byte); ok {
-		return buffer[:]
-	}
-	return make([]byte, 32<<10)
-}
-
-func (b *benchBuffers) Put(buffer []byte) { b.pool.Put((*[32 << 10]byte)(buffer)) }
-
-func benchServer(b *testing.B, handler http.Handler) string {
-	server := httptest.NewServer(handler)
-	b.Cleanup(server.Close)
-	return server.Listener.Addr().String()
 }
 
 // throughput returns requests per second over 64 connections.
@@ -138,22 +128,6 @@ func throughput(b *testing.B, address string, d time.Duration) float64 {
 	return float64(count.Load()) / time.Since(began).Seconds()
 }
 
-// latencies alternates between the two and returns how much longer the median of the second is.
-func latencies(b *testing.B, bare, proxied string, n int) time.Duration {
-	first, second := dialBench(b, bare), dialBench(b, proxied)
-	defer func() { _ = first.Close() }()
-	defer func() { _ = second.Close() }()
-	times := [2][]float64{}
-	for range n {
-		for i, conn := range []*benchConn{first, second} {
-			began := time.Now()
-			require.NoError(b, conn.exchange())
-			times[i] = append(times[i], float64(time.Since(began)))
-		}
-	}
-	return time.Duration(median(times[1]) - median(times[0]))
-}
-
 func median(values []float64) float64 {
 	slices.Sort(values)
 	return values[len(values)/2]
@@ -167,8 +141,8 @@ type benchConn struct {
 	request []byte
 }
 
-func dialBench(b *testing.B, address string) *benchConn {
-	conn, err := net.Dial("tcp", address)
+func dialBench(b *testing.B, proxyURL string) *benchConn {
+	conn, err := net.Dial("tcp", strings.TrimPrefix(proxyURL, "http://"))
 	require.NoError(b, err)
 	body := `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say hello."}]}`
 	return &benchConn{conn, bufio.NewReaderSize(conn, 16<<10), fmt.Appendf(nil,
@@ -204,8 +178,8 @@ func (c *benchConn) exchange() error {
 	return err
 }
 
-// BenchmarkStreamedResponses passes 100,000 streamed responses on, and tells how much larger the heap is after them than it
-// was after the first tenth: a ratio of 1 is flat.
+// BenchmarkStreamedResponses passes 100,000 streamed responses on, and measures how much larger the heap is after them than
+// it was after the first tenth: a ratio of 1 is flat.
 func BenchmarkStreamedResponses(b *testing.B) {
 	const streams, clients = 100_000, 64
 	upstream := provider(b, func(w http.ResponseWriter, r *http.Request) {
@@ -217,12 +191,12 @@ func BenchmarkStreamedResponses(b *testing.B) {
 		}
 	})
 	ours, err := New(Config{
-		Resolver: cached{dataplanetest.NewKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", providersKey)},
+		Resolver: cached{key: dataplanetest.NewKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", providersKey)},
 		Log:      slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	require.NoError(b, err)
 	b.Cleanup(ours.Close)
-	address := benchServer(b, ours)
+	address := provider(b, ours.ServeHTTP)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients}}
 	b.Cleanup(client.CloseIdleConnections)
 	pass := func(n int) {
@@ -230,10 +204,13 @@ func BenchmarkStreamedResponses(b *testing.B) {
 		for range clients {
 			all.Go(func() {
 				for range n / clients {
-					if err := stream(client, address); err != nil {
+					res, err := client.Do(request(b, http.MethodPost, address+"/openai/chat/completions", nil))
+					if err != nil {
 						b.Error(err)
 						return
 					}
+					_, _ = io.Copy(io.Discard, res.Body)
+					_ = res.Body.Close()
 				}
 			})
 		}
@@ -247,21 +224,6 @@ func BenchmarkStreamedResponses(b *testing.B) {
 		b.ReportMetric(late/early, "heap-ratio")
 		b.ReportMetric(late/(1<<20), "heap-MiB")
 	}
-}
-
-func stream(client *http.Client, address string) error {
-	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/openai/chat/completions", http.NoBody)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+callersKey)
-	res, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(io.Discard, res.Body)
-	_ = res.Body.Close()
-	return err
 }
 
 // heap is what is in use after garbage was collected, in bytes.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,11 +18,14 @@ import (
 	"net/textproto"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -289,7 +293,7 @@ func TestUpstreamsReplaceBaseURLs(t *testing.T) {
 		require.Equal(t, "/v1/chat/completions", seen.Path)
 	}
 	upstream.RequireNeverSaw(t, callersKey)
-	require.Eventually(t, func() bool { return gw.counted(t, "openai", "200") == 2 }, 5*time.Second, time.Millisecond,
+	require.Eventually(t, func() bool { return gw.counted("aikeys_gateway_requests_total", 2) }, 5*time.Second, time.Millisecond,
 		"a request is counted after its answer is sent")
 
 	for _, unsafe := range []string{"http://api.example.com", "ftp://127.0.0.1", "https://u:p@api.example.com"} {
@@ -301,20 +305,12 @@ func TestUpstreamsReplaceBaseURLs(t *testing.T) {
 	}
 }
 
-// counted returns how many requests the metrics tell of.
-func (r *testGateway) counted(t testing.TB, provider, status string) int {
-	t.Helper()
+// counted reports whether a counter, which has one set of labels, has a value.
+func (r *testGateway) counted(name string, value float64) bool {
 	families, err := r.registry.Gather()
-	require.NoError(t, err)
-	for _, family := range families {
-		for _, metric := range family.GetMetric() {
-			labels := metric.GetLabel()
-			if family.GetName() == "aikeys_gateway_requests_total" && labels[0].GetValue() == provider && labels[1].GetValue() == status {
-				return int(metric.GetCounter().GetValue())
-			}
-		}
-	}
-	return 0
+	return err == nil && slices.ContainsFunc(families, func(f *dto.MetricFamily) bool {
+		return f.GetName() == name && len(f.GetMetric()) == 1 && f.GetMetric()[0].GetCounter().GetValue() == value
+	})
 }
 
 func TestWebSockets(t *testing.T) {
@@ -566,20 +562,9 @@ func TestAnswerBeforeTheEndOfTheRequest(t *testing.T) {
 	require.True(t, res.Close, "what is left of the body must not be taken for the next request")
 }
 
-type zeros struct{ left int }
-
-func (z *zeros) Read(p []byte) (int, error) {
-	if z.left == 0 {
-		return 0, io.EOF
-	}
-	n := min(len(p), z.left)
-	clear(p[:n])
-	z.left -= n
-	return n, nil
-}
-
 func TestLargeBodiesNeedLittleMemory(t *testing.T) {
 	const size = 64 << 20
+	random := func() io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{}), size) }
 	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
 		digest := sha256.New()
 		n, err := io.Copy(digest, r.Body)
@@ -587,9 +572,9 @@ func TestLargeBodiesNeedLittleMemory(t *testing.T) {
 			t.Errorf("%d bytes arrived: %v", n, err)
 		}
 		w.Header().Set("X-Digest", hex.EncodeToString(digest.Sum(nil)))
-		_, _ = io.Copy(w, &zeros{left: size})
+		_, _ = io.Copy(w, random())
 	})
-	r := request(t, "POST", gw.URL+"/openai/files", &zeros{left: size})
+	r := request(t, "POST", gw.URL+"/openai/files", random())
 	r.ContentLength = size
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -851,34 +836,22 @@ func TestMaxHeaderBytes(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// limitedResolver enforces limits as a resolver does.
-type limitedResolver struct {
-	*dataplanetest.FakeResolver
-	limits *dataplane.Resolver
-}
-
-// Begin implements Resolver.
-func (r limitedResolver) Begin(key *dataplane.Key) (func(), error) { return r.limits.Begin(key) }
-
-// limitedKey returns a key of a provider that the handler plays, what serves it, and the setting that has a gateway enforce its limits.
-func limitedKey(t *testing.T, name, base string, limits dataplane.Limits, handler http.HandlerFunc) (*dataplanetest.FakeResolver, func(*Config)) {
+// servingLimited returns a resolver that serves a limited key of a provider that the handler plays.
+func servingLimited(t *testing.T, name, base string, limits dataplane.Limits, handler http.HandlerFunc) *dataplanetest.FakeResolver {
 	t.Helper()
 	key := dataplanetest.NewKey(t, name, dataplane.AuthBearer, provider(t, handler)+base, providersKey)
 	key.Limits = &limits
-	enforcing, err := dataplane.New(dataplane.Config{ControlPlane: "http://127.0.0.1:1", Token: func() string { return "dp" }})
-	require.NoError(t, err)
-	serving := dataplanetest.Serving(callersKey, key)
-	return serving, func(cfg *Config) { cfg.Resolver = limitedResolver{serving, enforcing} }
+	return dataplanetest.Serving(callersKey, key)
 }
 
 func TestARefusalSaysThatTheLimitIsTheKeys(t *testing.T) {
 	for name, want := range map[string]string{"openai": `"code":"key_limited"`, "anthropic": `"rate_limit_error"`, "gemini": `"RESOURCE_EXHAUSTED"`} {
-		resolver, enforced := limitedKey(t, name, "", dataplane.Limits{RequestsPerDay: 2}, func(w http.ResponseWriter, _ *http.Request) {
+		resolver := servingLimited(t, name, "", dataplane.Limits{RequestsPerDay: 2}, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "7")
 			w.Header().Set("Agentrouter-Limit", "requests_per_day") // the provider's own must not pass for ours
 			w.WriteHeader(http.StatusTooManyRequests)
 		})
-		g := start(t, resolver, enforced)
+		g := start(t, resolver)
 		for range 2 {
 			head, _ := do(t, request(t, http.MethodPost, g.URL+"/"+name+"/v1/messages", http.NoBody))
 			require.Equal(t, http.StatusTooManyRequests, head.StatusCode)
@@ -900,7 +873,7 @@ func TestARefusalSaysThatTheLimitIsTheKeys(t *testing.T) {
 func TestConcurrentUsesEndWithTheirAnswers(t *testing.T) {
 	more, cut := make(chan struct{}), make(chan struct{})
 	echo := websocket.Server{Handler: func(ws *websocket.Conn) { _, _ = io.Copy(ws, ws) }}
-	resolver, enforced := limitedKey(t, "openai", "/v1", dataplane.Limits{Concurrent: 1}, func(w http.ResponseWriter, r *http.Request) {
+	resolver := servingLimited(t, "openai", "/v1", dataplane.Limits{Concurrent: 1}, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/v1/socket":
 			echo.ServeHTTP(w, r)
@@ -915,7 +888,7 @@ func TestConcurrentUsesEndWithTheirAnswers(t *testing.T) {
 			}
 		}
 	})
-	g := start(t, resolver, enforced)
+	g := start(t, resolver)
 	open := func() *http.Response {
 		t.Helper()
 		answer, err := http.DefaultClient.Do(request(t, http.MethodGet, g.URL+"/openai/stream", http.NoBody))
@@ -969,8 +942,8 @@ func TestConcurrentUsesEndWithTheirAnswers(t *testing.T) {
 }
 
 func TestProxiesThatAskShareTheLimits(t *testing.T) {
-	ask := func(resolver *dataplanetest.FakeResolver, enforced func(*Config)) (statuses []int, last answer) {
-		g := startHandler(t, resolver, NewForwardAuth, enforced)
+	ask := func(resolver *dataplanetest.FakeResolver) (statuses []int, last answer) {
+		g := startHandler(t, resolver, NewForwardAuth)
 		for range 3 {
 			r := request(t, http.MethodGet, g.URL+"/auth/openai", http.NoBody)
 			r.Header.Set("X-Forwarded-Method", "POST")
@@ -980,26 +953,26 @@ func TestProxiesThatAskShareTheLimits(t *testing.T) {
 		}
 		return statuses, last
 	}
-	resolver, enforced := limitedKey(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 2}, http.NotFound)
-	statuses, last := ask(resolver, enforced)
+	resolver := servingLimited(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 2}, http.NotFound)
+	statuses, last := ask(resolver)
 	require.Equal(t, []int{200, 200, 429}, statuses)
 	require.Equal(t, "requests_per_day", last.Header.Get("Agentrouter-Limit"))
 	require.NotEmpty(t, last.Header.Get("Retry-After"))
-	g := start(t, resolver, enforced)
+	g := start(t, resolver)
 	head, _ := do(t, request(t, http.MethodGet, g.URL+"/openai/models", http.NoBody))
 	require.Equal(t, http.StatusTooManyRequests, head.StatusCode, "one count for every way in")
 
-	statuses, last = ask(limitedKey(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 2, Concurrent: 9}, http.NotFound))
+	statuses, last = ask(servingLimited(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 2, Concurrent: 9}, http.NotFound))
 	require.Equal(t, []int{403, 403, 403}, statuses)
 	require.Empty(t, last.Header.Get("Authorization"))
 }
 
 func TestWhatTheGatewayRefusesCountsForNoLimit(t *testing.T) {
-	resolver, enforced := limitedKey(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 1}, func(http.ResponseWriter, *http.Request) {})
+	resolver := servingLimited(t, "openai", "/v1", dataplane.Limits{RequestsPerDay: 1}, func(http.ResponseWriter, *http.Request) {})
 	key, err := resolver.Resolve(t.Context(), dataplane.ForCaller(callersKey, "openai"))
 	require.NoError(t, err)
 	key.Restrictions = &dataplane.Restrictions{Operations: []string{"/models"}}
-	g := start(t, resolver, enforced)
+	g := start(t, resolver)
 	for _, step := range []struct {
 		path   string
 		status int

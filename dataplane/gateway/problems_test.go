@@ -2,8 +2,11 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -81,6 +84,121 @@ func TestEveryProblemTypeIsExplained(t *testing.T) {
 		if page.Gateway != nil {
 			got := page.Gateway
 			require.Equal(t, []any{p.Status, p.Code, p.Title, p.Details}, []any{got.Status, got.Code, got.Title, got.Details}, p.Slug)
+		}
+	}
+}
+
+// The dialect is that of the API that was called, although there is no key and so no word of the control plane on it.
+func TestRefusalsAreInTheDialectOfTheAPI(t *testing.T) {
+	const openAI, perplexity, anthropic, google = `"code":"no_key"`, `"code":403`, `"type":"permission_error"`, `"status":"PERMISSION_DENIED"`
+	resolver := dataplanetest.Refusing(dataplane.ErrNoKey)
+	proxy := start(t, resolver)
+	forwardAuth, err := NewForwardAuth(Config{Resolver: resolver})
+	require.NoError(t, err)
+	for _, tc := range []struct{ path, header, want string }{
+		{"/openai/chat/completions", "", openAI},
+		{"/openai", "", openAI},
+		{"/openai/v1/chat/completions", "Anthropic-Version", openAI},
+		{"/perplexity/chat/completions", "", perplexity},
+		{"/anthropic/v1/messages", "", anthropic},
+		{"/gemini/v1beta/models/m:generateContent", "", google},
+		{"/gemini/models/m:generateContent", "", google},
+		{"/gemini/v1/models", "", google},
+		{"/gemini/upload/v1beta/files", "", google},
+		{"/gemini/v1beta/openai/chat/completions", "", openAI},
+		{"/gemini/openai/chat/completions", "", openAI},
+		{"/deepseek/chat/completions", "", openAI},
+		{"/deepseek/anthropic/v1/messages", "", anthropic},
+		{"/openrouter/v1/chat/completions", "", openAI},
+		{"/openrouter/v1/messages", "", anthropic},
+		{"/openrouter/messages", "", anthropic},
+		{"/fireworks/v1/messages", "", anthropic},
+		{"/azure_openai/openai/v1/chat/completions", "", openAI},
+		{"/vertexanthropic/projects/p/locations/global/publishers/anthropic/models/m:rawPredict", "", anthropic},
+		{"/later/chat", "", openAI},
+		{"/later/v1/messages", "Anthropic-Version", anthropic},
+		{"/later/models", "X-Goog-Api-Key", google},
+	} {
+		t.Run(tc.path, func(t *testing.T) {
+			r := request(t, http.MethodPost, proxy.URL+tc.path, strings.NewReader("{}"))
+			if tc.header != "" {
+				r.Header.Set(tc.header, callersKey)
+			}
+			res, body := do(t, r)
+			provider := strings.Split(tc.path, "/")[1]
+			ask := httptest.NewRequest(http.MethodGet, "/auth/"+provider, nil)
+			ask.Header = r.Header.Clone()
+			ask.Header.Set("X-Forwarded-Uri", tc.path+"?a=b")
+			asked := httptest.NewRecorder()
+			forwardAuth.ServeHTTP(asked, ask)
+			require.Equal(t, strings.TrimSpace(asked.Body.String()), asked.Header().Get("Agentrouter-Error"), "nginx can pass on only this")
+			for _, answer := range []struct {
+				header http.Header
+				body   string
+			}{{res.Header, body}, {asked.Header(), asked.Body.String()}} {
+				var document struct {
+					Type, Detail, Message, Code string
+					ProblemType                 string `json:"problem_type"`
+					RequestID                   string `json:"request_id"`
+					Error                       map[string]any
+				}
+				require.NoError(t, json.Unmarshal([]byte(answer.body), &document), answer.body)
+				shown, err := json.Marshal(document.Error)
+				require.NoError(t, err)
+				require.Contains(t, string(shown), tc.want)
+				require.Contains(t, document.Detail, "No active key of this provider may serve you")
+				require.Equal(t, []any{document.Detail, document.Detail}, []any{document.Message, document.Error["message"]})
+				require.Equal(t, "not_found", document.Code)
+				require.Equal(t, answer.header.Get("Agentrouter-Request-Id"), document.RequestID)
+				kind, contentType := document.Type, "application/problem+json"
+				switch tc.want {
+				case anthropic:
+					require.Equal(t, "error", kind)
+					kind, contentType = document.ProblemType, "application/json"
+				case google:
+					contentType = "application/json"
+					require.EqualValues(t, 403, document.Error["code"])
+					require.Contains(t, string(shown), `"reason":"NO_KEY"`)
+				}
+				require.Equal(t, "/problems/no-key", kind)
+				require.Equal(t, contentType, answer.header.Get("Content-Type"))
+			}
+		})
+	}
+}
+
+func TestRefusalsBeforeTheKeyHaveTheDialectToo(t *testing.T) {
+	gw := start(t, dataplanetest.Refusing(dataplane.ErrNoKey))
+	for _, path := range []string{"/anthropic/v1/../admin", "/anthropic//v1/messages", `/deepseek/anthropic/v1\messages`} {
+		res, body := raw(t, gw.URL, "POST "+path+" HTTP/1.1\r\nHost: gw\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		require.Equal(t, http.StatusUnauthorized, res.StatusCode)
+		if !strings.HasPrefix(path, "/deepseek/") { // its path is not read
+			require.Contains(t, body, `"type":"authentication_error"`)
+		}
+	}
+}
+
+// What a dialect calls an error follows from the status.
+func TestEachStatusHasANameInEachDialect(t *testing.T) {
+	names := map[int][2]string{
+		400: {"invalid_request_error", "INVALID_ARGUMENT"},
+		401: {"authentication_error", "UNAUTHENTICATED"},
+		403: {"permission_error", "PERMISSION_DENIED"},
+		404: {"not_found_error", "NOT_FOUND"},
+		405: {"invalid_request_error", "INVALID_ARGUMENT"},
+		429: {"rate_limit_error", "RESOURCE_EXHAUSTED"},
+		500: {"api_error", "INTERNAL"},
+		501: {"api_error", "UNIMPLEMENTED"},
+		502: {"api_error", "UNAVAILABLE"},
+		503: {"api_error", "UNAVAILABLE"},
+		504: {"timeout_error", "DEADLINE_EXCEEDED"},
+	}
+	for _, row := range Problems() {
+		require.Contains(t, names, row.Status)
+		for i, dialect := range []Dialect{DialectAnthropic, DialectGoogle} {
+			problem := ProblemOf(row.Err, "id")
+			problem.Dialect = dialect
+			require.Contains(t, string(problem.Body()), `"`+names[row.Status][i]+`"`)
 		}
 	}
 }

@@ -22,29 +22,6 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// pieces returns text in pieces of the given lengths, over and over.
-type pieces struct {
-	text    string
-	lengths []byte
-	next    int
-}
-
-func (r *pieces) Read(p []byte) (int, error) {
-	if r.text == "" {
-		return 0, io.EOF
-	}
-	n := len(r.text)
-	if len(r.lengths) > 0 {
-		n = min(n, 1+int(r.lengths[r.next%len(r.lengths)]))
-		r.next++
-	}
-	n = copy(p, r.text[:n])
-	r.text = r.text[n:]
-	return n, nil
-}
-
-func (r *pieces) Close() error { return nil }
-
 // requireMasked requires that out is in but for the secret, of which maxShown bytes may be left.
 func requireMasked(t *testing.T, key, in, out string) {
 	t.Helper()
@@ -79,7 +56,17 @@ func FuzzRedactedBody(f *testing.F) {
 		}
 		in := before + key + after
 		for _, size := range []int{1, 7, 4096} {
-			body := &redactedBody{ReadCloser: &pieces{text: in, lengths: lengths}, redactor: newRedactor(secret.New(key)), atEnd: func() {}}
+			var pieces []io.Reader
+			for rest := in; rest != ""; {
+				n := len(rest)
+				if len(lengths) > 0 {
+					n = min(n, 1+int(lengths[len(pieces)%len(lengths)]))
+				}
+				pieces, rest = append(pieces, strings.NewReader(rest[:n])), rest[n:]
+			}
+			body := &redactedBody{
+				ReadCloser: io.NopCloser(io.MultiReader(pieces...)), redactor: newRedactor(secret.New(key)), atEnd: func() {},
+			}
 			var out strings.Builder
 			_, err := io.CopyBuffer(&out, struct{ io.Reader }{body}, make([]byte, size))
 			require.NoError(t, err)
@@ -210,15 +197,8 @@ func TestProviderNeverSendsTheKeyBack(t *testing.T) {
 			require.NotContains(t, seen, "early=1")
 			require.Contains(t, seen, "****")
 			require.Eventually(t, func() bool {
-				families, err := gw.registry.Gather()
-				for _, family := range families {
-					if family.GetName() == "aikeys_gateway_redacted_total" {
-						return err == nil && family.GetMetric()[0].GetCounter().GetValue() == 1
-					}
-				}
-				return false
-			}, 5*time.Second, time.Millisecond, "counted once the answer has ended")
-			require.Eventually(t, func() bool { return gw.Calls().Exposures == 1 }, 5*time.Second, time.Millisecond, "reported for an event")
+				return gw.counted("aikeys_gateway_redacted_total", 1) && gw.Calls().Exposures == 1
+			}, 5*time.Second, time.Millisecond, "counted once the answer has ended, and reported for an event")
 		})
 	}
 	t.Run("in an encoding that can't be searched", func(t *testing.T) {

@@ -18,15 +18,30 @@ const secret = "fakeprovider-secret-0001"
 // call is one request of a provider's API.
 type call struct{ method, path, header, value, body string }
 
-// calls are the requests that clients of each provider send.
-func calls() map[string]call {
+// do sends a call with the headers, and returns the answer's status, content type and body.
+func do(t *testing.T, url string, c call, headers map[string]string) (status int, contentType, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), c.method, url+c.path, strings.NewReader(c.body))
+	require.NoError(t, err)
+	for name, value := range headers {
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	return response.StatusCode, response.Header.Get("Content-Type"), string(text)
+}
+
+func TestEachProvider(t *testing.T) {
 	const (
 		chat   = `{"model": "m", "messages": []}`
 		stream = `{"model": "m", "messages": [], "stream": true, "stream_options": {"include_usage": true}}`
 		claude = `{"model": "m", "max_tokens": 9, "messages": []}`
 		flow   = `{"model": "m", "max_tokens": 9, "messages": [], "stream": true}`
 	)
-	return map[string]call{
+	calls := map[string]call{
 		"openai":                  {"POST", "/v1/chat/completions", "Authorization", "Bearer " + secret, chat},
 		"openai without version":  {"POST", "/chat/completions", "Authorization", "bearer " + secret, chat},
 		"openai streaming":        {"POST", "/v1/chat/completions", "Authorization", "Bearer " + secret, stream},
@@ -57,74 +72,35 @@ func calls() map[string]call {
 		"openai models, no v1":    {"GET", "/models", "Authorization", "Bearer " + secret, ""},
 		"deepseek, no v1, stream": {"POST", "/chat/completions", "Authorization", "Bearer " + secret, stream},
 	}
-}
-
-// do sends a call with the headers, and returns the answer's status, content type and body.
-func do(t *testing.T, url string, c call, headers map[string]string) (status int, contentType, body string) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), c.method, url+c.path, strings.NewReader(c.body))
-	require.NoError(t, err)
-	for name, value := range headers {
-		request.Header.Set(name, value)
-	}
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	text, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	return response.StatusCode, response.Header.Get("Content-Type"), string(text)
-}
-
-func TestCredentialHeaderOfEachProvider(t *testing.T) {
-	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{Secrets: []string{secret}}))
+	handler := fakeprovider.New(fakeprovider.Options{Pieces: []string{"a", "b"}})
+	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	everyHeader := map[string]string{
-		"authorization": "Bearer " + secret, "x-api-key": secret, "x-goog-api-key": secret, "api-key": secret,
-	}
-	for name, c := range calls() {
+	for name, c := range calls {
 		t.Run(name, func(t *testing.T) {
-			status, contentType, _ := do(t, server.URL, c, map[string]string{c.header: c.value})
+			own, others := map[string]string{c.header: c.value}, map[string]string{
+				"authorization": "Bearer " + secret, "x-api-key": secret, "x-goog-api-key": secret, "api-key": secret,
+			}
+			delete(others, strings.ToLower(c.header))
+			handler.Accept(secret)
+			status, contentType, _ := do(t, server.URL, c, own)
 			require.Equal(t, http.StatusOK, status)
 			require.Equal(t, strings.Contains(name, "stream"), contentType == "text/event-stream")
 			require.Equal(t, strings.Contains(name, "events"), contentType == "application/vnd.amazon.eventstream")
-
-			delete(everyHeader, strings.ToLower(c.header))
-			defer func() { everyHeader[strings.ToLower(c.header)] = c.value }()
-			status, contentType, _ = do(t, server.URL, c, everyHeader)
+			status, contentType, _ = do(t, server.URL, c, others)
 			require.Equal(t, http.StatusUnauthorized, status, "the others do not count")
 			require.Equal(t, "application/json", contentType)
-		})
-	}
-}
-
-func TestAcceptAndRejectWhileServing(t *testing.T) {
-	handler := fakeprovider.New(fakeprovider.Options{})
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	for name, c := range calls() {
-		t.Run(name, func(t *testing.T) {
-			headers := map[string]string{c.header: c.value}
-			statusNow := func() int {
-				status, _, body := do(t, server.URL, c, headers)
+			for _, refusal := range []int{http.StatusUnauthorized, http.StatusForbidden} {
+				handler.Reject(secret, refusal)
+				status, _, body := do(t, server.URL, c, own)
+				require.Equal(t, refusal, status)
 				require.NotContains(t, body, secret)
-				return status
 			}
-			handler.Reject(secret, http.StatusUnauthorized)
-			require.Equal(t, http.StatusUnauthorized, statusNow())
-			handler.Accept(secret)
-			require.Equal(t, http.StatusOK, statusNow())
-			handler.Reject(secret, http.StatusForbidden)
-			require.Equal(t, http.StatusForbidden, statusNow())
 		})
 	}
 	handler.Accept("")
-	status, _, _ := do(t, server.URL, calls()["openai"], nil)
+	status, _, _ := do(t, server.URL, calls["openai"], nil)
 	require.Equal(t, http.StatusUnauthorized, status, "no credential is never accepted")
-}
 
-func TestRefusalsInTheProvidersFormat(t *testing.T) {
-	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{}))
-	t.Cleanup(server.Close)
 	for name, want := range map[string]string{
 		"openai": `{"error": {"message": "Incorrect API key provided.", "type": "invalid_request_error", "param": null,
 			"code": "invalid_api_key"}}`,
@@ -135,26 +111,22 @@ func TestRefusalsInTheProvidersFormat(t *testing.T) {
 		"vertex":         `{"error": {"code": 401, "message": "Incorrect API key provided.", "status": "UNAUTHENTICATED"}}`,
 		"bedrock invoke": `{"message": "Incorrect API key provided."}`,
 	} {
-		_, _, body := do(t, server.URL, calls()[name], nil)
+		_, _, body := do(t, server.URL, calls[name], nil)
 		require.JSONEq(t, want, body, name)
 	}
-}
 
-func TestStreamsInTheProvidersFormat(t *testing.T) {
-	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{Secrets: []string{secret}, Pieces: []string{"a", "b"}}))
-	t.Cleanup(server.Close)
-	stream := func(name string) string {
-		c := calls()[name]
-		_, _, body := do(t, server.URL, c, map[string]string{c.header: c.value})
+	handler.Accept(secret)
+	streamed := func(name string) string {
+		_, _, body := do(t, server.URL, calls[name], map[string]string{calls[name].header: calls[name].value})
 		return body
 	}
-	text := stream("openai streaming")
+	text := streamed("openai streaming")
 	require.Contains(t, text, `"delta":{"content":"a"}`)
 	require.Contains(t, text, `"total_tokens":3`)
 	require.True(t, strings.HasSuffix(text, "\n\ndata: [DONE]\n\n"))
 
 	var names []string
-	for line := range strings.Lines(stream("anthropic streaming")) {
+	for line := range strings.Lines(streamed("anthropic streaming")) {
 		if name, ok := strings.CutPrefix(line, "event: "); ok {
 			names = append(names, strings.TrimSpace(name))
 		}
@@ -164,13 +136,13 @@ func TestStreamsInTheProvidersFormat(t *testing.T) {
 		"content_block_stop", "message_delta", "message_stop",
 	}, names)
 
-	require.Equal(t, 3, strings.Count(stream("gemini streaming"), `data: {"candidates":`))
-	require.Equal(t, 3, strings.Count(stream("vertex streaming"), `data: {"candidates":`))
-	text = stream("bedrock events")
+	require.Equal(t, 3, strings.Count(streamed("gemini streaming"), `data: {"candidates":`))
+	require.Equal(t, 3, strings.Count(streamed("vertex streaming"), `data: {"candidates":`))
+	text = streamed("bedrock events")
 	for _, part := range []string{"messageStart", `{"contentBlockIndex":0,"delta":{"text":"a"}}`, "contentBlockStop", `{"stopReason":"end_turn"}`, "metadata"} {
 		require.Contains(t, text, part)
 	}
-	require.Equal(t, 8, strings.Count(stream("bedrock invoke, events"), `{"bytes":"`))
+	require.Equal(t, 8, strings.Count(streamed("bedrock invoke, events"), `{"bytes":"`))
 }
 
 func TestInvalidRequests(t *testing.T) {
