@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,19 +25,13 @@ import (
 
 // FetchKey returns the key that serves a request, in plain text. The decision is on record before it is answered.
 func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (gen.FetchKeyResponseObject, error) {
-	lookup, err := s.parseLookup(req.Body)
-	if err != nil {
+	if err := s.checkRequest(req.Body); err != nil {
 		return nil, err
 	}
-	now := s.now()
-	found, err := s.find(ctx, auth.PrincipalFrom(ctx).DataPlaneID, lookup, now)
-	enforcesRestrictions := lists(req.Params.AgentrouterEnforces, "restrictions")
-	switch {
-	case err != nil:
-	case found.Key.Restrictions.NeedsDataPlane() && !enforcesRestrictions:
-		err = errNotEnforced
-	case !found.Key.Limits.IsZero() && !lists(req.Params.AgentrouterEnforces, "limits"):
-		err = errLimitsNotEnforced
+	now := s.Now()
+	found, err := s.find(ctx, req.Body, now)
+	if err == nil {
+		err = checkEnforced(found.Key, req.Params.AgentrouterEnforces)
 	}
 	var key plaintextKey
 	if err == nil {
@@ -55,103 +50,104 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 		}
 	}
 	if err != nil {
-		if !enforcesRestrictions && errors.Is(err, resolution.ErrKeyRestricted) {
-			err = errOtherUsers
-		}
-		return nil, explainStop(found, lookup.hideOthers(err))
+		return nil, explainRefusal(err, found, req)
 	}
 	return wireFetch(found, key, now), nil
 }
 
 var (
-	// errNotEnforced says that a key is restricted in a way that the data plane does not enforce, as those of earlier releases.
+	// errNotEnforced says that the data plane does not enforce the key's restrictions, as older releases do not.
 	errNotEnforced = errors.New("the data plane does not enforce the key's restrictions")
-	// errLimitsNotEnforced is the same of its limits.
+	// errLimitsNotEnforced says that the data plane does not enforce the key's limits.
 	errLimitsNotEnforced = errors.New("the data plane does not enforce the key's limits")
-	// errOtherUsers is resolution.ErrKeyRestricted for such a data plane.
+	// errOtherUsers takes the place of resolution.ErrKeyRestricted for a data plane that enforces no restrictions.
 	errOtherUsers = errors.New("the keys are restricted to other users")
 )
 
-// lists reports whether the words in a data plane's header have one, such as restrictions.
-func lists(given *string, one string) bool {
-	if given == nil {
-		return false
+// checkEnforced returns an error if a data plane must enforce something for a key that its header does not name.
+func checkEnforced(key models.Key, enforces *string) error {
+	switch {
+	case key.Restrictions.NeedsDataPlane() && !hasWord(enforces, "restrictions"):
+		return errNotEnforced
+	case !key.Limits.IsZero() && !hasWord(enforces, "limits"):
+		return errLimitsNotEnforced
 	}
-	for word := range strings.SplitSeq(*given, ",") {
-		if strings.TrimSpace(word) == one {
-			return true
-		}
-	}
-	return false
+	return nil
 }
 
-// reportRefusal stores that a cloud refuses the credential of a key, as data planes report it of those that they send.
+// hasWord reports whether a word is in a header that lists words, separated by commas.
+func hasWord(header *string, word string) bool {
+	return slices.ContainsFunc(strings.Split(valueOf(header), ","), func(one string) bool { return strings.TrimSpace(one) == word })
+}
+
+// valueOf returns the value of an optional field, or the zero value.
+func valueOf[T any](field *T) (value T) {
+	if field != nil {
+		value = *field
+	}
+	return value
+}
+
+// reportRefusal stores that a cloud refuses the credential of a key, as a data plane would report it.
 func (s *server) reportRefusal(ctx context.Context, f found, now time.Time) error {
 	d, err := s.dataPlane(ctx)
 	if err != nil {
 		return err
 	}
-	report := models.KeyReport{
+	_, err = s.storeReports(ctx, d, []models.KeyReport{{
 		KeyID: f.Key.ID, FailedAt: now.UnixMicro(), FailureStatus: http.StatusUnauthorized, FailureReason: string(verdict.Rejected),
-		FailedVersion: f.Key.Version,
-		FailedFor:     models.ReportedCaller{UserID: f.caller.UserID, TokenID: f.caller.TokenID},
-	}
-	_, err = s.store.ReportKeys(ctx, d, []models.KeyReport{report}, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
-		return s.keyEvent(ctx, kind, d, k, caller)
-	})
+		FailedVersion: f.Key.Version, FailedFor: models.ReportedCaller{UserID: f.caller.UserID, TokenID: f.caller.TokenID},
+	}})
 	return err
 }
 
-// explainStop adds to ErrKeyRevoked and its like which key stopped, when and by whom. The caller is a member who may read that, or else
-// the data plane is, which may serve the customer.
-func explainStop(f found, err error) error {
+// explainRefusal returns the error with which a refused fetch is answered. It does not reveal that a key id or a credential belongs
+// to a customer that the data plane may not serve; the record does.
+func explainRefusal(err error, f found, req gen.FetchKeyRequestObject) error {
+	switch {
+	case errors.Is(err, models.ErrNotServed) && req.Body.KeyID != nil:
+		return models.ErrNotFound
+	case errors.Is(err, models.ErrNotServed) && req.Body.Credential != nil:
+		return resolution.ErrCallerUnauthenticated
+	case errors.Is(err, resolution.ErrKeyRestricted) && !hasWord(req.Params.AgentrouterEnforces, "restrictions"):
+		return errOtherUsers
+	}
 	for _, kind := range []error{resolution.ErrKeyRevoked, resolution.ErrKeyDisabled, resolution.ErrKeyExpired} {
-		switch {
-		case !errors.Is(err, kind):
-		case f.Key.ID != "": // asked for by its id
-			return &problem.Error{Kind: kind, Detail: "The key " + describeStop(f.Key, kind) + "; no data plane may use it."}
-		case f.Stopped.UserID != "":
-			return &problem.Error{Kind: kind, Detail: "Your own key " + describeStop(f.Stopped, kind) + "; no other key of this provider may serve you."}
-		default:
-			return &problem.Error{Kind: kind, Detail: "The project's key " + describeStop(f.Stopped, kind) + "; no other key of this provider may serve you."}
+		if errors.Is(err, kind) {
+			return &problem.Error{Kind: kind, Detail: describeStop(f, kind)}
 		}
 	}
 	return err
 }
 
-// describeStop returns which key stopped, when and by whom: "openai-prod …9f3c was revoked at 2026-11-23T09:45:12Z by alice".
-func describeStop(k models.Key, kind error) string {
+// describeStop says which key stopped, when and by whom: "The key openai-prod …9f3c was revoked at 2026-11-23T09:45:12Z by alice; …".
+// The data plane may serve the customer, and a caller, if there is one, is a member who may read the key.
+func describeStop(f found, kind error) string {
+	k, whose, consequence := f.Stopped, "The project's key ", "; no other key of this provider may serve you."
+	switch {
+	case f.Key.ID != "": // asked for by its id
+		k, whose, consequence = f.Key, "The key ", "; no data plane may use it."
+	case k.UserID != "":
+		whose = "Your own key "
+	}
 	name := k.Name
 	if k.DisplaySuffix != "" {
 		name += " …" + k.DisplaySuffix
 	}
 	at := func(micros int64) string { return time.UnixMicro(micros).UTC().Format(time.RFC3339) }
+	stopped := " was revoked at " + at(k.RevokedAt) + " by " + k.RevokedBy
 	switch kind {
-	case resolution.ErrKeyDisabled: //nolint:errorlint // it is one of explainStop's list
-		return name + " was disabled at " + at(k.DisabledAt) + " by " + k.DisabledBy
+	case resolution.ErrKeyDisabled: //nolint:errorlint // it is one of explainRefusal's list
+		stopped = " was disabled at " + at(k.DisabledAt) + " by " + k.DisabledBy
 	case resolution.ErrKeyExpired:
-		return name + " expired at " + at(k.ExpiresAt)
+		stopped = " expired at " + at(k.ExpiresAt)
 	}
-	return name + " was revoked at " + at(k.RevokedAt) + " by " + k.RevokedBy
+	return whose + name + stopped + consequence
 }
 
-// hideOthers replaces ErrNotServed by the answer for what does not exist, unless the data plane named the customer itself: whether a
-// key id or a credential is another customer's is not for a data plane to learn. The record has the reason.
-func (l lookup) hideOthers(err error) error {
-	switch {
-	case !errors.Is(err, models.ErrNotServed):
-		return err
-	case l.keyID != "":
-		return models.ErrNotFound
-	case l.credential != "":
-		return resolution.ErrCallerUnauthenticated
-	}
-	return err
-}
-
-// found is what was found for a fetch. After an error it holds what was known by then, for the record.
+// found is what find has found. After an error it holds what was known by then, for the record.
 type found struct {
-	// caller is on whose behalf the data plane asks, or whose key it asks for by its id.
+	// caller is the user or the project on whose behalf the data plane asks, or which has the key that it asks for by id.
 	caller models.Caller
 	// wireCaller is the caller as the answer has it; nil for a fetch that is not about one user.
 	wireCaller *gen.Caller
@@ -159,33 +155,39 @@ type found struct {
 	resolution.Fetched
 }
 
-// find finds what a data plane asks for.
-func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now time.Time) (found, error) {
-	if l.keyID != "" {
-		f, err := s.findByID(ctx, dataPlaneID, l.keyID, now)
-		if err == nil && providers.IsCustom(f.provider) && !l.custom {
+// find finds the key that a data plane asks for.
+func (s *server) find(ctx context.Context, body *gen.FetchRequest, now time.Time) (found, error) {
+	dataPlaneID := auth.PrincipalFrom(ctx).DataPlaneID
+	if body.KeyID != nil {
+		f, err := s.findByID(ctx, dataPlaneID, *body.KeyID, now)
+		if err == nil && providers.IsCustom(f.provider) && !s.servesCustom(body) {
 			err = fmt.Errorf("%w: the data plane does not serve custom providers", models.ErrNotFound)
 		}
 		return f, err
 	}
-	f := found{provider: l.provider, caller: models.Caller{CustomerID: l.customerID, ProjectID: l.projectID, UserID: l.userID}}
-	if l.userID != "" {
-		f.wireCaller = &gen.Caller{UserID: l.userID}
+	f := found{provider: valueOf(body.Provider), caller: models.Caller{
+		CustomerID: valueOf(body.CustomerID), ProjectID: valueOf(body.ProjectID), UserID: valueOf(body.UserID),
+	}}
+	if body.UserID != nil {
+		f.wireCaller = &gen.Caller{UserID: *body.UserID}
 	}
-	if l.credential != "" {
-		session, err := s.authenticate(ctx, l.credential)
+	if body.Credential != nil {
+		session, err := s.Sessions.Authenticate(ctx, "Bearer "+body.Credential.Reveal())
+		if errors.Is(err, auth.ErrUnauthenticated) {
+			err = resolution.ErrCallerUnauthenticated // a 401 would be about the data plane's own credential
+		}
 		if err != nil {
 			return f, err
 		}
-		f.caller = models.Caller{CustomerID: session.CustomerID, ProjectID: cmp.Or(l.projectID, session.ProjectID),
+		f.caller = models.Caller{CustomerID: session.CustomerID, ProjectID: cmp.Or(f.caller.ProjectID, session.ProjectID),
 			UserID: session.UserID, TokenID: session.TokenID}
 		f.wireCaller = wireCaller(session, now)
 	}
 	var err error
-	f.Fetched, err = resolution.Fetch(ctx, s.store, dataPlaneID,
-		resolution.Request{Caller: f.caller, Provider: f.provider, Limited: l.limited, Now: now.UnixMicro()})
+	f.Fetched, err = resolution.Fetch(ctx, s.Store, dataPlaneID,
+		resolution.Request{Caller: f.caller, Provider: f.provider, Limited: body.Limited, Now: now.UnixMicro()})
 	if errors.Is(err, models.ErrSessionEnded) {
-		s.callers.Drop(f.caller.TokenID)
+		s.Sessions.Drop(f.caller.TokenID)
 		return f, resolution.ErrCallerUnauthenticated
 	}
 	return f, err
@@ -193,7 +195,7 @@ func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now tim
 
 // findByID looks up a key by its id alone.
 func (s *server) findByID(ctx context.Context, dataPlaneID, id string, now time.Time) (found, error) {
-	key, asOf, err := s.store.FetchByID(ctx, dataPlaneID, id, now.UnixMicro())
+	key, asOf, err := s.Store.FetchByID(ctx, dataPlaneID, id, now.UnixMicro())
 	if err != nil {
 		return found{Fetched: byID(models.Key{ID: id}, "")}, err
 	}
@@ -204,66 +206,62 @@ func (s *server) findByID(ctx context.Context, dataPlaneID, id string, now time.
 	if key.UserID != "" {
 		f.wireCaller = &gen.Caller{UserID: key.UserID}
 	}
-	_, err = resolution.Stop(key, now.UnixMicro())
-	return f, err
+	return f, resolution.Stop(key, now.UnixMicro()).Err()
 }
 
-// byID returns a key that was asked for by its id. No policy says that it may serve more than inference.
+// byID returns a key that was asked for by its id. It may serve inference only, since no policy was read that could allow more.
 func byID(key models.Key, asOf string) resolution.Fetched {
 	return resolution.Fetched{
 		Choice: resolution.Choice{Key: key, Reason: resolution.ByID}, Operations: models.OperationsInference, AsOf: asOf,
 	}
 }
 
-// authenticate opens the session of a caller's credential. The reason for a refusal is not passed on: the caller of this API
-// is the data plane, and a 401 would be about its own credential.
-func (s *server) authenticate(ctx context.Context, credential string) (auth.Principal, error) {
-	p, err := s.callers.Authenticate(ctx, "Bearer "+credential)
-	if errors.Is(err, auth.ErrUnauthenticated) {
-		return auth.Principal{}, resolution.ErrCallerUnauthenticated
-	}
-	return p, err
-}
-
-// errUnreadable is returned for a key whose envelope does not open, or opens to something that can't be used.
+// errUnreadable says that a key's envelope does not open, or that its content can't be used.
 var errUnreadable = errors.New("key is unreadable")
 
-// plaintextKey is an unsealed key as a data plane gets it, and its provider.
+// plaintextKey is an unsealed key, as a data plane gets it, with its provider.
 type plaintextKey struct {
 	providers.Credential
 	provider providers.Provider
 }
 
-// open unseals a key, and exchanges it for a token if its provider's cloud requires that. From here on its plaintext is in the answer, and nowhere else.
+// open unseals a key and, if its provider's cloud requires it, exchanges it for a token. From here on the plaintext is in the
+// answer only.
 func (s *server) open(ctx context.Context, key models.Key, now time.Time) (plaintextKey, error) {
 	provider, err := s.findProvider(ctx, key)
 	if err != nil {
 		return plaintextKey{}, err
 	}
-	credential, err := provider.Open(ctx, s.sealer, sealer.Binding{
-		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: sealer.ProviderAt(provider.Slug, provider.Destination), Version: key.Version,
-	}, key.Envelope, now)
+	credential, err := provider.Open(ctx, s.Sealer, bindingOf(key, provider), key.Envelope, now)
 	switch {
 	case err != nil && (errors.Is(err, sealer.ErrUnavailable) || ctx.Err() != nil):
 		return plaintextKey{}, err
 	case err != nil:
 		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
-	}
-	if err := s.exchanger.Complete(ctx, fmt.Sprintf("%s:%d", key.ID, key.Version), &credential); err != nil {
-		return plaintextKey{}, err
+	case credential.Grant != nil:
+		if err := s.Exchanger.Complete(ctx, fmt.Sprintf("%s:%d", key.ID, key.Version), &credential); err != nil {
+			return plaintextKey{}, err
+		}
 	}
 	return plaintextKey{credential, provider}, nil
 }
 
-// findProvider returns the provider of a key. Of a custom one, the key opens only if its base URL is that for which the key was sealed.
+// bindingOf returns the binding under which a provider's key was sealed.
+func bindingOf(key models.Key, p providers.Provider) sealer.Binding {
+	return sealer.Binding{
+		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: sealer.ProviderAt(p.Slug, p.Destination), Version: key.Version,
+	}
+}
+
+// findProvider returns the provider of a key. The key of a custom provider opens only if the base URL is the one that it was sealed for.
 func (s *server) findProvider(ctx context.Context, key models.Key) (providers.Provider, error) {
-	if found, known := s.providers.Lookup(key.Provider); known {
+	if found, known := s.Providers.Lookup(key.Provider); known {
 		return found, nil
 	}
 	if !providers.IsCustom(key.Provider) {
 		return providers.Provider{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
 	}
-	found, err := s.store.CustomProvider(ctx, key.CustomerID, key.ProjectID, key.Provider)
+	found, err := s.Store.CustomProvider(ctx, key.CustomerID, key.ProjectID, key.Provider)
 	if errors.Is(err, models.ErrNotFound) {
 		return providers.Provider{}, fmt.Errorf("%w: its provider is gone", errUnreadable)
 	}
@@ -277,8 +275,8 @@ const (
 	byKeyID      = "key_id"
 )
 
-// lookupModes lists, for each of these fields, the other fields that it requires and that it allows.
-var lookupModes = []struct {
+// requestModes lists, for each of these fields, the other fields that it requires and that it allows.
+var requestModes = []struct {
 	field              string
 	required, optional []string
 }{
@@ -287,63 +285,24 @@ var lookupModes = []struct {
 	{byKeyID, nil, nil},
 }
 
-// lookup is what a fetch asks for: a key by its id, or the key that serves a caller's requests to a provider. The caller is
-// the bearer of credential, or else a customer's project, with a user if one is named.
-type lookup struct {
-	keyID                         string
-	custom                        bool // whether the key may be one for a custom provider
-	credential                    string
-	customerID, projectID, userID string
-	provider                      string
-	limited                       []string // ids of keys that are at a limit at the data plane
-}
-
-// parseLookup returns what a request's body asks for.
-func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
-	if err := s.checkLookup(body); err != nil {
-		return lookup{}, err
-	}
-	l := lookup{
-		keyID: textOf(body.KeyID), customerID: textOf(body.CustomerID), projectID: textOf(body.ProjectID), userID: textOf(body.UserID),
-		provider: textOf(body.Provider), custom: s.servesCustom(body), limited: body.Limited,
-	}
-	if body.Credential != nil {
-		l.credential = body.Credential.Reveal()
-	}
-	return l, nil
-}
-
-func textOf(field *string) string {
-	if field == nil {
-		return ""
-	}
-	return *field
-}
-
-// checkLookup makes the checks that the document can't describe: a request must identify a key in exactly one of the modes, with
+// checkRequest makes the checks that the document can't describe: a request must identify a key in exactly one of the modes, with
 // the fields that the mode requires and no others.
-func (s *server) checkLookup(body *gen.FetchRequest) error {
+func (s *server) checkRequest(body *gen.FetchRequest) error {
 	given := map[string]bool{
 		byCredential: body.Credential != nil, byCustomer: body.CustomerID != nil, byKeyID: body.KeyID != nil,
 		"project_id": body.ProjectID != nil, "user_id": body.UserID != nil, "provider": body.Provider != nil, "limited": len(body.Limited) > 0,
 	}
-	for _, mode := range lookupModes {
+	for _, mode := range requestModes {
 		if !given[mode.field] {
 			continue
 		}
 		var fields []problem.Field
-		delete(given, mode.field)
-		for _, name := range mode.required {
-			if !given[name] {
+		for _, name := range []string{byCustomer, byKeyID, "project_id", "provider", "user_id", "limited"} {
+			required := slices.Contains(mode.required, name)
+			if required && !given[name] {
 				fields = append(fields, problem.Field{Field: name, Message: "is required with " + mode.field})
 			}
-			delete(given, name)
-		}
-		for _, name := range mode.optional {
-			delete(given, name)
-		}
-		for _, name := range []string{byCustomer, byKeyID, "project_id", "provider", "user_id", "limited"} {
-			if given[name] {
+			if given[name] && name != mode.field && !required && !slices.Contains(mode.optional, name) {
 				fields = append(fields, problem.Field{Field: name, Message: "can't be given together with " + mode.field})
 			}
 		}
@@ -355,25 +314,25 @@ func (s *server) checkLookup(body *gen.FetchRequest) error {
 	return problem.Invalid("body", "must have one of credential, customer_id and key_id")
 }
 
-// checkProvider refuses a provider that is not in the catalogue, and of custom ones all if the data plane does not say that it serves
-// them: an older one connects wherever a base URL leads.
+// checkProvider refuses a provider that is not in the catalogue. It accepts a custom one only from a data plane that says that it serves
+// custom providers: older ones connect to any address that a base URL leads to.
 func (s *server) checkProvider(body *gen.FetchRequest) error {
 	slug := body.Provider
 	if slug == nil || s.servesCustom(body) && providers.IsCustom(*slug) {
 		return nil
 	}
-	if _, known := s.providers.Lookup(*slug); !known {
-		return problem.Invalid("provider", "is not a provider that we know; known are "+strings.Join(s.providers.Slugs(), ", "))
+	if _, known := s.Providers.Lookup(*slug); !known {
+		return problem.Invalid("provider", "is not a provider that we know; known are "+strings.Join(s.Providers.Slugs(), ", "))
 	}
 	return nil
 }
 
 // servesCustom reports whether custom providers may serve a request.
 func (s *server) servesCustom(body *gen.FetchRequest) bool {
-	return s.customProviders && body.CustomProviders != nil && *body.CustomProviders
+	return s.CustomProviders && valueOf(body.CustomProviders)
 }
 
-// reasonFailed is the code under which any failure is on record that reasons does not have.
+// reasonFailed is the code under which all failures that reasons does not list are on record.
 const reasonFailed = "failed"
 
 // reasons are the codes under which refusals are on record.
@@ -397,12 +356,12 @@ var reasons = []struct {
 	{exchange.ErrUnavailable, "token_unavailable"},
 }
 
-// unrecorded are failures that leave no record, since nothing was decided and nobody learned anything: the data plane itself
-// was refused, the database did not answer, the request was cancelled, a test of a key is not known, or the caller's credential is
-// unknown. Recording the last would let strangers fill the database.
+// unrecorded are the failures that leave no record, because nothing was decided and nobody learned anything: the data plane was
+// refused, the database did not answer, the request was cancelled, the test of a key is not known, or the caller's credential is
+// unknown. If the last were recorded, strangers could fill the database.
 var unrecorded = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled, errNoTest}
 
-// fetchRecord returns the record of a fetch that had this outcome, nil for a key that was given out.
+// fetchRecord returns the record of a fetch that ended with an error, or with nil because it was answered with a key.
 func fetchRecord(ctx context.Context, now time.Time, f found, outcome error) models.FetchRecord {
 	r := models.FetchRecord{
 		At: now.UnixMicro(), DataPlaneID: auth.PrincipalFrom(ctx).DataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
@@ -425,14 +384,12 @@ func reasonOf(err error) string {
 	return reasonFailed
 }
 
-// record stores the record of a fetch, unless fetches with its outcome are not recorded.
+// record stores the record of a fetch, unless its outcome leaves none.
 func (s *server) record(ctx context.Context, r models.FetchRecord, outcome error) error {
-	for _, err := range unrecorded {
-		if errors.Is(outcome, err) {
-			return nil
-		}
+	if slices.ContainsFunc(unrecorded, func(err error) bool { return errors.Is(outcome, err) }) {
+		return nil
 	}
-	if err := s.store.RecordFetch(ctx, r); err != nil {
+	if err := s.Store.RecordFetch(ctx, r); err != nil {
 		return fmt.Errorf("record fetch: %w", err)
 	}
 	return nil
@@ -500,11 +457,11 @@ func optional[T comparable](value T) *T {
 	return &value
 }
 
-// tokenCheck is how long an answer may serve a session token before the token is checked again. No event says that a token has
-// ended or that its issuer no longer accepts it.
+// tokenCheck is how long an answer may serve a session token before the token is checked again: no event says that a token has
+// ended, or that its issuer no longer accepts it.
 const tokenCheck = time.Minute
 
-// wireCaller returns whom a credential stands for, and for how long an answer may serve it.
+// wireCaller returns the user of a session, and for how long an answer may serve their credential.
 func wireCaller(p auth.Principal, now time.Time) *gen.Caller {
 	who := &gen.Caller{UserID: p.UserID}
 	if p.TokenID != "" {

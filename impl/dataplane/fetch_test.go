@@ -27,7 +27,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth/authtest"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/exchange"
-	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/internal/position"
@@ -754,7 +753,7 @@ type hookedSealer struct {
 
 func (h hookedSealer) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
 	plain, err := h.Sealer.Open(ctx, binding, envelope)
-	if err == nil && binding != keysetcheck.Binding() {
+	if err == nil && binding != sealer.CanaryBinding() {
 		h.opened(plain)
 	}
 	return plain, err

@@ -16,21 +16,20 @@ import (
 	"github.com/agentrouter/aikeys/internal/keytests"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
-	"github.com/agentrouter/aikeys/sealer"
 )
 
 var (
-	// errNoTest says that no test is known for a credential.
+	// errNoTest says that a credential can't be tested.
 	errNoTest = errors.New("no test is known")
 	// errNotForDataPlanes says that no data plane can make a test.
 	errNotForDataPlanes = fmt.Errorf("%w: no data plane can make the test", models.ErrNotFound)
 )
 
-// ClaimKeyTest gives a data plane the request that tests a key, which is opened for that as for a fetch. The claim is on record before it
-// is answered. A test that no data plane can make is answered here.
+// ClaimKeyTest gives a data plane the request that tests a key. It opens the key as a fetch does, and the claim is on record before
+// it is answered. It stores the result itself if no data plane can make the test.
 func (s *server) ClaimKeyTest(ctx context.Context, req gen.ClaimKeyTestRequestObject) (gen.ClaimKeyTestResponseObject, error) {
-	dataPlaneID, now := auth.PrincipalFrom(ctx).DataPlaneID, s.now()
-	t, err := s.store.ClaimKeyTest(ctx, dataPlaneID, req.Body.TestID, now.UnixMicro())
+	dataPlaneID, now := auth.PrincipalFrom(ctx).DataPlaneID, s.Now()
+	t, err := s.Store.ClaimKeyTest(ctx, dataPlaneID, req.Body.TestID, now.UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -57,23 +56,23 @@ func (s *server) ClaimKeyTest(ctx context.Context, req gen.ClaimKeyTestRequestOb
 	case errors.Is(err, errNoTest):
 		result, err = verification.Unsupported(), nil
 	case err == nil:
-		result = s.tests.TryExchange(ctx, *opened.credential.Grant)
+		result = s.Tests.TryExchange(ctx, *opened.credential.Grant)
 	}
-	unanswered := s.store.AnswerKeyTest(ctx, dataPlaneID, t.ID, string(result.Outcome), result.Reason)
+	unanswered := s.Store.AnswerKeyTest(ctx, dataPlaneID, t.ID, string(result.Outcome), result.Reason)
 	if err != nil && reasonOf(err) == reasonFailed {
 		return nil, err // for the log
 	}
 	return nil, cmp.Or(unanswered, errNotForDataPlanes)
 }
 
-// openedTest is a test with the request that makes it, unless the credential has a Grant.
+// openedTest is a test that was opened. It has no request if the credential has a Grant.
 type openedTest struct {
 	found      found
 	credential providers.Credential
 	test       keytests.Test
 }
 
-// openTest finds and unseals what a test is of: a key that may still serve, as a fetch by its id finds it, or a secret.
+// openTest finds and unseals what is to be tested: a secret, or a key, which must still serve, as for a fetch by its id.
 func (s *server) openTest(ctx context.Context, t models.KeyTest, now time.Time) (opened openedTest, err error) {
 	opened.found = found{provider: t.Provider, Fetched: byID(models.Key{
 		ID: t.ID, CustomerID: t.CustomerID, ProjectID: t.ProjectID, Provider: t.Provider, Version: 1, Envelope: t.Envelope,
@@ -92,19 +91,18 @@ func (s *server) openTest(ctx context.Context, t models.KeyTest, now time.Time) 
 	if err != nil {
 		return opened, err
 	}
-	if provider.Verify == nil || provider.Destination != "" && !s.customProviders {
+	if provider.Verify == nil || provider.Destination != "" && !s.CustomProviders {
 		return opened, errNoTest
 	}
-	opened.credential, opened.test, err = provider.OpenTest(ctx, s.sealer, sealer.Binding{
-		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: sealer.ProviderAt(provider.Slug, provider.Destination), Version: key.Version,
-	}, key.Envelope, now)
+	opened.credential, opened.test, err = provider.OpenTest(ctx, s.Sealer, bindingOf(key, provider), key.Envelope, now)
 	if errors.Is(err, providers.ErrCredential) || errors.Is(err, providers.ErrCannotSign) {
 		err = errNoTest
 	}
 	return opened, err
 }
 
-// The bounds of the time that a data plane has for a test. The clock of the replica whose request waits may be another.
+// The bounds of the time that a data plane has for a test. They are needed because another replica, with another clock, may have
+// stored the test.
 const (
 	leastTestTime = time.Second
 	mostTestTime  = keytests.Timeout
@@ -133,15 +131,15 @@ func wireHeaders(h http.Header) (headers []gen.InjectedHeader) {
 	return headers
 }
 
-// AnswerKeyTest stores what a data plane has found by a test that it has claimed.
+// AnswerKeyTest stores the result of a test that a data plane has claimed and made.
 func (s *server) AnswerKeyTest(ctx context.Context, req gen.AnswerKeyTestRequestObject) (gen.AnswerKeyTestResponseObject, error) {
-	t, err := s.store.FindKeyTest(ctx, req.Body.TestID)
+	t, err := s.Store.FindKeyTest(ctx, req.Body.TestID)
 	if err != nil {
 		return nil, err
 	}
-	result := verification.Judge(verification.Result{Outcome: keytests.Outcome(req.Body.Verdict), Reason: textOf(req.Body.Reason)},
-		textOf(req.Body.Date), time.UnixMicro(t.ClaimedAt), s.now())
-	if err := s.store.AnswerKeyTest(ctx, auth.PrincipalFrom(ctx).DataPlaneID, t.ID, string(result.Outcome), result.Reason); err != nil {
+	result := verification.Judge(verification.Result{Outcome: keytests.Outcome(req.Body.Verdict), Reason: valueOf(req.Body.Reason)},
+		valueOf(req.Body.Date), time.UnixMicro(t.ClaimedAt), s.Now())
+	if err := s.Store.AnswerKeyTest(ctx, auth.PrincipalFrom(ctx).DataPlaneID, t.ID, string(result.Outcome), result.Reason); err != nil {
 		return nil, err
 	}
 	return gen.AnswerKeyTest204Response{}, nil

@@ -1,9 +1,10 @@
 // Package dataplane implements the data planes' API of spec/dataplane.yaml. Its answers hold provider keys in plain text, so the
 // API has a listener of its own.
 //
-// A fetch passes through the generated route; authentication of the data plane and validation (impl/httpapi); authentication of
-// the caller (impl/auth); one statement that checks both and reads policy and keys (models); the rule that chooses a key
-// (impl/resolution); the sealer; for a few clouds, a token service (impl/exchange); and the record, before the answer is sent. impl/feed serves the stream of changes.
+// A fetch passes the generated route, authentication of the data plane (impl/auth) and validation (impl/httpapi). Its handler
+// authenticates the caller (impl/auth), reads policy and keys in one statement, which checks both again (models), chooses a key
+// (impl/resolution), opens it (impl/providers), for a few clouds exchanges it for a token (impl/exchange), and stores the record
+// before it answers. impl/feed serves the stream of changes.
 //
 // The package may import spec, gen, models, sealer, and the rest of impl.
 package dataplane
@@ -58,9 +59,9 @@ type Config struct {
 	Feed     Feed
 	// Tests tests the keys that data planes report as refused; nil tests none.
 	Tests *verification.Keys
-	// Exchanger exchanges the credentials of clouds for tokens; nil is one of the handler's own.
+	// Exchanger exchanges the credentials of clouds for tokens; nil means a new one.
 	Exchanger *exchange.Exchanger
-	// CustomProviders is whether the customers' own servers are served.
+	// CustomProviders is whether keys for customers' own servers are served.
 	CustomProviders bool
 	// MaxStale is the longest grace that a data plane may declare. It bounds how long receipts are pending. Zero allows no grace.
 	MaxStale time.Duration
@@ -72,17 +73,9 @@ type Config struct {
 
 // server implements the operations of the document.
 type server struct {
-	store           Store
-	sealer          sealer.Sealer
-	providers       *providers.Catalogue
-	customProviders bool
-	callers         auth.Sessions
-	feed            Feed
-	tests           *verification.Keys
-	exchanger       *exchange.Exchanger
-	maxStale        time.Duration
-	now             func() time.Time
-	ids             models.IDs
+	Config
+
+	ids models.IDs
 }
 
 var _ gen.StrictServerInterface = (*server)(nil)
@@ -98,18 +91,13 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data planes' API: %w", err)
 	}
-	s := &server{
-		store: cfg.Store, sealer: cfg.Sealer, providers: cfg.Providers, callers: cfg.Sessions,
-		customProviders: cfg.CustomProviders, feed: cfg.Feed, tests: cfg.Tests, exchanger: cfg.Exchanger,
-		maxStale: cfg.MaxStale, now: cfg.Now,
+	if cfg.Exchanger == nil {
+		cfg.Exchanger = exchange.New(nil)
 	}
-	if s.exchanger == nil {
-		s.exchanger = exchange.New(nil)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
-	if s.now == nil {
-		s.now = time.Now
-	}
-	strict := gen.NewStrictHandler(s, []gen.StrictMiddlewareFunc{httpapi.RequireChecked[gen.StrictHandlerFunc]})
+	strict := gen.NewStrictHandler(&server{Config: cfg}, []gen.StrictMiddlewareFunc{httpapi.RequireChecked[gen.StrictHandlerFunc]})
 	gen.RegisterHandlersWithOptions(api.Echo, strict, gen.RegisterHandlersOptions{OperationMiddlewares: api.Middlewares})
 	return api.Echo, nil
 }
@@ -117,8 +105,8 @@ func NewHandler(cfg Config) (http.Handler, error) {
 // dataPlane reads the data plane that sent the request. The error is models.ErrDataPlaneEnded if its credential has been revoked
 // or has expired.
 func (s *server) dataPlane(ctx context.Context) (models.DataPlane, error) {
-	d, err := s.store.FindDataPlane(ctx, auth.PrincipalFrom(ctx).DataPlaneID)
-	if errors.Is(err, models.ErrNotFound) || (err == nil && !d.Live(s.now().UnixMicro())) {
+	d, err := s.Store.FindDataPlane(ctx, auth.PrincipalFrom(ctx).DataPlaneID)
+	if errors.Is(err, models.ErrNotFound) || (err == nil && !d.Live(s.Now().UnixMicro())) {
 		return models.DataPlane{}, models.ErrDataPlaneEnded
 	}
 	return d, err

@@ -14,10 +14,12 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// StreamEvents opens a stream of changes, which lasts no longer than the data plane's credential.
+// StreamEvents opens a stream of changes, which ends when the data plane's credential expires.
 func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestObject) (gen.StreamEventsResponseObject, error) {
-	call := httpapi.CallFrom(ctx)
-	sub := feed.Subscription{Arrived: call.Started, TestsKeys: lists(req.Params.AgentrouterOffers, "key_tests")}
+	sub := feed.Subscription{
+		Previous: valueOf(req.Params.PreviousSessionID), MaxStale: time.Duration(valueOf(req.Params.MaxStaleMs)) * time.Millisecond,
+		TestsKeys: hasWord(req.Params.AgentrouterOffers, "key_tests"), Arrived: httpapi.CallFrom(ctx).Started,
+	}
 	if at := req.Params.LastEventID; at != nil {
 		resume, err := parsePosition("Last-Event-ID", *at)
 		if err != nil {
@@ -25,20 +27,14 @@ func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestOb
 		}
 		sub.Resume = &resume
 	}
-	if previous := req.Params.PreviousSessionID; previous != nil {
-		sub.Previous = *previous
-	}
-	if ms := req.Params.MaxStaleMs; ms != nil {
-		sub.MaxStale = time.Duration(*ms) * time.Millisecond
-	}
-	if sub.MaxStale > s.maxStale {
-		return nil, problem.Invalid("max_stale_ms", fmt.Sprintf("must be at most %d, the limit of this service", s.maxStale.Milliseconds()))
+	if sub.MaxStale > s.MaxStale {
+		return nil, problem.Invalid("max_stale_ms", fmt.Sprintf("must be at most %d, the limit of this service", s.MaxStale.Milliseconds()))
 	}
 	var err error
 	if sub.DataPlane, err = s.dataPlane(ctx); err != nil {
 		return nil, err
 	}
-	opened, err := s.feed.Subscribe(ctx, sub)
+	opened, err := s.Feed.Subscribe(ctx, sub)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +54,7 @@ func (r streamResponse) VisitStreamEventsResponse(w http.ResponseWriter) error {
 	if r.expiresAt.IsZero() {
 		return r.stream.Serve(r.ctx, w)
 	}
-	// Nothing else ends the stream of a client certificate that expires.
+	// Nothing else ends the stream when a client certificate expires.
 	ctx, cancel := context.WithDeadline(r.ctx, r.expiresAt)
 	defer cancel()
 	return r.stream.Serve(ctx, w)
@@ -74,7 +70,7 @@ func (s *server) Acknowledge(ctx context.Context, req gen.AcknowledgeRequestObje
 	for _, count := range req.Body.InFlight {
 		inFlight[count.KeyID] = count.Requests
 	}
-	if err := s.feed.Acknowledge(ctx, auth.PrincipalFrom(ctx).DataPlaneID, req.Body.SessionID, at, inFlight); err != nil {
+	if err := s.Feed.Acknowledge(ctx, auth.PrincipalFrom(ctx).DataPlaneID, req.Body.SessionID, at, inFlight); err != nil {
 		return nil, err
 	}
 	return gen.Acknowledge204Response{}, nil

@@ -1,12 +1,12 @@
-// Package feed streams changes to data planes and keeps the receipts of stops: of revocations, and of keys that are disabled. Each replica of the service reads
-// changes from the database, which is the truth, and sends them to the data planes that are connected to it. No replica
-// depends on another. A stop is proved complete as follows:
+// Package feed streams changes to data planes, and keeps the receipts of stops: a key was revoked, disabled or rotated, an API
+// key revoked, or a member removed. Each replica of the service reads the changes from the database and sends them to the data
+// planes that are connected to it. No replica depends on another. A stop is proved complete as follows:
 //
-//   - A heartbeat carries the time, on this replica's monotonic clock, at which a read began whose changes have all been
-//     sent before it. It extends the data plane's lease to that time plus the lease's length, however late it arrives.
-//   - A lease that outlasts a stop's commit therefore belongs to a data plane that has been sent the stop, or
-//     ends within the lease's length. Together with the longest grace that a data plane has declared, this bounds every
-//     receipt, without reference to any clock but this process's own or to any other replica.
+//   - A heartbeat carries a time on this replica's monotonic clock: when the read began whose changes were all sent before the
+//     heartbeat. It extends the data plane's lease to that time plus the lease's length, however late it arrives.
+//   - So a data plane that has not been sent a stop loses its lease within the lease's length of the stop's commit. Together
+//     with the longest grace that a data plane has declared, this bounds how long a receipt is pending. It needs no clock but
+//     this process's own, and no other replica.
 //   - Acknowledgements only make a receipt complete sooner.
 //
 // docs/feed.md draws the states of a stream and lists the goroutines. The package may import gen/dataplane and models.
@@ -35,17 +35,35 @@ import (
 )
 
 const (
-	defaultLease = time.Second
 	// heartbeatsPerLease leaves room for a late heartbeat: the next one is due while more than half of the lease is left.
 	heartbeatsPerLease = 2.5
 	// readPause is the least time between two reads, so that commits in quick succession share one.
 	readPause = 2 * time.Millisecond
-	// maxChanges bounds the changes of one read. A read that reaches it resets every stream.
-	maxChanges = 5_000
-	// forwardPause is the least time between two looks for forwarded acknowledgements, and testPause for tests of keys.
+	// forwardPause is the least time between two reads of forwarded acknowledgements, and testPause between two of tests of keys.
 	forwardPause = 10 * time.Millisecond
 	testPause    = 50 * time.Millisecond
 )
+
+// params are times and sizes that tests reduce.
+type params struct {
+	// lease is how long a heartbeat lets a data plane use its cache.
+	lease time.Duration
+	// maintenance is the time between two runs of runMaintenance, and between two heartbeats of the replica itself.
+	maintenance time.Duration
+	// replicaGrace is how long this replica extends leases after its own last heartbeat. The others take it for dead after twice
+	// that time, when the last lease is long over.
+	replicaGrace time.Duration
+	// silence is how long a stream may go without an acknowledgement. Data planes send one every 5 s.
+	silence time.Duration
+	// maxChanges bounds the changes of one read. A read that reaches it resets every stream.
+	maxChanges int
+	// maxBacklog is how many changes a stream may have missed and still resume. Only changes of its data plane's customers count.
+	maxBacklog int
+}
+
+var production = params{
+	lease: time.Second, maintenance: time.Second, replicaGrace: 5 * time.Second, silence: 30 * time.Second, maxChanges: 5_000, maxBacklog: 1_000,
+}
 
 // Store is what the feed needs of the database; *models.Store is one.
 type Store interface {
@@ -74,8 +92,6 @@ type Store interface {
 // Config is what a Feed needs. Store is required.
 type Config struct {
 	Store Store
-	// Lease is how long a heartbeat lets a data plane use its cache. Zero means 1 s.
-	Lease time.Duration
 	// Log may be nil, which discards it.
 	Log *slog.Logger
 	// Metrics may be nil, which registers none.
@@ -86,23 +102,22 @@ type Config struct {
 type Feed struct {
 	// New sets these, and nothing changes them afterwards.
 	store     Store
-	lease     time.Duration
 	log       *slog.Logger
 	metrics   *metrics
 	replicaID string
 	started   time.Time // the origin of clock
-	timing    timing
+	params    params
 
 	ids   models.IDs         // safe for concurrent use
-	looks singleflight.Group // of those who wait for a receipt, by the stop's id
+	looks singleflight.Group // reads of a receipt that several callers wait for, by the stop's id
 
-	// Each signal has room for one: a signal that waits to be received covers those that follow it.
+	// Each signal has room for one: until it is received, further ones add nothing.
 	readSignal    chan struct{} // changes may have been committed
 	forwardSignal chan struct{} // acknowledgements may have been forwarded to this replica
 	testSignal    chan struct{} // a test of a key may wait
 	saveSignal    chan struct{} // a tally is complete, so its receipt is worth storing at once
 
-	backlogSlots chan struct{} // holds an element for each stream that is reading its backlog
+	backlogSlots chan struct{} // has an element for each stream that is reading its backlog
 
 	// peers holds the last heartbeats of all replicas, by id. Only runMaintenance uses it.
 	peers map[string]peer
@@ -120,9 +135,9 @@ type Feed struct {
 	ready bool
 	// readAt is when the read that led to position began.
 	readAt time.Duration
-	// adoptedAt is when everything was committed, at the latest, that position held when this replica adopted it unread.
+	// adoptedAt is when this replica last adopted a position whose changes it had not read. All of them were committed by then.
 	adoptedAt time.Duration
-	// replicaHeartbeatAt is when this replica last began to store its own heartbeat with success.
+	// replicaHeartbeatAt is when this replica began to store its last heartbeat that was stored.
 	replicaHeartbeatAt time.Duration
 	// changed is closed and replaced whenever a receipt may have changed.
 	changed chan struct{}
@@ -131,8 +146,8 @@ type Feed struct {
 	// streams holds all streams by id, from joined to draining; open counts those that have not ended.
 	streams map[string]*Stream
 	open    int
-	// serving is how many streams all replicas have, for data planes that share a key's limits. It is nil until they have been counted, and
-	// replaced when that changes or a stream has joined since.
+	// serving counts the streams of all replicas, for data planes that share a key's limits. It is nil before the first count, and
+	// is replaced when a count differs or a stream has joined since the last (joined).
 	serving *serving
 	joined  bool
 	// tallies holds the stops of the last hour by their ids; unsaved holds those whose count is not stored yet.
@@ -142,16 +157,14 @@ type Feed struct {
 // New returns a Feed.
 func New(cfg Config) (*Feed, error) {
 	f := &Feed{
-		store: cfg.Store, lease: cfg.Lease, log: cfg.Log, started: time.Now(), timing: defaultTiming,
-		readSignal: make(chan struct{}, 1), forwardSignal: make(chan struct{}, 1), testSignal: make(chan struct{}, 1), saveSignal: make(chan struct{}, 1),
+		store: cfg.Store, log: cfg.Log, started: time.Now(), params: production,
+		readSignal: make(chan struct{}, 1), forwardSignal: make(chan struct{}, 1),
+		testSignal: make(chan struct{}, 1), saveSignal: make(chan struct{}, 1),
 		backlogSlots: make(chan struct{}, maxBacklogReads), peers: map[string]peer{}, changed: make(chan struct{}),
 		replicaHeartbeatAt: math.MinInt64 / 2, // never
 		streams:            map[string]*Stream{}, tallies: map[string]*tally{}, unsaved: map[string]*tally{},
 	}
 	f.replicaID = f.ids.Next("", f.started)
-	if f.lease == 0 {
-		f.lease = defaultLease
-	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
@@ -165,7 +178,7 @@ func (f *Feed) clock() time.Duration { return time.Since(f.started) }
 
 // heartbeatInterval is the time between two heartbeats while nothing changes.
 func (f *Feed) heartbeatInterval() time.Duration {
-	return time.Duration(float64(f.lease) / heartbeatsPerLease)
+	return time.Duration(float64(f.params.lease) / heartbeatsPerLease)
 }
 
 // duty is work that the feed repeats. Each has a goroutine of its own, so a duty that waits for the database delays no other.
@@ -177,18 +190,16 @@ type duty struct {
 	problem  string // what the log says when run begins to fail
 }
 
-// Run serves streams until ctx ends; then it ends all of them. It waits for a database that is not there yet; until then no
-// stream opens.
+// Run serves streams until ctx ends, and then ends all of them. If the database can't be reached yet, it waits, and no stream
+// opens until it can.
 func (f *Feed) Run(ctx context.Context) error {
 	defer f.stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return f.store.Watch(ctx, f.wake) })
 	group.Go(func() error { f.followChanges(ctx); return nil })
-	atOnce := make(chan struct{}, 1)
-	signal(atOnce)
 	for _, d := range []duty{
 		{
-			interval: f.timing.maintenance, run: f.sendReplicaHeartbeat,
+			interval: f.params.maintenance, run: f.sendReplicaHeartbeat,
 			problem: "the heartbeat of this replica can't be stored; data planes get no leases unless that ends soon",
 		},
 		{
@@ -204,7 +215,7 @@ func (f *Feed) Run(ctx context.Context) error {
 			problem: "receipts can't be stored",
 		},
 		{
-			interval: f.timing.maintenance, signal: atOnce, run: f.runMaintenance,
+			interval: f.params.maintenance, run: f.runMaintenance,
 			problem: "streams and replicas that have ended can't be looked for",
 		},
 	} {
@@ -216,30 +227,35 @@ func (f *Feed) Run(ctx context.Context) error {
 	return nil
 }
 
-// repeat runs a duty until ctx ends, and logs when it begins and ceases to fail.
+// repeat runs a duty at once, and again until ctx ends.
 func (f *Feed) repeat(ctx context.Context, d duty) {
 	ticker := time.NewTicker(d.interval)
 	defer ticker.Stop()
 	for failing := false; ; {
+		err := d.run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		failing = f.logProblem(ctx, d.problem, failing, err)
+		sleep(ctx, d.pause)
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		case <-d.signal:
 		}
-		err := d.run(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		switch {
-		case err != nil && !failing:
-			f.log.WarnContext(ctx, d.problem, slog.String("error", err.Error())) //nolint:sloglint // the texts are constants
-		case err == nil && failing:
-			f.log.InfoContext(ctx, "the database answers again", slog.String("solved", d.problem))
-		}
-		failing = err != nil
-		sleep(ctx, d.pause)
 	}
+}
+
+// logProblem logs when a duty begins to fail, and when it succeeds again. It reports whether the duty fails.
+func (f *Feed) logProblem(ctx context.Context, problem string, wasFailing bool, err error) bool {
+	switch {
+	case err != nil && !wasFailing:
+		f.log.WarnContext(ctx, problem, slog.String("error", err.Error())) //nolint:sloglint // the texts are constants
+	case err == nil && wasFailing:
+		f.log.InfoContext(ctx, "the database answers again", slog.String("solved", problem))
+	}
+	return err != nil
 }
 
 // sleep returns after d, or as soon as ctx ends.
@@ -268,21 +284,13 @@ func signal(to chan<- struct{}) {
 	}
 }
 
-// followChanges reads whenever something may have been committed, and once per heartbeat interval. Leases depend on this
-// loop, so it waits for nothing but its own read, which has a connection that requests can't take.
+// followChanges reads changes at once, whenever something may have been committed, and once per heartbeat interval. Leases depend
+// on this loop, so it waits for nothing but its own read, which has a connection that requests can't take.
 func (f *Feed) followChanges(ctx context.Context) {
 	interval := f.heartbeatInterval()
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	signal(f.readSignal) // the first read is due at once
 	for failing, due := false, true; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-f.readSignal:
-		case <-ticker.C:
-			due = true
-		}
 		sent, err := f.readChanges(ctx, due)
 		if ctx.Err() != nil {
 			return
@@ -291,20 +299,20 @@ func (f *Feed) followChanges(ctx context.Context) {
 			ticker.Reset(interval) // changes bring a heartbeat with them, so the next is due an interval later
 		}
 		due = due && err != nil
-		switch {
-		case err != nil && !failing:
-			f.log.WarnContext(ctx, "changes can't be read; data planes get no leases until they can", slog.String("error", err.Error()))
-		case err == nil && failing:
-			f.log.InfoContext(ctx, "changes are read again; data planes get their leases")
-		}
-		failing = err != nil
+		failing = f.logProblem(ctx, "changes can't be read; data planes get no leases until they can", failing, err)
 		sleep(ctx, readPause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.readSignal:
+		case <-ticker.C:
+			due = true
+		}
 	}
 }
 
-// readChanges reads once and sends what it finds to the streams, with a heartbeat if one is due or something has changed. It
-// reports whether it has sent a heartbeat. It takes the time before it reads: a heartbeat must not promise what may be
-// committed after the read.
+// readChanges reads changes once and sends them to the streams, with a heartbeat if one is due or something has changed. It reports
+// whether it has sent a heartbeat. The heartbeat has the time before the read, because it must not vouch for what commits later.
 func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error) {
 	f.mu.Lock()
 	since, ready := f.position, f.ready
@@ -320,7 +328,7 @@ func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error)
 		f.adoptPosition(now, began)
 		return false, nil
 	}
-	changes, now, err := f.store.Changes(ctx, since, maxChanges)
+	changes, now, err := f.store.Changes(ctx, since, f.params.maxChanges)
 	switch {
 	case err != nil:
 		return false, err
@@ -328,7 +336,7 @@ func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error)
 		f.log.WarnContext(ctx, "the database has gone back to an earlier state, or another server has become its primary; data planes drop their caches and reconnect")
 		f.endRestoredStreams(now, began)
 		return false, nil
-	case len(changes) == maxChanges:
+	case len(changes) == f.params.maxChanges:
 		f.log.WarnContext(ctx, "too much has changed to tell; data planes drop their caches")
 		f.resetStreams(now, began)
 		return false, nil
@@ -339,9 +347,10 @@ func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error)
 // publish moves the feed to a position and sends every stream the changes that led there, with a heartbeat. It reports
 // whether it has sent a heartbeat.
 func (f *Feed) publish(changes []models.Change, now position.Position, began time.Duration, due bool) bool {
-	frames := make([][]byte, len(changes))
+	frames, whole := make([]customerFrame, len(changes)), []byte(nil) // whole is shared by all streams that may be sent everything
 	for i, c := range changes {
-		frames[i] = changeFrame(c)
+		frames[i] = customerFrame{c.CustomerID, changeFrame(c)}
+		whole = append(whole, frames[i].text...)
 		f.metrics.changes.WithLabelValues(string(c.Type)).Inc()
 	}
 	f.mu.Lock()
@@ -353,22 +362,40 @@ func (f *Feed) publish(changes []models.Change, now position.Position, began tim
 		return false
 	}
 	heartbeat := f.nextHeartbeat(nil)
-	whole := append(slices.Concat(frames...), heartbeat...) // shared by all streams that may be told everything
+	whole = append(whole, heartbeat...)
 	for _, s := range f.streams {
-		message := whole
 		isNews := heartbeat != nil && s.serving != f.serving
-		if isNews || s.dataPlane.Customers != nil && len(changes) > 0 {
-			message = s.framesServed(changes, frames)
-			if isNews {
-				s.serving, s.uncounted = f.serving, 0
-				message = append(message, f.nextHeartbeat(s)...)
-			} else {
-				message = append(message, heartbeat...)
-			}
+		switch {
+		case isNews:
+			s.serving, s.uncounted = f.serving, 0
+			f.send(s, append(s.framesServed(frames), f.nextHeartbeat(s)...))
+		case s.DataPlane.Customers != nil && len(changes) > 0:
+			f.send(s, append(s.framesServed(frames), heartbeat...))
+		default:
+			f.send(s, whole)
 		}
-		f.send(s, message)
 	}
 	return heartbeat != nil
+}
+
+// announceKeyTests names the tests that wait to be claimed to the data planes that test keys.
+func (f *Feed) announceKeyTests(ctx context.Context) error {
+	waiting, err := f.store.WaitingKeyTests(ctx, time.Now().UnixMicro())
+	if err != nil || len(waiting) == 0 {
+		return err
+	}
+	frames := make([]customerFrame, len(waiting))
+	for i, t := range waiting {
+		frames[i] = customerFrame{t.CustomerID, frame(gen.StreamMessage{Type: "key_test", TestID: &t.ID})}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.streams {
+		if s.state == statePersisted && s.TestsKeys {
+			f.send(s, s.framesServed(frames)) // one message, so that many tests fill no queue
+		}
+	}
+	return nil
 }
 
 // send queues a message for a stream that is open. A stream whose queue is full is ended, so that it delays no other; its
@@ -384,8 +411,8 @@ func (f *Feed) send(s *Stream, message []byte) {
 	}
 }
 
-// nextHeartbeat returns the heartbeat that extends leases to the last read, or nil while this replica must not extend any. For a stream,
-// it says how many serve. The caller holds mu.
+// nextHeartbeat returns the heartbeat that extends leases to the last read, or nil while this replica must not extend any. For one
+// stream, it also says how many data planes serve. The caller holds mu.
 func (f *Feed) nextHeartbeat(s *Stream) []byte {
 	if !f.mayExtendLeases() {
 		return nil
@@ -396,7 +423,7 @@ func (f *Feed) nextHeartbeat(s *Stream) []byte {
 // acknowledgeWithin returns the time, in milliseconds, over which data planes spread their acknowledgements of a stop:
 // about one per millisecond reaches this replica, and none comes after its lease has run out. The caller holds mu.
 func (f *Feed) acknowledgeWithin() int {
-	return min(f.open, int(f.lease.Milliseconds())/2)
+	return min(f.open, int(f.params.lease.Milliseconds())/2)
 }
 
 // adoptPosition moves the feed to a position whose changes it has not read. The caller holds mu.
@@ -411,8 +438,15 @@ func (f *Feed) broadcastChanged() {
 	f.changed = make(chan struct{})
 }
 
-// Serve writes the stream as an HTTP response, until the data plane leaves, ctx ends, or the feed ends the stream. A data
-// plane that does not read a message in time has its connection closed; it comes back and resumes.
+// Changed returns a channel that is closed when something may have been committed, by any replica.
+func (f *Feed) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+// Serve writes the stream as an HTTP response, until the data plane leaves, ctx ends, or the feed ends the stream. If the data plane
+// does not read a message in time, its connection is closed; it reconnects and resumes.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	defer s.feed.closeStream(s)
 	out := http.NewResponseController(w)
@@ -427,7 +461,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 		return nil // the first message would begin a lease that no receipt waits for
 	default:
 	}
-	// The end of the response has to be read in time, too.
+	// The data plane must read the end of the response in time, too.
 	defer func() { _ = out.SetWriteDeadline(time.Now().Add(writeTimeout)) }()
 	life := time.NewTimer(streamLife + rand.N(streamLife/2)) //nolint:gosec // spreads load, guards nothing
 	defer life.Stop()
@@ -439,7 +473,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 		case message = <-s.queue:
 		case <-s.ended:
 			for range len(s.queue) {
-				<-s.queue // void by now: only last may follow
+				<-s.queue // no longer valid: only last may follow
 			}
 			_ = s.write(w, out, s.last)
 			return nil
@@ -451,7 +485,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	}
 }
 
-// write sends a message, and those that have queued up behind it, within writeTimeout. It lifts the deadline afterwards, because
+// write writes a message, and those that have queued up behind it, within writeTimeout. It removes the deadline afterwards, because
 // a deadline that passes between two writes would end a stream over HTTP/2.
 func (s *Stream) write(w http.ResponseWriter, out *http.ResponseController, message []byte) error {
 	if len(message) == 0 {
@@ -474,31 +508,36 @@ func (s *Stream) write(w http.ResponseWriter, out *http.ResponseController, mess
 	return out.SetWriteDeadline(time.Time{})
 }
 
-// framesServed returns the frames of the changes that the stream's data plane may know of, in a slice of its own.
-func (s *Stream) framesServed(changes []models.Change, frames [][]byte) []byte {
-	var served []byte
-	for i, c := range changes {
-		if s.dataPlane.Serves(c.CustomerID) {
-			served = append(served, frames[i]...)
+// customerFrame is a server-sent event that only data planes which serve the customer may get.
+type customerFrame struct {
+	customerID string
+	text       []byte
+}
+
+// framesServed returns the frames that the stream's data plane may get, in a slice of its own.
+func (s *Stream) framesServed(frames []customerFrame) (served []byte) {
+	for _, f := range frames {
+		if s.DataPlane.Serves(f.customerID) {
+			served = append(served, f.text...)
 		}
 	}
 	return served
 }
 
-// helloFrame rounds its time up, and heartbeats round theirs down, so that a lease is rather too short than too long.
+// helloFrame rounds its time up, and heartbeatFrame rounds down, so that a lease may be too short, but never too long.
 func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
 	return frame(gen.StreamMessage{
 		Type: "hello", SessionID: &s.id, ReplicaID: &s.feed.replicaID, ClockMs: new((arrived + time.Millisecond - 1).Milliseconds()),
-		LeaseMs: new(int(s.feed.lease.Milliseconds())), AcknowledgeWithinMs: &within,
+		LeaseMs: new(int(s.feed.params.lease.Milliseconds())), AcknowledgeWithinMs: &within,
 	})
 }
 
-// heartbeatFrame extends a lease to at plus the lease's length, and says from which position to resume.
-// For a stream, it says how many serve.
+// heartbeatFrame extends a lease to at plus the lease's length, and has the position to resume from. For one stream, it also says
+// how many data planes serve.
 func heartbeatFrame(position position.Position, at time.Duration, within int, s *Stream) []byte {
 	m := gen.StreamMessage{Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within}
 	if s != nil {
-		m.DataPlanes, m.DataPlanesByCustomer = s.serving.countsFor(s.dataPlane, s.uncounted)
+		m.DataPlanes, m.DataPlanesByCustomer = s.serving.countsFor(s.DataPlane, s.uncounted)
 	}
 	return append([]byte("id: "+position.String()+"\n"), frame(m)...)
 }
@@ -517,7 +556,14 @@ func changeFrame(c models.Change) []byte {
 	return frame(message)
 }
 
-// resetFrame has the data plane drop its cache.
+func optional(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
+
+// resetFrame makes the data plane drop its cache.
 func resetFrame() []byte { return []byte("event: reset\ndata: {\"type\":\"reset\"}\n\n") }
 
 // frame returns one server-sent event. JSON holds no line ends, so the data fits on one line.

@@ -1,11 +1,15 @@
-package feed_test
+package feed
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,19 +17,363 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
-	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
+const acme = "acme"
+
+var olga = models.Caller{CustomerID: acme, ProjectID: "web", UserID: "olga"}
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "8"); err != nil { // most tests wait for most of their time
+		panic(err)
+	}
+	code := modelstest.Main(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		panic(err) // every feed has stopped
+	}
+	os.Exit(code)
+}
+
+// env is a database and the replicas that serve streams from it.
+type env struct {
+	t        testing.TB
+	url      string
+	store    *models.Store // for writes; on SQLite, the replicas share it
+	ids      models.IDs
+	wakes    sync.Map     // the functions that wake SQLite's replicas, by their address, as a store has one watcher
+	newStore func() Store // for a replica
+}
+
+// each runs a test on every engine.
+func each(t *testing.T, test func(t *testing.T, e *env)) {
+	t.Helper()
+	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) { onSQLite(t, test) })
+	t.Run("postgres", func(t *testing.T) { onPostgres(t, test) })
+}
+
+// onSQLite runs a test on SQLite, by a clock of its own: time passes only while everything waits, and waiting takes none.
+func onSQLite(t *testing.T, test func(t *testing.T, e *env)) {
+	t.Helper()
+	t.Parallel()
+	url := modelstest.EngineSQLite.MigratedURL(t)
+	synctest.Test(t, func(t *testing.T) { test(t, newEnv(t, url)) })
+}
+
+// onPostgres runs a test on PostgreSQL, where each replica has a store of its own.
+func onPostgres(t *testing.T, test func(t *testing.T, e *env)) {
+	t.Helper()
+	t.Parallel()
+	e := newEnv(t, modelstest.EnginePostgres.MigratedURL(t))
+	e.newStore = func() Store { return modelstest.OpenStore(t, e.url, models.Options{MaxConns: 8}) }
+	test(t, e)
+}
+
+func newEnv(t testing.TB, url string) *env {
+	t.Helper()
+	e := &env{t: t, url: url, store: modelstest.OpenStore(t, url, models.Options{MaxConns: 12})}
+	e.newStore = func() Store { return sharedStore{e.store, e} }
+	require.NoError(t, e.store.Transact(t.Context(), func(tx *models.Tx) error {
+		if err := tx.EnsureProject(acme, "web"); err != nil {
+			return err
+		}
+		_, err := tx.SetMember(acme, "web", "olga", models.RoleOwner)
+		return err
+	}))
+	feedtest.Run(t, func(ctx context.Context) error {
+		return e.store.Watch(ctx, func() {
+			e.wakes.Range(func(wake, _ any) bool { (*wake.(*func()))(); return true }) //nolint:forcetypeassert // there is no other
+		})
+	})
+	return e
+}
+
+// sharedStore is a store with one watcher for several replicas.
+type sharedStore struct {
+	*models.Store
+	env *env
+}
+
+func (s sharedStore) Watch(ctx context.Context, wake func()) error {
+	s.env.wakes.Store(&wake, true)
+	defer s.env.wakes.Delete(&wake)
+	<-ctx.Done()
+	return nil
+}
+
+func (e *env) eventually(what string, is func() bool) {
+	e.t.Helper()
+	require.Eventually(e.t, is, feedtest.Patience, 5*time.Millisecond, what)
+}
+
+// hookedStore is a store some of whose methods call enter first, with their name, and use the context that it returns.
+type hookedStore struct {
+	Store
+	enter func(ctx context.Context, method string) context.Context
+}
+
+func (s hookedStore) Watch(ctx context.Context, wake func()) error {
+	return s.Store.Watch(s.enter(ctx, "Watch"), wake)
+}
+
+func (s hookedStore) Position(ctx context.Context) (position.Position, error) {
+	return s.Store.Position(s.enter(ctx, "Position"))
+}
+
+func (s hookedStore) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
+	return s.Store.Changes(s.enter(ctx, "Changes"), since, limit)
+}
+
+func (s hookedStore) TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error) {
+	return s.Store.TakeForwarded(s.enter(ctx, "TakeForwarded"), replicaID)
+}
+
+func (s hookedStore) SaveReceipts(ctx context.Context, receipts []models.Receipt) error {
+	return s.Store.SaveReceipts(s.enter(ctx, "SaveReceipts"), receipts)
+}
+
+func (s hookedStore) LiveDataPlanes(ctx context.Context, ids []string, now int64) ([]string, error) {
+	return s.Store.LiveDataPlanes(s.enter(ctx, "LiveDataPlanes"), ids, now)
+}
+
+func (s hookedStore) RecordHeartbeat(ctx context.Context, replicaID string) error {
+	return s.Store.RecordHeartbeat(s.enter(ctx, "RecordHeartbeat"), replicaID)
+}
+
+func (s hookedStore) Receipts(ctx context.Context, stop models.Stop) ([]models.Receipt, []string, error) {
+	return s.Store.Receipts(s.enter(ctx, "Receipts"), stop)
+}
+
+// faultyStore returns a replica's store of which some methods block while the switch is set, or fail if they read changes.
+func (e *env) faultyStore(methods ...string) (withFaults func(*Feed), isFaulty *atomic.Bool) {
+	isFaulty = &atomic.Bool{}
+	return withStore(hookedStore{e.newStore(), func(ctx context.Context, method string) context.Context {
+		ended, end := context.WithCancel(ctx)
+		end()
+		for isFaulty.Load() && slices.Contains(methods, method) && ctx.Err() == nil {
+			if method == "Position" || method == "Changes" {
+				return ended
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return ctx
+	}}), isFaulty
+}
+
+func withStore(s Store) func(*Feed) { return func(f *Feed) { f.store = s } }
+
+func withLease(d time.Duration) func(*Feed) { return func(f *Feed) { f.params.lease = d } }
+
+// replica is a feed that runs.
+type replica struct {
+	*Feed
+	env  *env
+	stop func()
+}
+
+// replica starts one and waits until it has read from the database.
+func (e *env) replica(changes ...func(*Feed)) *replica {
+	e.t.Helper()
+	r := e.start(changes...)
+	e.eventually("the replica reads", func() bool { return r.holds(0) })
+	return r
+}
+
+func (e *env) start(changes ...func(*Feed)) *replica {
+	e.t.Helper()
+	f, err := New(Config{Store: e.newStore()})
+	require.NoError(e.t, err)
+	for _, change := range changes {
+		change(f)
+	}
+	return &replica{Feed: f, env: e, stop: feedtest.Run(e.t, f.Run)}
+}
+
+// holds reports whether streams can join the feed, and whether it has read the transaction.
+func (r *replica) holds(tx int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ready && r.serving != nil && r.position.Contains(tx)
+}
+
+func (r *replica) openStreams() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open
+}
+
+// member is a data plane with its stream.
+type member struct {
+	*feedtest.Client
+	models.DataPlane
+}
+
+// tryConnect opens a stream that is served without a network. onMessage may be nil.
+func (r *replica) tryConnect(sub Subscription, onMessage func(feedtest.Message)) (*member, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := feedtest.NewClient(r.env.t, cancel)
+	c.OnMessage = onMessage
+	s, err := r.Subscribe(ctx, sub)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	go func() { c.End(s.Serve(ctx, c)) }()
+	r.env.t.Cleanup(c.Leave)
+	return &member{c, sub.DataPlane}, nil
+}
+
+// connect opens a stream of a new data plane for all customers, or of one that serves some.
+func (r *replica) connect(customers ...string) *member {
+	r.env.t.Helper()
+	return r.subscribe(Subscription{DataPlane: r.env.dataPlane(customers...)})
+}
+
+// subscribe opens a stream that must open.
+func (r *replica) subscribe(sub Subscription) *member {
+	r.env.t.Helper()
+	m, err := r.tryConnect(sub, nil)
+	require.NoError(r.env.t, err)
+	m.AwaitType("heartbeat")
+	return m
+}
+
+// resumed is the subscription that continues a member's stream.
+func (m *member) resumed() Subscription {
+	sub := Subscription{DataPlane: m.DataPlane}
+	if all := m.All(); len(all) > 0 {
+		sub.Previous = *all[0].SessionID
+	}
+	if at, err := position.Parse(m.Last()); err == nil {
+		sub.Resume = &at
+	}
+	return sub
+}
+
+// types returns the types of the messages that have arrived.
+func (m *member) types() (types []string) {
+	for _, got := range m.All() {
+		types = append(types, got.Type)
+	}
+	return types
+}
+
+// heartbeats returns the heartbeats that have arrived.
+func (m *member) heartbeats() []feedtest.Message {
+	return slices.DeleteFunc(m.All(), func(got feedtest.Message) bool { return got.Type != "heartbeat" })
+}
+
+// acknowledge acknowledges a key's revocation at a replica, once the data plane has been told of it. With a number it says how many
+// requests were in flight.
+func (m *member) acknowledge(k models.Key, at *replica, inFlight ...int) {
+	at.env.t.Helper()
+	counts := map[string]int{}
+	for _, n := range inFlight {
+		counts[k.ID] = n
+	}
+	at.acknowledge(m, m.AwaitRevocation(k.ID).ID, counts)
+}
+
+func (r *replica) acknowledge(m *member, text string, inFlight map[string]int) {
+	r.env.t.Helper()
+	at, err := position.Parse(text)
+	require.NoError(r.env.t, err)
+	require.NoError(r.env.t, r.Acknowledge(r.env.t.Context(), m.ID, m.Session(), at, inFlight))
+}
+
+// receipt returns a receipt once it is complete, or as it is after the time to wait.
+func (r *replica) receipt(k models.Key, wait time.Duration) Receipt {
+	r.env.t.Helper()
+	got, err := r.WaitForReceipt(r.env.t.Context(), k.Stop(), wait)
+	require.NoError(r.env.t, err)
+	return got
+}
+
+func (r *replica) requireComplete(k models.Key, acknowledged, dataPlanes int) {
+	r.env.t.Helper()
+	got := r.receipt(k, feedtest.Patience)
+	got.Slowest, got.ByDataPlane, got.Planes = 0, nil, nil
+	require.Equal(r.env.t, Receipt{Complete: true, Acknowledged: acknowledged, DataPlanes: dataPlanes}, got)
+}
+
+// dataPlane stores a data plane that serves these customers, or all of them if none is given.
+func (e *env) dataPlane(customers ...string) models.DataPlane {
+	e.t.Helper()
+	id := e.ids.Next("", time.Now())
+	return feedtest.StoreDataPlane(e.t, e.store, models.DataPlane{ID: id, Name: id, Hash: []byte("hash"), Customers: customers})
+}
+
+func (e *env) event(kind models.EventType, customer, key string) models.Event {
+	return models.Event{
+		CustomerID: customer, ProjectID: "web", ID: e.ids.Next(models.EventIDPrefix, time.Now()), Type: kind,
+		Outcome: models.OutcomeAllowed, At: time.Now().UnixMicro(), ActorUserID: "olga", KeyID: key, Provider: "openai",
+	}
+}
+
+// change commits n events of a customer, each about a new key, and returns the last key's id.
+func (e *env) change(customer string, n int) (key string) {
+	e.t.Helper()
+	require.NoError(e.t, e.store.Transact(context.Background(), func(tx *models.Tx) (err error) {
+		for range n {
+			key = e.ids.Next(models.KeyIDPrefix, time.Now())
+			err = errors.Join(err, tx.AppendEvent(e.event(models.EventKeyRegistered, customer, key)))
+		}
+		return err
+	}))
+	return key
+}
+
+// key registers a key of acme's project.
+func (e *env) key() models.Key {
+	e.t.Helper()
+	id := e.ids.Next(models.KeyIDPrefix, time.Now())
+	k, err := e.store.RegisterKey(context.Background(), olga, models.RoleOwner, models.Registration{
+		Key: models.Key{
+			ID: id, CustomerID: acme, ProjectID: "web", Provider: "openai", Name: id, DisplaySuffix: "wxyz", Version: 1,
+			Envelope: []byte("sealed"), KEKID: "kek", CreatedAt: time.Now().UnixMicro(), CreatedBy: "olga",
+		},
+		Event: e.event(models.EventKeyRegistered, acme, id),
+	}, time.Now().UnixMicro())
+	require.NoError(e.t, err)
+	return k
+}
+
+// revoke revokes a key, or a new one, and returns it.
+func (e *env) revoke(keys ...models.Key) models.Key {
+	e.t.Helper()
+	if len(keys) == 0 {
+		keys = append(keys, e.key())
+	}
+	require.NoError(e.t, e.store.Transact(context.Background(), func(tx *models.Tx) error {
+		_, err := tx.RevokeKey(&keys[0], "olga", e.event(models.EventKeyRevoked, acme, keys[0].ID))
+		return err
+	}))
+	return keys[0]
+}
+
+// execute runs a statement past the stores.
+func (e *env) execute(statement string) {
+	e.t.Helper()
+	_, err := feedtest.Open(e.t, modelstest.AsOwner(e.t, e.url)).ExecContext(context.Background(), statement)
+	require.NoError(e.t, err)
+}
+
+// isAbout selects the messages about a key.
+func isAbout(key string) func(feedtest.Message) bool {
+	return func(m feedtest.Message) bool { return m.KeyID != nil && *m.KeyID == key }
+}
+
 // Guarantee 1: data planes that reconnect at random, to any replica, are told of every change of their customers, although
 // transactions commit out of order. They are told of nobody else's.
 func TestNoGap(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		replicas := []*replica{e.replica(options{}), e.replica(options{}), e.replica(options{})}
+		replicas := []*replica{e.replica(), e.replica(), e.replica()}
 		customers := []string{"customer-a", "customer-b", "customer-c"}
 		serves := [][]string{nil, nil, {"customer-a"}, {"customer-b", "customer-c"}, {"customer-c"}}
 		finish := make(chan struct{})
@@ -34,7 +382,7 @@ func TestNoGap(t *testing.T) {
 		told, raw := make([]map[string]bool, len(serves)), make([]string, len(serves))
 		for i, s := range serves {
 			told[i] = map[string]bool{}
-			first := replicas[i%3].subscribe(feed.Subscription{DataPlane: e.dataPlane(s...)})
+			first := replicas[i%3].subscribe(Subscription{DataPlane: e.dataPlane(s...)})
 			first.Leave()
 			following.Go(func() {
 				for m, done := first, false; !done; {
@@ -115,7 +463,7 @@ func TestNoGap(t *testing.T) {
 // too. PostgreSQL alone has several writers at a time.
 func TestNoDelay(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
-		replicas := []*replica{e.replica(options{}), e.replica(options{})}
+		replicas := []*replica{e.replica(), e.replica()}
 		slow := modelstest.OpenStore(t, e.url, models.Options{Timeout: time.Minute})
 		opened, release, closed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		late := e.ids.Next(models.KeyIDPrefix, time.Now())
@@ -148,8 +496,10 @@ func TestNoDelayByBusyRequestPool(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
 		const conns = 4
 		store := modelstest.OpenStore(t, e.url, models.Options{MaxConns: conns})
-		const lease, grace = 4 * time.Second, 3 * time.Second
-		r := e.replica(options{store: store, lease: lease, timing: feed.Timing{Maintenance: 200 * time.Millisecond, Grace: grace}})
+		const lease, grace = 3 * time.Second, 1500 * time.Millisecond
+		r := e.replica(withStore(store), func(f *Feed) {
+			f.params.lease, f.params.maintenance, f.params.replicaGrace = lease, 200*time.Millisecond, grace
+		})
 		m := r.connect()
 
 		blocker, err := pgx.Connect(t.Context(), e.url)
@@ -198,14 +548,14 @@ func TestBlockedDutyDelaysNoOther(t *testing.T) {
 	for _, method := range []string{"TakeForwarded", "SaveReceipts", "LiveDataPlanes", "RecordHeartbeat"} {
 		t.Run(method, func(t *testing.T) {
 			onSQLite(t, func(t *testing.T, e *env) {
-				store := &faultyStore{Store: e.newStore(), method: method}
-				o := options{store: store}
-				if method == "RecordHeartbeat" {
-					o.timing.Grace = time.Minute // for so long do leases not depend on it
-				}
-				r := e.replica(o)
+				withFaults, isFaulty := e.faultyStore(method)
+				r := e.replica(withFaults, func(f *Feed) {
+					if method == "RecordHeartbeat" {
+						f.params.replicaGrace = time.Minute // leases do not depend on it for so long
+					}
+				})
 				m := r.connect()
-				store.blocks.Store(true)
+				isFaulty.Store(true)
 				k := e.revoke()
 				m.acknowledge(k, r)
 				got := r.receipt(k, 10*time.Second)
@@ -228,7 +578,7 @@ func TestBlockedDutyDelaysNoOther(t *testing.T) {
 // within the lease's length of the revocation.
 func TestBoundedStaleness(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		m := e.replica(options{}).connect()
+		m := e.replica().connect()
 		for range 30 {
 			k := e.revoke()
 			committed := time.Now()
@@ -247,7 +597,7 @@ func TestBoundedStaleness(t *testing.T) {
 
 func TestHeartbeatInterval(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		r := e.replica()
 		m := r.connect("nobody")
 		gaps := func() (all []time.Duration) {
 			beats := m.heartbeats()
@@ -272,23 +622,23 @@ func TestHeartbeatInterval(t *testing.T) {
 
 func TestNoHeartbeatWithoutDatabase(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		store := &faultyStore{Store: e.newStore()}
-		store.down.Store(true)
-		r := e.start(options{store: store})
+		withFaults, isFaulty := e.faultyStore("Position", "Changes")
+		isFaulty.Store(true)
+		r := e.start(withFaults)
 		time.Sleep(10 * time.Second)
-		_, err := r.Subscribe(t.Context(), feed.Subscription{DataPlane: e.dataPlane()})
+		_, err := r.Subscribe(t.Context(), Subscription{DataPlane: e.dataPlane()})
 		require.ErrorIs(t, err, models.ErrUnavailable)
 
-		store.down.Store(false)
-		e.eventually("it reads", func() bool { return feed.Holds(r.Feed, 0) })
+		isFaulty.Store(false)
+		e.eventually("it reads", func() bool { return r.holds(0) })
 		m := r.connect()
-		store.down.Store(true)
+		isFaulty.Store(true)
 		synctest.Wait()
 		before := len(m.heartbeats())
 		time.Sleep(10 * time.Second)
 		require.Len(t, m.heartbeats(), before)
 
-		store.down.Store(false)
+		isFaulty.Store(false)
 		k := e.revoke()
 		m.AwaitRevocation(k.ID)
 	})
@@ -297,14 +647,16 @@ func TestNoHeartbeatWithoutDatabase(t *testing.T) {
 // The lease makes the replica read every 24 minutes, unless it is woken.
 func TestReplicasWakeOneAnother(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
-		m := e.replica(options{lease: time.Hour}).connect()
+		m := e.replica(withLease(time.Hour)).connect()
 		m.AwaitRevocation(e.revoke().ID)
 	})
 }
 
 func TestPollingReplacesLostWakeUps(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		m := e.replica(options{store: watchedStore{e.newStore(), watchNothing}}).connect()
+		withFaults, isFaulty := e.faultyStore("Watch")
+		isFaulty.Store(true)
+		m := e.replica(withFaults).connect()
 		for range 4 {
 			k := e.revoke()
 			committed := time.Now()
@@ -315,8 +667,9 @@ func TestPollingReplacesLostWakeUps(t *testing.T) {
 
 func TestTooManyChangesResetStreams(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		m := e.replica(options{}).connect()
-		e.change(acme, 5000)
+		require.Equal(t, 5_000, production.maxChanges)
+		m := e.replica(func(f *Feed) { f.params.maxChanges = 50 }).connect()
+		e.change(acme, 50)
 		m.AwaitType("reset")
 		m.AwaitRevocation(e.revoke().ID)
 	})
@@ -324,7 +677,7 @@ func TestTooManyChangesResetStreams(t *testing.T) {
 
 func TestRestoredDatabaseEndsStreams(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		r := e.replica()
 		before, err := e.store.Position(t.Context())
 		require.NoError(t, err)
 		m := r.connect()
@@ -345,7 +698,7 @@ func TestRestoredDatabaseEndsStreams(t *testing.T) {
 
 func TestRunEndsAllStreams(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		r := e.replica()
 		all := []*member{r.connect(), r.connect(), r.connect()}
 		began := time.Now()
 		r.stop()
@@ -355,18 +708,19 @@ func TestRunEndsAllStreams(t *testing.T) {
 			require.True(t, m.Ended())
 			require.NoError(t, m.AwaitEnd())
 		}
-		_, err := r.Subscribe(t.Context(), feed.Subscription{DataPlane: e.dataPlane()})
+		_, err := r.Subscribe(t.Context(), Subscription{DataPlane: e.dataPlane()})
 		require.ErrorIs(t, err, models.ErrUnavailable)
 	})
 }
+
 func TestMetricsRegisterOnce(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewPedanticRegistry()
-	_, err := feed.New(feed.Config{Metrics: registry})
+	_, err := New(Config{Metrics: registry})
 	require.NoError(t, err)
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	require.Len(t, families, 2, "gauges; counters come with what they count")
-	_, err = feed.New(feed.Config{Metrics: registry})
+	_, err = New(Config{Metrics: registry})
 	require.Error(t, err)
 }

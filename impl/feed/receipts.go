@@ -16,7 +16,7 @@ const (
 	saveDelay = 20 * time.Millisecond
 	// maxRows bounds how many receipts are stored, and how many streams are deleted, at once.
 	maxRows = 500
-	// lookPause is the least time between two looks at a receipt that somebody waits for.
+	// lookPause is the least time between two reads of a receipt that somebody waits for.
 	lookPause = 10 * time.Millisecond
 	// tallyLife is how long a stop is remembered: longer than any data plane may serve without asking.
 	tallyLife = time.Hour + time.Minute
@@ -32,16 +32,16 @@ type tally struct {
 	seenAt time.Duration // when this replica read the stop
 
 	dataPlanes   int                  // streams that have to acknowledge it
-	waiting      map[*Stream]struct{} // those that have not, and may still serve from their caches
+	waiting      map[*Stream]struct{} // streams that have not, and may still serve from their caches
 	acknowledged int
 	slowest      time.Duration             // the longest time from seenAt to an acknowledgement
 	counted      int                       // acknowledgements that said how many requests were in flight
-	inFlight     int64                     // what they add up to
-	byDataPlane  []models.DataPlaneReceipt // of the streams that are not waiting
+	inFlight     int64                     // the sum of these requests
+	byDataPlane  []models.DataPlaneReceipt // of the streams that are no longer waited for
 }
 
-// openTallies opens a tally for each stop. It waits for every stream whose data plane serves the customer, those
-// included that have ended so lately that their leases may run on. The caller holds mu.
+// openTallies opens a tally for each stop. It waits for every stream whose data plane serves the customer, including streams that
+// have ended but whose leases may still run. The caller holds mu.
 func (f *Feed) openTallies(changes []models.Change) {
 	now := f.clock()
 	for _, c := range changes {
@@ -51,7 +51,7 @@ func (f *Feed) openTallies(changes []models.Change) {
 		}
 		t := f.newTally(stop, now)
 		for _, s := range f.streams {
-			if s.dataPlane.Serves(c.CustomerID) {
+			if s.DataPlane.Serves(c.CustomerID) {
 				f.addToTally(s, t)
 			}
 		}
@@ -72,7 +72,7 @@ func (f *Feed) addToTally(s *Stream, t *tally) {
 	f.unsaved[t.id] = t
 }
 
-// dropFromTallies makes no tally wait for a stream any longer. The caller holds mu.
+// dropFromTallies removes a stream from the tallies that wait for it. The caller holds mu.
 func (f *Feed) dropFromTallies(s *Stream) {
 	for _, t := range s.pending {
 		delete(t.waiting, s)
@@ -82,17 +82,17 @@ func (f *Feed) dropFromTallies(s *Stream) {
 	s.pending = nil
 }
 
-// expirePending records that a stream's lease has ended with what it has yet to acknowledge. The caller holds mu.
+// expirePending records in the tallies that wait for a stream that its lease has ended. The caller holds mu.
 func (f *Feed) expirePending(s *Stream) {
 	for _, t := range s.pending {
 		delete(t.waiting, s)
-		t.byDataPlane = addDataPlane(t.byDataPlane, models.DataPlaneReceipt{Name: s.dataPlane.Name, Streams: 1, Expired: 1})
+		t.byDataPlane = addDataPlane(t.byDataPlane, models.DataPlaneReceipt{Name: s.DataPlane.Name, Streams: 1, Expired: 1})
 		f.unsaved[t.id] = t
 	}
 	s.pending = nil
 }
 
-// movePending has a stream acknowledge what another one of its data plane has yet to acknowledge. The caller holds mu.
+// movePending makes the tallies that wait for one stream wait for another of the same data plane. The caller holds mu.
 func movePending(from, to *Stream) {
 	for _, t := range from.pending {
 		delete(t.waiting, from)
@@ -101,7 +101,7 @@ func movePending(from, to *Stream) {
 	to.pending, from.pending = append(to.pending, from.pending...), nil
 }
 
-// forgetOldTallies drops stops that are complete by their age.
+// forgetOldTallies deletes the tallies of stops that are complete because of their age.
 func (f *Feed) forgetOldTallies() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -112,16 +112,16 @@ func (f *Feed) forgetOldTallies() {
 	}
 }
 
-// adoptPending is for a data plane that carries on a stream of another replica, whose row is about to be deleted. Revocations
-// that the data plane has yet to read, and that this replica has read already, would then have nobody left to wait for. So
-// their tallies here wait for the new stream, and are stored before that row goes.
-func (f *Feed) adoptPending(ctx context.Context, s *Stream, sub Subscription, start position.Position, missed []models.Change) error {
-	owed := f.talliesOwed(s, sub, start, missed)
+// adoptPending makes this replica's tallies wait for a stream that continues one of another replica. The row of the other stream is
+// about to be deleted, and receipts would then no longer count the data plane for stops that it has yet to read. So the tallies of
+// stops that this replica has already read wait for the new stream, and are stored before the row is deleted.
+func (f *Feed) adoptPending(ctx context.Context, s *Stream, start position.Position, missed []models.Change) error {
+	owed := f.talliesOwed(s, start, missed)
 	if len(owed) == 0 {
 		return nil
 	}
 	// The position to resume from acknowledges what the data plane has acted on.
-	err := f.store.ForwardAcknowledgement(ctx, sub.Previous, sub.DataPlane.ID, *sub.Resume, nil)
+	err := f.store.ForwardAcknowledgement(ctx, s.Previous, s.DataPlane.ID, *s.Resume, nil)
 	if errors.Is(err, models.ErrNotFound) {
 		return nil // the previous stream's lease has run out, or a later stream has replaced it
 	}
@@ -136,12 +136,12 @@ func (f *Feed) adoptPending(ctx context.Context, s *Stream, sub Subscription, st
 	return f.saveReceipts(ctx)
 }
 
-// talliesOwed returns the tallies of stops that the data plane has yet to read, and whose keys it may still use. There
-// are none if this replica has the previous stream: markPersisted takes over what that owes.
-func (f *Feed) talliesOwed(s *Stream, sub Subscription, start position.Position, missed []models.Change) []*tally {
+// talliesOwed returns the tallies of stops that the data plane has yet to read, and whose keys it may still use. It returns none if
+// this replica has the previous stream, whose tallies markPersisted moves.
+func (f *Feed) talliesOwed(s *Stream, start position.Position, missed []models.Change) []*tally {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if old := f.streams[sub.Previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
+	if old := f.streams[s.Previous]; old != nil && old.DataPlane.ID == s.DataPlane.ID {
 		return nil
 	}
 	for _, c := range missed { // some may be from before this replica's first read
@@ -151,8 +151,8 @@ func (f *Feed) talliesOwed(s *Stream, sub Subscription, start position.Position,
 	}
 	var owed []*tally
 	for _, t := range f.tallies {
-		if start.Contains(t.stop.Tx) && !sub.Resume.Contains(t.stop.Tx) && s.dataPlane.Serves(t.stop.CustomerID) &&
-			f.clock()-t.seenAt < f.lease+s.maxStale {
+		if start.Contains(t.stop.Tx) && !s.Resume.Contains(t.stop.Tx) && s.DataPlane.Serves(t.stop.CustomerID) &&
+			f.clock()-t.seenAt < f.params.lease+s.MaxStale {
 			owed = append(owed, t)
 		}
 	}
@@ -160,7 +160,7 @@ func (f *Feed) talliesOwed(s *Stream, sub Subscription, start position.Position,
 }
 
 // Acknowledge records that a data plane has acted on everything up to a position, and how many requests were in flight with the
-// keys that it has dropped, by key id. If another replica has the stream, both are left in the database for it. The error is
+// keys that it has dropped, by key id. If another replica has the stream, it stores both for that replica. The error is
 // models.ErrNotFound if there is no such stream: it has ended, and its lease with it.
 func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error {
 	if f.acknowledgeHere(dataPlaneID, streamID, at, inFlight) {
@@ -174,7 +174,7 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.streams[streamID]
-	if s == nil || s.dataPlane.ID != dataPlaneID {
+	if s == nil || s.DataPlane.ID != dataPlaneID {
 		return false
 	}
 	now := f.clock()
@@ -187,7 +187,7 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 		}
 		delete(t.waiting, s)
 		requests, counts := inFlight[t.stop.Subject]
-		t.count(s.dataPlane.Name, now-t.seenAt, requests, counts)
+		t.count(s.DataPlane.Name, now-t.seenAt, requests, counts)
 		f.unsaved[t.id] = t
 		if t.acknowledged == t.dataPlanes {
 			signal(f.saveSignal)
@@ -197,7 +197,7 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 	return true
 }
 
-// count counts the acknowledgement of one stream. It says how many requests were in flight if counts.
+// count counts the acknowledgement of one stream. If counts is true, it said how many requests were in flight.
 func (t *tally) count(dataPlane string, took time.Duration, requests int, counts bool) {
 	one := models.DataPlaneReceipt{Name: dataPlane, Streams: 1, Acknowledged: 1, SlowestUs: max(1, took.Microseconds())}
 	if counts {
@@ -210,7 +210,7 @@ func (t *tally) count(dataPlane string, took time.Duration, requests int, counts
 	t.byDataPlane = addDataPlane(t.byDataPlane, one)
 }
 
-// addDataPlane adds to the list of data planes. Of a long list it drops those that no receipt would show.
+// addDataPlane adds the counts of one data plane to a list. If the list gets long, it drops entries that no receipt would show.
 func addDataPlane(list []models.DataPlaneReceipt, one models.DataPlaneReceipt) []models.DataPlaneReceipt {
 	if i := slices.IndexFunc(list, func(d models.DataPlaneReceipt) bool { return d.Name == one.Name }); i >= 0 {
 		list[i].Streams += one.Streams
@@ -266,7 +266,13 @@ func (f *Feed) saveReceipts(ctx context.Context) error {
 			return nil
 		}
 		if err := f.store.SaveReceipts(ctx, rows); err != nil {
-			f.markUnsaved(rows)
+			f.mu.Lock()
+			for _, row := range rows {
+				if t := f.tallies[row.StopID]; t != nil {
+					f.unsaved[t.id] = t
+				}
+			}
+			f.mu.Unlock()
 			return err
 		}
 	}
@@ -289,26 +295,16 @@ func (f *Feed) takeUnsaved() []models.Receipt {
 	return rows
 }
 
-// listDataPlanes returns the list of data planes with those that are waiting, of these some where there are many.
+// listDataPlanes returns the list of data planes. It includes those that are waited for, but not all of them if there are many.
 func (t *tally) listDataPlanes() []models.DataPlaneReceipt {
 	list, waiting := slices.Clone(t.byDataPlane), 0
 	for s := range t.waiting {
 		if waiting++; waiting > maxListed {
 			break
 		}
-		list = addDataPlane(list, models.DataPlaneReceipt{Name: s.dataPlane.Name, Streams: 1})
+		list = addDataPlane(list, models.DataPlaneReceipt{Name: s.DataPlane.Name, Streams: 1})
 	}
 	return list
-}
-
-func (f *Feed) markUnsaved(rows []models.Receipt) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, row := range rows {
-		if t := f.tallies[row.StopID]; t != nil {
-			f.unsaved[row.StopID] = t
-		}
-	}
 }
 
 // Receipt is the state of a stop.
@@ -320,13 +316,13 @@ type Receipt struct {
 	Slowest time.Duration
 	// Remaining is the time within which a receipt that is not complete becomes so.
 	Remaining time.Duration
-	// Counted is how many of Acknowledged said how many requests were in flight when they dropped the key, InFlight what they add
-	// up to.
+	// Counted is how many of Acknowledged said how many requests were in flight when they dropped the key, and InFlight the sum of
+	// these requests.
 	Counted  int
 	InFlight int64
-	// ByDataPlane has what data planes have acknowledged, at most maxListed, most requests first.
+	// ByDataPlane has the acknowledgements of at most maxListed data planes, those with most requests in flight first.
 	ByDataPlane []models.DataPlaneReceipt
-	// Planes says how far data planes have got, at most maxListed: those that have not acknowledged first, then the slowest.
+	// Planes says how far at most maxListed data planes have got: those that have not acknowledged first, then the slowest.
 	Planes []Plane
 }
 
@@ -341,7 +337,7 @@ type Plane struct {
 // PlaneState is whether a data plane has acknowledged a stop.
 type PlaneState string
 
-// The states of a data plane: one whose lease has expired has not acknowledged, and serves nothing without asking.
+// The states of a data plane. One in PlaneLeaseExpired has not acknowledged, but serves nothing without asking.
 const (
 	PlaneWaiting      PlaneState = "waiting"
 	PlaneAcknowledged PlaneState = "acknowledged"
@@ -377,14 +373,14 @@ func (f *Feed) Receipt(ctx context.Context, stop models.Stop) (Receipt, error) {
 		if err != nil {
 			return Receipt{}, err
 		}
-		r.Remaining = max(0, f.lease+time.Duration(longest)*time.Millisecond-f.age(stop))
+		r.Remaining = max(0, f.params.lease+time.Duration(longest)*time.Millisecond-f.age(stop))
 		r.Complete = r.Remaining == 0
 	}
 	r.list(all)
 	return r, nil
 }
 
-// list sets the lists of data planes.
+// list fills in the lists of data planes.
 func (r *Receipt) list(all []models.DataPlaneReceipt) {
 	slices.SortFunc(all, byProgress)
 	for _, d := range all[:min(len(all), maxListed)] {
@@ -402,8 +398,8 @@ func (r *Receipt) list(all []models.DataPlaneReceipt) {
 	r.ByDataPlane = all[:min(len(all), maxListed)]
 }
 
-// age returns how long this replica has known that a stop is committed. A stop from before its first read counts from that read; one
-// that it has yet to read may have been committed just now.
+// age returns how long this replica has known that a stop is committed. For a stop whose change it has not read because it adopted
+// a later position, that is since then. A stop that it has yet to read may have been committed just now.
 func (f *Feed) age(stop models.Stop) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -417,7 +413,7 @@ func (f *Feed) age(stop models.Stop) time.Duration {
 	return 0
 }
 
-// WaitForReceipt returns the receipt of a stop once it is complete, or as it is when the time to wait is over or Run ends.
+// WaitForReceipt returns the receipt of a stop when it is complete, or as it is when the time to wait is over or Run ends.
 func (f *Feed) WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (Receipt, error) {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -427,7 +423,7 @@ func (f *Feed) WaitForReceipt(ctx context.Context, stop models.Stop, wait time.D
 			began := f.clock()
 			look := f.shareReceipt
 			if last {
-				look = f.Receipt // a shared one may have been under way when an acknowledgement came
+				look = f.Receipt // a shared one may have begun before the last acknowledgement
 			}
 			r, err := look(ctx, stop)
 			if err != nil || r.Complete || last {
@@ -444,7 +440,7 @@ func (f *Feed) WaitForReceipt(ctx context.Context, stop models.Stop, wait time.D
 	}
 }
 
-// shareReceipt is Receipt for those who wait: at most one of them asks the database about a stop at a time, and all get the answer.
+// shareReceipt is Receipt for several callers that wait for the same stop: one of them reads the database, and all get the answer.
 func (f *Feed) shareReceipt(ctx context.Context, stop models.Stop) (Receipt, error) {
 	answer := f.looks.DoChan(stop.ID(), func() (any, error) { return f.Receipt(context.WithoutCancel(ctx), stop) })
 	select {
@@ -456,16 +452,16 @@ func (f *Feed) shareReceipt(ctx context.Context, stop models.Stop) (Receipt, err
 	}
 }
 
-// nextLook returns for how long a receipt can't be complete unless changed is closed before: while streams of this replica that
-// hold leases are yet to acknowledge the stop. It saves asking the database, which counts all streams for the answer,
-// just when all of them are being told.
+// nextLook returns how long a receipt stays incomplete unless changed is closed, because streams of this replica that hold leases
+// have yet to acknowledge the stop. So nobody asks the database, which counts all streams for the answer, at the moment when all of
+// them are being sent the change.
 func (f *Feed) nextLook(stop models.Stop) (changed <-chan struct{}, next time.Duration, stopped bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.tallies[stop.ID()]
 	switch {
 	case t != nil && t.stop.Tx == stop.Tx && t.acknowledged < t.dataPlanes:
-		next = f.lease - (f.clock() - t.seenAt)
+		next = f.params.lease - (f.clock() - t.seenAt)
 	case f.open > 0 && f.ready && !f.position.Contains(stop.Tx):
 		next = lookPause // this replica is about to read the stop
 	}

@@ -1,4 +1,4 @@
-package feed_test
+package feed
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
@@ -23,16 +22,16 @@ const lease = 600 * time.Millisecond
 
 func TestReceiptWithoutDataPlanes(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: time.Minute})
+		r := e.replica(withLease(time.Minute))
 		r.connect("globex")
-		require.Equal(t, feed.Receipt{Complete: true}, r.receipt(e.revoke(), 0))
-		require.Equal(t, feed.Receipt{Complete: true}, r.receipt(e.key(), 0), "not revoked at all")
+		require.Equal(t, Receipt{Complete: true}, r.receipt(e.revoke(), 0))
+		require.Equal(t, Receipt{Complete: true}, r.receipt(e.key(), 0), "not revoked at all")
 	})
 }
 
 func TestReceiptByAcknowledgements(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: time.Minute})
+		r := e.replica(withLease(time.Minute))
 		var all []*member
 		for range 3 {
 			all = append(all, r.connect(acme))
@@ -41,7 +40,7 @@ func TestReceiptByAcknowledgements(t *testing.T) {
 		k := e.revoke()
 		all[0].AwaitRevocation(k.ID)
 		r.acknowledge(all[0], before, nil) // a position from before the revocation
-		waited := make(chan feed.Receipt)
+		waited := make(chan Receipt)
 		go func() { got, _ := r.WaitForReceipt(t.Context(), k.Stop(), feedtest.Patience); waited <- got }()
 		for i, m := range all {
 			require.False(t, r.receipt(k, 0).Complete)
@@ -63,10 +62,10 @@ func TestReceiptByAcknowledgements(t *testing.T) {
 
 func TestReceiptHasTheRequestsInFlight(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		here, there := e.replica(options{lease: time.Minute}), e.replica(options{lease: time.Minute})
+		here, there := e.replica(withLease(time.Minute)), e.replica(withLease(time.Minute))
 		edge, older := e.dataPlane(), e.dataPlane()
-		first, second := here.subscribe(feed.Subscription{DataPlane: edge}), here.subscribe(feed.Subscription{DataPlane: edge})
-		elsewhere, silent := there.connect(acme), there.subscribe(feed.Subscription{DataPlane: older})
+		first, second := here.subscribe(Subscription{DataPlane: edge}), here.subscribe(Subscription{DataPlane: edge})
+		elsewhere, silent := there.connect(acme), there.subscribe(Subscription{DataPlane: older})
 		k := e.revoke()
 		first.acknowledge(k, here, 3)
 		e.eventually("a pending receipt has it", func() bool {
@@ -94,11 +93,11 @@ func TestReceiptHasTheRequestsInFlight(t *testing.T) {
 }
 
 // states returns the states of data planes by name, and checks that those that have acknowledged, and no others, say how long it took.
-func states(t *testing.T, r feed.Receipt) map[string]feed.PlaneState {
+func states(t *testing.T, r Receipt) map[string]PlaneState {
 	t.Helper()
-	found := map[string]feed.PlaneState{}
+	found := map[string]PlaneState{}
 	for _, p := range r.Planes {
-		require.Equal(t, p.State == feed.PlaneAcknowledged, p.Took > 0)
+		require.Equal(t, p.State == PlaneAcknowledged, p.Took > 0)
 		found[p.Name] = p.State
 	}
 	return found
@@ -106,35 +105,35 @@ func states(t *testing.T, r feed.Receipt) map[string]feed.PlaneState {
 
 func TestReceiptNamesDataPlanes(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		here, there := e.replica(options{lease: time.Minute}), e.replica(options{lease: time.Minute})
+		here, there := e.replica(withLease(time.Minute)), e.replica(withLease(time.Minute))
 		quick, copied := here.connect(acme), e.dataPlane()
-		first, second := here.subscribe(feed.Subscription{DataPlane: copied}), there.subscribe(feed.Subscription{DataPlane: copied})
+		first, second := here.subscribe(Subscription{DataPlane: copied}), there.subscribe(Subscription{DataPlane: copied})
 		there.connect("globex")
 		k := e.revoke()
-		require.Equal(t, map[string]feed.PlaneState{quick.Name: feed.PlaneWaiting, copied.Name: feed.PlaneWaiting}, states(t, here.receipt(k, 0)))
+		require.Equal(t, map[string]PlaneState{quick.Name: PlaneWaiting, copied.Name: PlaneWaiting}, states(t, here.receipt(k, 0)))
 		quick.acknowledge(k, here)
 		first.acknowledge(k, here)
 		e.eventually("one of two copies has acknowledged", func() bool {
 			got := here.receipt(k, 0)
-			return got.Acknowledged == 2 && states(t, got)[copied.Name] == feed.PlaneWaiting && got.Planes[0].Name == copied.Name
+			return got.Acknowledged == 2 && states(t, got)[copied.Name] == PlaneWaiting && got.Planes[0].Name == copied.Name
 		})
 		second.acknowledge(k, there)
 		got := here.receipt(k, feedtest.Patience)
 		require.True(t, got.Complete)
-		require.Equal(t, map[string]feed.PlaneState{quick.Name: feed.PlaneAcknowledged, copied.Name: feed.PlaneAcknowledged}, states(t, got))
+		require.Equal(t, map[string]PlaneState{quick.Name: PlaneAcknowledged, copied.Name: PlaneAcknowledged}, states(t, got))
 		require.GreaterOrEqual(t, got.Planes[0].Took, got.Planes[1].Took, "the slowest is first")
 	})
 }
 
 func TestReceiptNamesThoseWhoseLeaseExpired(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		r := e.replica()
 		silent, gone := r.connect(acme), r.connect(acme)
 		k := e.revoke()
 		gone.Leave()
 		got := r.receipt(k, feedtest.Patience)
 		require.True(t, got.Complete)
-		want := map[string]feed.PlaneState{silent.Name: feed.PlaneLeaseExpired, gone.Name: feed.PlaneLeaseExpired}
+		want := map[string]PlaneState{silent.Name: PlaneLeaseExpired, gone.Name: PlaneLeaseExpired}
 		require.Equal(t, want, states(t, got))
 		e.eventually("its stream is dropped", func() bool {
 			ids, err := e.store.StreamIDs(t.Context(), *gone.All()[0].ReplicaID)
@@ -146,7 +145,7 @@ func TestReceiptNamesThoseWhoseLeaseExpired(t *testing.T) {
 
 func TestReceiptListsABoundedNumberOfDataPlanes(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: time.Minute})
+		r := e.replica(withLease(time.Minute))
 		var all []*member
 		for range 103 {
 			all = append(all, r.connect(acme))
@@ -167,7 +166,7 @@ func TestReceiptListsABoundedNumberOfDataPlanes(t *testing.T) {
 
 func TestAcknowledgeUnknownStream(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: time.Minute})
+		r := e.replica(withLease(time.Minute))
 		m := r.connect()
 		k := e.revoke()
 		at, err := position.Parse(m.AwaitRevocation(k.ID).ID)
@@ -180,7 +179,7 @@ func TestAcknowledgeUnknownStream(t *testing.T) {
 
 func TestReceiptByEndOfLease(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: lease})
+		r := e.replica(withLease(lease))
 		all := []*member{r.connect(), r.connect(), r.connect()}
 		k := e.revoke()
 		revoked := time.Now()
@@ -197,14 +196,15 @@ func TestReceiptByEndOfLease(t *testing.T) {
 
 func TestReceiptWaitsForGrace(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
-		sub := feed.Subscription{DataPlane: e.dataPlane(), MaxStale: time.Minute}
+		const grace = 10 * time.Second
+		r := e.replica()
+		sub := Subscription{DataPlane: e.dataPlane(), MaxStale: grace}
 		stale := r.subscribe(sub)
 		k := e.revoke()
 		stale.AwaitRevocation(k.ID)
 		got := r.receipt(k, 0)
 		require.False(t, got.Complete)
-		require.InDelta(t, 61, got.Remaining.Seconds(), 0.1, "the lease and the grace")
+		require.InDelta(t, 11, got.Remaining.Seconds(), 0.1, "the lease and the grace")
 		stale.acknowledge(k, r)
 		r.requireComplete(k, 1, 1)
 
@@ -216,7 +216,7 @@ func TestReceiptWaitsForGrace(t *testing.T) {
 		require.Equal(t, 1, got.DataPlanes)
 
 		sub = stale.resumed()
-		sub.MaxStale = time.Minute
+		sub.MaxStale = grace
 		back := r.subscribe(sub)
 		require.False(t, r.receipt(k, 0).Complete, "it has yet to act on it")
 		back.acknowledge(k, r)
@@ -228,14 +228,14 @@ func TestReceiptWaitsForGrace(t *testing.T) {
 		back.Leave()
 		k = e.revoke()
 		began := time.Now()
-		require.True(t, r.receipt(k, 2*time.Minute).Complete)
-		require.InDelta(t, 61, time.Since(began).Seconds(), 0.5, "nothing but time is needed")
+		require.True(t, r.receipt(k, 2*grace).Complete)
+		require.InDelta(t, 11, time.Since(began).Seconds(), 0.5, "nothing but time is needed")
 	})
 }
 
 func TestAcknowledgeAtAnyReplica(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		o := options{lease: time.Minute}
+		o := withLease(time.Minute)
 		all := []*replica{e.replica(o), e.replica(o), e.replica(o)}
 		members := []*member{all[0].connect(), all[1].connect(), all[1].connect()}
 		k := e.revoke()
@@ -259,7 +259,7 @@ func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 	for name, others := range map[string]int{"with others at the new one": 1, "alone": 0} {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, e *env) {
-				dead, next := e.replica(options{lease: time.Minute}), e.replica(options{lease: time.Minute})
+				dead, next := e.replica(withLease(time.Minute)), e.replica(withLease(time.Minute))
 				m := dead.connect()
 				dead.stop()
 				var steady []*member
@@ -270,7 +270,7 @@ func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 				for _, s := range steady {
 					s.acknowledge(k, next)
 				}
-				e.eventually("the new one has read it", func() bool { return feed.Holds(next.Feed, k.RevocationTx) })
+				e.eventually("the new one has read it", func() bool { return next.holds(k.RevocationTx) })
 				require.False(t, next.receipt(k, 0).Complete)
 				back := next.subscribe(m.resumed())
 				require.False(t, next.receipt(k, 200*time.Millisecond).Complete)
@@ -285,16 +285,16 @@ func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 // left notices, although the connection may still seem open.
 func TestReceiptAfterStreamMoves(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		o := options{lease: time.Minute, timing: feed.Timing{Maintenance: 50 * time.Millisecond}}
+		o := func(f *Feed) { f.params.lease, f.params.maintenance = time.Minute, 50*time.Millisecond }
 		left, next := e.replica(o), e.replica(o)
-		m := left.subscribe(feed.Subscription{DataPlane: e.dataPlane(), MaxStale: time.Minute})
+		m := left.subscribe(Subscription{DataPlane: e.dataPlane(), MaxStale: time.Minute})
 		pending := e.revoke()
 		m.AwaitRevocation(pending.ID)
 		e.eventually("both have read it", func() bool {
-			return feed.Holds(left.Feed, pending.RevocationTx) && feed.Holds(next.Feed, pending.RevocationTx)
+			return left.holds(pending.RevocationTx) && next.holds(pending.RevocationTx)
 		})
 		back := next.subscribe(m.resumed())
-		e.eventually("the replica that it left knows", func() bool { return feed.Streams(left.Feed) == 0 })
+		e.eventually("the replica that it left knows", func() bool { return left.openStreams() == 0 })
 		require.True(t, left.receipt(pending, feedtest.Patience).Complete, "its position says that it has acted on it")
 		k := e.revoke()
 		back.acknowledge(k, next)
@@ -305,16 +305,16 @@ func TestReceiptAfterStreamMoves(t *testing.T) {
 // A replica that starts while the database is away for longer than a lease does not know what happened in that time.
 func TestReceiptCountsFromFirstRead(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		store := &faultyStore{Store: e.newStore()}
-		store.down.Store(true)
-		young := e.start(options{store: store})
+		withFaults, isFaulty := e.faultyStore("Position", "Changes")
+		isFaulty.Store(true)
+		young := e.start(withFaults)
 		time.Sleep(10 * time.Second)
 		k := e.revoke()
 		e.dataPlane()
 		e.execute(`INSERT INTO streams (id, data_plane_id, replica_id, max_stale_ms, settled, position)
 SELECT 's', id, 'killed a moment ago', 0, 1, '1:1:' FROM data_planes`)
-		store.down.Store(false)
-		e.eventually("it reads", func() bool { return feed.Holds(young.Feed, 0) })
+		isFaulty.Store(false)
+		e.eventually("it reads", func() bool { return young.holds(0) })
 		began := time.Now()
 		require.False(t, young.receipt(k, 0).Complete)
 		young.requireComplete(k, 0, 1)
@@ -324,14 +324,14 @@ SELECT 's', id, 'killed a moment ago', 0, 1, '1:1:' FROM data_planes`)
 
 func TestReceiptOfRestartedReplica(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: lease})
+		r := e.replica(withLease(lease))
 		r.connect()
 		k := e.revoke()
 		require.False(t, r.receipt(k, 0).Complete)
 		r.stop()
 		time.Sleep(lease) // for the old one it would be complete
 		began := time.Now()
-		again := e.replica(options{lease: lease})
+		again := e.replica(withLease(lease))
 		require.False(t, again.receipt(k, 0).Complete)
 		require.True(t, again.receipt(k, feedtest.Patience).Complete)
 		require.GreaterOrEqual(t, time.Since(began), lease)
@@ -340,7 +340,7 @@ func TestReceiptOfRestartedReplica(t *testing.T) {
 
 func TestWaitForReceiptEnds(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: time.Minute})
+		r := e.replica(withLease(time.Minute))
 		r.connect()
 		k := e.revoke()
 		began := time.Now()
@@ -354,7 +354,7 @@ func TestWaitForReceiptEnds(t *testing.T) {
 		_, _ = r.WaitForReceipt(ctx, k.Stop(), time.Hour)
 		require.Equal(t, 100*time.Millisecond, time.Since(began), "with its context")
 
-		ended := make(chan feed.Receipt)
+		ended := make(chan Receipt)
 		go func() { got, _ := r.WaitForReceipt(context.Background(), k.Stop(), time.Hour); ended <- got }()
 		synctest.Wait()
 		r.stop()
@@ -363,28 +363,20 @@ func TestWaitForReceiptEnds(t *testing.T) {
 	})
 }
 
-// countingStore counts the receipts that are being read, and the reads.
-type countingStore struct {
-	feed.Store
-	active, most, reads atomic.Int64
-}
-
-func (s *countingStore) Receipts(ctx context.Context, stop models.Stop) ([]models.Receipt, []string, error) {
-	s.reads.Add(1)
-	if now := s.active.Add(1); now > s.most.Load() {
-		s.most.Store(now)
-	}
-	defer s.active.Add(-1)
-	time.Sleep(50 * time.Millisecond)
-	return s.Store.Receipts(ctx, stop)
-}
-
 func TestWaitersShareOneLook(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		other := e.replica(options{lease: time.Minute})
+		other := e.replica(withLease(time.Minute))
 		m := other.connect() // the replica below does not know what it has acknowledged, and has to ask
-		counts := &countingStore{Store: e.newStore()}
-		r := e.replica(options{lease: time.Minute, store: counts})
+		var active, most, reads atomic.Int64
+		r := e.replica(withLease(time.Minute), withStore(hookedStore{e.newStore(), func(ctx context.Context, method string) context.Context {
+			if method == "Receipts" {
+				reads.Add(1)
+				most.Store(max(most.Load(), active.Add(1)))
+				time.Sleep(50 * time.Millisecond)
+				active.Add(-1)
+			}
+			return ctx
+		}}))
 		k := e.revoke()
 		var waiting sync.WaitGroup
 		for i := range 50 {
@@ -396,8 +388,8 @@ func TestWaitersShareOneLook(t *testing.T) {
 			})
 		}
 		time.Sleep(5 * time.Second)
-		require.Equal(t, int64(1), counts.most.Load())
-		require.LessOrEqual(t, counts.reads.Load(), int64(5*time.Second/(50*time.Millisecond)))
+		require.Equal(t, int64(1), most.Load())
+		require.LessOrEqual(t, reads.Load(), int64(5*time.Second/(50*time.Millisecond)))
 		m.acknowledge(k, other)
 		waiting.Wait()
 	})
@@ -440,7 +432,9 @@ func TestReceiptsAreTrue(t *testing.T) {
 		}
 	}
 	each(t, func(t *testing.T, e *env) {
-		o := options{lease: 300 * time.Millisecond, timing: feed.Timing{Maintenance: 30 * time.Millisecond, Grace: 300 * time.Millisecond}}
+		o := func(f *Feed) {
+			f.params.lease, f.params.maintenance, f.params.replicaGrace = 300*time.Millisecond, 30*time.Millisecond, 300*time.Millisecond
+		}
 		var mu sync.Mutex // guards alive
 		alive := []*replica{e.replica(o), e.replica(o), e.replica(o)}
 		anyReplica := func() *replica {
@@ -454,7 +448,7 @@ func TestReceiptsAreTrue(t *testing.T) {
 		for i := range 5 {
 			c := &cache{keys: map[string]bool{}, maxStale: time.Duration(i%3) * 150 * time.Millisecond}
 			caches = append(caches, c)
-			sub := feed.Subscription{DataPlane: e.dataPlane(), MaxStale: c.maxStale}
+			sub := Subscription{DataPlane: e.dataPlane(), MaxStale: c.maxStale}
 			wandering.Go(func() {
 				for {
 					select {

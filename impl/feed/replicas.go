@@ -3,31 +3,21 @@ package feed
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/models"
 )
 
-// timing holds the intervals of the upkeep, which tests shorten.
-type timing struct {
-	// maintenance is the time between two runs of runMaintenance, and between two heartbeats of the replica itself.
-	maintenance time.Duration
-	// replicaGrace is how long this replica extends leases after its own last heartbeat. The others take it for dead only
-	// after twice that time, when the last lease is long over.
-	replicaGrace time.Duration
-	// silence is how long a stream may go without an acknowledgement. Data planes send one every 5 s.
-	silence time.Duration
-}
-
-var defaultTiming = timing{maintenance: time.Second, replicaGrace: 5 * time.Second, silence: 30 * time.Second}
-
 // deadAfter is how long a replica may go without a heartbeat of its own before the others take it for dead.
-func (t timing) deadAfter() time.Duration { return 2 * t.replicaGrace }
+func (f *Feed) deadAfter() time.Duration { return 2 * f.params.replicaGrace }
 
 // mayExtendLeases reports whether the other replicas know that this one is alive, and so keep its streams in their receipts.
 // The caller holds mu.
 func (f *Feed) mayExtendLeases() bool {
-	return f.clock()-f.replicaHeartbeatAt < f.timing.replicaGrace
+	return f.clock()-f.replicaHeartbeatAt < f.params.replicaGrace
 }
 
 // sendReplicaHeartbeat tells the other replicas that this one is alive, as long as it has streams.
@@ -38,35 +28,28 @@ func (f *Feed) sendReplicaHeartbeat(ctx context.Context) error {
 	if streams == 0 {
 		return nil
 	}
-	f.replicaMu.Lock()
-	defer f.replicaMu.Unlock()
-	return f.storeReplicaHeartbeat(ctx)
+	return f.ensureReplicaHeartbeat(ctx, 0)
 }
 
-// ensureReplicaHeartbeat stores a heartbeat unless that was done lately. Every stream opens after one: a replica that has had
-// no streams for long is dead to the others, which would delete the rows of its new streams.
-func (f *Feed) ensureReplicaHeartbeat(ctx context.Context) error {
+// ensureReplicaHeartbeat stores a heartbeat of this replica, unless the last one is younger than maxAge. A stream opens only after
+// one: others take a replica that has had no streams for long for dead, and would delete the rows of its new streams. If they may
+// have done so before this heartbeat, ensureReplicaHeartbeat ends the streams that the replica has.
+func (f *Feed) ensureReplicaHeartbeat(ctx context.Context, maxAge time.Duration) error {
 	f.replicaMu.Lock()
 	defer f.replicaMu.Unlock()
+	began := f.clock()
 	f.mu.Lock()
-	recent := f.clock()-f.replicaHeartbeatAt < 2*f.timing.maintenance
+	isRecent := began-f.replicaHeartbeatAt < maxAge
 	f.mu.Unlock()
-	if recent {
+	if isRecent {
 		return nil
 	}
-	return f.storeReplicaHeartbeat(ctx)
-}
-
-// storeReplicaHeartbeat stores a heartbeat. If the others may have taken this replica for dead before it, and deleted the
-// rows of its streams, it ends them. The caller holds replicaMu.
-func (f *Feed) storeReplicaHeartbeat(ctx context.Context) error {
-	began := f.clock()
 	if err := f.store.RecordHeartbeat(ctx, f.replicaID); err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.clock()-f.replicaHeartbeatAt > f.timing.deadAfter() {
+	if f.clock()-f.replicaHeartbeatAt > f.deadAfter() {
 		for _, s := range f.streams {
 			s.hasRow = false // without having been replaced
 			f.endStream(s, endReaped)
@@ -90,12 +73,12 @@ func (f *Feed) runMaintenance(ctx context.Context) error {
 	)
 }
 
-// endSilentStreams ends streams that have not acknowledged anything for long, so that receipts need not wait for them.
+// endSilentStreams ends streams that have acknowledged nothing for too long, so that receipts need not wait for them.
 func (f *Feed) endSilentStreams() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range f.streams {
-		if f.clock()-s.acknowledgedAt > f.timing.silence {
+		if f.clock()-s.acknowledgedAt > f.params.silence {
 			f.endStream(s, endSilent)
 		}
 	}
@@ -107,18 +90,14 @@ func (f *Feed) endRevokedStreams(ctx context.Context) error {
 	f.mu.Lock()
 	for _, s := range f.streams {
 		if s.isOpen() {
-			connected[s.dataPlane.ID] = append(connected[s.dataPlane.ID], s)
+			connected[s.DataPlane.ID] = append(connected[s.DataPlane.ID], s)
 		}
 	}
 	f.mu.Unlock()
 	if len(connected) == 0 {
 		return nil
 	}
-	ids := make([]string, 0, len(connected))
-	for id := range connected {
-		ids = append(ids, id)
-	}
-	live, err := f.store.LiveDataPlanes(ctx, ids, time.Now().UnixMicro())
+	live, err := f.store.LiveDataPlanes(ctx, slices.Collect(maps.Keys(connected)), time.Now().UnixMicro())
 	if err != nil {
 		return err
 	}
@@ -162,9 +141,8 @@ func (f *Feed) dropDrainedStreams(ctx context.Context) error {
 	return nil
 }
 
-// dropReplacedStreams drops streams that were carried on at another replica, which has deleted their rows. What they had yet to
-// acknowledge, that replica waits for. A replica that others may take for dead can't tell these streams from those whose rows
-// were deleted because of that, so it drops none.
+// dropReplacedStreams drops streams that another replica carries on, which has deleted their rows and waits for their
+// acknowledgements. If others may take this replica for dead, it drops none, because a row may be missing for that reason.
 func (f *Feed) dropReplacedStreams(ctx context.Context) error {
 	replaced := map[string]*Stream{}
 	f.mu.Lock()
@@ -197,7 +175,7 @@ func (f *Feed) dropReplacedStreams(ctx context.Context) error {
 	return nil
 }
 
-// peer is the last heartbeat of a replica, and when this one first saw it.
+// peer is the last heartbeat of a replica, and when this replica first saw it.
 type peer struct {
 	heartbeat int64
 	seenAt    time.Duration
@@ -220,7 +198,7 @@ func (f *Feed) deleteDeadReplicas(ctx context.Context) error {
 	}
 	f.peers = known
 	for id, p := range known {
-		expired := asked - p.seenAt - f.timing.deadAfter() - f.lease
+		expired := asked - p.seenAt - f.deadAfter() - f.params.lease
 		if id == f.replicaID || expired < 0 {
 			continue
 		}
@@ -229,4 +207,61 @@ func (f *Feed) deleteDeadReplicas(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// maxCounted is how many customers a heartbeat counts streams of, so that it stays small.
+const maxCounted = 300
+
+// serving counts the streams that serve: each enforces its share of a key's limits. A value never changes.
+type serving struct {
+	streams, everybody int            // everybody is how many of the streams are of data planes that serve all customers
+	byCustomer         map[string]int // of customers that a data plane is limited to; includes everybody
+}
+
+// countServing counts the streams of all replicas. If a count has changed, the next heartbeat says so.
+func (f *Feed) countServing(ctx context.Context) error {
+	found, err := f.store.CountServingStreams(ctx)
+	if err != nil {
+		return err
+	}
+	now := &serving{byCustomer: map[string]int{}}
+	for _, of := range found {
+		now.streams += of.Streams
+		if of.Customers == nil {
+			now.everybody += of.Streams
+		}
+		for _, customer := range of.Customers {
+			now.byCustomer[customer] += of.Streams
+		}
+	}
+	for customer := range now.byCustomer {
+		now.byCustomer[customer] += now.everybody
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if old := f.serving; old == nil || f.joined || old.streams != now.streams || old.everybody != now.everybody ||
+		!maps.Equal(old.byCustomer, now.byCustomer) {
+		f.serving, f.joined = now, false
+	}
+	return nil
+}
+
+// countsFor returns the counts for a heartbeat to a data plane; uncounted is how many of its own streams n lacks. If the data plane
+// serves too many customers to list, it is told that all streams serve each of them: its shares are too small then, never too large.
+func (n *serving) countsFor(d models.DataPlane, uncounted int) (others *int, byCustomer []gen.DataPlanesOfCustomer) {
+	customers := d.Customers
+	if customers == nil {
+		customers = slices.Sorted(maps.Keys(n.byCustomer))
+	}
+	if len(customers) > maxCounted {
+		return new(max(n.streams+uncounted, 1)), nil
+	}
+	for _, customer := range customers {
+		count, ok := n.byCustomer[customer]
+		if !ok {
+			count = n.everybody
+		}
+		byCustomer = append(byCustomer, gen.DataPlanesOfCustomer{CustomerID: customer, DataPlanes: count + uncounted})
+	}
+	return new(max(n.everybody+uncounted, 1)), byCustomer
 }

@@ -18,12 +18,10 @@ const (
 	// streamLife is the least time after which a stream ends; up to half as much is added, so that streams end apart. It
 	// bounds how far the clocks of the two ends drift apart: by 0.1 s if their speeds differ by a ten-thousandth.
 	streamLife = 15 * time.Minute
-	// maxBacklog is the most changes that a stream may have missed to resume, of those that its data plane may know of.
-	maxBacklog = 1_000
-	// maxBacklogPage bounds how many changes are read at once.
-	maxBacklogPage = 16 * maxBacklog
-	// backlogShare is the part of a lease in which a backlog must be read: the lease is counted from before the request was sent, so
-	// after much more, a data plane would have to ask again.
+	// maxPageGrowth is how much larger than the first page of a backlog the others get.
+	maxPageGrowth = 16
+	// backlogShare is the divisor of a lease that gives the time to read a backlog. The lease counts from before the request was sent:
+	// if reading took much longer, it would end soon after the stream begins.
 	backlogShare = 4
 	// maxBacklogReads is how many streams read their backlog at the same time.
 	maxBacklogReads = 4
@@ -59,7 +57,7 @@ const (
 // Subscription is what a data plane asks for.
 type Subscription struct {
 	DataPlane models.DataPlane
-	// Previous is the id of the stream that this one continues, if it continues one.
+	// Previous is the id of the stream that this one continues; empty if there is none.
 	Previous string
 	// Resume is the position to resume from; nil starts at the present.
 	Resume *position.Position
@@ -74,27 +72,27 @@ type Subscription struct {
 // Stream is one connection of a data plane.
 type Stream struct {
 	// Subscribe sets these, and nothing changes them afterwards.
-	feed      *Feed
-	id        string
-	dataPlane models.DataPlane
-	maxStale  time.Duration
-	testsKeys bool
-	first     []byte        // hello, what was missed, and a heartbeat
-	queue     chan []byte   // messages to write, in order; feed.send is the only sender
-	ended     chan struct{} // closed when the state becomes stateDraining
+	Subscription
+
+	feed  *Feed
+	id    string
+	first []byte        // hello, what was missed, and a heartbeat
+	queue chan []byte   // messages to write, in order; feed.send is the only sender
+	ended chan struct{} // closed when the state becomes stateDraining
 
 	// last is written after ended is closed, if there is anything. It is set before that and never changes afterwards.
 	last []byte
 
 	// feed.mu guards the rest.
 	state streamState
-	// hasRow reports whether the row in the database is missing only if another stream has replaced this one.
+	// hasRow reports whether the row was stored, and other replicas can't have deleted it because they took this one for dead. If the
+	// row is missing nevertheless, another stream has replaced this one.
 	hasRow bool
 	// acknowledgedAt is when the data plane last acknowledged anything, or joined.
 	acknowledgedAt time.Duration
-	// leaseEnd is, of a draining stream, when its lease and grace have run out.
+	// leaseEnd is when the lease and the grace of a draining stream have run out.
 	leaseEnd time.Duration
-	// serving is what the stream was last told of, and uncounted is 1 if it lacks this stream.
+	// serving is the count that the stream was last sent. uncounted is 1 if the count lacks this stream.
 	serving   *serving
 	uncounted int
 	// pending holds the tallies that wait for this stream to acknowledge.
@@ -108,7 +106,7 @@ func (s *Stream) isOpen() bool { return s.state == stateJoined || s.state == sta
 // models.ErrUnavailable.
 func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error) {
 	s := &Stream{
-		feed: f, id: f.ids.Next("", time.Now()), dataPlane: sub.DataPlane, maxStale: sub.MaxStale, testsKeys: sub.TestsKeys,
+		Subscription: sub, feed: f, id: f.ids.Next("", time.Now()),
 		queue: make(chan []byte, queueLength), ended: make(chan struct{}), acknowledgedAt: f.clock(),
 	}
 	if sub.Previous == "" {
@@ -118,14 +116,14 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	if !sub.Arrived.IsZero() {
 		arrived -= time.Since(sub.Arrived)
 	}
-	if err := f.ensureReplicaHeartbeat(ctx); err != nil {
+	if err := f.ensureReplicaHeartbeat(ctx, 2*f.params.maintenance); err != nil {
 		return nil, err
 	}
 	start, within, first, err := f.join(s)
 	if err != nil {
 		return nil, err
 	}
-	backlog, err := f.readBacklog(ctx, s, sub, start, arrived)
+	backlog, err := f.readBacklog(ctx, s, start, arrived)
 	if err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -142,14 +140,15 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 		f.closeStream(s) // not dropped, since the row may have been written all the same
 		return nil, err
 	}
-	if !f.markPersisted(s, sub.Previous) {
+	if !f.markPersisted(s) {
 		return nil, fmt.Errorf("%w: the stream ended before it began", models.ErrUnavailable)
 	}
 	s.first = slices.Concat(s.helloFrame(arrived, within), backlog, first)
 	return s, nil
 }
 
-// join adds a stream to the feed. From then on it is sent all changes that are not in the position returned, which its first heartbeat has.
+// join adds a stream to the feed, which from then on sends it every change that is not in the start position. The first heartbeat
+// has the same position.
 func (f *Feed) join(s *Stream) (start position.Position, within int, heartbeat []byte, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -164,8 +163,8 @@ func (f *Feed) join(s *Stream) (start position.Position, within int, heartbeat [
 
 // readBacklog returns the frames of the changes between the position to resume from and the stream's start: none for a
 // stream that starts at the present, and a reset if there are too many or the position is not of this database's history.
-func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, start position.Position, arrived time.Duration) ([]byte, error) {
-	if sub.Resume == nil {
+func (f *Feed) readBacklog(ctx context.Context, s *Stream, start position.Position, arrived time.Duration) ([]byte, error) {
+	if s.Resume == nil {
 		return nil, nil
 	}
 	select {
@@ -173,13 +172,13 @@ func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, sta
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	missed, isWhole, err := f.readMissed(ctx, s, *sub.Resume, arrived+f.lease/backlogShare)
+	missed, isWhole, err := f.readMissed(ctx, s, *s.Resume, arrived+f.params.lease/backlogShare)
 	<-f.backlogSlots
 	if err != nil {
 		return nil, err
 	}
-	if sub.Previous != "" {
-		if err := f.adoptPending(ctx, s, sub, start, missed); err != nil {
+	if s.Previous != "" {
+		if err := f.adoptPending(ctx, s, start, missed); err != nil {
 			return nil, err
 		}
 	}
@@ -193,25 +192,25 @@ func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, sta
 	return frames, nil
 }
 
-// readMissed reads the changes since a position page by page, and returns those that the stream's data plane may know of. They are not
-// whole if there are too many, if the position is not of this database's history, or if at the end of a page the time is up: pages of
-// other customers' changes take time as well. What commits while it reads is not missed: the stream starts before that.
+// readMissed reads the changes since a position page by page, and returns those of the data plane's customers. isWhole is false if
+// there are too many, if the position is not of this database's history, or if the time is up at the end of a page: pages of other
+// customers' changes take time as well. Changes that commit meanwhile are not missed, because the stream has joined before.
 func (f *Feed) readMissed(
 	ctx context.Context, s *Stream, since position.Position, until time.Duration,
 ) (missed []models.Change, isWhole bool, err error) {
 	resume := since
-	for size := maxBacklog + 1; ; size = min(2*size, maxBacklogPage) {
+	for size := f.params.maxBacklog + 1; ; size = min(2*size, maxPageGrowth*f.params.maxBacklog) {
 		page, now, err := f.store.Changes(ctx, since, size)
 		if err != nil {
 			return nil, false, err
 		}
 		for _, c := range page {
-			if s.dataPlane.Serves(c.CustomerID) {
+			if s.DataPlane.Serves(c.CustomerID) {
 				missed = append(missed, c)
 			}
 		}
 		switch {
-		case now.Xmax < resume.Xmax || !now.SameTimeline(resume) || len(missed) > maxBacklog:
+		case now.Xmax < resume.Xmax || !now.SameTimeline(resume) || len(missed) > f.params.maxBacklog:
 			return missed, false, nil
 		case len(page) < size:
 			return missed, true, nil
@@ -225,13 +224,12 @@ func (f *Feed) readMissed(
 	}
 }
 
-// markPersisted says that the stream's row is in the database. It ends the previous stream of the data plane, if this replica
-// has it, and takes over the acknowledgements that it owes: their changes are in the new stream's backlog. It reports whether
-// the stream is still open.
-func (f *Feed) markPersisted(s *Stream, previous string) bool {
+// markPersisted notes that the stream's row is in the database. If this replica has the previous stream of the data plane, it ends
+// that, and tallies wait for the new stream instead, whose backlog has their changes. It reports whether the stream is still open.
+func (f *Feed) markPersisted(s *Stream) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if old := f.streams[previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
+	if old := f.streams[s.Previous]; old != nil && old.DataPlane.ID == s.DataPlane.ID {
 		f.endStream(old, endReplaced)
 		movePending(old, s)
 		f.dropStream(old)
@@ -258,7 +256,7 @@ func (f *Feed) endStream(s *Stream, reason string) {
 
 // drainStream keeps a stream for as long as its lease and grace may run from now. The caller holds mu.
 func (f *Feed) drainStream(s *Stream) {
-	s.state, s.leaseEnd = stateDraining, f.clock()+f.lease+s.maxStale
+	s.state, s.leaseEnd = stateDraining, f.clock()+f.params.lease+s.MaxStale
 	f.streams[s.id] = s
 }
 
@@ -277,14 +275,7 @@ func (f *Feed) closeStream(s *Stream) {
 	f.endStream(s, endClosed)
 }
 
-func optional(text string) *string {
-	if text == "" {
-		return nil
-	}
-	return &text
-}
-
-// resetStreams has every data plane drop its cache, and carry on at a position whose changes were not read.
+// resetStreams makes every data plane drop its cache, and continues at a position whose changes were not read.
 func (f *Feed) resetStreams(now position.Position, began time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,4 +1,4 @@
-package feed_test
+package feed
 
 import (
 	"bufio"
@@ -16,17 +16,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/internal/position"
-	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
 func TestHello(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: 700 * time.Millisecond})
-		sub := feed.Subscription{DataPlane: e.dataPlane(), Arrived: time.Now()}
+		r := e.replica(withLease(700 * time.Millisecond))
+		sub := Subscription{DataPlane: e.dataPlane(), Arrived: time.Now()}
 		m := r.subscribe(sub)
 		all := m.All()
 		require.Equal(t, "hello", all[0].Type, "it comes first")
@@ -42,30 +40,34 @@ func TestHello(t *testing.T) {
 	})
 }
 
+// backlog makes a feed allow streams to have missed ten changes.
+func backlog(f *Feed) { f.params.maxBacklog = 10 }
+
 func TestResumeTooFarBackResets(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		require.Equal(t, 1_000, production.maxBacklog)
+		r := e.replica(backlog)
 		steady, first := r.connect(), r.connect()
 		first.Leave()
-		steady.Await("the last of them", isAbout(e.change(acme, 1000)))
-		require.Equal(t, []string{"hello", "key.registered", "key.registered"}, r.subscribe(first.resumed()).types()[:3], "1,000 can be missed")
+		steady.Await("the last of them", isAbout(e.change(acme, 10)))
+		require.Equal(t, []string{"hello", "key.registered", "key.registered"}, r.subscribe(first.resumed()).types()[:3], "ten can be missed")
 		steady.Await("another", isAbout(e.change(acme, 1)))
 		require.Equal(t, []string{"hello", "reset", "heartbeat"}, r.subscribe(first.resumed()).types()[:3])
 
 		future, err := e.store.Position(t.Context())
 		require.NoError(t, err)
 		future.Xmin, future.Xmax, future.Open = future.Xmax+1000, future.Xmax+1000, nil
-		require.Equal(t, []string{"hello", "reset", "heartbeat"}, r.subscribe(feed.Subscription{DataPlane: e.dataPlane(), Resume: &future}).types()[:3])
+		require.Equal(t, []string{"hello", "reset", "heartbeat"}, r.subscribe(Subscription{DataPlane: e.dataPlane(), Resume: &future}).types()[:3])
 	})
 }
 
 // Other customers' changes take time to read, but reset no one.
 func TestOtherCustomersChangesResetNoResume(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		r := e.replica(backlog)
 		steady, first := r.connect(), r.connect(acme)
 		first.Leave()
-		e.change("globex", 1010) // the first page holds a part of this
+		e.change("globex", 15) // the first page holds a part of this
 		own := []string{e.change(acme, 1), e.change(acme, 1)}
 		steady.Await("the last of them", isAbout(own[1]))
 		var got []string
@@ -79,29 +81,20 @@ func TestOtherCustomersChangesResetNoResume(t *testing.T) {
 	})
 }
 
-// slowStore reads changes slowly from a position on.
-type slowStore struct {
-	feed.Store
-
-	pause time.Duration
-}
-
-func (s slowStore) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
-	if limit <= 4*1000 { // the pages of a backlog
-		time.Sleep(s.pause)
-	}
-	return s.Store.Changes(ctx, since, limit)
-}
-
 func TestABacklogIsReadWithinPartOfALease(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		const lease = 10 * time.Second
-		r := e.replica(options{lease: lease, store: slowStore{e.newStore(), lease/4 + time.Millisecond}})
+		r := e.replica(backlog, withLease(lease), withStore(hookedStore{e.newStore(), func(ctx context.Context, method string) context.Context {
+			if method == "Changes" {
+				time.Sleep(lease/4 + time.Millisecond)
+			}
+			return ctx
+		}}))
 		steady, first := r.connect(), r.connect(acme)
 		first.Leave()
-		steady.Await("others", isAbout(e.change("globex", 1000)))
-		require.NotContains(t, r.subscribe(first.resumed()).types(), "reset", "one page is always read")
 		steady.Await("others", isAbout(e.change("globex", 10)))
+		require.NotContains(t, r.subscribe(first.resumed()).types(), "reset", "one page is always read")
+		steady.Await("others", isAbout(e.change("globex", 1)))
 		require.Contains(t, r.subscribe(first.resumed()).types(), "reset")
 	})
 }
@@ -110,8 +103,10 @@ func TestABacklogIsReadWithinPartOfALease(t *testing.T) {
 // woken.
 func TestResumeAtLaggingReplica(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		ahead := e.replica(options{})
-		lagging := e.replica(options{lease: time.Hour, store: watchedStore{e.newStore(), watchNothing}})
+		ahead := e.replica()
+		withFaults, isFaulty := e.faultyStore("Watch")
+		isFaulty.Store(true)
+		lagging := e.replica(withLease(time.Hour), withFaults)
 		for range 5 {
 			m := ahead.connect()
 			m.AwaitRevocation(e.revoke().ID)
@@ -124,7 +119,7 @@ func TestResumeAtLaggingReplica(t *testing.T) {
 // Guarantee 5: a slow reader is dropped, delays no other, and misses nothing once it resumes.
 func TestSlowReadersHurtNobody(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		r := e.replica()
 		fine, slow := r.connect(), r.connect()
 		slow.Stall()
 		var keys []string
@@ -137,7 +132,7 @@ func TestSlowReadersHurtNobody(t *testing.T) {
 		}
 		require.NoError(t, slow.AwaitEnd())
 		require.Less(t, time.Since(began), 3*time.Second)
-		e.eventually("it is dropped", func() bool { return feed.Streams(r.Feed) == 1 })
+		e.eventually("it is dropped", func() bool { return r.openStreams() == 1 })
 		again := r.subscribe(slow.resumed())
 		require.False(t, slices.Contains(again.types(), "reset"))
 		for _, key := range keys {
@@ -148,9 +143,9 @@ func TestSlowReadersHurtNobody(t *testing.T) {
 
 func TestPausedReaderGetsAllInOrder(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		r := e.replica()
 		resume := make(chan struct{})
-		m, err := r.tryConnect(feed.Subscription{DataPlane: e.dataPlane()}, func(got feedtest.Message) {
+		m, err := r.tryConnect(Subscription{DataPlane: e.dataPlane()}, func(got feedtest.Message) {
 			if got.Type == "key.registered" {
 				<-resume
 			}
@@ -176,9 +171,9 @@ func TestPausedReaderGetsAllInOrder(t *testing.T) {
 // Messages from before the database was restored would extend a lease, and name a position that means something else now.
 func TestLastMessageComesLast(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{})
+		r := e.replica()
 		resume := make(chan struct{})
-		m, err := r.tryConnect(feed.Subscription{DataPlane: e.dataPlane()}, func(got feedtest.Message) {
+		m, err := r.tryConnect(Subscription{DataPlane: e.dataPlane()}, func(got feedtest.Message) {
 			if got.Type == "key.registered" {
 				<-resume
 			}
@@ -187,7 +182,7 @@ func TestLastMessageComesLast(t *testing.T) {
 		e.change(acme, 1)
 		time.Sleep(2 * time.Second) // heartbeats queue up
 		e.execute("DELETE FROM events")
-		e.eventually("the stream ends", func() bool { return feed.Streams(r.Feed) == 0 })
+		e.eventually("the stream ends", func() bool { return r.openStreams() == 0 })
 		close(resume)
 		require.NoError(t, m.AwaitEnd())
 		all := m.All()
@@ -199,14 +194,14 @@ func TestLastMessageComesLast(t *testing.T) {
 // A stream that ends in the middle of a message must neither seem to go on nor to end as a response should.
 func TestSlowConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
-	e := newSQLiteEnv(t, modelstest.EngineSQLite.MigratedURL(t))
-	r := e.replica(options{})
+	e := newEnv(t, modelstest.EngineSQLite.MigratedURL(t))
+	r := e.replica()
 	dataPlane := e.dataPlane()
 	for name, protocol := range map[string]string{"HTTP/1.1": "http/1.1", "HTTP/2": "h2"} {
 		t.Run(name, func(t *testing.T) {
 			served := make(chan error, 1)
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				s, err := r.Subscribe(req.Context(), feed.Subscription{DataPlane: dataPlane})
+				s, err := r.Subscribe(req.Context(), Subscription{DataPlane: dataPlane})
 				if err == nil {
 					err = s.Serve(req.Context(), w)
 				}
@@ -225,6 +220,13 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 			authorities := x509.NewCertPool()
 			authorities.AddCert(server.Certificate())
 			transport := &http.Transport{
+				DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+					conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+					if socket, ok := conn.(*net.TCPConn); ok {
+						_ = socket.SetReadBuffer(16 << 10) // which fills up soon, too
+					}
+					return conn, err
+				},
 				TLSClientConfig:   &tls.Config{RootCAs: authorities, NextProtos: []string{protocol}},
 				ForceAttemptHTTP2: protocol == "h2", HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10},
 			}
@@ -244,7 +246,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 					require.NoError(t, err)
 					full = true
 				case <-time.After(20 * time.Millisecond):
-					e.change(acme, 900)
+					e.change(acme, 300)
 				}
 			}
 			text, err := io.ReadAll(body)
@@ -258,7 +260,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 
 func TestStreamEndsByAge(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		r := e.replica(options{lease: time.Hour, timing: feed.Timing{Maintenance: time.Hour}})
+		r := e.replica(func(f *Feed) { f.params.lease, f.params.maintenance = time.Hour, time.Hour })
 		m := r.connect()
 		time.Sleep(15 * time.Minute)
 		require.False(t, m.Ended())

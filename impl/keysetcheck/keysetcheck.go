@@ -1,12 +1,12 @@
 // Package keysetcheck proves that the sealer holds the key-encryption keys (KEKs) of this database.
 //
 // The first start seals one random value, the canary, and stores it in the database. A sealer that can't open the canary has
-// another keyset: keys sealed by it would be unreadable with the right keyset, and the other way round.
+// another keyset: keys sealed by it would be unreadable with the right keyset, and vice versa.
 //
-// A process that may seal and not open can't try that. It trusts the KEKs that a process has listed which may open: beside those,
-// the canary opened, so they are of one keyset.
+// A process that may seal but not open can't try that. It trusts the KEKs in the database. A process that may open stores there
+// which KEKs its sealer has while it opens the canary, so they belong to the same keyset.
 //
-// The keys of fingerprints are derived from the canary's value, too: it is sealed, and stays the same when the KEK changes.
+// The key of fingerprints is derived from the canary's value, which is sealed and stays the same when the KEK changes.
 //
 // The package may import models and sealer.
 package keysetcheck
@@ -32,8 +32,8 @@ import (
 var (
 	// ErrWrongKEK says that the sealer can't open this database's canary: it has another keyset.
 	ErrWrongKEK = errors.New("the sealer's keyset does not open this database's canary: it is not the keyset that the keys were sealed with")
-	// ErrUnproven wraps sealer.ErrUnavailable. It says that the sealer seals under a KEK that no process which may open has found
-	// in this database's keyset: the keyset is another one, or none has looked yet.
+	// ErrUnproven wraps sealer.ErrUnavailable. It says that the sealer seals under a KEK that no process that may open has found in
+	// this database's keyset: the sealer has another keyset, or no such process has looked yet.
 	ErrUnproven = fmt.Errorf("%w: no process that may open has found the sealer's key-encryption key in this database's keyset", sealer.ErrUnavailable)
 	// ErrNoCanary wraps sealer.ErrUnavailable. It says that there is no canary yet, and that this process does not seal one.
 	ErrNoCanary = fmt.Errorf("%w: no process that seals has started with this database yet", sealer.ErrUnavailable)
@@ -49,9 +49,6 @@ const (
 	OpenOnly
 )
 
-// Binding returns the binding of the canary.
-func Binding() sealer.Binding { return sealer.CanaryBinding() }
-
 // size is the length of the canary's value in bytes.
 const size = 32
 
@@ -61,22 +58,22 @@ type Checker struct {
 	sealer sealer.Sealer
 	use    Use
 
-	mu      sync.Mutex      // guards the fields below
-	isRight bool            // whether Check has succeeded
-	checked map[string]bool // :: KEKs → whether they were found to be of this database's keyset
+	mu      sync.Mutex // guards isRight
+	isRight bool       // whether Check has succeeded
 
+	checked      sync.Map                       // :: KEKs that CheckKEKs found to be of this database's keyset → true
 	fingerprints atomic.Pointer[FingerprintKey] // nil until the canary was opened
-	asked        atomic.Int64                   // when a process that only seals tried last to open it, in Unix nanoseconds
+	asked        atomic.Int64                   // when a process that only seals last tried to open the canary, in Unix nanoseconds
 }
 
 // New returns a Checker. It seals and opens nothing yet.
 func New(store *models.Store, s sealer.Sealer, use Use) *Checker {
-	return &Checker{store: store, sealer: s, use: use, checked: map[string]bool{}}
+	return &Checker{store: store, sealer: s, use: use}
 }
 
-// Check returns nil if the sealer has this database's keyset. Once it has succeeded, it asks no more. If the database has no
-// canary, it creates one. Errors: ErrWrongKEK; if it can't be decided yet, models.ErrUnavailable or sealer.ErrUnavailable, also
-// as ErrUnproven or ErrNoCanary.
+// Check returns nil if the sealer has this database's keyset. Once it has succeeded, it checks no more. If the database has no
+// canary, it creates one. Errors: ErrWrongKEK; if that can't be decided yet, models.ErrUnavailable or sealer.ErrUnavailable, which
+// ErrUnproven and ErrNoCanary wrap.
 func (c *Checker) Check(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,8 +99,8 @@ func (c *Checker) Check(ctx context.Context) error {
 	return err
 }
 
-// Recheck checks the keyset as it is now: it may be replaced while the service runs. A process that may open stores which KEKs it
-// has, for those that may only seal. It may be called once Check has succeeded; its errors are those of Check and CheckKEKs.
+// Recheck checks the keyset as it is now: it may be replaced while the service runs. If the process may open, it stores which KEKs
+// the sealer has, for processes that only seal. It may be called once Check has succeeded. Errors: those of Check and CheckKEKs.
 func (c *Checker) Recheck(ctx context.Context) error {
 	if c.use == SealOnly {
 		return c.trySeal(ctx)
@@ -122,15 +119,12 @@ func (c *Checker) Recheck(ctx context.Context) error {
 	return c.store.AddKEKs(ctx, ids)
 }
 
-// CheckKEKs returns nil if the sealer has this database's keyset while it has these KEKs: one by its id or, where the process may
-// open, any text that names them all. It asks once for each text: the keyset may be replaced while the service runs, and whatever
-// a wrong one seals would be lost once the right one is back. Errors: sealer.ErrUnavailable, which wraps ErrWrongKEK or
+// CheckKEKs returns nil if the sealer has this database's keyset while it has certain KEKs: keks is the id of one or, if the process
+// may open, any text that names them all. It checks each text once. The keyset may be replaced while the service runs, and secrets
+// sealed with a wrong one would be lost when the right one is back. Errors: sealer.ErrUnavailable, which wraps ErrWrongKEK or
 // ErrUnproven; models.ErrUnavailable.
 func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
-	c.mu.Lock()
-	checked := c.checked[keks]
-	c.mu.Unlock()
-	if checked {
+	if _, isChecked := c.checked.Load(keks); isChecked {
 		return nil
 	}
 	var err error
@@ -141,23 +135,21 @@ func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
 	}
 	if errors.Is(err, ErrWrongKEK) {
 		return fmt.Errorf("%w: %w", sealer.ErrUnavailable, err)
-	} else if err != nil {
-		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.checked[keks] = true
-	return nil
+	if err == nil {
+		c.checked.Store(keks, true)
+	}
+	return err
 }
 
-// Seal seals a secret and then makes sure that it was sealed under a KEK of this database's keyset. Errors: those of
-// sealer.Sealer's Seal and of CheckKEKs.
+// Seal seals a secret, and then checks that it was sealed under a KEK of this database's keyset. Errors: those of sealer.Sealer's
+// Seal and of CheckKEKs.
 func (c *Checker) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
 	envelope, err := c.sealer.Seal(ctx, binding, secret)
-	if err != nil {
-		return sealer.Envelope{}, err
+	if err == nil {
+		err = c.CheckKEKs(ctx, envelope.KEKID)
 	}
-	if err := c.CheckKEKs(ctx, envelope.KEKID); err != nil {
+	if err != nil {
 		return sealer.Envelope{}, err
 	}
 	return envelope, nil
@@ -178,10 +170,11 @@ func (c *Checker) SealSecret(ctx context.Context, binding sealer.Binding, secret
 	return Sealed{envelope, c.FingerprintsOf(ctx, binding.CustomerID, parts...)}, nil
 }
 
-// askInterval is how often a process that only seals tries to open the canary, for which it may have no right.
+// askInterval is how often a process that only seals tries to open the canary, which it may not be allowed to do.
 const askInterval = time.Minute
 
-// ErrNoFingerprints wraps sealer.ErrUnavailable. It says that this process could not open the canary, so that it has no key of fingerprints.
+// ErrNoFingerprints wraps sealer.ErrUnavailable. It says that this process has no key of fingerprints, because it could not open the
+// canary.
 var ErrNoFingerprints = fmt.Errorf("%w: the canary, from which the key of fingerprints is derived, could not be opened", sealer.ErrUnavailable)
 
 // FingerprintsOf returns the fingerprints of a customer's secrets, in their order. Without the key of fingerprints it returns nil, which
@@ -213,7 +206,7 @@ func (c *Checker) Fingerprints(ctx context.Context) (FingerprintKey, error) {
 	return *c.fingerprints.Load(), nil
 }
 
-// openAgain opens the canary also if Check has succeeded.
+// openAgain opens the canary even if Check has succeeded.
 func (c *Checker) openAgain(ctx context.Context) error {
 	if err := c.Check(ctx); err != nil { // creates a missing canary
 		return err
@@ -225,9 +218,9 @@ func (c *Checker) openAgain(ctx context.Context) error {
 	return c.open(ctx, row)
 }
 
-// open returns an error unless the canary opens. It keeps what fingerprints are made with, and wipes the plaintext.
+// open opens the canary, derives the key of fingerprints from it, and wipes the plaintext.
 func (c *Checker) open(ctx context.Context, row models.Canary) error {
-	opened, err := c.sealer.Open(ctx, Binding(), row.Envelope)
+	opened, err := c.sealer.Open(ctx, sealer.CanaryBinding(), row.Envelope)
 	defer opened.Wipe()
 	switch {
 	case errors.Is(err, sealer.ErrUnknownKEK), errors.Is(err, sealer.ErrBinding), errors.Is(err, sealer.ErrMalformed):
@@ -240,7 +233,7 @@ func (c *Checker) open(ctx context.Context, row models.Canary) error {
 	return err
 }
 
-// trySeal seals a value that nobody needs, to see under which KEK.
+// trySeal seals a value that nobody needs, and checks the KEK that it was sealed under.
 func (c *Checker) trySeal(ctx context.Context) error {
 	envelope, err := sealCanary(ctx, c.sealer)
 	if err != nil {
@@ -257,8 +250,7 @@ func (c *Checker) requireProven(ctx context.Context, kekID string) error {
 	return err
 }
 
-// create seals and stores a new canary. If several replicas start at once, the first to store its canary wins and all get
-// that one.
+// create seals and stores a new canary. If several replicas start at once, all get the canary that was stored first.
 func (c *Checker) create(ctx context.Context) (models.Canary, error) {
 	envelope, err := sealCanary(ctx, c.sealer)
 	if err != nil {
@@ -281,7 +273,7 @@ func TrySeal(ctx context.Context, s sealer.Sealer) error {
 func sealCanary(ctx context.Context, s sealer.Sealer) (sealer.Envelope, error) {
 	value := make([]byte, size)
 	rand.Read(value) // never fails: it ends the process rather than return less
-	envelope, err := s.Seal(ctx, Binding(), sealer.NewSecret(value))
+	envelope, err := s.Seal(ctx, sealer.CanaryBinding(), sealer.NewSecret(value))
 	if err != nil {
 		return sealer.Envelope{}, fmt.Errorf("canary: %w", err)
 	}

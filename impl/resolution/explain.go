@@ -2,11 +2,11 @@ package resolution
 
 import "github.com/agentrouter/aikeys/models"
 
-// The reasons for which a key that is not the choice does not serve.
+// The reasons why a key that is not the choice does not serve.
 const (
 	// NotFirst says that another key comes before it.
 	NotFirst Reason = "not_first"
-	// OtherCallers says that keys of its order share the callers by weight, and that it serves others.
+	// OtherCallers says that keys of its order share the callers by weight, and that it serves other callers.
 	OtherCallers Reason = "other_callers"
 	// RefusedByProvider says that its provider refused it within the last five minutes, and that the policy is to try the next.
 	RefusedByProvider Reason = "refused_by_provider"
@@ -16,15 +16,15 @@ const (
 	OtherUsers Reason = "other_users"
 )
 
-// Explanation says of a key whether it serves, and why.
+// Explanation is whether a key serves, and why.
 type Explanation struct {
 	Key    models.Key
 	Serves bool
 	Reason Reason
 }
 
-// Explain says of every key why it serves a caller or not: first those that may serve, in the order in which they come. The choice is what
-// Resolve returned of the keys found; held are those that are disabled or have expired.
+// Explain says why each key serves a caller or does not. The keys that may serve come first, in the order in which they are tried. The
+// choice is what Resolve returned for the keys found; held are keys that are disabled or have expired.
 func Explain(choice Choice, r Request, policy models.Policy, found, held models.Serving) []Explanation {
 	userKeys := policy.For(r.Provider)
 	var all []Explanation
@@ -36,7 +36,7 @@ func Explain(choice Choice, r Request, policy models.Policy, found, held models.
 		case k.ID == choice.Key.ID:
 			add(k, choice.Reason)
 			passed = true
-		case !passed && r.passes(policy, k) == NextKeyLimited:
+		case !passed && r.reasonToSkip(policy, k) == NextKeyLimited:
 			add(k, Limited)
 		case !passed:
 			add(k, RefusedByProvider)
@@ -55,7 +55,7 @@ func Explain(choice Choice, r Request, policy models.Policy, found, held models.
 	}
 	for _, keys := range [][]models.Key{found.Own, found.Project, held.Own, held.Project} {
 		for _, k := range keys {
-			if stopped, _ := Stop(k, r.Now); stopped != "" {
+			if stopped := Stop(k, r.Now); stopped != "" {
 				add(k, stopped)
 			} else if reason, isExcluded := excluded[k.UserID != ""]; isExcluded {
 				add(k, reason)

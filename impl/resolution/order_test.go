@@ -138,7 +138,7 @@ func TestAKeyOfOtherUsersIsPassedOver(t *testing.T) {
 	found.Project = found.Project[:1]
 	require.Equal(t, outcome{"", resolution.KeyRestricted}, choose(t, "mia", fail, found))
 	require.Equal(t, outcome{"", resolution.UserKeyRequired}, choose(t, "mia", policyOf(models.UserKeysRequire, models.OnBadKeyFail), found))
-	require.ErrorIs(t, resolution.Choice{Reason: resolution.KeyRestricted}.Err(), resolution.ErrKeyRestricted)
+	require.ErrorIs(t, resolution.KeyRestricted.Err(), resolution.ErrKeyRestricted)
 }
 
 // badLimited describes keys, in order: b is bad, l is at a limit, x is both, and . is neither.

@@ -21,12 +21,12 @@ var (
 	ErrNoKey = errors.New("no active key may serve this")
 	// ErrUserKeyRequired says that the policy requires a key of the user's own and the user has none.
 	ErrUserKeyRequired = errors.New("policy requires a key of the user's own")
-	// ErrKeyRevoked, ErrKeyDisabled and ErrKeyExpired say that the key that was asked for by id serves nobody, or that none may serve and
-	// the last of them to stop did so for this reason.
+	// ErrKeyRevoked, ErrKeyDisabled and ErrKeyExpired say why a key that was asked for by its id serves nobody. If no key may serve a
+	// caller, they say why the last of the keys to stop did so.
 	ErrKeyRevoked  = errors.New("key is revoked")
 	ErrKeyDisabled = errors.New("key is disabled")
 	ErrKeyExpired  = errors.New("key has expired")
-	// ErrKeyRestricted says that the keys that the policy would let serve are all restricted to other users.
+	// ErrKeyRestricted says that all keys that the policy would let serve are restricted to other users.
 	ErrKeyRestricted = errors.New("keys are restricted to other users")
 	// ErrCallerUnauthenticated says that the credential of the caller on whose behalf a data plane asks opens no session.
 	ErrCallerUnauthenticated = errors.New("caller unauthenticated")
@@ -53,48 +53,32 @@ const (
 	NoKey             Reason = "no_key"
 )
 
+// errs has the error for each reason for which no key serves.
+var errs = map[Reason]error{
+	NoKey: ErrNoKey, UserKeyRequired: ErrUserKeyRequired, KeyRestricted: ErrKeyRestricted,
+	KeyRevoked: ErrKeyRevoked, KeyDisabled: ErrKeyDisabled, KeyExpired: ErrKeyExpired,
+}
+
+// Err returns one of the package's errors for a reason for which no key serves, and nil for all other reasons.
+func (r Reason) Err() error { return errs[r] }
+
 // Choice is the key that serves a request, and why. Its Key has an empty ID if no key serves.
 type Choice struct {
 	Key    models.Key
 	Reason Reason
-	// Stopped is the last to stop of the keys that the policy would let serve; its ID is empty unless Reason says that it was revoked or
-	// disabled, or has expired.
+	// Stopped is the key that stopped last of those that the policy would let serve. Its ID is empty unless Reason is KeyRevoked,
+	// KeyDisabled or KeyExpired.
 	Stopped models.Key
 }
 
-// Err returns nil if a key serves, and one of the package's errors if not.
-func (c Choice) Err() error {
-	switch {
-	case c.Key.ID != "":
-		return nil
-	case c.Reason == UserKeyRequired:
-		return ErrUserKeyRequired
-	case c.Reason == KeyRevoked:
-		return ErrKeyRevoked
-	case c.Reason == KeyDisabled:
-		return ErrKeyDisabled
-	case c.Reason == KeyExpired:
-		return ErrKeyExpired
-	case c.Reason == KeyRestricted:
-		return ErrKeyRestricted
-	}
-	return ErrNoKey
+var stops = map[models.StopReason]Reason{
+	models.StopRevoked: KeyRevoked, models.StopDisabled: KeyDisabled, models.StopExpired: KeyExpired,
 }
 
-// Stop returns why a key serves nobody, whatever the policy says. Both are zero if it may serve.
-func Stop(k models.Key, now int64) (Reason, error) {
-	switch k.StopReason(now) {
-	case models.StopRevoked:
-		return KeyRevoked, ErrKeyRevoked
-	case models.StopDisabled:
-		return KeyDisabled, ErrKeyDisabled
-	case models.StopExpired:
-		return KeyExpired, ErrKeyExpired
-	}
-	return "", nil
-}
+// Stop returns why a key serves nobody, whatever the policy says, or "" if it may serve.
+func Stop(k models.Key, now int64) Reason { return stops[k.StopReason(now)] }
 
-// Request is whom a key is to serve, at which provider.
+// Request is a request for a key that serves a caller at a provider.
 type Request struct {
 	models.Caller
 	Provider string
@@ -117,8 +101,8 @@ type Store interface {
 	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
 }
 
-// Fetched is what Fetch returns: the choice, which operations the policy lets it serve, what the policy says of a key at a limit, and the
-// statement's position. A key that Resolve reads later is newer than the position says, never older.
+// Fetched is the result of Fetch: the choice, which operations the policy lets the key serve, what the policy says about a key at a
+// limit, and the statement's position. A key that Resolve reads later may be newer than the position, but never older.
 type Fetched struct {
 	Choice
 	Operations models.Operations
@@ -126,39 +110,36 @@ type Fetched struct {
 	AsOf       string
 }
 
-// Fetch reads in one statement what may serve a caller through a data plane, and returns what Resolve chooses of it. The error is
-// the choice's Err if no key serves; a choice comes with it.
+// Fetch reads in one statement which keys may serve a caller through a data plane, and has Resolve choose one. If no key serves, it
+// returns the choice as well as the Err of its reason.
 func Fetch(ctx context.Context, store Store, dataPlaneID string, r Request) (Fetched, error) {
 	found, err := store.Fetch(ctx, dataPlaneID, r.Caller, r.Provider, r.Now)
 	if err != nil {
 		return Fetched{}, err
 	}
 	choice, err := Resolve(ctx, store, r, found.Policy, found.Serving)
-	return Fetched{choice, found.Policy.Operations, found.Policy.OnLimited, found.AsOf}, cmp.Or(err, choice.Err())
+	return Fetched{choice, found.Policy.Operations, found.Policy.OnLimited, found.AsOf}, cmp.Or(err, choice.Reason.Err())
 }
 
-// Resolve applies the policy to what was found. If the first key is bad or at a limit, the policy says next_key of that and there may be
-// others, it reads all that may serve and applies the policy to those. They are read later than the first ones, so a key that was revoked in
-// between is not among them. If no key serves, it looks for one that stopped.
+// Resolve applies the policy to the keys that were found. If the policy says next_key and the first key is bad or at a limit, it
+// reads all keys that may serve, unless they were found already. It reads them later, so they don't include a key that was revoked in
+// between. If no key serves, it looks for one that stopped.
 func Resolve(ctx context.Context, keys Keys, r Request, policy models.Policy, found models.Serving) (Choice, error) {
 	userKeys := policy.For(r.Provider)
 	ranked := rank(userKeys, r.UserID, found)
-	choice := ranked.first()
-	if r.passes(policy, choice.Key) != "" {
-		if !found.All {
-			all, err := keys.Candidates(ctx, r.Caller, r.Provider, r.Now)
-			if err != nil {
-				return Choice{}, err
-			}
-			ranked = rank(userKeys, r.UserID, all)
+	if !found.All && len(ranked.keys) > 0 && r.reasonToSkip(policy, ranked.keys[0]) != "" {
+		all, err := keys.Candidates(ctx, r.Caller, r.Provider, r.Now)
+		if err != nil {
+			return Choice{}, err
 		}
-		choice = ranked.firstAble(r, policy)
+		ranked = rank(userKeys, r.UserID, all)
 	}
+	choice := ranked.choose(r, policy)
 	if choice.Key.ID != "" || choice.Reason == KeyRestricted {
 		return choice, nil
 	}
 	stopped, err := keys.LastStopped(ctx, r.Caller, r.Provider, scopesOf(userKeys, r.UserID), r.Now)
-	if reason, _ := Stop(stopped, r.Now); err == nil && stopped.ID != "" && reason != "" {
+	if reason := Stop(stopped, r.Now); err == nil && stopped.ID != "" && reason != "" {
 		choice = Choice{Stopped: stopped, Reason: reason}
 	}
 	return choice, err
@@ -176,16 +157,16 @@ func scopesOf(policy models.UserKeys, userID string) []string {
 	return scopes
 }
 
-// ranked are the keys that the policy lets serve a user, in the order in which they come, and why the first of them serves. Without any,
-// the reason says what is missing. The first sharing keys share callers by weight.
+// ranked are the keys that the policy lets serve a user, in the order in which they are tried, and why the first of them serves. If
+// there is none, the reason says what is missing. The first keys, as many as sharing says, share callers by weight.
 type ranked struct {
 	keys    []models.Key
 	reason  Reason
 	sharing int
 }
 
-// rank puts the keys that the policy lets serve a user into their order: the user's own before the project's. Keys that are restricted to
-// other users are left out.
+// rank puts the keys that the policy lets serve a user into order: the user's own before the project's. It leaves out keys that are
+// restricted to other users.
 func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked) {
 	project, isBarred := found.Project, func(k models.Key) bool { return !k.Restrictions.Allows(userID) }
 	if slices.ContainsFunc(project, isBarred) {
@@ -218,8 +199,8 @@ func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked
 	return r
 }
 
-// rankScope puts the keys of one scope, which come by their order and newest first, into the order in which they serve a user. If the newest
-// of an order has a weight, all of that order that have one share the callers, and come before the others of it.
+// rankScope puts the keys of one scope, which are sorted by order and then newest first, into the order in which they serve a user. If
+// the newest key of an order has a weight, the keys of that order that have weights share the callers, and come before its others.
 func rankScope(userID string, keys []models.Key, reason Reason) (r ranked) {
 	if len(keys) <= 1 {
 		return ranked{keys: keys, reason: reason}
@@ -227,57 +208,45 @@ func rankScope(userID string, keys []models.Key, reason Reason) (r ranked) {
 	if r.reason = reason; keys[0].Order != keys[len(keys)-1].Order {
 		r.reason = ByOrder
 	}
-	r.keys = make([]models.Key, 0, len(keys))
-	for rest := keys; len(rest) > 0; {
+	r.keys = slices.Clone(keys)
+	for rest := r.keys; len(rest) > 0; {
 		end := slices.IndexFunc(rest, func(k models.Key) bool { return k.Order != rest[0].Order })
 		if end < 0 {
 			end = len(rest)
 		}
-		sharing := 0
 		if rest[0].Weight > 0 {
-			var weighted, others []models.Key
-			for _, k := range rest[:end] {
-				if k.Weight > 0 {
-					weighted = append(weighted, k)
-				} else {
-					others = append(others, k)
-				}
-			}
-			slices.SortFunc(weighted, func(a, b models.Key) int { return cmp.Compare(score(b, userID), score(a, userID)) })
-			sharing = len(weighted)
-			r.keys = append(append(r.keys, weighted...), others...)
-		} else {
-			r.keys = append(r.keys, rest[:end]...)
+			slices.SortStableFunc(rest[:end], func(a, b models.Key) int { return cmp.Compare(score(b, userID), score(a, userID)) })
 		}
-		if len(rest) == len(keys) && sharing > 1 {
-			r.reason, r.sharing = ByWeight, sharing
+		if len(rest) == len(keys) {
+			unweighted := slices.IndexFunc(rest[:end], func(k models.Key) bool { return k.Weight == 0 })
+			if unweighted < 0 {
+				unweighted = end
+			}
+			if unweighted > 1 {
+				r.reason, r.sharing = ByWeight, unweighted
+			}
 		}
 		rest = rest[end:]
 	}
 	return r
 }
 
-// score returns how well a key suits a user: the highest score of the keys that share callers decides. Each user has the same key wherever
-// and whenever it is computed, keys serve users in proportion to their weights, and a key that comes or goes moves only the users that it
-// serves (weighted rendezvous hashing).
+// score returns a key's score for a user: of the keys that share callers, the one with the highest score serves. This is weighted
+// rendezvous hashing: every process computes the same score, keys serve users in proportion to their weights, and a key that is added
+// or removed moves only the users that it serves. A key without a weight has the lowest score.
 func score(k models.Key, userID string) float64 {
+	if k.Weight == 0 {
+		return -1
+	}
 	sum := sha256.Sum256([]byte(k.ID + "\x00" + userID))
 	const resolution = 1 << 53 // of a float64
 	uniform := (float64(binary.BigEndian.Uint64(sum[:])>>11) + 0.5) / resolution
 	return -float64(k.Weight) / math.Log(uniform)
 }
 
-// first returns the choice of the first key, whether it is bad or not.
-func (r ranked) first() Choice {
-	if len(r.keys) == 0 {
-		return Choice{Reason: r.reason}
-	}
-	return Choice{Key: r.keys[0], Reason: r.reason}
-}
-
-// passes returns the reason for which the key after this one serves, if the policy says so: this one is bad, or at a limit. It is empty if
-// this one serves.
-func (r Request) passes(policy models.Policy, k models.Key) Reason {
+// reasonToSkip returns the reason for which the next key serves in place of this one, because this one is bad or at a limit and the
+// policy says next_key. It is empty if this key serves.
+func (r Request) reasonToSkip(policy models.Policy, k models.Key) Reason {
 	switch {
 	case policy.OnBadKey == models.OnBadKeyNextKey && k.Bad(r.Now):
 		return NextKey
@@ -287,18 +256,18 @@ func (r Request) passes(policy models.Policy, k models.Key) Reason {
 	return ""
 }
 
-// firstAble returns the first key that is neither passed over nor bad. Without such a key, a good key at a limit serves rather than
-// a bad one, and otherwise the first of all: badness is a guess from the last use, and the provider decides.
-func (r ranked) firstAble(of Request, policy models.Policy) Choice {
+// choose returns the first key that is neither skipped nor bad. Without such a key, a good key at a limit serves rather than a bad one,
+// and otherwise the first of all: that a key is bad is a guess from its last use, and the provider decides.
+func (r ranked) choose(of Request, policy models.Policy) Choice {
 	if len(r.keys) == 0 {
-		return r.first()
+		return Choice{Reason: r.reason}
 	}
-	why := of.passes(policy, r.keys[0])
+	why := of.reasonToSkip(policy, r.keys[0])
 	if why == "" {
-		return r.first()
+		return Choice{Key: r.keys[0], Reason: r.reason}
 	}
 	for _, k := range r.keys[1:] {
-		if of.passes(policy, k) == "" && !k.Bad(of.Now) {
+		if of.reasonToSkip(policy, k) == "" && !k.Bad(of.Now) {
 			return Choice{Key: k, Reason: why}
 		}
 	}
@@ -309,5 +278,5 @@ func (r ranked) firstAble(of Request, policy models.Policy) Choice {
 			}
 		}
 	}
-	return r.first()
+	return Choice{Key: r.keys[0], Reason: r.reason}
 }

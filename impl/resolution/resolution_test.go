@@ -153,7 +153,7 @@ func TestResolveNamesTheLastStoppedKey(t *testing.T) {
 		both := map[string]models.Key{"mia": own, "": project}
 		got := resolve(&keys{revoked: both}, "mia")
 		require.Equal(t, resolution.Choice{Stopped: both[map[string]string{"own": "mia"}[want[0]]], Reason: resolution.KeyRevoked}, got, policy)
-		require.ErrorIs(t, got.Err(), resolution.ErrKeyRevoked)
+		require.ErrorIs(t, got.Reason.Err(), resolution.ErrKeyRevoked)
 		require.Equal(t, want[1], resolve(&keys{revoked: map[string]models.Key{"": project}}, "mia").Stopped.ID, policy)
 		require.Equal(t, want[1], resolve(&keys{revoked: both}, "").Stopped.ID, "a request of nobody in particular")
 		serving := newKeys([]bool{good}, []bool{good})
@@ -162,10 +162,10 @@ func TestResolveNamesTheLastStoppedKey(t *testing.T) {
 	}
 }
 
-func TestChoiceErr(t *testing.T) {
-	require.NoError(t, resolution.Choice{Key: models.Key{ID: "k"}, Reason: resolution.UserKey}.Err())
-	require.ErrorIs(t, resolution.Choice{Reason: resolution.NoKey}.Err(), resolution.ErrNoKey)
-	require.ErrorIs(t, resolution.Choice{Reason: resolution.UserKeyRequired}.Err(), resolution.ErrUserKeyRequired)
+func TestReasonErr(t *testing.T) {
+	require.NoError(t, resolution.UserKey.Err())
+	require.ErrorIs(t, resolution.NoKey.Err(), resolution.ErrNoKey)
+	require.ErrorIs(t, resolution.UserKeyRequired.Err(), resolution.ErrUserKeyRequired)
 }
 
 func TestResolveReadsAllKeysOnlyIfNeeded(t *testing.T) {

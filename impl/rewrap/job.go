@@ -240,7 +240,7 @@ func (j *Job) CheckKeyset(ctx context.Context) error {
 	if err != nil || !found {
 		return err
 	}
-	_, err = retryUnavailable(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, keysetcheck.Binding(), row.Envelope) })
+	_, err = retryUnavailable(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, sealer.CanaryBinding(), row.Envelope) })
 	if isUnreadable(err) {
 		return fmt.Errorf("%w (sealed with %s)", keysetcheck.ErrWrongKEK, row.KEKID)
 	}
@@ -269,11 +269,11 @@ func (j *Job) rewrapCanary(ctx context.Context) (found bool, err error) {
 }
 
 func (j *Job) moveCanary(ctx context.Context, row models.Canary) error {
-	envelope, err := retryUnavailable(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, keysetcheck.Binding(), row.Envelope) })
+	envelope, err := retryUnavailable(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, sealer.CanaryBinding(), row.Envelope) })
 	if err != nil {
 		return fmt.Errorf("re-wrap the canary: %w", err)
 	}
-	sound, err := j.verify(ctx, []change{{"the canary", keysetcheck.Binding(), row.Envelope, envelope}})
+	sound, err := j.verify(ctx, []change{{"the canary", sealer.CanaryBinding(), row.Envelope, envelope}})
 	if err != nil || len(sound) == 0 {
 		return err
 	}

@@ -558,7 +558,7 @@ func TestUnsoundEnvelopeIsNeverWritten(t *testing.T) {
 			before := env.rows()
 			bad := sealertest.Fake{Sealer: env.sealer, RewrapFunc: func(ctx context.Context, b sealer.Binding, old []byte) (sealer.Envelope, error) {
 				sound, err := env.sealer.Rewrap(ctx, b, old)
-				if err != nil || bytes.Equal(sound.Bytes, old) || b == keysetcheck.Binding() {
+				if err != nil || bytes.Equal(sound.Bytes, old) || b == sealer.CanaryBinding() {
 					return sound, err
 				}
 				return falsify(b, old, sound), nil

@@ -83,7 +83,7 @@ func (env *env) openCanary(s sealer.Sealer) []byte {
 	env.t.Helper()
 	row, err := env.Canary(env.t.Context())
 	require.NoError(env.t, err)
-	opened, err := s.Open(env.t.Context(), keysetcheck.Binding(), row.Envelope)
+	opened, err := s.Open(env.t.Context(), sealer.CanaryBinding(), row.Envelope)
 	require.NoError(env.t, err)
 	return opened.Reveal()
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/awskms/awskmstest"
 	"github.com/agentrouter/aikeys/sealer/kms"
@@ -54,7 +53,7 @@ func TestMoveThroughServicesStoppedAtEveryStep(t *testing.T) {
 						if err != nil {
 							continue // it ends
 						}
-						_, err = both.Open(ctx, keysetcheck.Binding(), row.Envelope)
+						_, err = both.Open(ctx, sealer.CanaryBinding(), row.Envelope)
 						assert.True(t, err == nil || ctx.Err() != nil, "%v", err)
 					}
 				})

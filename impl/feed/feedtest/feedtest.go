@@ -226,6 +226,19 @@ func (c *Client) When(clockMs int64) time.Time {
 	return c.sent.Add(time.Duration(clockMs-*c.AwaitType("hello").ClockMs) * time.Millisecond)
 }
 
+// Run runs something until stop is called or the test ends.
+func Run(t testing.TB, run func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
 // StoreDataPlane stores a data plane.
 func StoreDataPlane(t testing.TB, store *models.Store, d models.DataPlane) models.DataPlane {
 	t.Helper()
