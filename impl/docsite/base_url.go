@@ -8,10 +8,6 @@ import (
 	"strings"
 )
 
-// baseURLPlaceholder stands for the reader's base URL in pages and documents until a request comes. The host is reserved
-// and never resolves (RFC 2606).
-const baseURLPlaceholder = "http://reader.invalid"
-
 // baseURL finds the base URL under which a reader reaches the service.
 type baseURL struct {
 	trusted  []netip.Prefix // networks of proxies

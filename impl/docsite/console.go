@@ -84,22 +84,15 @@ func isConsole(path string) bool {
 	return ok && (rest == "" || rest[0] == '/') && !strings.Contains(rest, ".")
 }
 
-// compressedOnDemand compresses the resource when a client first accepts that, so a service that nobody opens the console of
-// spends nothing on it.
-func compressedOnDemand(res resource) http.Handler {
-	compressed := sync.OnceValue(func() content {
+// compressedOnDemand returns the resource with a compressed form, which is made when a client first accepts it. So a service whose
+// pages nobody opens spends nothing on compression.
+func compressedOnDemand(res resource) resource {
+	res.gzipped = sync.OnceValue(func() content {
 		var out bytes.Buffer
 		w, _ := gzip.NewWriterLevel(&out, gzip.BestCompression) // the level is a valid one
 		_, _ = w.Write(res.body.bytes)                          // a buffer takes everything
 		_ = w.Close()
 		return newContent(out.Bytes())
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Vary", "Accept-Encoding")
-		res := res
-		if acceptsGzip(r) {
-			res.gzipped = compressed()
-		}
-		res.ServeHTTP(w, r)
-	})
+	return res
 }

@@ -31,41 +31,47 @@ type sdk struct {
 // archiveName matches the names that "make dist" gives to SDKs. No other file of the folder is served.
 var archiveName = regexp.MustCompile(`^agentrouter-(go|python|typescript)-([0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5})\.tar\.gz$`)
 
-// loadSDKs reads the newest archive of each language, in the order of the page. Links out of the folder are refused.
-func loadSDKs(folder string) ([]sdk, error) {
+// loadDownloads looks through the folder of downloads once. It refuses links out of the folder.
+func loadDownloads(folder string) ([]sdk, []program, error) {
 	sdks := []sdk{{Language: "go"}, {Language: "python"}, {Language: "typescript"}}
 	if folder == "" {
-		return sdks, nil
+		return sdks, nil, nil
 	}
 	root, err := os.OpenRoot(folder)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDownloads, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDownloads, err)
 	}
 	defer func() { _ = root.Close() }() // nothing was written
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDownloads, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDownloads, err)
 	}
 	for i := range sdks {
-		s := &sdks[i]
-		for _, entry := range entries {
-			parts := archiveName.FindStringSubmatch(entry.Name())
-			if len(parts) == 0 || parts[1] != s.Language {
-				continue
-			}
-			if s.File == "" || compareVersions(parts[2], s.Version) > 0 {
-				s.File, s.Version = entry.Name(), parts[2]
-			}
+		if err := sdks[i].load(root, entries); err != nil {
+			return nil, nil, fmt.Errorf("%w: %s: %w", ErrDownloads, sdks[i].File, err)
 		}
-		if s.File == "" {
+	}
+	programs, err := loadPrograms(root, folder, entries)
+	return sdks, programs, err
+}
+
+// load reads the newest archive of the SDK's language, if there is one.
+func (s *sdk) load(root *os.Root, entries []fs.DirEntry) (err error) {
+	for _, entry := range entries {
+		parts := archiveName.FindStringSubmatch(entry.Name())
+		if len(parts) == 0 || parts[1] != s.Language {
 			continue
 		}
-		if s.body, err = readArchive(root, s.File); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrDownloads, s.File, err)
+		if s.File == "" || compareVersions(parts[2], s.Version) > 0 {
+			s.File, s.Version = entry.Name(), parts[2]
 		}
-		s.SHA256 = fmt.Sprintf("%x", sha256.Sum256(s.body))
 	}
-	return sdks, nil
+	if s.File == "" {
+		return nil
+	}
+	s.body, err = readArchive(root, s.File)
+	s.SHA256 = fmt.Sprintf("%x", sha256.Sum256(s.body))
+	return err
 }
 
 func readArchive(root *os.Root, name string) ([]byte, error) {

@@ -14,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/agentrouter/aikeys/impl/docsite/apiref"
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
@@ -26,7 +27,7 @@ var templateFiles embed.FS
 // material is what all pages can show.
 type material struct {
 	Assets   map[string]asset
-	API      *summary
+	API      *apiref.Summary
 	SDKs     []sdk
 	Programs []program
 	Problems []problemPage
@@ -66,13 +67,10 @@ func (v view) HasDownloads() bool {
 	return slices.ContainsFunc(v.SDKs, func(s sdk) bool { return s.File != "" })
 }
 
-type (
-	navigationEntry struct {
-		Path, Label string
-		Here        bool
-	}
-	languageSample struct{ Label, Source string }
-)
+type navigationEntry struct {
+	Path, Label string
+	Here        bool
+}
 
 // templateFunctions are what templates can call besides the view's methods.
 func templateFunctions() template.FuncMap {
@@ -80,10 +78,10 @@ func templateFunctions() template.FuncMap {
 		"entry": func(v view, path, label string) navigationEntry {
 			return navigationEntry{path, label, v.Section == path}
 		},
-		"languages": func(v view, operationID string) []languageSample {
-			var all []languageSample
+		"languages": func(v view, operationID string) []apiref.Sample {
+			var all []apiref.Sample
 			for _, label := range []string{"Go", "Python", "TypeScript", "CLI"} {
-				all = append(all, languageSample{label, v.Sample(operationID, label)})
+				all = append(all, apiref.Sample{Label: label, Source: v.Sample(operationID, label)})
 			}
 			return all
 		},
@@ -148,12 +146,12 @@ func renderPages(m *material, types []problem.Type) (map[string]resource, error)
 func views(m *material) map[string][]view {
 	all := map[string][]view{
 		"missing.html": {{Path: missingPath, Title: "No such page", Description: "There is no such page."}},
-		"llms.txt":     {{Path: "/llms.txt", Base: baseURLPlaceholder}},
+		"llms.txt":     {{Path: "/llms.txt", Base: apiref.Placeholder}},
 	}
 	for _, p := range mainPages {
 		all[p.template] = []view{{Path: p.path, Section: p.path, Title: p.title, Description: p.description}}
 		if p.saysBase {
-			all[p.template][0].Base = baseURLPlaceholder
+			all[p.template][0].Base = apiref.Placeholder
 		}
 	}
 	for _, s := range m.Shelves {

@@ -46,21 +46,9 @@ func parseProgram(name string) (p program, isProgram bool) {
 	return program{}, false
 }
 
-// loadPrograms returns the newest file of each program and system. Their hashes are those that "make dist" left beside them: to
-// read all of the files would make the start slow.
-func loadPrograms(folder string) ([]program, error) {
-	if folder == "" {
-		return nil, nil
-	}
-	root, err := os.OpenRoot(folder)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDownloads, err)
-	}
-	defer func() { _ = root.Close() }() // nothing was written
-	entries, err := fs.ReadDir(root.FS(), ".")
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDownloads, err)
-	}
+// loadPrograms returns the newest file of each program and system. Their hashes come from the files that "make dist" left beside
+// them: hashing all programs would make the start slow.
+func loadPrograms(root *os.Root, folder string, entries []fs.DirEntry) ([]program, error) {
 	var programs []program
 	for _, entry := range entries {
 		p, isProgram := parseProgram(entry.Name())

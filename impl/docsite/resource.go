@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/agentrouter/aikeys/impl/docsite/apiref"
 )
 
 // The Content-Security-Policies of the site: only our own scripts run, only our own server is asked, no page is framed.
@@ -27,11 +29,11 @@ const (
 type resource struct {
 	contentType string
 	body        content
-	gzipped     content  // the same compressed; empty if it is served as it is only
-	base        *baseURL // if set, the placeholder in the body becomes the reader's base URL
-	policy      string   // the Content-Security-Policy; empty means filePolicy
-	version     string   // with ?v=version, as our pages link to it, the response can be cached forever
-	attachment  string   // the file name to save it under
+	gzipped     func() content // returns the body compressed; nil if it is never compressed
+	base        *baseURL       // if set, the placeholder in the body becomes the reader's base URL
+	policy      string         // the Content-Security-Policy; empty means filePolicy
+	version     string         // with ?v=version, as our pages link to it, the response can be cached forever
+	attachment  string         // the file name to save it under
 }
 
 // content is bytes and their entity tag.
@@ -53,16 +55,16 @@ func (f resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case f.version != "" && r.URL.RawQuery == "v="+f.version:
 		header.Set("Cache-Control", "public, max-age=31536000, immutable")
 	case f.base != nil:
-		body = newContent(bytes.ReplaceAll(body.bytes, []byte(baseURLPlaceholder), []byte(f.base.forRequest(r))))
+		body = newContent(bytes.ReplaceAll(body.bytes, []byte(apiref.Placeholder), []byte(f.base.forRequest(r))))
 		header.Set("Cache-Control", "private, no-cache") // it depends on the request's host
 	default:
 		header.Set("Cache-Control", "no-cache")
 	}
-	if f.gzipped.bytes != nil {
+	if f.gzipped != nil {
 		header.Set("Vary", "Accept-Encoding")
 		if acceptsGzip(r) {
 			header.Set("Content-Encoding", "gzip")
-			body = f.gzipped
+			body = f.gzipped()
 		}
 	}
 	header.Set("Content-Type", f.contentType)

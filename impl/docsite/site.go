@@ -6,8 +6,6 @@
 package docsite
 
 import (
-	"github.com/agentrouter/aikeys/internal/problem"
-
 	"bytes"
 	"context"
 	_ "embed"
@@ -17,6 +15,9 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+
+	"github.com/agentrouter/aikeys/impl/docsite/apiref"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 //go:generate go run ./generate
@@ -29,13 +30,6 @@ var (
 	//go:embed generated/summary.json
 	summaryJSON []byte
 )
-
-// summary is what the pages need of the API's document.
-type summary struct {
-	Version string `json:"version"`
-	Server  string `json:"server"` // the first server of the document in the repository
-	reference
-}
 
 // Config is what a Site needs. The zero value is a site without downloads.
 type Config struct {
@@ -59,15 +53,11 @@ type Site struct {
 
 // New loads the downloads.
 func New(cfg Config) (*Site, error) {
-	var api summary
+	var api apiref.Summary
 	if err := json.Unmarshal(summaryJSON, &api); err != nil {
 		return nil, fmt.Errorf("docsite: generated/summary.json: %w", err)
 	}
-	sdks, err := loadSDKs(cfg.Downloads)
-	if err != nil {
-		return nil, err
-	}
-	programs, err := loadPrograms(cfg.Downloads)
+	sdks, programs, err := loadDownloads(cfg.Downloads)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +107,7 @@ func loadPages(base *baseURL, m material, types []problem.Type) map[string]http.
 		switch {
 		case path == missingPath:
 			handlers[path] = notFoundPage(page.body.bytes)
-		case bytes.Contains(page.body.bytes, []byte(baseURLPlaceholder)):
+		case bytes.Contains(page.body.bytes, []byte(apiref.Placeholder)):
 			page.base = base
 			handlers[path] = page
 		default:

@@ -1,8 +1,9 @@
 // Command generate writes the files of impl/docsite/generated from the public API's document, spec/aikeys.yaml.
-// "make generate" runs it in the folder impl/docsite. It imports nothing of ours.
+// "make generate" runs it in the folder impl/docsite. Of ours it imports only apiref, which
+// has the types of summary.json.
 //
-// The document's servers are those of the repository. A reader wants the one they have reached, so the generated documents
-// hold a placeholder in its place.
+// The document's servers are those of the repository. A reader wants the server that they have reached, so the generated documents
+// have a placeholder instead.
 package main
 
 import (
@@ -13,44 +14,17 @@ import (
 	"iter"
 	"log"
 	"os"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/agentrouter/aikeys/impl/docsite/apiref"
 )
 
 const (
 	source      = "../../spec/aikeys.yaml"
 	destination = "generated/"
-	// placeholder is docsite's baseURLPlaceholder.
-	placeholder = "http://reader.invalid"
-	servers     = "servers:\n  - url: " + placeholder + "\n    description: This installation.\n"
+	servers     = "servers:\n  - url: " + apiref.Placeholder + "\n    description: This installation.\n"
 )
-
-// summary is what the pages need of the document. The fields are those of docsite's summary.
-type summary struct {
-	Version string `json:"version"`
-	Server  string `json:"server"` // the first one of the repository's document
-	reference
-}
-
-type operation struct {
-	ID          string     `json:"id" yaml:"operationId"`
-	Method      string     `json:"method" yaml:"-"`
-	Path        string     `json:"path" yaml:"-"`
-	Tags        []string   `json:"tags" yaml:"tags"`
-	Summary     string     `json:"summary" yaml:"summary"`
-	Description string     `json:"description" yaml:"description"`
-	Open        bool       `json:"open,omitempty" yaml:"-"` // it takes no credential
-	Parameters  []field    `json:"parameters,omitempty" yaml:"-"`
-	Body        *payload   `json:"body,omitempty" yaml:"-"`
-	Responses   []response `json:"responses" yaml:"-"`
-	Samples     []sample   `json:"samples" yaml:"x-codeSamples"`
-}
-
-type sample struct {
-	Label  string `json:"label" yaml:"label"`
-	Source string `json:"source" yaml:"source"`
-}
 
 func main() {
 	log.SetFlags(0)
@@ -64,7 +38,7 @@ func generate() error {
 	if err != nil {
 		return err
 	}
-	about, err := summarize(text)
+	about, err := describeAPI(text)
 	if err != nil {
 		return err
 	}
@@ -97,25 +71,6 @@ func generate() error {
 	return nil
 }
 
-func summarize(text []byte) (summary, error) {
-	var document struct {
-		Info struct {
-			Version string `yaml:"version"`
-		} `yaml:"info"`
-		Servers []struct {
-			URL string `yaml:"url"`
-		} `yaml:"servers"`
-	}
-	if err := yaml.Unmarshal(text, &document); err != nil {
-		return summary{}, err
-	}
-	if len(document.Servers) == 0 {
-		return summary{}, errors.New("the document has no servers")
-	}
-	ref, err := describeAPI(text)
-	return summary{Version: document.Info.Version, Server: strings.TrimSuffix(document.Servers[0].URL, "/"), reference: ref}, err
-}
-
 // replaceServers replaces the block of servers and leaves every other byte as it is.
 func replaceServers(text []byte) ([]byte, error) {
 	before, block, found := bytes.Cut(text, []byte("\nservers:\n"))
@@ -132,7 +87,7 @@ func replaceServers(text []byte) ([]byte, error) {
 	return bytes.Join([][]byte{before, []byte("\n" + servers), block[end:]}, nil), nil
 }
 
-// writeJSON keeps the document's order of members: it is the order in which people are meant to read them.
+// writeJSON writes a node of the document. It keeps the order of members, which is chosen for readers.
 func writeJSON(out *bytes.Buffer, node *yaml.Node) error {
 	switch node.Kind {
 	case yaml.MappingNode:
@@ -181,7 +136,7 @@ func writeValue(out *bytes.Buffer, value any) error {
 	return err
 }
 
-// members returns a mapping's names and values in their order; those of nil are none.
+// members returns a mapping's names and values in their order; nil has no members.
 func members(mapping *yaml.Node) iter.Seq2[string, *yaml.Node] {
 	return func(yield func(string, *yaml.Node) bool) {
 		if mapping == nil {

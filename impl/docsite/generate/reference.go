@@ -3,67 +3,16 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/agentrouter/aikeys/impl/docsite/apiref"
 )
 
-// reference is what the API reference shows. Its fields are those of docsite's reference. References within the document are
-// resolved here, so that the service reads neither YAML nor schemas at its start.
-type reference struct {
-	Description string      `json:"description"`
-	Groups      []group     `json:"groups"`
-	Objects     []object    `json:"objects"` // those that fields link to, in the document's order
-	Operations  []operation `json:"operations"`
-}
-
-// group is a tag of the document.
-type group struct {
-	Name        string `json:"name" yaml:"name"`
-	Description string `json:"description" yaml:"description"`
-}
-
-type object struct {
-	Name        string  `json:"name"`
-	Description string  `json:"description,omitempty"`
-	Fields      []field `json:"fields"`
-}
-
-// field is a member of an object, a parameter or a header.
-type field struct {
-	Name        string   `json:"name"`
-	In          string   `json:"in,omitempty"` // path, query or header
-	Type        string   `json:"type"`
-	Object      string   `json:"object,omitempty"` // the object of the type, or of its items
-	Required    bool     `json:"required,omitempty"`
-	Description string   `json:"description,omitempty"`
-	Values      []string `json:"values,omitempty"`
-	MayGrow     bool     `json:"may_grow,omitempty"` // values are added without notice
-	Limits      string   `json:"limits,omitempty"`
-	Default     string   `json:"default,omitempty"`
-	Example     string   `json:"example,omitempty"`
-}
-
-type payload struct {
-	Fields   []field   `json:"fields,omitempty"`
-	Examples []example `json:"examples,omitempty"`
-	Secret   bool      `json:"secret,omitempty"` // it has a secret
-}
-
-type example struct {
-	Summary string `json:"summary,omitempty"`
-	Text    string `json:"text"`
-}
-
-type response struct {
-	Status      string  `json:"status"`
-	Description string  `json:"description"`
-	Headers     []field `json:"headers,omitempty"`
-	payload
-}
-
-// schema is what is read of a schema.
+// schema has the members of a schema that the reference shows.
 type schema struct {
 	Ref         string    `yaml:"$ref"`
 	Type        string    `yaml:"type"`
@@ -86,11 +35,10 @@ type schema struct {
 	Additional  yaml.Node `yaml:"additionalProperties"`
 }
 
-// document reads the API's document.
+// document is the API's document.
 type document struct {
-	root yaml.Node
-	// linked has the objects that fields link to.
-	linked map[string]bool
+	root   yaml.Node
+	linked map[string]bool // the names of objects that fields link to
 }
 
 // find decodes a node into value, or the component that the node refers to, and returns the component's name.
@@ -111,7 +59,7 @@ func (d *document) find(node *yaml.Node, value any) (name string, err error) {
 	return name, node.Decode(value)
 }
 
-// component finds the schema that s refers to; s itself if it refers to none.
+// component returns the schema that s refers to, or s itself if it is not a reference.
 func (d *document) component(s *schema) (*schema, string, error) {
 	if s.Ref == "" {
 		return s, "", nil
@@ -122,8 +70,8 @@ func (d *document) component(s *schema) (*schema, string, error) {
 	return found, name, err
 }
 
-// describe fills in what a field's schema says of it.
-func (d *document) describe(f *field, given *schema) error {
+// describe completes a field from its schema.
+func (d *document) describe(f *apiref.Field, given *schema) error {
 	s, name, err := d.component(given)
 	if err != nil {
 		return err
@@ -152,7 +100,7 @@ func (d *document) describe(f *field, given *schema) error {
 	}
 	switch {
 	case inner != nil:
-		of := field{}
+		of := apiref.Field{}
 		if err := d.describe(&of, inner); err != nil {
 			return err
 		}
@@ -193,9 +141,9 @@ func limits(s *schema) string {
 }
 
 // fields returns the members of an object.
-func (d *document) fields(s *schema) (all []field, err error) {
+func (d *document) fields(s *schema) (all []apiref.Field, err error) {
 	for name, node := range members(&s.Properties) {
-		f := field{Name: name}
+		f := apiref.Field{Name: name}
 		for _, required := range s.Required {
 			f.Required = f.Required || required == name
 		}
@@ -211,8 +159,8 @@ func (d *document) fields(s *schema) (all []field, err error) {
 	return all, nil
 }
 
-// read returns the JSON body that a request or response has; nil if it has none.
-func (d *document) read(body *yaml.Node) (*payload, error) {
+// read returns the JSON body of a request or response; nil if it has none.
+func (d *document) read(body *yaml.Node) (*apiref.Payload, error) {
 	media := member(member(body, "content"), "application/json")
 	if media == nil {
 		return nil, nil
@@ -228,7 +176,7 @@ func (d *document) read(body *yaml.Node) (*payload, error) {
 	if err != nil {
 		return nil, err
 	}
-	var c payload
+	var c apiref.Payload
 	if c.Fields, err = d.fields(s); err != nil {
 		return nil, err
 	}
@@ -251,7 +199,7 @@ func (d *document) read(body *yaml.Node) (*payload, error) {
 		if err := json.Indent(&text, line.Bytes(), "", "  "); err != nil {
 			return nil, err
 		}
-		c.Examples = append(c.Examples, example{e.Summary, text.String()})
+		c.Examples = append(c.Examples, apiref.Example{Summary: e.Summary, Text: text.String()})
 	}
 	return &c, nil
 }
@@ -275,7 +223,7 @@ func (d *document) hasSecret(s *schema) (bool, error) {
 }
 
 // parameters returns a list of parameters, or headers by their names.
-func (d *document) parameters(nodes []*yaml.Node) (all []field, err error) {
+func (d *document) parameters(nodes []*yaml.Node) (all []apiref.Field, err error) {
 	for _, node := range nodes {
 		var p struct {
 			Name        string    `yaml:"name"`
@@ -288,7 +236,7 @@ func (d *document) parameters(nodes []*yaml.Node) (all []field, err error) {
 		if _, err := d.find(node, &p); err != nil {
 			return nil, err
 		}
-		f := field{Name: p.Name, In: p.In, Required: p.Required, Description: strings.TrimSpace(p.Description), Example: p.Example.Value}
+		f := apiref.Field{Name: p.Name, In: p.In, Required: p.Required, Description: strings.TrimSpace(p.Description), Example: p.Example.Value}
 		if err := d.describe(&f, &p.Schema); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.Name, err)
 		}
@@ -297,8 +245,8 @@ func (d *document) parameters(nodes []*yaml.Node) (all []field, err error) {
 	return all, nil
 }
 
-// operation adds to an operation what its node, and that of its path, say.
-func (d *document) operation(o *operation, item, node *yaml.Node) (err error) {
+// operation completes an operation from its node and its path's.
+func (d *document) operation(o *apiref.Operation, item, node *yaml.Node) (err error) {
 	var shared, own []*yaml.Node
 	if n := member(item, "parameters"); n != nil {
 		shared = n.Content
@@ -320,7 +268,7 @@ func (d *document) operation(o *operation, item, node *yaml.Node) (err error) {
 		if _, err := d.find(given, &found); err != nil {
 			return err
 		}
-		r := response{Status: status}
+		r := apiref.Response{Status: status}
 		if err := member(&found, "description").Decode(&r.Description); err != nil {
 			return err
 		}
@@ -337,43 +285,53 @@ func (d *document) operation(o *operation, item, node *yaml.Node) (err error) {
 			return err
 		}
 		if body != nil {
-			r.payload = *body
+			r.Payload = *body
 		}
 		o.Responses = append(o.Responses, r)
 	}
 	return nil
 }
 
-// describeAPI reads the whole reference.
-func describeAPI(text []byte) (reference, error) {
+// describeAPI returns the summary of a document.
+func describeAPI(text []byte) (apiref.Summary, error) {
 	d := document{linked: map[string]bool{}}
 	var whole yaml.Node
 	if err := yaml.Unmarshal(text, &whole); err != nil {
-		return reference{}, err
+		return apiref.Summary{}, err
 	}
 	d.root = *whole.Content[0]
 	var about struct {
 		Info struct {
+			Version     string `yaml:"version"`
 			Description string `yaml:"description"`
 		} `yaml:"info"`
-		Tags []group `yaml:"tags"`
+		Servers []struct {
+			URL string `yaml:"url"`
+		} `yaml:"servers"`
+		Tags []apiref.Group `yaml:"tags"`
 	}
 	if err := whole.Decode(&about); err != nil {
-		return reference{}, err
+		return apiref.Summary{}, err
 	}
-	ref := reference{Description: about.Info.Description, Groups: about.Tags}
+	if len(about.Servers) == 0 {
+		return apiref.Summary{}, errors.New("the document has no servers")
+	}
+	ref := apiref.Summary{
+		Version: about.Info.Version, Server: strings.TrimSuffix(about.Servers[0].URL, "/"),
+		Description: about.Info.Description, Groups: about.Tags,
+	}
 	for path, item := range members(member(&d.root, "paths")) {
 		for method, node := range members(item) {
 			if method == "parameters" {
 				continue
 			}
-			o := operation{Method: strings.ToUpper(method), Path: path}
+			o := apiref.Operation{Method: strings.ToUpper(method), Path: path}
 			err := node.Decode(&o)
 			if err == nil {
 				err = d.operation(&o, item, node)
 			}
 			if err != nil {
-				return reference{}, fmt.Errorf("%s %s: %w", method, path, err)
+				return apiref.Summary{}, fmt.Errorf("%s %s: %w", method, path, err)
 			}
 			ref.Operations = append(ref.Operations, o)
 		}
@@ -383,8 +341,8 @@ func describeAPI(text []byte) (reference, error) {
 }
 
 // objects adds the objects that fields link to. Their own fields may link to more.
-func (d *document) objects(ref *reference) error {
-	all := map[string]object{}
+func (d *document) objects(ref *apiref.Summary) error {
+	all := map[string]apiref.Object{}
 	schemas := member(member(&d.root, "components"), "schemas")
 	for isNew := true; isNew; {
 		isNew = false
@@ -400,7 +358,7 @@ func (d *document) objects(ref *reference) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			all[name], isNew = object{name, strings.TrimSpace(s.Description), fields}, true
+			all[name], isNew = apiref.Object{Name: name, Description: strings.TrimSpace(s.Description), Fields: fields}, true
 		}
 	}
 	for name := range members(schemas) {
