@@ -1,6 +1,7 @@
 package aikeys
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -229,16 +230,21 @@ func (s *server) verifySecret(
 	if !role.Covers(roleToWrite(*key)) {
 		return nil, models.ErrForbidden
 	}
-	result := verification.TurnedOff()
-	if s.Verifier != nil {
-		result = s.Verifier.Verify(ctx, caller, provider, body.Secret.Reveal())
-	}
+	result := s.testSecret(ctx, caller, provider, body.Secret.Reveal())
 	rejected := result.Outcome == verification.Rejected
 	if rejected && !orZero(body.Force) {
 		return nil, &problem.Error{Kind: errSecretRejected, Fields: []problem.Field{{Field: "secret", Message: "is rejected by the provider"}}}
 	}
 	key.Verdict, key.VerdictReason, key.VerifiedAt = string(result.Outcome), result.Reason, s.Now().UnixMicro()
 	return &models.EventState{Verdict: key.Verdict, Reason: key.VerdictReason, Forced: rejected}, nil
+}
+
+// testSecret tests a secret at its provider, unless the operator allows no tests.
+func (s *server) testSecret(ctx context.Context, caller models.Caller, provider providers.Provider, secret string) verification.Result {
+	if s.Verifier == nil {
+		return verification.TurnedOff()
+	}
+	return s.Verifier.Verify(ctx, caller, provider, secret)
 }
 
 // sealSecret seals the secret of a key and makes the fingerprints of its parts. It wipes its own copy of the plaintext.
@@ -252,11 +258,7 @@ func (s *server) sealSecret(ctx context.Context, key models.Key, plaintext strin
 
 // GetKey returns one key's metadata: at once, or once its receipt is complete if the caller waits for that.
 func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.GetKeyResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}
@@ -317,11 +319,7 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 // RevokeKey revokes a key and answers with the receipt: at once, or once it is complete if the caller waits for that. Revoking
 // a key again keeps the first revocation.
 func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) (gen.RevokeKeyResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}
@@ -439,16 +437,17 @@ const (
 	unknownRemaining = time.Hour
 )
 
-// parseWait parses the time to wait for a receipt; without one it is zero.
-func parseWait(text *string) (time.Duration, error) {
-	if text == nil {
-		return 0, nil
+// callerAndWait returns the caller of a request, and how long the request waits for a receipt: zero if waitFor is nil.
+func (s *server) callerAndWait(
+	ctx context.Context, customerID, projectID string, waitFor *string,
+) (caller models.Caller, wait time.Duration, err error) {
+	if waitFor != nil {
+		if wait, err = time.ParseDuration(*waitFor); err != nil || wait > maxWait {
+			return caller, 0, problem.Invalid("wait", "must be a time such as 500ms or 2s, and at most 30s")
+		}
 	}
-	wait, err := time.ParseDuration(*text)
-	if err != nil || wait > maxWait {
-		return 0, problem.Invalid("wait", "must be a time such as 500ms or 2s, and at most 30s")
-	}
-	return wait, nil
+	caller, err = s.caller(ctx, customerID, projectID)
+	return caller, wait, err
 }
 
 // roleToWrite returns the role that registering and revoking a key takes: a user's own key takes a member, a project-level key
@@ -515,7 +514,7 @@ func (s *server) recordDenied(ctx context.Context, err error, event models.Event
 	if !errors.Is(err, models.ErrForbidden) {
 		return err
 	}
-	err = refusalOf(event.Type)
+	err = cmp.Or(refusals[event.Type], models.ErrForbidden)
 	event.Outcome = models.OutcomeDenied
 	if event.Type == models.EventKeyRegistered {
 		event.KeyID = "" // no key was created

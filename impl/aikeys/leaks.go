@@ -45,11 +45,7 @@ type leakSearch struct {
 
 // FindLeaks finds the keys, versions and API keys that leaked values belong to, and revokes them if it is asked to.
 func (s *server) FindLeaks(ctx context.Context, req gen.FindLeaksRequestObject) (gen.FindLeaksResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}

@@ -45,34 +45,14 @@ var (
 	errOperatorsAdd  = errors.New("servers are added by operators")
 )
 
-// refusalOf returns the error for a write that takes an owner, by the event of the write.
-func refusalOf(write models.EventType) error {
-	switch write {
-	case models.EventKeyRegistered:
-		return errRegister
-	case models.EventKeyRevoked:
-		return errRevoke
-	case models.EventKeyUpdated, models.EventKeyDisabled, models.EventKeyEnabled:
-		return errUpdate
-	case models.EventKeyRotated, models.EventKeyRotationRolledBack, models.EventKeyVersionDestroyed:
-		return errRotate
-	case models.EventKeyVerified:
-		return errVerify
-	case models.EventPolicySet:
-		return errSetPolicy
-	case models.EventMemberSet:
-		return errSetMember
-	case models.EventMemberRemoved:
-		return errRemoveMember
-	case models.EventTokenCreated:
-		return errCreateToken
-	case models.EventTokenRevoked:
-		return errRevokeToken
-	case models.EventProviderCreated, models.EventProviderDeleted:
-		return errSetProvider
-	default:
-		return models.ErrForbidden
-	}
+// refusals are the errors of writes that take an owner, by their events.
+var refusals = map[models.EventType]error{
+	models.EventKeyRegistered: errRegister, models.EventKeyRevoked: errRevoke, models.EventKeyVerified: errVerify,
+	models.EventKeyUpdated: errUpdate, models.EventKeyDisabled: errUpdate, models.EventKeyEnabled: errUpdate,
+	models.EventKeyRotated: errRotate, models.EventKeyRotationRolledBack: errRotate, models.EventKeyVersionDestroyed: errRotate,
+	models.EventPolicySet: errSetPolicy, models.EventMemberSet: errSetMember, models.EventMemberRemoved: errRemoveMember,
+	models.EventTokenCreated: errCreateToken, models.EventTokenRevoked: errRevokeToken,
+	models.EventProviderCreated: errSetProvider, models.EventProviderDeleted: errSetProvider,
 }
 
 // ownersOnly returns the row for what takes an owner. The detail says what was refused, and who may do it.

@@ -167,11 +167,7 @@ func (s *server) SetMember(ctx context.Context, req gen.SetMemberRequestObject) 
 
 // RemoveMember removes a member from the project, and answers with the receipt: at once, or once it is complete if the caller waits for that.
 func (s *server) RemoveMember(ctx context.Context, req gen.RemoveMemberRequestObject) (gen.RemoveMemberResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}

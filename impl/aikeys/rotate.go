@@ -49,11 +49,7 @@ type rotation struct {
 
 // RotateKey seals another secret as the next version of a key, and has it serve as the request says.
 func (s *server) RotateKey(ctx context.Context, req gen.RotateKeyRequestObject) (gen.RotateKeyResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}
@@ -249,11 +245,7 @@ func (s *server) checkIsAnother(ctx context.Context, key models.Key, kept []mode
 // testRotation tests the secret of a rotation at its provider, once. The caller may rotate the key.
 func (s *server) testRotation(ctx context.Context, caller models.Caller, provider providers.Provider, r *rotation) error {
 	if r.tested == nil {
-		result := verification.TurnedOff()
-		if s.Verifier != nil {
-			result = s.Verifier.Verify(ctx, caller, provider, r.secret)
-		}
-		r.tested = &result
+		r.tested = new(s.testSecret(ctx, caller, provider, r.secret))
 	}
 	if r.tested.Outcome == verification.Rejected {
 		return &problem.Error{Kind: errRotationRejected, Fields: []problem.Field{{Field: "secret", Message: "is rejected by the provider"}}}
@@ -369,11 +361,7 @@ func readVersions(tx *models.Tx, caller models.Caller, id string) (done versione
 
 // ListKeyVersions returns the versions of a key, and the receipt of the last change of the active one.
 func (s *server) ListKeyVersions(ctx context.Context, req gen.ListKeyVersionsRequestObject) (gen.ListKeyVersionsResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}
@@ -428,11 +416,7 @@ func (s *server) RollbackKey(ctx context.Context, req gen.RollbackKeyRequestObje
 func (s *server) switchVersion(
 	ctx context.Context, customerID, projectID string, waitFor *string, what versionChange, change func(c changing, by string) error,
 ) (body gen.RotateResponse, err error) {
-	wait, err := parseWait(waitFor)
-	if err != nil {
-		return body, err
-	}
-	caller, err := s.caller(ctx, customerID, projectID)
+	caller, wait, err := s.callerAndWait(ctx, customerID, projectID, waitFor)
 	if err != nil {
 		return body, err
 	}

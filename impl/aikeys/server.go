@@ -62,7 +62,6 @@ type Verifier interface {
 
 // Receipts reports how far a key's stop has got; *feed.Feed implements it.
 type Receipts interface {
-	Receipt(ctx context.Context, stop models.Stop) (feed.Receipt, error)
 	// WaitForReceipt returns the receipt when it is complete, or as it is when the time to wait is over.
 	WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error)
 }

@@ -159,11 +159,7 @@ func (s *server) parseToken(caller models.Caller, body *gen.CreateTokenRequest, 
 
 // RevokeToken revokes an API key of the caller's, and answers with the receipt: at once, or once it is complete if the caller waits for that.
 func (s *server) RevokeToken(ctx context.Context, req gen.RevokeTokenRequestObject) (gen.RevokeTokenResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, httpapi.SessionDefault, httpapi.SessionDefault)
+	caller, wait, err := s.callerAndWait(ctx, httpapi.SessionDefault, httpapi.SessionDefault, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}
@@ -188,11 +184,7 @@ func (s *server) RevokeToken(ctx context.Context, req gen.RevokeTokenRequestObje
 
 // RevokeProjectToken keeps a member's API key from acting in a project, on behalf of an owner, and answers as RevokeToken does.
 func (s *server) RevokeProjectToken(ctx context.Context, req gen.RevokeProjectTokenRequestObject) (gen.RevokeProjectTokenResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}

@@ -26,11 +26,7 @@ var (
 // UpdateKey changes what the request names of a key, and answers with the key. If that disables it, the answer has the receipt: at once,
 // or once it is complete if the caller waits for that.
 func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) (gen.UpdateKeyResponseObject, error) {
-	wait, err := parseWait(req.Params.Wait)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
 		return nil, err
 	}

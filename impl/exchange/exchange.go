@@ -36,8 +36,9 @@ var (
 const (
 	// maxWait is how long a fetch waits for an exchange: less than data planes wait for a fetch.
 	maxWait = 1500 * time.Millisecond
-	// timeout bounds an exchange. It goes on without those who asked for it.
-	timeout = 5 * time.Second
+	// timeout bounds an exchange, which goes on when its callers have left. dialTimeout bounds its connection.
+	timeout, dialTimeout = 5 * time.Second, 5 * time.Second
+	maxIdleConns         = 32
 	// After an exchange that failed, the next one is made after a pause.
 	unavailablePause, refusedPause = 2 * time.Second, 15 * time.Second
 	// maxLife is how long a token is used at most.
@@ -66,25 +67,29 @@ type Exchanger struct {
 	services map[string]chan struct{} // by their names; a channel holds a value for each exchange under way
 }
 
-// New returns an Exchanger. With a nil transport it makes its own, which uses HTTPS_PROXY and NO_PROXY.
+// New returns an Exchanger; transport is that of NewClient.
 func New(transport http.RoundTripper) *Exchanger {
+	return &Exchanger{client: NewClient(transport, timeout), held: map[string]outcome{}, services: map[string]chan struct{}{}}
+}
+
+// NewClient returns an HTTP client for requests with customers' credentials. It follows no redirects, and a request takes at most timeout.
+// With a nil transport it makes its own, which uses HTTPS_PROXY and NO_PROXY.
+func NewClient(transport http.RoundTripper, timeout time.Duration) *http.Client {
+	client := &http.Client{
+		Transport: transport, Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	if transport == nil {
-		transport = &http.Transport{
+		client.Transport = &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: timeout}).DialContext,
-			TLSHandshakeTimeout:   timeout,
+			DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+			TLSHandshakeTimeout:   dialTimeout,
 			ResponseHeaderTimeout: timeout,
 			IdleConnTimeout:       30 * time.Second,
-			MaxIdleConns:          maxAtOnce,
+			MaxIdleConns:          maxIdleConns,
 			ForceAttemptHTTP2:     true,
 		}
 	}
-	return &Exchanger{
-		client: &http.Client{
-			Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		held: map[string]outcome{}, services: map[string]chan struct{}{},
-	}
+	return client
 }
 
 // SetRoles has the Exchanger assume roles. Without it, credentials that name a role get ErrUnavailable. It must come before the first use.

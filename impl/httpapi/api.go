@@ -34,11 +34,11 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// Config is what an API needs besides its handlers. Document and Observer are required.
+// Config is what an API needs besides its handlers. Document, Problems and Observer are required.
 type Config struct {
 	// Document is the OpenAPI document that requests are checked against.
 	Document *openapi3.T
-	// Problems is the API's table of problems, made by the function Problems; nil is Problems().
+	// Problems is the API's table of problems, made by the function Problems.
 	Problems problem.Table
 	Observer *Observer
 	// Authenticate stands before the validation of every operation, but for those whose own "security" is empty. It authenticates the request, sets the Actor of its Call
@@ -69,9 +69,6 @@ type API struct {
 // NewAPI returns the shared part of an API. The caller registers the generated routes on Echo.
 func NewAPI(cfg Config) (*API, error) {
 	api := &API{Echo: echo.New(), Middlewares: map[string][]echo.MiddlewareFunc{}, problems: cfg.Problems, ready: cfg.Ready}
-	if api.problems == nil {
-		api.problems = Problems()
-	}
 	if api.ready == nil {
 		api.ready = func() bool { return true }
 	}

@@ -8,7 +8,6 @@ package verification
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -49,8 +48,7 @@ func Unsupported() Result { return Result{Unreachable, reasonUnsupported} }
 func TurnedOff() Result { return Result{Unreachable, reasonOff} }
 
 const (
-	timeout     = keytests.Timeout
-	dialTimeout = 5 * time.Second
+	timeout = keytests.Timeout
 	// maxSkew is how far a provider's clock may be from ours. Beyond it, a refused signature says nothing about the key.
 	maxSkew = 10 * time.Second
 	// maxTests is how many tests a process has under way. Further ones are not made. Of these, one user and the users of one customer may
@@ -91,22 +89,8 @@ func New(cfg Config) *Verifier {
 	if cfg.Exchanger == nil {
 		cfg.Exchanger = exchange.New(cfg.Transport)
 	}
-	if cfg.Transport == nil {
-		cfg.Transport = &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-			TLSHandshakeTimeout:   dialTimeout,
-			ResponseHeaderTimeout: timeout,
-			IdleConnTimeout:       30 * time.Second,
-			MaxIdleConns:          maxTests,
-			ForceAttemptHTTP2:     true,
-		}
-	}
 	return &Verifier{
-		client: &http.Client{
-			Transport: cfg.Transport, Timeout: timeout,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		client:    exchange.NewClient(cfg.Transport, timeout),
 		upstreams: cfg.Upstreams, exchanger: cfg.Exchanger, users: ratelimit.New[string](perUser), underWay: map[string]int{},
 		dataPlanes: cfg.DataPlanes,
 	}

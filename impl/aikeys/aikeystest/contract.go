@@ -47,7 +47,6 @@ var loadContract = sync.OnceValues(func() (*Contract, error) {
 })
 
 func newContract(t testing.TB) *Contract {
-	t.Helper()
 	c, err := loadContract()
 	require.NoError(t, err)
 	return c

@@ -43,7 +43,6 @@ type Reply struct {
 
 // Problem returns the reply's problem document. Any other reply fails the test.
 func (r Reply) Problem(t testing.TB) gen.Problem {
-	t.Helper()
 	p, err := parseProblem(r.Header, r.Body)
 	require.NoError(t, err)
 	return p
@@ -51,7 +50,6 @@ func (r Reply) Problem(t testing.TB) gen.Problem {
 
 // Fields returns the fields that the reply's problem names.
 func (r Reply) Fields(t testing.TB) []string {
-	t.Helper()
 	var names []string
 	for _, field := range r.Problem(t).Errors {
 		names = append(names, field.Field)
@@ -74,7 +72,6 @@ func parseProblem(header http.Header, body []byte) (gen.Problem, error) {
 
 // Send makes a request over the socket. Its reply is checked like any other.
 func (s *Service) Send(t testing.TB, r Request) Reply {
-	t.Helper()
 	req, err := r.build(s.URL)
 	require.NoError(t, err)
 	return s.Do(t, req.WithContext(t.Context()))
@@ -82,7 +79,6 @@ func (s *Service) Send(t testing.TB, r Request) Reply {
 
 // Do makes a request that the caller has built. Its reply is checked like any other.
 func (s *Service) Do(t testing.TB, req *http.Request) Reply {
-	t.Helper()
 	resp, err := s.client.Do(req)
 	require.NoError(t, err)
 	defer func() { _ = resp.Body.Close() }()
@@ -135,7 +131,6 @@ var loadDocument = sync.OnceValues(gen.GetSpec)
 
 // Operations returns the document's operations that need a credential. Tests share them, so they must not be changed.
 func Operations(t testing.TB) []Operation {
-	t.Helper()
 	doc, err := loadDocument()
 	require.NoError(t, err)
 	var operations []Operation
@@ -174,7 +169,6 @@ func (o *Operation) addExample(p *openapi3.Parameter) {
 
 // exampleBody returns the example whose name sorts first.
 func exampleBody(t testing.TB, op *openapi3.Operation) []byte {
-	t.Helper()
 	examples := op.RequestBody.Value.Content["application/json"].Examples
 	require.NotEmpty(t, examples, "operation %s has no example of its body", op.OperationID)
 	body, err := json.Marshal(examples[slices.Min(slices.Collect(maps.Keys(examples)))].Value.Value)

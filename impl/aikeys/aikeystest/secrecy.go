@@ -112,7 +112,6 @@ func (e *Evidence) Log() string {
 
 // LogLine returns the one line that the log has about a reply's request.
 func (s *Service) LogLine(t testing.TB, r Reply) map[string]any {
-	t.Helper()
 	var found []map[string]any
 	for text := range strings.Lines(s.Evidence.Log()) {
 		var line map[string]any

@@ -82,7 +82,6 @@ type Service struct {
 
 // Start runs a Service until the test ends. Its database has the projects and members that the constants describe.
 func Start(t testing.TB, opts Options) *Service {
-	t.Helper()
 	if opts.Store == nil {
 		opts.Store = modelstest.NewStore(t, modelstest.EngineSQLite)
 	}
@@ -107,7 +106,6 @@ func Start(t testing.TB, opts Options) *Service {
 // Also runs another API over the same database until the test ends. Its replies are checked against its own contract; they
 // and its output are part of the same Evidence.
 func (s *Service) Also(name string, contract *Contract, newHandler func(*httpapi.Observer) http.Handler) *Service {
-	s.t.Helper()
 	other := &Service{Store: s.Store, Sealer: s.Sealer, Evidence: s.Evidence, t: s.t, contract: contract}
 	other.Handler = newHandler(other.observer(name))
 	other.serve()
@@ -119,7 +117,6 @@ func (s *Service) HTTPClient() *http.Client { return s.client }
 
 // observer returns an observer whose output becomes evidence.
 func (s *Service) observer(name string) *httpapi.Observer {
-	s.t.Helper()
 	tracing := sdktrace.NewTracerProvider(sdktrace.WithSyncer(s.Evidence.spans))
 	observer, err := httpapi.NewObserver(name, s.Evidence.Logger(), s.Evidence.registry, tracing.Tracer("aikeys"))
 	require.NoError(s.t, err)
@@ -131,7 +128,6 @@ const shutdownTimeout = 10 * time.Second
 
 // serve listens until the test ends.
 func (s *Service) serve() {
-	s.t.Helper()
 	listener, err := lifecycle.Listen(context.Background(), "127.0.0.1:0")
 	require.NoError(s.t, err)
 	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: s.Handler, Log: s.Evidence.Logger()})
@@ -153,7 +149,6 @@ func (s *Service) serve() {
 }
 
 func (s *Service) newHandler(opts Options) http.Handler {
-	s.t.Helper()
 	catalogue, err := providers.Load()
 	require.NoError(s.t, err)
 	receipts, err := feed.New(feed.Config{Store: opts.Store})

@@ -35,7 +35,6 @@ const (
 const Self = "-"
 
 func (s *Service) seed() {
-	s.t.Helper()
 	s.SetMember(Customer, Project, Owner, models.RoleOwner)
 	s.SetMember(Customer, Project, Member, models.RoleMember)
 	s.SetMember(Customer, Project, OtherMember, models.RoleMember)
@@ -45,7 +44,6 @@ func (s *Service) seed() {
 
 // SetMember gives a user a role in a project, as the operator does, and creates the project if needed.
 func (s *Service) SetMember(customer, project, user string, role models.Role) {
-	s.t.Helper()
 	require.NoError(s.t, s.Store.Transact(context.Background(), func(tx *models.Tx) error {
 		if err := tx.EnsureProject(customer, project); err != nil {
 			return err
@@ -70,13 +68,11 @@ type caller struct{ customer, project, user string }
 
 // As returns the session of a user whose default project is Customer's Project, always the same one.
 func (s *Service) As(user string) *Session {
-	s.t.Helper()
 	return s.Session(Customer, Project, user)
 }
 
 // Session returns a user's session with that default project, always the same one.
 func (s *Service) Session(customer, project, user string) *Session {
-	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	who := caller{customer, project, user}
@@ -88,7 +84,6 @@ func (s *Service) Session(customer, project, user string) *Session {
 
 // NewSession creates an API key and returns its session. A zero expiry means never.
 func (s *Service) NewSession(customer, project, user string, expires time.Time) *Session {
-	s.t.Helper()
 	now := time.Now()
 	text, id, hash, err := auth.MintAPIKey(now)
 	require.NoError(s.t, err)
@@ -103,7 +98,6 @@ func (s *Service) NewSession(customer, project, user string, expires time.Time) 
 
 // Revoke ends the session's API key, as the operator does.
 func (c *Session) Revoke(t testing.TB, customer, project string) {
-	t.Helper()
 	require.NoError(t, c.service.Store.Transact(t.Context(), func(tx *models.Tx) error {
 		_, err := tx.RevokeToken(customer, project, c.TokenID, models.Event{
 			ID: "evt_" + c.TokenID, CustomerID: customer, ProjectID: project, Type: models.EventTokenRevoked,
@@ -115,7 +109,6 @@ func (c *Session) Revoke(t testing.TB, customer, project string) {
 
 // Client returns the generated client with a bearer token.
 func (s *Service) Client(token string) *gen.ClientWithResponses {
-	s.t.Helper()
 	client, err := gen.NewClientWithResponses(s.URL, gen.WithHTTPClient(s.client),
 		gen.WithRequestEditorFn(func(_ context.Context, req *http.Request) error {
 			req.Header.Set("Authorization", "Bearer "+token)
@@ -127,7 +120,6 @@ func (s *Service) Client(token string) *gen.ClientWithResponses {
 
 // Register registers a key in the session's project, which must succeed.
 func (c *Session) Register(t testing.TB, body gen.RegisterRequest) gen.Key {
-	t.Helper()
 	reply, err := c.RegisterKeyWithResponse(t.Context(), Self, Self, nil, body)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusCreated, reply.StatusCode(), "%s", reply.Body)
@@ -136,7 +128,6 @@ func (c *Session) Register(t testing.TB, body gen.RegisterRequest) gen.Key {
 
 // RevokeKey revokes a key of the session's project, which must succeed.
 func (c *Session) RevokeKey(t testing.TB, id string) gen.Receipt {
-	t.Helper()
 	reply, err := c.RevokeKeyWithResponse(t.Context(), Self, Self, id, nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)

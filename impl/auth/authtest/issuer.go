@@ -59,7 +59,6 @@ type Issuer struct {
 
 // NewIssuer starts an Issuer with one ES256 key and stops it when the test ends.
 func NewIssuer(t testing.TB) *Issuer {
-	t.Helper()
 	i := &Issuer{t: t}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", i.serveDiscovery)
@@ -74,7 +73,6 @@ func NewIssuer(t testing.TB) *Issuer {
 // Sign returns a session token with the current key. The claims given are added to the defaults "iss", "aud", "iat" and
 // "exp" (in five minutes); a nil value removes one.
 func (i *Issuer) Sign(claims map[string]any) string {
-	i.t.Helper()
 	return SignWith(i.t, i.Key(), i.Claims(claims))
 }
 
@@ -93,7 +91,6 @@ func (i *Issuer) Claims(claims map[string]any) map[string]any {
 
 // Rotate publishes a new ES256 key, which signs from now on, beside the old ones.
 func (i *Issuer) Rotate() {
-	i.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(i.t, err)
 	i.RotateTo(key, jose.ES256)
@@ -138,7 +135,6 @@ func (i *Issuer) Fetches() int {
 
 // SignWith returns a JWT of the claims in compact form, signed with a key that may be none of an Issuer's.
 func SignWith(t testing.TB, key jose.JSONWebKey, claims map[string]any) string {
-	t.Helper()
 	signer, err := jose.NewSigner(
 		jose.SigningKey{Algorithm: jose.SignatureAlgorithm(key.Algorithm), Key: key},
 		(&jose.SignerOptions{}).WithType("JWT"),
