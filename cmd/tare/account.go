@@ -39,7 +39,7 @@ func (p *program) signInOptionsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "sign-in",
 		Short:   "Show how people sign in to the service",
-		Long:    "Shows which credentials the service accepts, and at which OpenID Connect issuer people sign in, with which client.",
+		Long:    "Shows which credentials the service accepts, and the OpenID Connect issuer and client with which people sign in.",
 		Example: "  tare api sign-in",
 		Args:    cli.NoArguments(),
 		RunE: runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.SignInOptionsResponse, error) {
@@ -82,16 +82,17 @@ func (p *program) loginCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "login",
-		Short: "Log in to a service and remember it",
-		Long: `Logs in and stores in a profile what the service accepts from then on: an API key, or a session token of your
-organization's OpenID Connect issuer, where the service has one ("tare api sign-in" shows it). It is stored in the system's
-keyring where there is one, and otherwise, or with TARE_KEYRING=off, in a file that only you can read.
+		Short: "Log in to a service and store the credential",
+		Long: `Logs in to a service and stores the credential in a profile: an API key, or a session token of your organization's
+OpenID Connect issuer, if the service has one ("tare api sign-in" shows it). tare stores the credential in the system's
+keyring. If there is none, or with TARE_KEYRING=off, it stores it in a file that only you can read.
 
---web signs in on the issuer's page in the browser, and --device on any other device, with a code. tare renews the session
-token by itself. Otherwise tare asks for an API key on a terminal, without showing it, and reads it from standard input
-elsewhere. Members make API keys with "tare api tokens create", and operators with "aikeysd admin token create".
+With --web you sign in on the issuer's page in the browser; with --device, on any other device, with a code. tare renews
+the session token by itself. Without either flag, tare asks for an API key and does not show it; without a terminal, it
+reads the API key from standard input. Members create API keys with "tare api tokens create", and operators with "aikeysd
+admin token create".
 
-The profile is named "default" unless --profile names it, and becomes the current one. It also stores --customer,
+The profile is named "default" unless --profile names another, and becomes the current one. It also stores --customer,
 --project and --gateway, if given.`,
 		Example: `  tare login
   tare login --web --base-url https://aikeys.example.com --profile prod
@@ -100,7 +101,7 @@ The profile is named "default" unless --profile names it, and becomes the curren
 		Args: cli.NoArguments("--base-url", "--api-key-file"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.login(cmd.Context(), from, gateway) },
 	}
-	cmd.Flags().StringVar(&from.keyFile, "api-key-file", "", "the `file` with the API key; - is standard input")
+	cmd.Flags().StringVar(&from.keyFile, "api-key-file", "", "the `file` with the API key; - means standard input")
 	cmd.Flags().BoolVar(&from.web, signInWeb, false, "sign in on the issuer's page in the browser")
 	cmd.Flags().BoolVar(&from.device, signInDevice, false, "sign in on another device, with a code")
 	cmd.Flags().StringVar(&gateway, "gateway", "", "the `URL` of the gateway, for \"tare run\"")
@@ -108,13 +109,13 @@ The profile is named "default" unless --profile names it, and becomes the curren
 	return cmd
 }
 
-// loginSource is where a log-in gets the credential from: the prompt or standard input if it says nothing.
+// loginSource says where a log-in gets the credential from. The zero value means the prompt, or standard input without a terminal.
 type loginSource struct {
 	keyFile     string
 	web, device bool
 }
 
-// way returns the flag that says how to sign in, or "".
+// way returns the flag that chooses how to sign in at the issuer, or "".
 func (l loginSource) way() (string, error) {
 	switch {
 	case l.web && l.device, (l.web || l.device) && l.keyFile != "":
@@ -127,7 +128,7 @@ func (l loginSource) way() (string, error) {
 	return "", nil
 }
 
-// credential gets the API key or session token of a log-in, and for the latter the session at the issuer.
+// credential returns the API key or session token of a log-in, and for a session token the session at the issuer.
 func (p *program) credential(ctx context.Context, a access, from loginSource) (secret.Text, *signIn, error) {
 	way, err := from.way()
 	if err != nil {
@@ -147,12 +148,12 @@ func (p *program) credential(ctx context.Context, a access, from loginSource) (s
 	return token, s, err
 }
 
-// keyOrSignIn reads the API key. At the prompt, an empty answer signs in where that is possible.
+// keyOrSignIn reads the API key. At the prompt, an empty answer signs in at the issuer, if there is one.
 func (p *program) keyOrSignIn(ctx context.Context, a access, from loginSource) (secret.Text, *signIn, error) {
 	source := secretSource{file: from.keyFile, flag: "--api-key-file", what: "API key", question: "API key (not shown):"}
 	var s *signIn
 	if from.keyFile == "" && p.newPrompter() != nil {
-		if s, _ = readSignInOptions(ctx, a); s != nil { // the log-in with the key says what is wrong with the service
+		if s, _ = readSignInOptions(ctx, a); s != nil { // logging in with the key reports what is wrong with the service
 			source.question, source.optional = "API key (not shown), or Enter to sign in at "+s.Issuer+":", true
 		}
 	}
@@ -202,7 +203,7 @@ func (p *program) login(ctx context.Context, from loginSource, gateway string) e
 	defer cancel()
 	me, err := s.WhoAmI(callCtx)
 	if err != nil {
-		p.endSignIn(ctx, signedIn, a.insecure) // nothing of it is stored
+		p.endSignIn(ctx, signedIn, a.insecure) // it is not stored
 		return err
 	}
 	stored := profile{
@@ -223,7 +224,7 @@ func (p *program) login(ctx context.Context, from loginSource, gateway string) e
 	return p.printWelcome(s, me, p.describeStorage(&stored, notInKeyring))
 }
 
-// loginAddress finds the address: from the flag, the environment, the prompt, or the profile's last log-in, in this order.
+// loginAddress returns the address from the flag, the environment, the prompt or the profile's last log-in, in this order.
 func (p *program) loginAddress(ctx context.Context, before profile) (access, error) {
 	a := access{baseURL: p.flags.baseURL, insecure: p.flags.insecure}
 	if a.baseURL == "" && p.flags.profile == "" {
@@ -264,7 +265,7 @@ func (p *program) describeStorage(stored *profile, notInKeyring error) string {
 	case storedInKeyring:
 		return credential + " is stored in the system's keyring."
 	case storedInBoth:
-		return credential + " is stored in the system's keyring, except its session token, which is too long for that, and in " + file + "."
+		return credential + " is stored in the system's keyring, except its session token, which is too long for it and is in " + file + "."
 	}
 	return fmt.Sprintf("%s is stored in %s, which only you can read, and not in the system's keyring: %s.", credential, file, cli.OneLine(notInKeyring.Error()))
 }
@@ -290,11 +291,11 @@ func (p *program) printWelcome(s *session, me *aikeysv1.WhoAmIResponse, storage 
 func (p *program) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "logout",
-		Short: "Forget the API key or session of a profile",
-		Long: `Removes the API key from the current profile, or from the one that --profile names. The profile keeps its address
-for the next "tare login". Logging out does not revoke the API key: "tare api tokens revoke" does. A session at an issuer
-is ended there, if the issuer has a way to; its last session token is valid until it expires. If the system's keyring has
-the API key and can't be reached, logging out fails; repeat it when the keyring is unlocked.`,
+		Short: "Remove the API key or session from a profile",
+		Long: `Removes the credential from the current profile, or from the one that --profile names. The profile keeps its address
+for the next "tare login". An API key stays valid: "tare api tokens revoke" revokes it. tare ends a session at its issuer,
+if the issuer supports that; the last session token stays valid until it expires. If the system's keyring has the
+credential and can't be reached, logging out fails; try again when the keyring is unlocked.`,
 		Example: `  tare logout
   tare logout --profile staging`,
 		Args: cli.NoArguments("--profile"),

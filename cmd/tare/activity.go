@@ -130,7 +130,7 @@ func (p *program) printEvents(events []aikeysv1.Event) error {
 	return p.printTable(t)
 }
 
-// formatActor returns the user. Operators and data planes have none; for them it returns the method in parentheses.
+// formatActor returns the actor's user id. Operators and data planes have none: for them it returns the method in parentheses.
 func formatActor(a aikeysv1.Actor) string {
 	if a.UserID != "" {
 		return a.UserID
@@ -138,8 +138,8 @@ func formatActor(a aikeysv1.Actor) string {
 	return "(" + string(a.Method) + ")"
 }
 
-// formatObjects returns what the event is about, in one line or more: a key, a member and how their role changed, each change
-// of the policy, or an API key.
+// formatObjects returns what the event is about, in one line or more: a key and its changes, a member and their role, the changes of
+// the policy, or an API key.
 func formatObjects(e *aikeysv1.Event) []string {
 	switch {
 	case e.KeyID != "":
@@ -163,7 +163,7 @@ func formatObjects(e *aikeysv1.Event) []string {
 	}
 }
 
-// formatKeyChanges returns a line for each part of a key that changed, with the names of the flags of "update".
+// formatKeyChanges returns a line for each part of a key that changed, by the flag of "update".
 func formatKeyChanges(before, after aikeysv1.EventState) (lines []string) {
 	if before.Version != after.Version {
 		lines = append(lines, formatChange("version", formatNonZero("%d", before.Version), formatNonZero("%d", after.Version), "none"))
@@ -183,7 +183,7 @@ func formatKeyChanges(before, after aikeysv1.EventState) (lines []string) {
 	return lines
 }
 
-// formatPolicyChanges returns a line for each part of the policy that changed, with the names of the flags of "policy set".
+// formatPolicyChanges returns a line for each part of the policy that changed, by the flag of "policy set".
 func formatPolicyChanges(before, after aikeysv1.EventState) (lines []string) {
 	add := func(name, was, is string) {
 		if was != is {
@@ -230,9 +230,9 @@ func (p *program) fetchesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fetches",
 		Short: "Show which data planes fetched which keys",
-		Long: `Shows the records of fetches, newest first: which data plane asked for which key, for whom, and what it got. The data
-plane then serves from its cache: "usage" counts the requests. Takes an owner of the project. If there are more records
-than --limit, tare prints the command that continues the list.`,
+		Long: `Shows the records of fetches, newest first: which data plane asked for which key, for whom, and what it got. Afterwards the
+data plane serves from its cache; "usage" counts the requests. Owners only. If there are more records than --limit, tare
+prints the command that continues the list.`,
 		Example: `  tare api byok fetches --limit 20
   tare api byok fetches --data-plane edge-1 --decision denied --from 2026-11-23
   tare api byok fetches --key byok_01M83VVAHV8M2T5K7N9R4W1XYZ --user bob -o json`,
@@ -281,15 +281,15 @@ func (p *program) usageCommand() *cobra.Command {
 	var list listFlags
 	cmd := &cobra.Command{
 		Use:   "usage",
-		Short: "Show how often which key served whom",
-		Long: `Shows how often which key served whom: the requests of each day (UTC), key and user, newest day first. An owner sees
-the whole project; other members see what was served to them.
+		Short: "Show how often each key served each user",
+		Long: `Shows how often each key served each user: the requests by day (UTC), key and user, newest day first. An owner sees the
+whole project; other members see what was served to them.
 
-REFUSED counts those of the requests that the provider refused with 401, 403 or 429, and those that the gateway refused
-itself, such as for an operation that the policy does not allow.
+REFUSED is the part of the requests that the provider refused with 401, 403 or 429, or that the gateway itself refused,
+such as an operation that the policy does not allow.
 
-Data planes report every 10 seconds, so the last requests may still be missing. --from and --to are days or times; usage
-is counted by the hour.`,
+Data planes report every 10 seconds, so the latest requests may be missing. --from and --to are days or times; usage is
+counted by the hour.`,
 		Example: `  tare api byok usage --from 2026-11-23
   tare api byok usage --key byok_01M83VVAHV8M2T5K7N9R4W1XYZ --from 2026-11-23T09:00:00Z --to 2026-11-23T10:00:00Z
   tare api byok usage --user bob -o json`,
@@ -329,7 +329,7 @@ func (p *program) printUsage(usage []aikeysv1.Usage) error {
 	return p.printTable(t)
 }
 
-// listFlags are the flags of the commands that print long lists. Not each command has all of the filters.
+// listFlags are the flags of the commands that print long lists. A command need not have all of the filters.
 type listFlags struct {
 	limit                         int // 0 for all
 	token                         string
@@ -432,7 +432,7 @@ func listPages[P, T any](
 		var items []T
 		items, next = parts(page)
 		all = append(all, items...)
-		// A service that repeats tokens must not keep tare busy forever.
+		// An empty page ends the list: a service that repeats tokens must not keep tare busy forever.
 		if next == "" || len(items) == 0 || f.limit > 0 && len(all) >= f.limit {
 			return p.printResponse(s, func() error {
 				err := printTable(all)

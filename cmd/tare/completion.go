@@ -39,16 +39,16 @@ func (p *program) completionCommand() *cobra.Command {
 	}
 	return p.group(&cobra.Command{
 		Use:   "completion",
-		Short: "Print scripts that complete words in your shell",
-		Long: `Prints scripts that complete words in your shell: commands and flags, and the providers, key ids and members that
-the service has now. If the service does not answer at once, those are left out.`,
+		Short: "Print completion scripts for your shell",
+		Long: `Prints scripts that complete commands and flags in your shell, and the service's current providers, key ids and
+members. If the service does not answer at once, those are left out.`,
 		Example: shells[0].install,
 	}, children...)
 }
 
-// setCompletion sets what completes a flag's value.
+// setCompletion has the shell complete a flag's value.
 func setCompletion(cmd *cobra.Command, flag string, complete cobra.CompletionFunc) {
-	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // fails only for unknown flags, and tests complete each
+	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // fails only for an unknown flag
 }
 
 // completeNothing keeps the shell from offering files.
@@ -56,14 +56,14 @@ func completeNothing(*cobra.Command, []string, string) ([]string, cobra.ShellCom
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeNothingFor keeps the shell from offering files as the values of flags.
+// completeNothingFor does the same for the values of flags.
 func completeNothingFor(cmd *cobra.Command, flags ...string) {
 	for _, flag := range flags {
 		setCompletion(cmd, flag, completeNothing)
 	}
 }
 
-// completeFirst completes the first argument only, for commands that take one.
+// completeFirst completes only the first argument.
 func completeFirst(complete cobra.CompletionFunc) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -76,7 +76,7 @@ func completeFirst(complete cobra.CompletionFunc) cobra.CompletionFunc {
 // completionTimeout is how long the shell waits for the service.
 const completionTimeout = 800 * time.Millisecond
 
-// completeOnline completes from what the service has now. If that fails it completes nothing, silently.
+// completeOnline completes from the service's current data. It leaves out what it can't get, silently.
 func (p *program) completeOnline(fetch func(ctx context.Context, s *session) ([]string, error)) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
@@ -90,7 +90,7 @@ func (p *program) completeOnline(fetch func(ctx context.Context, s *session) ([]
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		found, _ := fetch(ctx, s) // what came before an error is of use too
+		found, _ := fetch(ctx, s)
 		return found, cobra.ShellCompDirectiveNoFileComp
 	}
 }

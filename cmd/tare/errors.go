@@ -67,7 +67,7 @@ type hintedError struct {
 
 func (e hintedError) Unwrap() error { return e.error }
 
-// hintIfSent adds a hint to the error of a write that the service may have carried out: it was sent, and no response came.
+// hintIfSent adds a hint to the error of a write that was sent but got no response: the service may have carried it out.
 func hintIfSent(ctx context.Context, err error, hint string) error {
 	var noResponse *agentrouter.ConnectionError
 	var dial *net.OpError
@@ -81,7 +81,7 @@ func hintIfSent(ctx context.Context, err error, hint string) error {
 // diagnosis is what tare says about an error.
 type diagnosis struct {
 	code    int
-	message string // one line a complaint
+	message string // one line for each complaint
 	hints   []string
 }
 
@@ -103,8 +103,8 @@ func (p *program) reportError(ctx context.Context, err error) int {
 	return d.code
 }
 
-// errorDocument is an error for programs, as -o json and -o yaml print it on standard error. If the service has refused the call,
-// it has the members of the service's problem document.
+// errorDocument is an error for programs, which -o json and -o yaml print on standard error. If the service answered with an error, it
+// has the members of the service's problem document.
 type errorDocument struct {
 	Type      string                `json:"type,omitempty"`
 	Title     string                `json:"title,omitempty"`
@@ -173,14 +173,14 @@ func (p *program) diagnose(ctx context.Context, err error) diagnosis {
 	}
 }
 
-// diagnoseProblem is for an error that the service answered with.
+// diagnoseProblem diagnoses an error response of the service.
 func (p *program) diagnoseProblem(ctx context.Context, e *agentrouter.Error) diagnosis {
 	detail := cli.OneLine(e.Detail)
 	numbered := fmt.Sprintf("%d from %s: %s", e.Status, p.address(), detail)
 	switch {
 	case errors.Is(e, agentrouter.ErrUnauthenticated):
 		message := p.address() + " does not accept the " + p.session.credential()
-		if !strings.Contains(detail, "Authorization:") { // a text about headers is for people who write requests
+		if !strings.Contains(detail, "Authorization:") { // a text about headers does not help users of tare
 			message += ": " + detail
 		}
 		return diagnosis{exitUnauthenticated, message, p.hintAtLogin()}
@@ -228,7 +228,7 @@ func (p *program) address() string {
 	return p.session.baseURL
 }
 
-// Some hints below take another call to the service. If that fails, the hint is left out.
+// Some hints below need another call to the service. If it fails, the hint is left out.
 
 func (p *program) hintAtLogin() []string {
 	if p.session == nil || p.session.profile == "" {
@@ -249,7 +249,7 @@ func (p *program) hintAtFirstLogin() []string {
 	return []string{"Log in with: " + login, "Or set " + baseURLVariable + " and " + apiKeyVariable + "."}
 }
 
-// hintAtRole says who you are and which owners can help.
+// hintAtRole says who the user is, and which owners can help.
 func (p *program) hintAtRole(ctx context.Context) []string {
 	s := p.session
 	if s == nil {
@@ -294,7 +294,7 @@ func (p *program) hintAtList(e *agentrouter.Error) []string {
 	return []string{"List what there is with: tare api byok list, tare api byok versions, tare api members list, tare api tokens list"}
 }
 
-// describeFields says what is wrong with each field, by its flag, and suggests a provider for a misspelt one.
+// describeFields says what is wrong with each field, by its flag, and suggests the provider that a misspelt slug means.
 func (p *program) describeFields(ctx context.Context, e *agentrouter.Error) (message string, hints []string) {
 	complaints := make([]string, 0, len(e.Fields))
 	for _, field := range e.Fields {
@@ -327,8 +327,8 @@ func errUnknownProvider(slug string) error {
 	return cli.Usagef("the service knows no provider %q", slug)
 }
 
-// findUnknownProvider returns the first provider of the command line that the service doesn't know, and a hint at those that it
-// knows. If the catalogue can't be read, the provider is only certain where the command line names one.
+// findUnknownProvider returns the first provider on the command line that the service doesn't know, and a hint with those that it
+// knows. If it can't read the catalogue, it returns the only provider on the command line, if there is one.
 func (p *program) findUnknownProvider(ctx context.Context) (slug, hint string) {
 	ctx, cancel := withShortTimeout(ctx)
 	defer cancel()
@@ -347,8 +347,8 @@ func (p *program) findUnknownProvider(ctx context.Context) (slug, hint string) {
 	return "", ""
 }
 
-// flagOf returns the flag of the command that a field of the API comes from, or the field if it comes from none. A secret comes
-// from a prompt or a file more often than from its flag.
+// flagOf returns the flag that sets a field of the API, or the field itself. It returns no flag for a secret, which usually comes from
+// a prompt or a file.
 func (p *program) flagOf(field string) string {
 	flags := map[string]string{"key_id": "key", "user_id": "user", "page_size": "limit", "user_keys_by_provider": "user-keys-for"}
 	name := cmp.Or(flags[field], strings.ReplaceAll(field, "_", "-"))

@@ -25,8 +25,7 @@ var (
 	errInputEnded = fmt.Errorf("the input was ended (Ctrl-D) before an answer: %w", errDeclined)
 )
 
-// prompter asks questions at a terminal. It reads answers byte by byte, so that what is typed ahead is left for the next
-// question.
+// prompter asks questions at a terminal. It reads answers byte by byte, so that text typed ahead is left for the next question.
 type prompter struct {
 	p  *program
 	in *os.File
@@ -42,7 +41,7 @@ func (p *program) newPrompter() *prompter {
 
 // addYes adds the flag of the commands that ask for confirmation.
 func (p *program) addYes(cmd *cobra.Command) {
-	cmd.Flags().BoolVarP(&p.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVarP(&p.yes, "yes", "y", false, "do not ask for confirmation")
 }
 
 // confirm asks a question, unless --yes is given. It returns errDeclined for any answer but yes. Without a terminal, the command
@@ -63,7 +62,7 @@ func (p *program) confirm(ctx context.Context, question string) error {
 }
 
 func (a *prompter) writeQuestion(question string) {
-	_, _ = io.WriteString(a.p.Stderr, a.p.sanitize(question)+" ") // without a question there is no answer, so a failure needs no handling
+	_, _ = io.WriteString(a.p.Stderr, a.p.sanitize(question)+" ") // if it fails, reading the answer fails too
 }
 
 // ask asks for a line.
@@ -72,8 +71,8 @@ func (a *prompter) ask(ctx context.Context, question string) (string, error) {
 	return strings.TrimSpace(text), err
 }
 
-// askHidden asks for a line that the terminal does not show. Signals that would end the process cancel the prompt instead,
-// so that the terminal is restored.
+// askHidden asks for a line that the terminal does not show. Signals that would end the process cancel the prompt instead, so that it
+// restores the terminal.
 func (a *prompter) askHidden(ctx context.Context, question string) (string, error) {
 	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGQUIT)
 	defer cancel()
@@ -136,7 +135,7 @@ func (a *prompter) readLine(question string) ([]byte, error) {
 	}
 }
 
-// What keys send in a terminal's raw mode.
+// The bytes that keys send in a terminal's raw mode.
 const (
 	ctrlC     = 0x03
 	ctrlD     = 0x04
@@ -181,7 +180,7 @@ type secretSource struct {
 	flag     string // the flag that names the file, for messages
 	question string // what the prompt asks
 	what     string // what the secret is, for messages
-	optional bool   // an empty answer at the prompt is one
+	optional bool   // whether an empty answer at the prompt is valid
 }
 
 // readSecret reads a secret, and has later output redact it.
@@ -226,12 +225,12 @@ func (p *program) readSecretText(ctx context.Context, from secretSource) (string
 	if err != nil && !errors.Is(err, errStopped) {
 		err = fileError(from.flag, "read", err)
 	}
-	// Editors and echo add a line end, and some a byte order mark at the beginning. They are not part of the secret.
+	// Editors and echo add a line end, and some editors a byte order mark at the start. Neither is part of the secret.
 	withoutMark := strings.TrimPrefix(string(text), "\ufeff")
 	return strings.TrimSuffix(strings.TrimSuffix(withoutMark, "\n"), "\r"), err
 }
 
-// isRegular reports whether a file is stored on a disk, unlike a pipe from another program.
+// isRegular reports whether a file is a regular file, not a pipe from another program.
 func isRegular(file *os.File) bool {
 	info, err := file.Stat()
 	return err == nil && info.Mode().IsRegular()

@@ -20,23 +20,23 @@ import (
 )
 
 const (
-	// keyringVariable turns the system's keyring off: tare then stores and reads nothing there. What it stored there before is still deleted.
+	// keyringVariable turns the system's keyring off: tare then stores and reads nothing there, but still deletes what it stored before.
 	keyringVariable = "TARE_KEYRING"
-	// keyringService is the service of tare's items in the keyring. The account of each is its profile's.
+	// keyringService is the service name of tare's items in the keyring. Each profile has its own account name.
 	keyringService = "tare"
-	// keyringTimeout bounds each use of the keyring: the system may ask for the keyring's password, where nobody sees it.
+	// keyringTimeout limits each use of the keyring: the system may ask for the keyring's password where nobody sees it.
 	keyringTimeout = 3 * time.Second
 	// busVariable has the address of the session bus, through which the Secret Service answers.
 	busVariable = "DBUS_SESSION_BUS_ADDRESS"
 )
 
-// errKeyringUnreadable means that the keyring, which has a profile's credential, can't be read.
-var errKeyringUnreadable = errors.New("what you are logged in with is in the system's keyring, which can't be read")
+// errKeyringUnreadable means that the keyring has a profile's credential but can't be read.
+var errKeyringUnreadable = errors.New("your credential is in the system's keyring, which can't be read")
 
-// errKeyringKept means that the keyring, which can't be reached, still has a profile's credential.
-var errKeyringKept = errors.New("what you are logged in with is still in the system's keyring")
+// errKeyringKept means that a profile's credential is still in the keyring, which can't be reached.
+var errKeyringKept = errors.New("your credential is still in the system's keyring")
 
-// Why the keyring can't be used.
+// The reasons why the keyring can't be used.
 var (
 	errKeyringOff      = errors.New(keyringVariable + " is off")
 	errNoKeyring       = errors.New("this session has no keyring")
@@ -64,9 +64,9 @@ func (systemKeyring) Get(service, account string) (string, error) {
 
 func (systemKeyring) Delete(service, account string) error { return keyring.Delete(service, account) }
 
-// keyringItem is what the keyring holds of a profile.
+// keyringItem is the part of a profile that is in the keyring.
 type keyringItem struct {
-	// BaseURL is the only service that the rest is for. Copies of profiles.json share an item, and each may log in elsewhere.
+	// BaseURL is the only service that may get the secrets. Copies of profiles.json share an item, but may log in elsewhere.
 	BaseURL      string      `json:"base_url"`
 	APIKey       secret.Text `json:"api_key,omitzero"`
 	RefreshToken secret.Text `json:"refresh_token,omitzero"`
@@ -80,7 +80,7 @@ func (p *program) checkKeyringSetting() error {
 	return nil
 }
 
-// findKeyring returns why the keyring can't be reached. Without a session bus, the D-Bus library would start one.
+// findKeyring finds the session bus, without which the D-Bus library would start one. It returns why there is no keyring, or nil.
 func (p *program) findKeyring() error {
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" || p.Getenv(busVariable) != "" {
 		return nil
@@ -100,7 +100,7 @@ func (p *program) useKeyring(use func() error) error {
 	return p.callKeyring(use)
 }
 
-// callKeyring runs one use of the keyring, which can't be interrupted. One that takes too long is abandoned, and this run makes no further use.
+// callKeyring runs one use of the keyring. It can't be interrupted: if it takes too long, tare abandons it and does not use the keyring again.
 func (p *program) callKeyring(use func() error) error {
 	if p.keyringFailure == nil {
 		p.keyringFailure = p.findKeyring()
@@ -111,7 +111,7 @@ func (p *program) callKeyring(use func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		defer func() {
-			if recover() != nil { // the library takes for granted that the bus lives
+			if recover() != nil { // the library panics if the bus is gone
 				done <- errors.New("the keyring failed")
 			}
 		}()
@@ -143,8 +143,8 @@ func (p *program) keyringAccount(name string) (string, error) {
 	return name + "-" + hex.EncodeToString(digest[:6]), nil
 }
 
-// moveToKeyring moves what a profile is logged in with from the profile to the keyring, as far as it fits there. If that fails, the profile
-// is unchanged but for its item, which is gone, and the error says why.
+// moveToKeyring moves the secrets of a profile to the keyring, as far as they fit there. If that fails, the profile keeps them, its item
+// in the keyring is deleted, and the error says why.
 func (p *program) moveToKeyring(name string, one *profile) error {
 	account, err := p.keyringAccount(name)
 	if err != nil {
@@ -187,7 +187,7 @@ func (p *program) setKeyringItem(account string, item keyringItem) error {
 	return err
 }
 
-// readKeyring fills in what the keyring holds of a profile.
+// readKeyring fills in the secrets of a profile that are in the keyring.
 func (p *program) readKeyring(one *profile) error {
 	held := one.keyringItem()
 	if one.Keyring == "" || held.APIKey.Reveal() != "" && (one.SignIn == nil || held.RefreshToken.Reveal() != "") {
@@ -224,7 +224,7 @@ func (p *program) readKeyring(one *profile) error {
 	return nil
 }
 
-// deleteKeyringItem deletes the item of a profile, if it has one. It does so even if the keyring is off.
+// deleteKeyringItem deletes the item of a profile, if it has one, even if the keyring is turned off.
 func (p *program) deleteKeyringItem(one profile) error {
 	if one.Keyring == "" {
 		return nil
@@ -237,8 +237,8 @@ func (p *program) deleteKeyringItem(one profile) error {
 	return nil
 }
 
-// forgetCredential reads and deletes what the keyring holds of a profile. If it can't be deleted, the profile must keep the item's name, by
-// which a later attempt finds it.
+// forgetCredential reads the secrets of a profile from the keyring and deletes them there. If that fails, the caller must keep the
+// item's name in the profile, so that a later attempt finds it.
 func (p *program) forgetCredential(one *profile) error {
 	unread := p.readKeyring(one)
 	if err := p.deleteKeyringItem(*one); err != nil {

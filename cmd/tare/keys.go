@@ -21,7 +21,7 @@ import (
 func (p *program) keysCommand(use string) *cobra.Command {
 	group := p.group(&cobra.Command{
 		Use:   use,
-		Short: "Register, list, change, rotate, test, revoke and explain provider keys",
+		Short: "Register, list, change, rotate, test and revoke provider keys",
 		Long: `Provider keys. A provider's newest active key serves the project's inference. A member's own key serves that member
 first, unless the policy says otherwise.`,
 		Example: `  tare api byok add --provider openai --name openai-prod
@@ -49,8 +49,8 @@ const (
 	ulidLetters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 )
 
-// keyID returns a key's id in the service's case; it may be typed in any. Text that can't be an id never gets into a URL:
-// it may be a secret.
+// keyID returns the id of a key as the service writes it; people may type it in any case. It refuses text that can't be an id, which
+// must not get into a URL: it may be a secret.
 func keyID(text string) (string, error) {
 	id := strings.ToUpper(strings.TrimPrefix(strings.ToLower(text), keyPrefix))
 	isForeign := func(r rune) bool { return !strings.ContainsRune(ulidLetters, r) }
@@ -60,8 +60,8 @@ func keyID(text string) (string, error) {
 	return keyPrefix + id, nil
 }
 
-// findKey returns the id of the key that an argument names by its id, by its name, or by its provider and name: openai/prod. Names are
-// of active keys. The argument gets neither into a URL nor into an error: it may be a secret.
+// findKey returns the id of the key that an argument names: by its id or, if it is active, by its name or its provider and name, such as
+// openai/prod. The argument gets neither into a URL nor into an error: it may be a secret.
 func (p *program) findKey(ctx context.Context, s *session, text string) (string, error) {
 	if id, err := keyID(text); err == nil {
 		return id, nil
@@ -126,18 +126,18 @@ func (p *program) addCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "add", Aliases: []string{"register", "create"},
 		Short: "Register a provider's key",
-		Long: `Registers a provider's key. It is sealed at once, serves from then on, and is never shown again.
+		Long: `Registers a provider's key. The service seals it at once and never shows it again; from then on the key serves.
 
 On a terminal tare asks for the secret and does not show it; otherwise it reads standard input. --secret works too, but
 other users of this machine can see it in process lists.
 
-The service tests the secret at its provider first, if its operator allows that, and stores none that the provider
-rejects. --force stores it even so; --no-verify makes no test.
+The service first tests the secret at its provider, if its operator allows that, and does not store a secret that the
+provider rejects. --force stores it all the same; --no-verify skips the test.
 
-The key belongs to the project, which takes an owner, or with --user-scope to you. A provider's newest active key
-serves, so registering a second key replaces the first without a gap. With --order 1 it is in reserve: it serves when no
-key of a lower order may. Keys of the same order that have a --weight share the callers. The --restrict and --limit flags
-say what it may be used for, and how often, as in "update".`,
+The key belongs to the project, for which you must be an owner, or with --user-scope to you. A provider's newest active
+key serves, so a second key replaces the first without a gap. With --order 1 the key is in reserve: it serves when no key
+of a lower order can. Keys of the same order that have a --weight share the callers. The --restrict and --limit flags say
+what the key may be used for, and how often: see "update".`,
 		Example: `  tare api byok add --provider openai --name openai-prod
   printf %s "$OPENAI_API_KEY" | tare api byok add --provider openai --name openai-prod
   tare api byok add --provider vertex --name gcp --secret-file service-account.json
@@ -148,16 +148,16 @@ say what it may be used for, and how often, as in "update".`,
 	flags := cmd.Flags()
 	flags.StringVar(&a.provider, "provider", "", "the provider's `slug`; tare api providers lists them (required)")
 	flags.StringVar(&a.name, "name", "", "a `label`, unique among the provider's active keys (required)")
-	flags.StringVar(&a.secretFile, "secret-file", "", "the `file` with the secret; - is standard input")
+	flags.StringVar(&a.secretFile, "secret-file", "", "the `file` with the secret; - means standard input")
 	flags.StringVar(&a.secret, "secret", "", "the `secret` itself; visible in process lists, so prefer the prompt, a pipe or --secret-file")
 	flags.BoolVar(&a.userScope, "user-scope", false, "register it as your own key, not the project's")
 	flags.BoolVar(&a.verify, "verify", true, "test the secret at its provider first")
 	flags.BoolVar(&a.noVerify, "no-verify", false, "do not test the secret; the same as --verify=false")
 	flags.BoolVar(&a.force, "force", false, "store the key even if its provider rejects it")
-	flags.StringVar(&a.expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, or a time, such as 2099-06-30T09:00:00Z")
-	flags.IntVar(&a.order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
-	flags.IntVar(&a.weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
-	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
+	flags.StringVar(&a.expires, "expires", "", "stop serving at this `time`: a day in UTC, such as 2099-06-30, or a time, such as 2099-06-30T09:00:00Z")
+	flags.IntVar(&a.order, "order", 0, "its place among the keys of its scope: the lowest `number` serves; among equals, the newest key")
+	flags.IntVar(&a.weight, "weight", 0, "its `share` of the callers, among the keys of its order that have a weight; 0 means no weight")
+	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`, with which repeating this command within 24 hours is safe")
 	p.addUseFlags(cmd, &a.use)
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
 	completeNothingFor(cmd, "name", "secret", "expires", "order", "weight", "idempotency-key")
@@ -205,7 +205,7 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	})
 }
 
-// warningDetails names the other keys that have the same secret.
+// warningDetails lists the other keys that have the same secret.
 func warningDetails(warnings []aikeysv1.KeyWarning) (details []detail) {
 	for _, w := range warnings {
 		if w.Code == aikeysv1.KeyWarningCodeDuplicateSecret {
@@ -236,8 +236,8 @@ func (p *program) readProviderSecret(ctx context.Context, s *session, a addOptio
 	return p.readSecret(ctx, from)
 }
 
-// secretPrompt returns the question for the secret. It fails for a provider that does not exist or takes no line, before
-// anybody types a secret.
+// secretPrompt returns the question for the secret. Before anybody types one, it fails if the provider does not exist or its secret
+// is a JSON document.
 func (p *program) secretPrompt(ctx context.Context, s *session, slug string) (string, error) {
 	ctx, cancel := p.withTimeout(ctx)
 	defer cancel()
@@ -324,12 +324,12 @@ func formatScope(k *aikeysv1.Key) string {
 	return "project"
 }
 
-// isHeldBack reports whether something keeps an active key from serving.
+// isHeldBack reports whether an active key does not serve.
 func isHeldBack(k *aikeysv1.Key) bool {
 	return k.State == aikeysv1.KeyStateActive && k.Serves != nil && !*k.Serves
 }
 
-// formatState returns the state, and for an active key that it is disabled, has expired, or can't serve.
+// formatState returns the state of a key. For an active key that does not serve, it says so.
 func formatState(k *aikeysv1.Key) string {
 	if isHeldBack(k) && (k.NotServingReason == aikeysv1.NotServingReasonDisabled || k.NotServingReason == aikeysv1.NotServingReasonExpired) {
 		return string(k.NotServingReason)
@@ -360,7 +360,7 @@ func isFailing(k *aikeysv1.Key) bool {
 	return k.LastFailure != nil && k.LastFailure.At.After(k.LastUsedAt)
 }
 
-// formatRefusal returns the status of a refusal, and what it means where the status does not say that.
+// formatRefusal returns the status of a refusal, with its meaning if the status is not enough.
 func formatRefusal(f *aikeysv1.KeyFailure) string {
 	switch f.Reason {
 	case aikeysv1.KeyFailureReasonQuotaExhausted:
@@ -409,10 +409,9 @@ func (p *program) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify <key>",
 		Short: "Test a key at its provider",
-		Long: `Tests a registered key at its provider, by a request that costs nothing, and shows the key with the verdict, which stays
-on it. A verdict of "rejected" changes nothing else: the key serves, and the provider refuses it, until it is revoked.
-
-A key is tested at most once in 10 seconds. A verdict of "rejected" is an answer: the exit code is 0.`,
+		Long: `Tests a registered key at its provider, with a request that costs nothing, and shows the key with the verdict, which the
+service stores. A verdict of "rejected" changes nothing else: the key stays in use until you revoke it, and the exit code
+is 0. A key can be tested once in 10 seconds.`,
 		Example: "  tare api byok verify byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
 	}
 	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {

@@ -34,7 +34,7 @@ type leakedValue struct {
 	places []string
 }
 
-// leakedMatch is a match, whose index is that of its value among all of them, and where that was found.
+// leakedMatch is a match, and where its value was found. The match's index is that of the value among all values.
 type leakedMatch struct {
 	Places []string           `json:"places"`
 	Match  aikeysv1.LeakMatch `json:"match"`
@@ -45,21 +45,21 @@ func (p *program) leaksCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leaks",
 		Short: "Find which keys have leaked, and revoke them",
-		Long: `Finds the keys and API keys that leaked values belong to: those of the project, its members' own, their old versions, and
-API keys of this service. It takes an owner of the project. The values come from a report of gitleaks (--from), or from
-standard input, one a line; a line may be OPENAI_API_KEY=sk-…. tare shows where a value was found, and never the value.
+		Long: `Finds the keys whose secrets have leaked: the project's keys, its members' own keys, old versions of both, and API keys of
+this service. Owners only. The values come from a report of gitleaks (--from), or from standard input, one per line; a line
+can be OPENAI_API_KEY=sk-…. tare shows where it found a value, but never the value.
 
-With --revoke, what is found is revoked. Of a key that was rotated since, only the version that has leaked is destroyed.
-tare asks first. Without a terminal to ask on, it needs --yes.`,
+With --revoke, tare revokes what it finds. If a key has been rotated since, it destroys only the version that has leaked.
+tare asks for confirmation. Without a terminal, it needs --yes.`,
 		Example: `  gitleaks dir --report-format json --report-path report.json; tare leaks --from report.json
   tare leaks --from report.json --revoke --yes`,
 		Args: cli.NoArguments("--from"),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&from, "from", "", "the `file` with gitleaks' report in JSON; - is standard input")
+	flags.StringVar(&from, "from", "", "the `file` with a report of gitleaks in JSON; - means standard input")
 	flags.BoolVar(&revoke, "revoke", false, "revoke what is found")
 	p.addYes(cmd)
-	flags.StringVar(&source, "source", "", "where the values were found, for the audit `trail`")
+	flags.StringVar(&source, "source", "", "a `text` for the audit trail that says where the values were found")
 	wait := addReceiptWait(cmd)
 	completeNothingFor(cmd, "source")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
@@ -78,7 +78,7 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 				return err
 			}
 		}
-		if err := p.confirm(ctx, fmt.Sprintf("Revoke what the %d lines name? It can't be undone.", len(matches))); err != nil {
+		if err := p.confirm(ctx, fmt.Sprintf("Revoke the keys in these %d lines? It can't be undone.", len(matches))); err != nil {
 			return err
 		}
 		return p.revokeLeaks(ctx, s, values, matches, source, *wait)
@@ -86,7 +86,7 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 	return cmd
 }
 
-// revokeLeaks revokes what matches, and prints it as it is then.
+// revokeLeaks revokes what was found, and prints the result.
 func (p *program) revokeLeaks(ctx context.Context, s *session, values []leakedValue, found []leakedMatch, source string, wait time.Duration) error {
 	var matching []leakedValue
 	for i, value := range values {
@@ -110,7 +110,7 @@ func (p *program) revokeLeaks(ctx context.Context, s *session, values []leakedVa
 	return nil
 }
 
-// readLeaks reads what was found: a report of gitleaks, or lines.
+// readLeaks reads the leaked values from a report of gitleaks, or from lines.
 func (p *program) readLeaks(ctx context.Context, from string) ([]leakedValue, error) {
 	in := p.stdin
 	if from != "" && from != "-" {
@@ -121,14 +121,14 @@ func (p *program) readLeaks(ctx context.Context, from string) ([]leakedValue, er
 		defer func() { _ = file.Close() }() // nothing was written
 		in = file
 	} else if p.newPrompter() != nil {
-		p.printNote("Paste what was found, one value a line, and end with Ctrl-D. For a report of gitleaks, use --from.")
+		p.printNote("Paste the values, one per line, and end with Ctrl-D. For a report of gitleaks, use --from.")
 	}
 	text, err := readUntilDone(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, maxReport+1)) })
 	switch {
 	case err != nil:
 		return nil, fileError("--from", "read", err)
 	case len(text) > maxReport:
-		return nil, cli.Usagef("what was found is more than %d MiB; split it", maxReport>>20)
+		return nil, cli.Usagef("the input is larger than %d MiB; split it", maxReport>>20)
 	}
 	findings, err := parseLines(text)
 	if from != "" {
@@ -167,7 +167,7 @@ func parseLines(text []byte) (findings []finding, err error) {
 	return findings, lines.Err()
 }
 
-// parseGitleaks reads a report of gitleaks v8. The error repeats nothing of it.
+// parseGitleaks reads a report of gitleaks v8. Its error repeats nothing of the report.
 func parseGitleaks(text []byte) (findings []finding, err error) {
 	var report []struct {
 		Secret    string `json:"Secret"`
@@ -176,7 +176,7 @@ func parseGitleaks(text []byte) (findings []finding, err error) {
 		Commit    string `json:"Commit"`
 	}
 	if err := json.Unmarshal(text, &report); err != nil {
-		return nil, cli.Usagef("--from: it is not a report of gitleaks in JSON, as gitleaks --report-format json writes")
+		return nil, cli.Usagef("--from: this is not a report of gitleaks in JSON; write one with gitleaks --report-format json")
 	}
 	for _, f := range report {
 		if f.Secret == "REDACTED" || strings.HasSuffix(f.Secret, "...") {
@@ -191,7 +191,7 @@ func parseGitleaks(text []byte) (findings []finding, err error) {
 	return findings, nil
 }
 
-// findLeaks asks in batches, and returns the matches in the order of the values. After an error it returns those before it.
+// findLeaks asks the service in batches, and returns the matches in the order of the values, with an error those before it.
 func (p *program) findLeaks(
 	ctx context.Context, values []leakedValue, ask func(context.Context, []string) (*aikeysv1.LeaksResponse, error),
 ) (matches []leakedMatch, err error) {
@@ -266,7 +266,7 @@ func (p *program) printLeakTable(matches []leakedMatch) error {
 	return p.printTable(t)
 }
 
-// leakStyle marks what can be used with a leaked value.
+// leakStyle marks keys that somebody can still use with the leaked value.
 func leakStyle(state aikeysv1.LeakMatchState) style {
 	switch state {
 	case aikeysv1.LeakMatchStateRevoked, aikeysv1.LeakMatchStateDestroyed, aikeysv1.LeakMatchStateExpired:

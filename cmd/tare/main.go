@@ -39,11 +39,11 @@ type program struct {
 	stdin     io.Reader
 	flags     globalFlags
 	session   *session       // nil until a command opens it
-	command   *cobra.Command // the command that runs, for hints; nil until it does
-	providers []string       // the providers that the command line names, for hints
-	redacted  []secret.Text  // the secrets that this run has seen; output shows [redacted] for them
+	command   *cobra.Command // the running command, for hints; nil until it starts
+	providers []string       // the providers on the command line, for hints
+	redacted  []secret.Text  // the secrets that this run has seen, for which output shows [redacted]
 	keyring   keyringStore
-	// keyringFailure is why this run can't use the system's keyring; nil before the first use.
+	// keyringFailure is the reason why this run can't use the system's keyring. It is nil before the first use.
 	keyringFailure error
 	yes            bool // --yes: confirm asks nothing
 	quiet          bool // set while the shell completes a word: standard error must stay empty
@@ -82,7 +82,7 @@ func runCall[T any](p *program, call func(ctx context.Context, s *session, args 
 	})
 }
 
-// printNote prints a line for people on standard error.
+// printNote prints a line for people on standard error, unless the shell completes a word.
 func (p *program) printNote(text string) {
 	if !p.quiet {
 		p.Note("%s", p.sanitize(text))
@@ -119,7 +119,7 @@ func (p *program) isDumbTerminal() bool {
 	return kind == "dumb" || runtime.GOOS == "windows" && kind == "" && p.Getenv("WT_SESSION") == ""
 }
 
-// hasColours reports whether to use colours on a stream (https://no-color.org).
+// hasColours reports whether output to a stream has colours (https://no-color.org).
 func (p *program) hasColours(stream any) bool {
 	return !p.flags.noColor && p.Getenv("NO_COLOR") == "" && !p.isDumbTerminal() && terminalFile(stream) != nil
 }
@@ -145,7 +145,7 @@ func when(applies bool, option agentrouter.CallOption) agentrouter.CallOption {
 	return option
 }
 
-// withShortTimeout is for a call that only makes an error message more helpful.
+// withShortTimeout limits a call that only makes an error message more helpful.
 func withShortTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, 2*time.Second)
 }

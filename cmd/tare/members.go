@@ -17,7 +17,7 @@ func (p *program) membersCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "members",
 		Short: "List and change the project's members",
-		Long:  "The project's members. Owners can change the project's keys, its policy and its members; members, their own keys.",
+		Long:  "The project's members. Owners can change the project's keys, policy and members; other members, only their own keys.",
 		Example: `  tare api members list
   tare api members set bob --role member
   tare api members remove bob`,
@@ -62,7 +62,7 @@ func (p *program) membersSetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set <user>",
 		Short: "Add a member, or change their role",
-		Long:  "Adds a user of your customer to the project, or changes a member's role. Takes an owner of the project.",
+		Long:  "Adds a user of your customer to the project, or changes a member's role. Owners only.",
 		Example: `  tare api members set bob --role member
   tare api members set carol --role owner`,
 		Args:              oneArgument("the user's id"),
@@ -83,22 +83,22 @@ func (p *program) membersRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove <user>",
 		Short: "Remove a member from the project, and wait until every data plane refuses them",
-		Long: `Removes a member from the project: their sessions lose access at once, and their own keys and API keys stop serving in it.
-"tare api members restore" undoes that for --grace-days, or else the project's grace: 30 days unless its policy says
-otherwise. Then their own keys are destroyed. Adding them again brings nothing back. "tare api members impact" shows
-beforehand what stops. Takes an owner; the last owner can't be removed.
+		Long: `Removes a member from the project. Their sessions lose access at once, and their own keys and API keys stop serving in it.
+"tare api members restore" can undo that for --grace-days, or else for the days in the project's policy, 30 by default.
+After that their own keys are destroyed, and adding the member again does not bring them back. "tare api members impact"
+shows beforehand what would stop. Owners only; the last owner can't be removed.
 
-tare waits for the receipt, which is complete when all data planes have confirmed. If it is not complete within --wait, 30s
-at the most, the exit code is 8; the member is removed in any case.
+tare waits for the receipt, which is complete when all data planes have confirmed. If it is not complete within --wait, at
+most 30s, the exit code is 8, but the member is removed all the same.
 
-tare asks first. Without a terminal to ask on, it needs --yes.`,
+tare asks for confirmation. Without a terminal, it needs --yes.`,
 		Example: `  tare api members remove bob
   tare api members remove bob --grace-days 0`,
 		Args:              oneArgument("the user's id"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
 	}
 	p.addYes(cmd)
-	cmd.Flags().IntVar(&graceDays, "grace-days", 0, "how many `days`, at most 365, the removal can be undone; after 0 it can't (default the project's grace)")
+	cmd.Flags().IntVar(&graceDays, "grace-days", 0, "for how many `days`, at most 365, the removal can be undone; with 0 it can't (default: the policy's)")
 	completeNothingFor(cmd, "grace-days")
 	wait := addReceiptWait(cmd)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
@@ -139,8 +139,8 @@ func (p *program) membersImpactCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "impact <user>",
 		Short: "Show what the removal of a member would do",
-		Long: `Shows what stops at once if a member is removed, what stays, and what is left to do at the providers: a person who registered a
-key may still have its secret. Takes an owner of the project.`,
+		Long: `Shows what would stop at once if a member were removed, what would stay, and what you would have to do at the providers:
+a person who registered a key may still have its secret. Owners only.`,
 		Example:           "  tare api members impact bob",
 		Args:              oneArgument("the user's id"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
@@ -172,7 +172,7 @@ func (p *program) membersRestoreCommand() *cobra.Command {
 		Use:   "restore <user>",
 		Short: "Undo the removal of a member",
 		Long: `Undoes the last removal of a user, if that is still possible: they are a member again, and what the removal suspended works
-again, unless it was revoked since. Takes an owner of the project.`,
+again, unless it was revoked since. Owners only.`,
 		Example:           "  tare api members restore bob",
 		Args:              oneArgument("the user's id"),
 		ValidArgsFunction: completeNothing,

@@ -25,10 +25,10 @@ const (
 	formatYAML  outputFormat = "yaml"
 )
 
-// isForPeople reports whether results are printed for people, rather than as documents.
+// isForPeople reports whether to print results for people, rather than as documents.
 func (p *program) isForPeople() bool { return p.flags.output == formatTable && p.flags.jq.query == nil }
 
-// printResponse prints the service's last response as it came, or with printTable for people.
+// printResponse prints the service's last response as a document, or with printTable for people.
 func (p *program) printResponse(s *session, printTable func() error) error {
 	if p.isForPeople() {
 		return printTable()
@@ -40,7 +40,7 @@ func (p *program) printResponse(s *session, printTable func() error) error {
 	return p.printDocument(document)
 }
 
-// printDone prints what a command did to the profiles: a line for people, or a value.
+// printDone prints the result of a command that calls no service: a line for people, or a value.
 func (p *program) printDone(line string, value any) error {
 	if p.isForPeople() {
 		return p.printLine(line)
@@ -57,10 +57,10 @@ func (p *program) printValue(value any) error {
 	return p.printDocument(document)
 }
 
-// printDocument prints a JSON document, or what --jq makes of it.
+// printDocument prints a JSON document, or the results of --jq.
 func (p *program) printDocument(document []byte) error {
 	if nestingDepth(document) > maxNesting {
-		return fmt.Errorf("the answer is nested more than %d deep, which the service's answers are not", maxNesting)
+		return fmt.Errorf("the answer is nested more than %d levels deep, unlike any of the service's", maxNesting)
 	}
 	document = p.redactJSON(document)
 	if p.flags.jq.query != nil {
@@ -74,7 +74,7 @@ func (p *program) printDocument(document []byte) error {
 	return err
 }
 
-// formatDocument returns a JSON document as YAML if --output asks for that, else as JSON. Names and values keep their order.
+// formatDocument returns a JSON document as YAML if --output says so, otherwise as JSON. Names and values keep their order.
 func (p *program) formatDocument(document []byte) (string, error) {
 	if p.flags.output == formatYAML {
 		text, err := jsonToYAML(document)
@@ -170,8 +170,8 @@ func nestingDepth(document []byte) int {
 	return deepest
 }
 
-// escapeUnsafe escapes unsafe characters of a JSON or YAML document. They can only be in strings, so the document's values
-// stay the same. Line ends belong to the layout.
+// escapeUnsafe escapes unsafe characters of a JSON or YAML document. They can only be in strings, so the document's values stay the
+// same. Line ends are part of the layout.
 func escapeUnsafe(document string, escape func(rune) string) string {
 	var b strings.Builder
 	for _, r := range document {

@@ -32,7 +32,7 @@ func (p *program) policyGetCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "get",
 		Short:   "Show the policy",
-		Long:    "Shows the policy in force. It is the default policy until one is written.",
+		Long:    "Shows the policy in force: the default policy, until an owner changes it.",
 		Example: "  tare api policy get",
 		Args:    cli.NoArguments(),
 		RunE: runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.PolicyResponse, error) {
@@ -64,19 +64,19 @@ func (p *program) policySetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set",
 		Short: "Change the policy",
-		Long: `Changes what the flags name and leaves the rest of the policy as it is; --reset starts from the default policy. Takes
-an owner of the project.
+		Long: `Changes what the flags name and leaves the rest of the policy as it is; --reset starts from the default policy. Owners
+only.
 
-  --user-keys      allow: a member's own key serves them, if there is one. require: only their own keys serve members.
+  --user-keys      allow: a member's own key serves them, if they have one. require: only their own keys serve members.
                    forbid: only the project's keys serve.
   --user-keys-for  the same for one provider, such as openai=forbid; openai=default removes the exception
   --on-bad-key     fail: callers get the provider's refusal. next_key: the next key in order is tried.
-  --on-limited     fail: callers get the 429 of a key that is at a limit, its provider's or its own. next_key: data planes
-                   leave the key aside for a while, and the next key in order serves.
-  --operations     inference: what administers the provider's account or makes further credentials is refused.
-                   all: that is served, too.
+  --on-limited     fail: callers get status 429 when a key is at its own or its provider's limit. next_key: data planes
+                   set the key aside for a while, and the next key in order serves.
+  --operations     inference: requests that administer the provider's account or create credentials are refused.
+                   all: they are served, too.
   --removal-grace-days
-                   for how many days a removal can be undone; after 0 it can't`,
+                   for how many days a removal can be undone; with 0 it can't`,
 		Example: `  tare api policy set --user-keys require --on-bad-key fail
   tare api policy set --user-keys-for openai=forbid --user-keys-for groq=default
   tare api policy set --operations all
@@ -138,7 +138,7 @@ func (p *program) setPolicy(ctx context.Context, s *session, change policyChange
 		provider, _, _ := strings.Cut(each, "=")
 		p.providers = append(p.providers, provider)
 	}
-	if len(removed) > 0 { // the service is not sent these, so it can't refuse a misspelt one
+	if len(removed) > 0 { // they are not sent to the service, so it can't refuse a misspelt one
 		if unknown, hint := p.findUnknownProvider(ctx); slices.Contains(removed, unknown) {
 			return nil, hintedError{errUnknownProvider(unknown), hint}
 		}
@@ -155,7 +155,7 @@ func (c *policyChange) isEmpty() bool {
 	return c.userKeys == "" && c.onBadKey == "" && c.onLimited == "" && c.operations == "" && c.graceDays == nil && len(c.exceptions) == 0 && !c.reset
 }
 
-// apply changes a policy. It returns the providers whose exception is to be removed although they have none.
+// apply changes a policy. It returns the providers that have no exception to remove.
 func (c policyChange) apply(policy *aikeysv1.Policy) (removed []string, err error) {
 	policy.UserKeys = cmp.Or(c.userKeys, policy.UserKeys)
 	policy.OnBadKey = cmp.Or(c.onBadKey, policy.OnBadKey)
@@ -183,7 +183,7 @@ func (c policyChange) apply(policy *aikeysv1.Policy) (removed []string, err erro
 	return removed, nil
 }
 
-// defaultGraceDays is for how many days a removal can be undone if nothing else is said.
+// defaultGraceDays is for how many days a removal can be undone by default.
 const defaultGraceDays = 30
 
 func (p *program) printPolicy(reply *aikeysv1.PolicyResponse) error {

@@ -31,21 +31,21 @@ type profile struct {
 	APIKey   secret.Text `json:"api_key,omitzero"`
 	Insecure bool        `json:"insecure,omitempty"` // http:// to another machine is allowed
 	Gateway  string      `json:"gateway,omitempty"`  // where "tare run" sends requests
-	SignIn   *signIn     `json:"sign_in,omitempty"`  // the issuer's session that APIKey belongs to; nil for a key that the user gave
-	Keyring  string      `json:"keyring,omitempty"`  // the account of its item in the keyring, which holds APIKey or the refresh token, if not both
+	SignIn   *signIn     `json:"sign_in,omitempty"`  // the session at the issuer; nil for an API key
+	Keyring  string      `json:"keyring,omitempty"`  // the account of its item in the keyring, which holds the secrets that are not here
 
 	// The defaults of --customer and --project. Empty means the session's own.
 	Customer string `json:"customer,omitempty"`
 	Project  string `json:"project,omitempty"`
 
-	// The answer of whoami at the log-in, for people.
+	// The answer to whoami at the log-in, for people.
 	CustomerID string `json:"customer_id,omitempty"`
 	ProjectID  string `json:"project_id,omitempty"`
 	UserID     string `json:"user_id,omitempty"`
 	TokenID    string `json:"token_id,omitempty"`
 }
 
-// keyringItem returns what the keyring can hold of the profile.
+// keyringItem returns the part of the profile that the keyring can hold.
 func (one profile) keyringItem() keyringItem {
 	item := keyringItem{BaseURL: one.BaseURL, APIKey: one.APIKey}
 	if one.SignIn != nil {
@@ -58,7 +58,7 @@ func (one profile) keyringItem() keyringItem {
 const (
 	storedInKeyring = "keyring"
 	storedInFile    = "file"
-	storedInBoth    = "keyring and file" // the session token, which was too long for the keyring, is in the file
+	storedInBoth    = "keyring and file" // the session token is in the file, because it was too long for the keyring
 )
 
 // storedIn returns where the profile's credential is stored, or "" if it has none.
@@ -148,8 +148,8 @@ func (p *program) loadProfiles() (profiles, error) {
 	return read, nil
 }
 
-// lockTimeout is how long to wait for another tare that is changing the file.
-const lockTimeout = 2*issuerTimeout + 3*keyringTimeout // that other one may ask the issuer twice, and the keyring
+// lockTimeout is how long to wait for another tare that is changing the file. It may be asking the issuer and the keyring.
+const lockTimeout = 2*issuerTimeout + 3*keyringTimeout
 
 // changeProfiles reads, changes and replaces profiles.json as one step. A lock file keeps other processes out.
 func (p *program) changeProfiles(ctx context.Context, change func(*profiles) error) (err error) {
@@ -217,8 +217,8 @@ func (p *program) profilesCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "profiles",
 		Short: "List and choose the services that you log in to",
-		Long: `The services that you log in to, each under a name. One profile is current; --profile uses another for one command.
-"tare login" creates profiles.`,
+		Long: `A profile is a service that you log in to, under a name. One profile is the current one; --profile uses another for one
+command. "tare login" creates profiles.`,
 		Example: `  tare profiles list
   tare profiles use prod
   tare profiles remove staging`,
@@ -242,7 +242,7 @@ func (p *program) profilesListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the profiles",
 		Long: `Lists the profiles, and where the API key or session token of each is stored: in the system's keyring, or in the file
-profiles.json. User and project are those of the last log-in; no server is asked.`,
+profiles.json. User and project are those of the last log-in: tare asks no server.`,
 		Example: "  tare profiles list",
 		Args:    cli.NoArguments(),
 	}
@@ -306,8 +306,8 @@ func (p *program) profilesRemoveCommand() *cobra.Command {
 	cmd := p.profileChange(&cobra.Command{
 		Use:   "remove <name>",
 		Short: "Remove a profile and its API key from this machine",
-		Long: `Removes a profile and its API key from this machine. Nothing changes on the server; the API key stays valid. A session at
-an issuer is ended there, if the issuer has a way to.`,
+		Long: `Removes a profile and its API key from this machine. Nothing changes on the server; the API key stays valid. tare ends a
+session at its issuer, if the issuer supports that.`,
 		Example: "  tare profiles remove staging",
 	}, "Removed the profile %s.", "removed", func(all *profiles, name string) error {
 		was = all.Profiles[name]
@@ -331,8 +331,8 @@ an issuer is ended there, if the issuer has a way to.`,
 	return cmd
 }
 
-// profileChange makes cmd change the profile that its argument names. It prints done, which repeats the name, or JSON in which
-// member is true.
+// profileChange makes cmd change the profile that its argument names. It prints done, with the name, or JSON in which member is
+// true.
 func (p *program) profileChange(cmd *cobra.Command, done, member string, change func(all *profiles, name string) error) *cobra.Command {
 	cmd.Args, cmd.ValidArgsFunction = oneArgument("the profile's name"), completeFirst(p.completeProfiles)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -21,8 +21,8 @@ func (p *program) providersCommand() *cobra.Command {
 		Short: "List the providers whose keys can be registered, and add servers of your own",
 		Long: `Without a command, lists the providers whose keys can be registered, how their keys begin, and where to create them.
 
-Servers of your own, such as vLLM, Ollama or LiteLLM, can be providers of the project, too. Owners add and remove them
-where the operator of the service lets them.`,
+Servers of your own, such as vLLM, Ollama or LiteLLM, can be providers of the project, too. Owners add and remove them, if
+the service's operator allows it.`,
 		Example: `  tare api providers
   tare api providers -o yaml
   tare api providers add x-vllm --base-url https://llm.acme.example/v1`,
@@ -73,12 +73,12 @@ func (p *program) providersAddCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add <slug>",
 		Short: "Add a server of your own",
-		Long: `Makes a server of your own a provider of the project; then register keys with --provider <slug>. It never changes: keys
-are sealed for its base URL. To move a server, add another slug. Takes an owner, where the operator of the service lets
-them; a gateway connects to private networks only where its own operator lists them.
+		Long: `Adds a server of your own to the project's providers. Then register its keys with --provider <slug>. It can't be changed,
+because keys are sealed for its base URL: to move a server, add it under another slug. Owners only, if the service's
+operator allows it. A gateway connects to private networks only if its own operator lists them.
 
-With --auth none the server takes no key. Register one nevertheless, with the word none as its secret: it says who may
-use the server, and can be revoked.`,
+With --auth none the server takes no key. Register one all the same, with the word none as its secret: it says who may use
+the server, and can be revoked.`,
 		Example: `  tare api providers add x-vllm --base-url https://llm.acme.example/v1
   tare api providers add x-ollama --base-url http://10.20.0.7:11434/v1 --auth none
   tare api providers add x-llm --base-url https://llm.acme.example --dialect anthropic --header X-Llm-Key`,
@@ -86,8 +86,8 @@ use the server, and can be revoked.`,
 		ValidArgsFunction: completeNothing,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&baseURL, "base-url", "", "http or https `URL`, to which gateways append the rest of a path (required)")
-	flags.StringVar(&name, "name", "", "a `name` for people, instead of the slug")
+	flags.StringVar(&baseURL, "base-url", "", "the http or https `URL` to which gateways append the rest of the path (required)")
+	flags.StringVar(&name, "name", "", "the `name` that people see, instead of the slug")
 	flags.StringVar(&header, "header", "", "the `header` that takes the key, instead of a bearer token")
 	addChoice(flags, cmd, &dialect, "dialect", "", "whose API it speaks, if not OpenAI's", aikeysv1.DialectOpenai, aikeysv1.DialectAnthropic)
 	addChoice(flags, cmd, &auth, "auth", "", "how it takes its key, if not as a bearer token", aikeysv1.CustomAuthStyleBearer, aikeysv1.CustomAuthStyleNone)
@@ -121,10 +121,10 @@ func (p *program) providersRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove <slug>",
 		Short: "Remove a server of your own",
-		Long: `Removes a server that the project's owners added. It is refused while the server has keys that are not revoked. Takes an
-owner, where the operator of the service lets them.
+		Long: `Removes a server that an owner added. Revoke its keys first, or the service refuses. Owners only, if the service's operator
+allows it.
 
-tare asks first. Without a terminal to ask on, it needs --yes.`,
+tare asks for confirmation. Without a terminal, it needs --yes.`,
 		Example:           "  tare api providers remove x-vllm",
 		Args:              oneArgument("the server's slug"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeServers)),
@@ -186,7 +186,7 @@ func (p *program) printProviders(reply *aikeysv1.ListProvidersResponse) error {
 	return p.printTable(t)
 }
 
-// fieldsOf lists the fields that a provider's credential document must have.
+// fieldsOf lists the fields that the JSON document of a provider's secret must have.
 func fieldsOf(p aikeysv1.ProviderInfo) string {
 	groups := make([]string, len(p.AlternativeFields))
 	for i, group := range p.AlternativeFields {

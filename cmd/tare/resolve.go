@@ -23,9 +23,9 @@ func (p *program) resolveCommand() *cobra.Command {
 		Short: "Show which key would serve you now, and why",
 		Long: `Shows which key would serve your request to a provider now, and why. This does not count as a use.
 
---explain lists every key that could serve, in the order in which they come, and why each does or does not. With --user,
-an owner sees what would serve another member; which keys of their own these are is not shown. --limited
-shows what would serve while a key is at a limit: data planes know that, and the service does not.`,
+--explain lists every key that could serve, in order, and why each does or does not. With --user, an owner sees which key
+would serve another member, but nothing about that member's own keys. --limited shows which key would serve while another
+is at a limit, which only data planes know.`,
 		Example: `  tare api byok resolve --provider openai
   tare api byok resolve --provider openai --explain
   tare api byok resolve --provider openai --explain --user bob
@@ -36,8 +36,8 @@ shows what would serve while a key is at a limit: data planes know that, and the
 	flags := cmd.Flags()
 	flags.StringVar(&provider, "provider", "", "the provider's `slug` (required)")
 	flags.BoolVar(&explain, "explain", false, "list every key that could serve, and why it does or does not")
-	flags.StringVar(&user, "user", "", "show what serves this `member`; takes an owner")
-	flags.StringVar(&limited, "limited", "", "take the key with this `id` as one that is at a limit")
+	flags.StringVar(&user, "user", "", "show which key would serve this `member`; owners only")
+	flags.StringVar(&limited, "limited", "", "assume that the key with this `id` is at a limit")
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
 	setCompletion(cmd, "limited", p.completeOnline(completeKeys(aikeysv1.KeyStateActive)))
 	setCompletion(cmd, "user", p.completeOnline(completeMembers))
@@ -80,7 +80,7 @@ func (p *program) printResolved(r *aikeysv1.ResolveResponse) error {
 	return p.printCandidates(r.Candidates)
 }
 
-// printCandidates prints the keys that could serve, in the order in which they come.
+// printCandidates prints the keys that could serve, in order.
 func (p *program) printCandidates(candidates []aikeysv1.Candidate) error {
 	t := &table{columns: []column{
 		{head: "SERVES"}, {head: "KEY", canShrink: true}, {head: "SCOPE", dropRank: 2}, {head: "ORDER", dropRank: 1}, {head: "WEIGHT", dropRank: 1},
@@ -104,7 +104,7 @@ func (p *program) printCandidates(candidates []aikeysv1.Candidate) error {
 	return p.printTable(t)
 }
 
-// explainStop says which key was revoked or disabled or has expired, so that none serves.
+// explainStop says why a key stopped serving: it was revoked or disabled, or has expired.
 func explainStop(k *aikeysv1.Key) string {
 	whose := "the project's key "
 	if k.UserScope {

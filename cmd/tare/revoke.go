@@ -25,9 +25,9 @@ func (p *program) removeCommand() *cobra.Command {
 		Short: "Revoke a key, and wait until every data plane has dropped it",
 		Long: `Revokes a key permanently. No new request is served with it, and data planes that have it cached drop it within a
 second. tare waits for the receipt, which is complete when all of them have confirmed. If it is not complete within
---wait, the exit code is 8; the key is revoked in any case. Revoking again is safe, and shows the receipt.
+--wait, the exit code is 8, but the key is revoked all the same. Revoking again is safe, and shows the receipt.
 
-tare asks first. Without a terminal to ask on, it needs --yes.`,
+tare asks for confirmation. Without a terminal, it needs --yes.`,
 		Example: `  tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ --yes --wait 30s`,
 	}
@@ -93,16 +93,16 @@ func (p *program) removeKey(ctx context.Context, s *session, id string, wait tim
 	}})
 }
 
-// stop is a revocation, or that a key is disabled or rotated.
+// stop is a change that has a receipt: a key is revoked, disabled or rotated, or an API key is revoked.
 type stop struct {
-	id, done string // done is what the key is then
+	id, done string // done is the participle for messages, such as "revoked"
 	wait     time.Duration
-	// request stops the key, and returns its receipt and how to print the response. The service may hold that for a time.
+	// request makes the change, and returns its receipt and a func that prints the response. The service may hold the response.
 	request func(ctx context.Context, held time.Duration) (r *aikeysv1.Receipt, show func() error, err error)
 }
 
-// awaitStop stops a key and waits for its receipt. To wait, it requests the same again: that changes nothing, and the service
-// responds when the receipt changes. If tare has waited and the receipt is still pending, it returns a pendingError.
+// awaitStop makes a change and waits for its receipt. To wait, it repeats the request: that changes nothing more, and the service
+// answers when the receipt changes. If the receipt is still pending after the wait, awaitStop returns a pendingError.
 func (p *program) awaitStop(ctx context.Context, s stop) error {
 	progress := p.newProgress(s.done)
 	end := time.Now().Add(s.wait)
@@ -188,7 +188,7 @@ func planeCell(plane aikeysv1.ReceiptPlane) cell {
 // maxNamed is how many data planes are shown by name.
 const maxNamed = 8
 
-// formatInFlight formats how many requests were in progress when data planes dropped the key.
+// formatInFlight says how many requests were in progress when data planes dropped the key.
 func formatInFlight(r *aikeysv1.Receipt) string {
 	if r.InFlight == nil {
 		return "unknown: no data plane said how many requests it was serving"
@@ -251,15 +251,15 @@ func formatConfirmed(r *aikeysv1.Receipt) string {
 	return text
 }
 
-// removedDone is what a member is whose removal has a receipt.
+// removedDone is the stop.done of a member's removal.
 const removedDone = "removed"
 
-// pendingError means that the key is revoked, disabled or rotated, or the member removed, as done says, and not every data plane has confirmed.
+// pendingError means that the change that done names is made, but not every data plane has confirmed it.
 type pendingError struct {
 	id      string
 	done    string
 	receipt aikeysv1.Receipt
-	cause   error // why tare stopped waiting; nil if the time was up
+	cause   error // why tare stopped waiting; nil if it ran out of time
 }
 
 // Error implements error.
@@ -326,7 +326,7 @@ func (g *progress) show(r *aikeysv1.Receipt) {
 	if columns := terminalWidth(g.out); columns > 0 { // a line that wraps can't be overwritten
 		text = displaywidth.TruncateString(text, columns-1, "…")
 	}
-	_, _ = io.WriteString(g.out, "\r\x1b[K"+g.paint(yellow, text)) // a failure shows nothing, which is fine
+	_, _ = io.WriteString(g.out, "\r\x1b[K"+g.paint(yellow, text)) // progress may be lost
 }
 
 // clear removes the line.

@@ -59,24 +59,24 @@ func (p *program) addGlobalFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	p.flags.output, p.flags.timeout = formatTable, 30*time.Second
 	addChoice(flags, root, &p.flags.output, "output", "o", "how to print results", formatTable, formatJSON, formatYAML)
-	flags.Var(&p.flags.jq, "jq", "print what this jq `expression` makes of the JSON result, such as '.keys[].id'")
+	flags.Var(&p.flags.jq, "jq", "filter the JSON result with this jq `expression`, such as '.keys[].id'")
 	flags.StringVar(&p.flags.profile, "profile", "", "the `name` of the profile to use; wins over the environment")
 	flags.StringVar(&p.flags.baseURL, "base-url", "", "the `URL` of the service, such as https://aikeys.example.com [AGENTROUTER_BASE_URL]")
 	flags.StringVar(&p.flags.customer, "customer", "", "the customer's `id` (default: your session's)")
 	flags.StringVar(&p.flags.project, "project", "", "the project's `id` (default: your session's)")
 	flags.Var(&durationFlag{&p.flags.timeout, time.Millisecond}, "timeout", "how long to wait for a response")
 	flags.BoolVar(&p.flags.noColor, "no-color", false, "print no colours [NO_COLOR]")
-	flags.BoolVar(&p.flags.insecure, "insecure", false, "allow http:// to another machine; keys can be read on the way")
+	flags.BoolVar(&p.flags.insecure, "insecure", false, "allow http:// to another machine; others on the network can then read your keys")
 	setCompletion(root, "profile", p.completeProfiles)
 	completeNothingFor(root, "base-url", "customer", "project", "timeout", "jq")
 	root.SetFlagErrorFunc(flagError)
 }
 
-// aliases are other names of commands, which people know from other programs.
+// aliases are names that people know from other programs.
 var aliases = map[string][]string{"list": {"ls"}, "remove": {"rm", "delete"}, "get": {"show"}}
 
-// group makes cmd a command that only holds others, and suggests one of them for a misspelt word. Unlike cli.Group it does
-// not repeat the word, which may be a secret.
+// group adds commands to cmd, which does nothing itself but suggest one of them for a misspelt word. Unlike cli.Group, it does not
+// repeat the word, which may be a secret.
 func (p *program) group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	for _, child := range children {
 		child.Aliases = append(child.Aliases, aliases[child.Name()]...)
@@ -101,7 +101,7 @@ func (p *program) group(cmd *cobra.Command, children ...*cobra.Command) *cobra.C
 	return cmd
 }
 
-// hiddenCommand leaves an alias out of lists of commands.
+// hiddenCommand leaves a command out of lists of commands.
 func hiddenCommand(cmd *cobra.Command) *cobra.Command {
 	cmd.Hidden = true
 	return cmd
@@ -163,7 +163,7 @@ func environmentTopic() *cobra.Command {
 	}
 }
 
-// flagError says what is wrong with a flag. It leaves out text that may be a secret.
+// flagError returns the error for a wrong flag. It leaves out text that may be a secret.
 func flagError(cmd *cobra.Command, err error) error {
 	var (
 		unknown *pflag.NotExistError
@@ -187,14 +187,13 @@ func flagError(cmd *cobra.Command, err error) error {
 // maxFlagName is longer than the name of any flag.
 const maxFlagName = 20
 
-// isFlagName reports whether a text can be a misspelt flag, rather than a flag with a secret attached to it.
+// isFlagName reports whether a text can be a misspelt flag: it must not show a secret that is attached to a flag.
 func isFlagName(name string) bool {
 	isForeign := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') }
 	return name != "" && len(name) <= maxFlagName && !strings.ContainsFunc(name, isForeign)
 }
 
-// flagComplaint says what is wrong with a flag's value. The errors of pflag's own flags repeat the value, so they are
-// replaced.
+// flagComplaint says what is wrong with a flag's value. It replaces the errors of pflag's own flags, which repeat the value.
 func flagComplaint(invalid *pflag.InvalidValueError) string {
 	switch invalid.GetFlag().Value.Type() {
 	case "bool":
@@ -206,13 +205,13 @@ func flagComplaint(invalid *pflag.InvalidValueError) string {
 	}
 }
 
-// choiceFlag is a flag that takes one of a few words.
+// choiceFlag is a flag whose value is one of a few words.
 type choiceFlag[T ~string] struct {
 	target *T
 	words  []T
 }
 
-// addChoice adds a flag that takes one of the words, and completes them.
+// addChoice adds a flag whose value is one of the words, which the shell completes.
 func addChoice[T ~string](flags *pflag.FlagSet, cmd *cobra.Command, target *T, name, short, usage string, words ...T) {
 	flags.VarP(&choiceFlag[T]{target, words}, name, short, usage)
 	setCompletion(cmd, name, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -247,7 +246,7 @@ func texts[T ~string](words []T) []string {
 	return converted
 }
 
-// durationFlag is a flag that takes a duration of at least min.
+// durationFlag is a flag whose value is a duration of at least min.
 type durationFlag struct {
 	target *time.Duration
 	min    time.Duration

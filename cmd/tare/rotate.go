@@ -13,40 +13,49 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
+// activation says when a new version serves.
+type activation string
+
+const (
+	activateVerified activation = "verified" // once a test has shown that its secret is valid
+	activateNow      activation = "now"
+	activateManual   activation = "manual"
+)
+
 // rotateOptions are the flags of "rotate".
 type rotateOptions struct {
-	secretFile, activate, expires string
-	overlap                       time.Duration
-	wait                          *time.Duration
-	ifMatch                       *string
-	idempotencyKey                string
+	secretFile, expires, idempotencyKey string
+	activate                            activation
+	overlap                             time.Duration
+	wait                                *time.Duration
+	ifMatch                             *string
 }
 
 func (p *program) rotateCommand() *cobra.Command {
-	o := rotateOptions{overlap: 15 * time.Minute}
+	o := rotateOptions{activate: activateVerified, overlap: 15 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "rotate <key>",
 		Short: "Give a key another secret, and wait until every data plane serves it",
 		Long: `Gives a key another secret, as its next version. The key keeps its id, name and callers, and no request fails.
 
-The secret is tested at its provider first, and serves if it is valid. If nothing is known of it, it waits: see "activate".
-With --activate now it serves at once, and with --activate manual it waits. The version that it replaces stays for
---overlap, so that "rollback" brings it back; the service does that by itself if the provider refuses the new one. Use
---overlap 0s for a secret that has leaked.
+The service first tests the secret at its provider. If it is valid, the version serves; if the test has no result, the
+version stays pending: see "activate". With --activate now it serves at once, untested; with --activate manual it stays
+pending. The replaced version is kept for --overlap, so that "rollback" can bring it back; the service does that by itself
+if the provider refuses the new one. If the old secret has leaked, use --overlap 0s.
 
-tare waits for the receipt, which is complete when all data planes serve the new version: then the old secret may be
-deleted at the provider. A rollback needs it there: to keep that possible with --activate now, delete it after the overlap. If it is not complete within --wait, the exit code is 8; "versions" shows it.`,
+tare waits for the receipt, which is complete when all data planes serve the new version. Then you may delete the old
+secret at the provider. A rollback needs it there: with --activate now, delete it after the overlap. If the receipt is not
+complete within --wait, the exit code is 8; "versions" shows it.`,
 		Example: `  tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --secret-file new.key --expires 2099-06-30
   tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --activate now --overlap 0s`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.secretFile, "secret-file", "", "the `file` with the new secret; - is standard input")
-	flags.StringVar(&o.activate, "activate", "verified", "when the new version serves: verified, now or manual")
-	flags.Var(&durationFlag{target: &o.overlap}, "overlap", "how long the replaced version stays; 0s destroys it at once")
-	flags.StringVar(&o.expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
+	flags.StringVar(&o.secretFile, "secret-file", "", "the `file` with the new secret; - means standard input")
+	addChoice(flags, cmd, &o.activate, "activate", "", "when the new version serves", activateVerified, activateNow, activateManual)
+	flags.Var(&durationFlag{target: &o.overlap}, "overlap", "how long to keep the replaced version; 0s destroys it at once")
+	flags.StringVar(&o.expires, "expires", "", "stop serving at this `time`: a day in UTC, such as 2099-06-30, a time, such as 2099-06-30T09:00:00Z, or never")
 	flags.StringVar(&o.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
-	setCompletion(cmd, "activate", cobra.FixedCompletions([]string{"verified", "now", "manual"}, cobra.ShellCompDirectiveNoFileComp))
 	o.wait, o.ifMatch = addReceiptWait(cmd), addIfMatch(cmd)
 	completeNothingFor(cmd, "overlap", "expires", "idempotency-key")
 	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
@@ -58,13 +67,11 @@ deleted at the provider. A rollback needs it there: to keep that possible with -
 func (p *program) rotateKey(ctx context.Context, s *session, id string, o rotateOptions) error {
 	options := []agentrouter.RotateOption{agentrouter.Overlap(o.overlap)}
 	switch o.activate {
-	case "verified":
-	case "now":
+	case activateVerified:
+	case activateNow:
 		options = append(options, agentrouter.ActivateNow())
-	case "manual":
+	case activateManual:
 		options = append(options, agentrouter.ActivateLater())
-	default:
-		return cli.Usagef("--activate is verified, now or manual")
 	}
 	if o.overlap%time.Second != 0 {
 		return cli.Usagef("--overlap is a whole number of seconds, minutes or hours")
@@ -116,10 +123,10 @@ func (p *program) awaitRotation(
 	}})
 }
 
-// rotatedDone is what a key is whose rotation or rollback has a receipt.
+// rotatedDone is the stop.done of a rotation or rollback.
 const rotatedDone = "rotated"
 
-// rotationReceipt returns the receipt of a rotation in the form of a revocation's. A version that waits has none to wait for.
+// rotationReceipt returns the receipt of a rotation as a Receipt. A pending version has none; for it, the Receipt is complete.
 func rotationReceipt(r *aikeysv1.RotationReceipt) *aikeysv1.Receipt {
 	if r == nil {
 		return &aikeysv1.Receipt{State: aikeysv1.ReceiptStateComplete}
@@ -144,7 +151,7 @@ func (p *program) printRotation(reply *aikeysv1.RotateResponse) error {
 	return p.printDetails(append(details, p.rotationDetails(reply.Receipt, now)...))
 }
 
-// rotationDetails are the receipt of a rotation, and whether the old secret may be deleted.
+// rotationDetails returns the receipt of a rotation, and whether the old secret may be deleted.
 func (p *program) rotationDetails(r *aikeysv1.RotationReceipt, now time.Time) []detail {
 	if r == nil {
 		return nil
@@ -160,8 +167,8 @@ func (p *program) versionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "versions <key>",
 		Short: "List a key's versions, and whether the old secret may be deleted",
-		Long: `Lists the versions of a key, newest first, and how many data planes serve the one that is active: the receipt of the last
-rotation or rollback, for which --wait waits.`,
+		Long: `Lists the versions of a key, newest first, and the receipt of the last rotation or rollback, for which --wait waits: how
+many data planes serve the active version.`,
 		Example: `  tare api byok versions byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok versions byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 10s`,
 	}
@@ -228,8 +235,8 @@ func (p *program) keyVersionCommand(cmd *cobra.Command, run func(ctx context.Con
 func (p *program) activateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "activate <key> <version>",
-		Short: "Have a waiting version of a key serve, or an earlier one again",
-		Long: `Has a pending version of a key serve, without a test, or a retiring one again. tare waits for the receipt, as "rotate"
+		Short: "Activate a pending version of a key, or an earlier one again",
+		Long: `Activates a pending version of a key, without a test, or a retiring one again. tare waits for the receipt, as "rotate"
 does.`,
 		Example: "  tare api byok activate byok_01M83VVAHV8M2T5K7N9R4W1XYZ 2",
 	}
@@ -245,9 +252,9 @@ does.`,
 func (p *program) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback <key>",
-		Short: "Have the version serve again that the last rotation replaced",
-		Long: `Has the version of a key serve again that the active one replaced, as long as it is retiring. tare waits for the
-receipt, as "rotate" does. To undo it, activate the other version.`,
+		Short: "Undo the last rotation of a key",
+		Long: `Activates the version of a key that the active one replaced, as long as it is retiring. tare waits for the receipt, as
+"rotate" does. To undo the rollback, activate the other version.`,
 		Example: "  tare api byok rollback byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
 	}
 	wait, ifMatch := addReceiptWait(cmd), addIfMatch(cmd)
@@ -261,9 +268,9 @@ receipt, as "rotate" does. To undo it, activate the other version.`,
 func (p *program) destroyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "destroy <key> <version>",
-		Short: "Destroy a version of a key that does not serve",
-		Long: `Destroys a pending or retiring version of a key. There is no rollback to it after that: do it before you delete the old
-secret at its provider. tare asks first. Without a terminal to ask on, it needs --yes.`,
+		Short: "Destroy a version of a key that is not active",
+		Long: `Destroys a pending or retiring version of a key, so that no rollback can bring it back. Do this before you delete its
+secret at the provider. tare asks for confirmation. Without a terminal, it needs --yes.`,
 		Example: "  tare api byok destroy byok_01M83VVAHV8M2T5K7N9R4W1XYZ 1 --yes",
 	}
 	p.addYes(cmd)

@@ -13,18 +13,18 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-// gatewayVariable is where "tare run" finds the gateway, unless a flag or the profile says so.
+// gatewayVariable has the gateway's address for "tare run". --gateway wins over it, and it wins over the profile.
 const gatewayVariable = "AGENTROUTER_GATEWAY_URL"
 
-// sdkVariables are the variables from which a provider's SDKs and tools read the address and the key to use.
+// sdkVariables are the environment variables from which a provider's SDKs read their address and key.
 type sdkVariables struct {
-	path      string   // of the provider at the gateway
-	addresses []string // are set to the gateway's address with that path
-	keys      []string // are set to the API key
-	unset     []string // would take their place
+	path      string   // the provider's path at the gateway
+	addresses []string // set to the gateway's address with that path
+	keys      []string // set to the API key
+	unset     []string // unset, because they would win over the others
 }
 
-// sdks are the SDKs that read their address from the environment. docs/gateway.md shows what to set for others.
+// sdks are the variables of the SDKs that read their address from the environment. docs/gateway.md shows what to set for others.
 var sdks = []sdkVariables{
 	{path: "/openai", addresses: []string{"OPENAI_BASE_URL"}, keys: []string{"OPENAI_API_KEY"}, unset: []string{"OPENAI_API_BASE"}},
 	{path: "/anthropic", addresses: []string{"ANTHROPIC_BASE_URL"}, keys: []string{"ANTHROPIC_API_KEY"}, unset: []string{"ANTHROPIC_AUTH_TOKEN"}},
@@ -44,12 +44,13 @@ func (p *program) runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run -- <program> [argument]...",
 		Short: "Run a program whose SDKs use the gateway and your API key",
-		Long: `Runs a program with the variables set from which the SDKs of providers read their address and their key: they
-send their requests to the gateway, with your AgentRouter API key, and the gateway puts the provider's key in its place. No
-provider's key is on this machine. Programs that read the address from elsewhere are not affected.
+		Long: `Runs a program with environment variables that make the providers' SDKs send their requests to the gateway, with your
+AgentRouter API key. The gateway replaces it with the provider's key, so this machine needs none. Programs that do not read
+these variables are not affected.
 
-The gateway's address comes from --gateway, AGENTROUTER_GATEWAY_URL or the profile ("tare login --gateway"). SDKs of OpenAI, Anthropic,
-Google, Groq, Cohere, Together, Fireworks, Perplexity, Azure OpenAI and Amazon Bedrock read them; "tare run -- env" shows all.`,
+The gateway's address comes from --gateway, AGENTROUTER_GATEWAY_URL or the profile ("tare login --gateway"). The variables
+are those of OpenAI, Anthropic, Google, Groq, Cohere, Together, Fireworks, Perplexity, Azure OpenAI and Amazon Bedrock;
+"tare run -- env" shows them.`,
 		Example: `  tare run -- python app.py
   tare run --gateway https://gateway.example.com -- npm start`,
 		Args: cobra.ArbitraryArgs,
@@ -83,7 +84,7 @@ Google, Groq, Cohere, Together, Fireworks, Perplexity, Azure OpenAI and Amazon B
 func (p *program) gatewayEnviron(a access, gateway string) ([]string, error) {
 	gateway = cmp.Or(gateway, p.Getenv(gatewayVariable), a.gateway)
 	if gateway == "" {
-		return nil, cli.Usagef("no gateway: give --gateway, set %s, or keep it in the profile with tare login --gateway; the operator of the service knows its address", gatewayVariable)
+		return nil, cli.Usagef("no gateway: give --gateway, set %s, or store it in the profile with tare login --gateway; the service's operator knows its address", gatewayVariable)
 	}
 	gateway, err := normalizeURL("the gateway's URL", gateway, a.insecure)
 	if err != nil {

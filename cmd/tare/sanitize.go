@@ -17,8 +17,8 @@ const redacted = "[redacted]"
 // minRedacted is the length of the shortest secret that is redacted: shorter ones are part of too many words.
 const minRedacted = 8
 
-// registerSecret has all later output show [redacted] for a secret, should a server repeat it. Errors are shown on one
-// line, so a secret of several lines is registered in that form too.
+// registerSecret has all later output show [redacted] in place of a secret, in case a server repeats it. Errors are printed on one
+// line, so it also registers that form of a secret that has several lines.
 func (p *program) registerSecret(s secret.Text) {
 	for _, form := range []string{s.Reveal(), cli.OneLine(s.Reveal())} {
 		if len(form) >= minRedacted {
@@ -34,7 +34,7 @@ func (p *program) redact(text string) string {
 	return text
 }
 
-// redactJSON is redact for a JSON document, where a secret's characters may be escaped.
+// redactJSON is redact for a JSON document, in which the characters of a secret may be escaped.
 func (p *program) redactJSON(document []byte) []byte {
 	var b bytes.Buffer
 	for {
@@ -117,7 +117,7 @@ func escapeRune(r rune) string {
 	return fmt.Sprintf(`\u%04x`, r)
 }
 
-// isID reports whether a text is not empty and has no characters but those of ids, which are harmless in a shell.
+// isID reports whether a text is not empty and has only characters of ids, which are harmless in a shell.
 func isID(text string) bool {
 	return text != "" && !strings.ContainsFunc(text, func(r rune) bool {
 		return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", r)

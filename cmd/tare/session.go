@@ -31,7 +31,7 @@ const (
 // errNotLoggedIn means that a command needs an API key and found none.
 var errNotLoggedIn = errors.New("you are not logged in")
 
-// access is where the service is, the API key to use there, and where tare found the key.
+// access is the address of the service, the API key to use there, and where tare found the key.
 type access struct {
 	baseURL           string
 	apiKey            secret.Text
@@ -39,11 +39,11 @@ type access struct {
 	customer, project string // empty means the session's own
 	keyFrom           string // where the key was found, for people
 	profile           string // the profile that the key is from, empty for other keys
-	storedIn          string // where the profile's key is stored, for people
-	gateway           string // where the profile says that the gateway is
+	storedIn          string // where the key of the profile is stored, for people
+	gateway           string // the gateway's address in the profile
 }
 
-// credential returns what apiKey is, for messages.
+// credential returns what apiKey is, in words for messages.
 func (a *access) credential() string {
 	if isSessionToken(a.apiKey) {
 		return "session token"
@@ -85,8 +85,8 @@ func (p *program) resolveAccess() (access, error) {
 	return a, err
 }
 
-// fillFromProfile fills in what flags and environment leave out. The profile's key, customer and project are used with the
-// profile's own address only.
+// fillFromProfile fills in from the profile what flags and environment leave out. It uses the profile's key, customer and project
+// only with the profile's own address.
 func (p *program) fillFromProfile(a *access) error {
 	all, err := p.loadProfiles()
 	if err != nil {
@@ -107,7 +107,7 @@ func (p *program) fillFromProfile(a *access) error {
 		return nil
 	}
 	if !isOwnAddress {
-		return cli.Usagef("what the profile %q is logged in with is only for %s; set %s, or log in there: tare login --base-url URL --profile NAME",
+		return cli.Usagef("the credential of the profile %q is only for %s; set %s, or log in elsewhere with: tare login --base-url URL --profile NAME",
 			name, used.BaseURL, apiKeyVariable)
 	}
 	if used.APIKey.Reveal() == "" {
@@ -131,7 +131,7 @@ func normalizeBaseURL(address string, insecure bool) (string, error) {
 	return normalizeURL("the base URL", address, insecure)
 }
 
-// normalizeURL returns a URL without a trailing slash. Errors say what it is and do not repeat it: it may contain a password.
+// normalizeURL returns a URL without a trailing slash. Errors name the URL by what, because it may contain a password.
 func normalizeURL(what, address string, insecure bool) (string, error) {
 	u, err := url.Parse(address)
 	switch {
@@ -164,8 +164,8 @@ func (p *program) connect(ctx context.Context) (*session, error) {
 	return s, err
 }
 
-// keySource is where a session gets a profile's key or session token from, for commands that run for long. As a transport, it has a request
-// that the service refused with 401 renew the session token and repeats it, once: the service has done nothing for it.
+// keySource gives a session the key or session token of a profile, which it renews while a command runs. As a transport, it renews the
+// session token when the service answers 401, and repeats the request once. That is safe: the service has done nothing.
 type keySource struct {
 	*program
 	access
@@ -200,8 +200,8 @@ func (k *keySource) RoundTrip(request *http.Request) (*http.Response, error) {
 	return k.next.RoundTrip(again)
 }
 
-// replaceRefused replaces a session token that the service has refused. It reports whether there is another. One that is fresh from the issuer
-// is not replaced.
+// replaceRefused replaces a session token that the service has refused, and reports whether it could. It does not replace one that it
+// has just renewed.
 func (k *keySource) replaceRefused(ctx context.Context) bool {
 	refused := k.apiKey.Reveal()
 	if !isSessionToken(k.apiKey) || refused == k.renewed.Reveal() {
@@ -247,8 +247,8 @@ func (p *program) openSession(ctx context.Context, a access, options ...agentrou
 	return p.session, nil
 }
 
-// responseRecorder remembers the body of the last response, and those of the pages before it if it is a page of a list. -o json
-// and -o yaml print them, so that they show fields which the SDK does not know yet. It is for calls one after the other.
+// responseRecorder records the body of the last response, and of the pages before it if it is a page of a list. -o json and -o yaml
+// print them, so that they show fields that the SDK does not know yet. Calls must not overlap.
 type responseRecorder struct {
 	next   http.RoundTripper
 	last   bytes.Buffer
@@ -262,7 +262,7 @@ func (r *responseRecorder) RoundTrip(request *http.Request) (*http.Response, err
 	switch {
 	case token != "" && token == r.nextToken(): // the page after the last one
 		r.before = append(r.before, bytes.Clone(r.last.Bytes()))
-	case token == "" || token != r.token: // and no repeat of the same request
+	case token == "" || token != r.token: // not a retry of the same request
 		r.before = nil
 	}
 	r.token = token
@@ -283,11 +283,11 @@ func (r *responseRecorder) nextToken() string {
 	var page struct {
 		Next string `json:"next_page_token"`
 	}
-	_ = json.Unmarshal(r.last.Bytes(), &page) // what is no page has no next one
+	_ = json.Unmarshal(r.last.Bytes(), &page) // a response that is not a page has no next one
 	return page.Next
 }
 
-// document returns what was recorded: the last response, or the items of all pages as those of one.
+// document returns the recorded response. Several pages become one that has the items of all.
 func (r *responseRecorder) document() ([]byte, error) {
 	if len(r.before) == 0 {
 		return r.last.Bytes(), nil

@@ -29,47 +29,47 @@ import (
 )
 
 const (
-	// issuerTimeout bounds a request to an issuer, and maxIssuerAnswer its answer, in bytes.
+	// issuerTimeout limits a request to an issuer, and maxIssuerAnswer its answer, in bytes.
 	issuerTimeout   = 10 * time.Second
 	maxIssuerAnswer = 1 << 20
-	// maxIssuerText is how much of what an issuer says of an error is shown, in bytes.
+	// maxIssuerText limits how much of an issuer's error is shown, in bytes.
 	maxIssuerText = 300
-	// maxPollInterval is the longest interval, in seconds, at which an issuer can have tare poll during a sign-in on a device.
+	// maxPollInterval is the longest interval, in seconds, that an issuer can set for polling during a sign-in on a device.
 	maxPollInterval = 60
 	// signInTimeout is how long tare waits for somebody to sign in.
 	signInTimeout = 10 * time.Minute
-	// renewBefore is how long before its end a session token is renewed, so that no request meets the end.
+	// renewBefore is how long before its expiry a session token is renewed, so that none expires during a request.
 	renewBefore = 30 * time.Second
 	// signInWeb and signInDevice are the flags of login that choose how to sign in.
 	signInWeb, signInDevice = "web", "device"
 )
 
 var (
-	// errSignInEnded means that the issuer gives no further session token for a profile.
+	// errSignInEnded means that the issuer does not renew a profile's session token.
 	errSignInEnded = errors.New("your session has ended")
 	// errIssuerUnavailable means that a request got no answer from the issuer.
 	errIssuerUnavailable = errors.New("no answer from the issuer")
 )
 
-// signIn is a session at an OpenID Connect issuer, from which a profile's session token is. It is stored with the profile.
+// signIn is a session at an OpenID Connect issuer, which renews a profile's session token. It is stored with the profile.
 type signIn struct {
 	Issuer   string   `json:"issuer"`
 	ClientID string   `json:"client_id"`
 	Scopes   []string `json:"scopes"`
-	// SessionToken is which of the issuer's tokens the service accepts: id_token or access_token.
+	// SessionToken names the token of the issuer that the service accepts: id_token or access_token.
 	SessionToken string      `json:"session_token"`
 	RefreshToken secret.Text `json:"refresh_token,omitzero"`
 }
 
-// issuer is an OpenID Connect issuer as it describes itself.
+// issuer is what an OpenID Connect issuer publishes about itself.
 type issuer struct {
 	oauth2.Config
 	provider    *oidc.Provider
 	revocation  string // the URL of its revocation endpoint; empty if it has none
-	namesItself bool   // its answers to sign-ins have the parameter iss (RFC 9207)
+	namesItself bool   // its redirects have the parameter iss (RFC 9207)
 }
 
-// readSignInOptions asks a service at which issuer people sign in. It returns nil if they can't.
+// readSignInOptions asks a service at which issuer people sign in. It returns nil if there is none.
 func readSignInOptions(ctx context.Context, a access) (*signIn, error) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
@@ -91,7 +91,7 @@ func readSignInOptions(ctx context.Context, a access) (*signIn, error) {
 		return nil, fmt.Errorf("ask the service how to sign in: %w", err)
 	}
 	if options.OIDC.ClientID == "" {
-		return nil, nil //nolint:nilnil // nobody can sign in there
+		return nil, nil //nolint:nilnil // there is no issuer
 	}
 	scopes := options.OIDC.Scopes
 	if !slices.Contains(scopes, oidc.ScopeOpenID) {
@@ -100,10 +100,10 @@ func readSignInOptions(ctx context.Context, a access) (*signIn, error) {
 	return &signIn{Issuer: options.OIDC.Issuer, ClientID: options.OIDC.ClientID, Scopes: scopes, SessionToken: string(options.OIDC.SessionToken)}, nil
 }
 
-// discover reads what the issuer says of itself. ctx is also for the requests that are sent with the answer.
+// discover reads what the issuer publishes about itself. Later requests to the issuer use ctx too.
 func (s *signIn) discover(ctx context.Context, insecure bool) (*issuer, error) {
 	if !isPrivate(s.Issuer, insecure) {
-		return nil, cli.Usagef("the issuer is not at an https:// address, so what you sign in with could be read on the way; use --insecure on a network that nobody else can reach")
+		return nil, cli.Usagef("the issuer is not at an https:// address, so others could read your credential on the way; use --insecure on a network that nobody else can reach")
 	}
 	var further struct {
 		Revocation  string `json:"revocation_endpoint"`
@@ -118,26 +118,26 @@ func (s *signIn) discover(ctx context.Context, insecure bool) (*issuer, error) {
 	case errors.Is(err, errIssuerUnavailable):
 		return nil, err
 	case err != nil:
-		return nil, errors.New("the issuer does not answer as one: " + shortened(err.Error()))
+		return nil, errors.New("this is not an OpenID Connect issuer: " + shortened(err.Error()))
 	}
 	endpoint := provider.Endpoint()
 	for _, address := range []string{endpoint.AuthURL, endpoint.TokenURL, endpoint.DeviceAuthURL, further.Revocation, further.Keys} {
 		if address != "" && !isPrivate(address, insecure) {
-			return nil, errors.New("the issuer names an address that is not https://, so what you sign in with could be read on the way")
+			return nil, errors.New("the issuer names an address that is not https://, so others could read your credential on the way")
 		}
 	}
 	endpoint.AuthStyle = oauth2.AuthStyleInParams // a public client has no secret to put into a header
 	return &issuer{oauth2.Config{ClientID: s.ClientID, Endpoint: endpoint, Scopes: s.Scopes}, provider, further.Revocation, further.NamesItself}, nil
 }
 
-// isPrivate reports whether an address is https:// or on this machine, so that nobody reads on the way what is sent there. With insecure, any
-// http:// address will do.
+// isPrivate reports whether an address is https:// or on this machine, so that nobody else can read what is sent there. With insecure, it
+// accepts any http:// address.
 func isPrivate(address string, insecure bool) bool {
 	u, err := url.Parse(address)
 	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && (insecure || netaddr.IsLoopback(u.Hostname())))
 }
 
-// newIssuerClient returns a client for requests to an issuer. It follows no redirect of a POST: the body has the code or the refresh token.
+// newIssuerClient returns a client for requests to an issuer. It does not redirect a POST, whose body has the code or the refresh token.
 func newIssuerClient(insecure bool) *http.Client {
 	return &http.Client{
 		Transport: boundedTransport{newTransport()},
@@ -171,8 +171,8 @@ func issuerContext(ctx context.Context, insecure bool) context.Context {
 	return oidc.ClientContext(ctx, newIssuerClient(insecure))
 }
 
-// signInAt has somebody sign in at the issuer, in the browser of this machine or on any device, and returns the session token. It sets the
-// refresh token of s.
+// signInAt waits until the user has signed in at the issuer, in the browser or on another device. It returns the session token, and
+// sets the refresh token of s.
 func (p *program) signInAt(ctx context.Context, s *signIn, way string, insecure bool) (secret.Text, error) {
 	ctx, cancel := context.WithTimeout(issuerContext(ctx, insecure), signInTimeout)
 	defer cancel()
@@ -192,7 +192,7 @@ func (p *program) signInAt(ctx context.Context, s *signIn, way string, insecure 
 	return token, err
 }
 
-// sessionToken returns which of the issuer's tokens is the session token, and keeps the refresh token.
+// sessionToken checks the issuer's tokens, returns the one that is the session token, and stores the refresh token in s.
 func (p *program) sessionToken(ctx context.Context, s *signIn, at *issuer, got *oauth2.Token, nonce string) (secret.Text, error) {
 	refresh := secret.New(got.RefreshToken)
 	p.registerSecret(refresh)
@@ -226,8 +226,8 @@ type signInOutcome struct {
 	err   error
 }
 
-// signInInBrowser opens the issuer's page, which leads back to a port of this machine with a code (RFC 8252), and exchanges that for the
-// session token.
+// signInInBrowser opens the issuer's page. The issuer redirects the browser to a port of this machine with a code (RFC 8252), which
+// signInInBrowser exchanges for the session token.
 func (p *program) signInInBrowser(ctx context.Context, s *signIn, at *issuer) (secret.Text, error) {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -260,7 +260,7 @@ func (p *program) signInInBrowser(ctx context.Context, s *signIn, at *issuer) (s
 	}
 }
 
-// exchange returns the session token for the code that the browser brought from the issuer's page.
+// exchange returns the session token for the code in the query of the issuer's redirect.
 func (p *program) exchange(ctx context.Context, s *signIn, at *issuer, query url.Values, nonce, verifier string) (secret.Text, error) {
 	code, by := query.Get("code"), query.Get("iss")
 	if by != s.Issuer && (by != "" || at.namesItself) { // RFC 9207
@@ -278,19 +278,19 @@ func (p *program) exchange(ctx context.Context, s *signIn, at *issuer, query url
 	return p.sessionToken(ctx, s, at, got, nonce)
 }
 
-// stopAfterAnswers stops a server once the browser has the page that it asked for.
+// stopAfterAnswers stops a server after it has sent its answers.
 func stopAfterAnswers(ctx context.Context, server *http.Server) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // browsers also open connections and ask for nothing
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // browsers also open connections that they do not use
 	defer cancel()
 	if server.Shutdown(ctx) != nil {
 		_ = server.Close()
 	}
 }
 
-// openPage opens a page in the browser, or with the program that BROWSER names. If that fails, the note says how to open it.
+// openPage opens a page in the browser, or with the program that BROWSER names. It may fail: the user has also seen the address.
 func (p *program) openPage(ctx context.Context, page string) {
 	if opener := p.Getenv("BROWSER"); opener != "" {
-		// The program may be the browser itself, which is to live longer than tare.
+		// The program may be the browser itself, which should outlive tare.
 		_ = exec.CommandContext(context.WithoutCancel(ctx), opener, page).Run() //nolint:gosec // G204: the user's own choice
 		return
 	}
@@ -298,8 +298,8 @@ func (p *program) openPage(ctx context.Context, page string) {
 	_ = browser.OpenURL(page)
 }
 
-// redirectHandler passes on the first redirect that has the state, and shows the outcome of the sign-in once that is known. Other requests,
-// which any page can make the browser send, change nothing.
+// redirectHandler sends the query of the first redirect with the right state to returned, and then shows the outcome of the sign-in. It
+// refuses other requests, which any page can make the browser send.
 func redirectHandler(state string, returned chan<- url.Values, outcome *signInOutcome) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
@@ -333,10 +333,10 @@ func redirectHandler(state string, returned chan<- url.Values, outcome *signInOu
 	})
 }
 
-// signInOnDevice shows a code that is entered on any device (RFC 8628), and waits for that.
+// signInOnDevice shows a code and waits until the user has entered it on another device (RFC 8628).
 func (p *program) signInOnDevice(ctx context.Context, s *signIn, at *issuer) (secret.Text, error) {
 	if at.Endpoint.DeviceAuthURL == "" {
-		return secret.Text{}, cli.Usagef("the issuer knows no sign-in by device code: use --web, or an API key")
+		return secret.Text{}, cli.Usagef("the issuer does not support --device; use --web, or an API key")
 	}
 	code, err := at.DeviceAuth(ctx)
 	if err != nil {
@@ -346,10 +346,10 @@ func (p *program) signInOnDevice(ctx context.Context, s *signIn, at *issuer) (se
 	if code.VerificationURIComplete != "" {
 		p.printNote("Or open " + code.VerificationURIComplete)
 	}
-	code.Interval = min(max(code.Interval, 0), maxPollInterval) // a ticker can't take what is below
+	code.Interval = min(max(code.Interval, 0), maxPollInterval) // oauth2 panics for a negative one
 	got, err := at.DeviceAccessToken(ctx, code)
 	if err != nil && !code.Expiry.IsZero() && time.Now().After(code.Expiry) {
-		err = &oauth2.RetrieveError{ErrorCode: "expired_token"} // the issuer has no time left to say so
+		err = &oauth2.RetrieveError{ErrorCode: "expired_token"} // polling ended before the issuer could say so
 	}
 	if err != nil {
 		return secret.Text{}, describeIssuerError(err)
@@ -357,7 +357,7 @@ func (p *program) signInOnDevice(ctx context.Context, s *signIn, at *issuer) (se
 	return p.sessionToken(ctx, s, at, got, "")
 }
 
-// describeIssuerError returns what an issuer's error says, without the answer that oauth2 would quote.
+// describeIssuerError returns the error for a failed request to an issuer. It leaves out the response, which oauth2 would quote.
 func describeIssuerError(err error) error {
 	var (
 		refused  *oauth2.RetrieveError
@@ -371,14 +371,14 @@ func describeIssuerError(err error) error {
 	case refused.ErrorCode == "access_denied":
 		return fmt.Errorf("the sign-in was refused at the issuer: %w", errDeclined)
 	case refused.ErrorCode == "expired_token":
-		return errors.New("the code has expired before anybody entered it")
+		return errors.New("the code expired before anybody entered it")
 	case refused.ErrorCode == "" && refused.Response != nil:
 		return fmt.Errorf("the issuer answers %s", refused.Response.Status)
 	}
 	return errors.New(strings.TrimSuffix("the issuer refuses: "+shortened(refused.ErrorCode)+": "+shortened(refused.ErrorDescription), ": "))
 }
 
-// shortened returns the beginning of what an issuer says, which may be a page.
+// shortened returns the beginning of an issuer's text, which may be a whole page.
 func shortened(text string) string {
 	if len(text) > maxIssuerText {
 		text = strings.ToValidUTF8(text[:maxIssuerText], "") + "…"
@@ -389,8 +389,7 @@ func shortened(text string) string {
 // isSessionToken reports whether a credential is a session token (a JWT) rather than an API key.
 func isSessionToken(credential secret.Text) bool { return strings.Count(credential.Reveal(), ".") == 2 }
 
-// expiresSoon reports whether a credential is a session token (a JWT) that has expired or is about to. Whether it is valid is for the
-// service to say.
+// expiresSoon reports whether a credential is a session token (a JWT) that has expired or is about to. It does not verify the token.
 func expiresSoon(credential secret.Text, now time.Time) bool {
 	if !isSessionToken(credential) {
 		return false
@@ -405,7 +404,7 @@ func expiresSoon(credential secret.Text, now time.Time) bool {
 	return float64(now.Add(renewBefore).Unix()) >= claims.Expires
 }
 
-// connectable does what resolveAccess does, and renews a session token that is about to expire.
+// connectable is resolveAccess, but renews a session token that is about to expire.
 func (p *program) connectable(ctx context.Context) (access, error) {
 	a, err := p.resolveAccess()
 	if err != nil {
@@ -424,13 +423,13 @@ func (p *program) validKey(ctx context.Context, a access) (secret.Text, error) {
 	return p.renewKey(ctx, a, isSpent)
 }
 
-// renewKey returns the API key that the profile of a has now. If that is spent and a session token, renewKey renews it first. The lock of
-// profiles.json has one tare do so at a time: issuers take each refresh token once.
+// renewKey returns the current API key of the profile of a. If it is a session token that is spent, renewKey renews it first. The lock on
+// profiles.json lets only one tare renew at a time, because issuers accept each refresh token once.
 func (p *program) renewKey(ctx context.Context, a access, isSpent func(secret.Text) bool) (secret.Text, error) {
 	var failed error
 	changed := p.changeProfiles(ctx, func(all *profiles) error {
 		used := all.Profiles[a.profile]
-		if used.storedIn() == "" || !isSameAddress(used.BaseURL, a.baseURL) { // another tare has logged out, or in elsewhere
+		if used.storedIn() == "" || !isSameAddress(used.BaseURL, a.baseURL) { // another tare has logged out, or logged in elsewhere
 			return errNotLoggedIn
 		}
 		if err := p.readKeyring(&used); err != nil {
@@ -449,7 +448,7 @@ func (p *program) renewKey(ctx context.Context, a access, isSpent func(secret.Te
 			p.printNote("tare: warning: the session is no longer in the system's keyring, but in profiles.json: " + cli.OneLine(err.Error()))
 		}
 		all.Profiles[a.profile] = used
-		return nil // what the issuer gave is stored, whatever failed afterwards
+		return nil // store the new refresh token, even if something failed afterwards
 	})
 	return a.apiKey, cmp.Or(changed, failed)
 }
@@ -495,7 +494,7 @@ func (p *program) endSignIn(ctx context.Context, s *signIn, insecure bool) {
 
 // revoke ends the session at the issuer (RFC 7009).
 func (s *signIn) revoke(ctx context.Context, insecure bool) error {
-	if s.RefreshToken.Reveal() == "" { // the session token is all that there is, and it expires
+	if s.RefreshToken.Reveal() == "" { // there is only the session token, which expires
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(issuerContext(ctx, insecure), issuerTimeout)
@@ -505,7 +504,7 @@ func (s *signIn) revoke(ctx context.Context, insecure bool) error {
 		return err
 	}
 	if at.revocation == "" {
-		return errors.New("it has no way to")
+		return errors.New("the issuer does not support that")
 	}
 	form := url.Values{"token": {s.RefreshToken.Reveal()}, "token_type_hint": {"refresh_token"}, "client_id": {s.ClientID}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, at.revocation, strings.NewReader(form.Encode()))

@@ -295,8 +295,8 @@ func TestIssuersThatSayWhatNoneShould(t *testing.T) {
 		"file":               {map[string]any{"authorization_endpoint": "file:///bin/sh"}, "is not https://"},
 		"flag":               {map[string]any{"authorization_endpoint": "--version"}, "is not https://"},
 		"keys in clear text": {map[string]any{"jwks_uri": "http://192.0.2.1/keys"}, "is not https://"},
-		"another issuer":     {map[string]any{"issuer": "https://issuer.example" + hostileName + endless[:9999]}, "does not answer as one"},
-		"endless":            {map[string]any{"padding": endless}, "does not answer as one"},
+		"another issuer":     {map[string]any{"issuer": "https://issuer.example" + hostileName + endless[:9999]}, "is not an OpenID Connect issuer"},
+		"endless":            {map[string]any{"padding": endless}, "is not an OpenID Connect issuer"},
 	} {
 		u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+newFakeIssuer(t, c.change, nil).URL)
 		got := u.run("login", "--web")
@@ -322,7 +322,7 @@ func TestDeviceCodesOfAHostileIssuer(t *testing.T) {
 		})
 		got := newUser(t, "AGENTROUTER_BASE_URL="+issuer.URL).run("login", "--device")
 		require.Equal(t, exitFailure, got.code, got.all())
-		require.Regexp(t, "the code has expired before anybody entered it|the issuer refuses: evil", got.stderr)
+		require.Regexp(t, "the code expired before anybody entered it|the issuer refuses: evil", got.stderr)
 		requireSafe(t, got.stderr)
 		require.Less(t, len(got.stderr), 2000)
 	}
@@ -417,7 +417,7 @@ func TestRemovedProfileEndsItsSession(t *testing.T) {
 	require.Contains(t, issuer.lastBody(), "token="+testRefreshToken)
 
 	u = newFakeIssuer(t, map[string]any{"revocation_endpoint": ""}, nil).signedIn(t)
-	require.Contains(t, u.run("logout").stderr, "could not be ended: it has no way to")
+	require.Contains(t, u.run("logout").stderr, "could not be ended: the issuer does not support that")
 }
 
 func TestRefusedSessionIsEndedAtTheIssuer(t *testing.T) {

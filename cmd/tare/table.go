@@ -41,13 +41,13 @@ type cell struct {
 	style style
 }
 
-// table is printed to fit the terminal. text/tabwriter can't do that, nor does it know the width of coloured text.
+// table is a table that fits the terminal. text/tabwriter can't do that, nor does it know the width of coloured text.
 type table struct {
 	columns []column
 	rows    []row
 }
 
-// row is a row of a table. One that continues the row above has a cell in one column only.
+// row is a row of a table. A row that continues the one above has a cell in only one column.
 type row struct {
 	cells     []cell
 	continues bool
@@ -74,8 +74,8 @@ func (t *table) continueRow(column int, c cell) {
 	t.rows = append(t.rows, row{cells, true})
 }
 
-// printTable prints a table with no line longer than the terminal is wide, and names the columns that are left out. If that
-// can't be, it prints a block of lines for each row.
+// printTable prints a table that fits the terminal, and names the columns that it leaves out. If the table can't fit, it prints a
+// block of lines for each row.
 func (p *program) printTable(t *table) error {
 	for _, row := range t.rows {
 		for i := range row.cells {
@@ -136,8 +136,8 @@ func writeBlocks(b *strings.Builder, heads []cell, rows []row, paint painter) {
 	}
 }
 
-// fitWidths returns the columns' widths, 0 for those that are left out, and the heads of those that are left out although they
-// are not empty. A terminal width of 0 is no limit. If the columns don't fit, ok is false.
+// fitWidths returns the widths of the columns, 0 for columns that are left out, and the heads of those that are left out for lack of
+// room. A terminal width of 0 means no limit. If the columns can't fit, ok is false.
 func (t *table) fitWidths(terminal int) (widths []int, dropped []string, ok bool) {
 	widths = make([]int, len(t.columns))
 	for i, c := range t.columns {

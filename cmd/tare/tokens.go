@@ -50,9 +50,9 @@ func (p *program) printProjects(reply *aikeysv1.ListProjectsResponse) error {
 func (p *program) tokensCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "tokens",
-		Short: "Make, list and revoke API keys of this service",
-		Long: `The API keys of this service: with one, you or a program of yours calls it, and data planes. An API key may do what you
-may, and no more. It can be limited to projects.`,
+		Short: "Create, list and revoke API keys of this service",
+		Long: `API keys of this service, with which you and your programs call it and its data planes. An API key has your permissions,
+or fewer: it can be limited to some projects.`,
 		Example: `  tare api tokens create nightly-eval --projects chat --out nightly-eval.key
   tare api tokens list
   tare api tokens revoke 01M7W0BTX000000000000000AK`,
@@ -64,14 +64,14 @@ func (p *program) tokensListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List your API keys, or those of a project",
-		Long: `Lists your API keys that are neither revoked nor expired; with --all, every one. With --in-project it lists the API keys
-with which members may act in the project, which takes an owner of it.`,
+		Long: `Lists your API keys, without revoked and expired ones unless --all is given. With --in-project it lists the API keys with
+which members can act in the project; owners only.`,
 		Example: `  tare api tokens list
   tare api tokens list --in-project --all`,
 		Args: cli.NoArguments("--in-project"),
 	}
-	cmd.Flags().BoolVar(&inProject, "in-project", false, "list the API keys that reach the project")
-	cmd.Flags().BoolVar(&all, "all", false, "list revoked and expired ones, too")
+	cmd.Flags().BoolVar(&inProject, "in-project", false, "list the API keys that can act in the project")
+	cmd.Flags().BoolVar(&all, "all", false, "also list revoked and expired API keys")
 	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListTokensResponse, error) {
 		calls := s.Tokens().With(when(!all, agentrouter.ActiveTokens()))
 		if inProject {
@@ -104,7 +104,7 @@ func (p *program) printTokens(reply *aikeysv1.ListTokensResponse) error {
 	return p.printTable(t)
 }
 
-// formatReach formats in which projects an API key may act.
+// formatReach says in which projects an API key can act.
 func formatReach(t *aikeysv1.Token) string {
 	text := "all"
 	if len(t.Projects) > 0 {
@@ -126,12 +126,12 @@ func (p *program) tokensCreateCommand() *cobra.Command {
 	var o newTokenOptions
 	cmd := &cobra.Command{
 		Use:   "create <name>",
-		Short: "Make an API key",
-		Long: `Makes an API key of yours. It is shown this once, on standard output, or with --out in a
-new file that only you can read.
+		Short: "Create an API key",
+		Long: `Creates an API key for you and prints it on standard output. It is not shown again. With --out, tare writes it to a new
+file that only you can read.
 
-It acts in every project of yours, or with --projects in these alone, and expires after 90 days unless --expires says
-otherwise. An API key can't make one that reaches further or lives longer than itself.`,
+The API key can act in all of your projects, or with --projects only in these. It expires after 90 days unless --expires
+says otherwise. An API key can't create one that has more projects or expires later than itself.`,
 		Example: `  tare api tokens create nightly-eval --projects chat --out nightly-eval.key
   tare api tokens create laptop --expires never
   tare api tokens create ci --projects chat,search --expires 2099-06-30 | vault-put ci`,
@@ -139,7 +139,7 @@ otherwise. An API key can't make one that reaches further or lives longer than i
 		ValidArgsFunction: completeNothing,
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&o.projects, "projects", nil, "the `ids` of projects, with commas between: it may act in these alone")
+	flags.StringSliceVar(&o.projects, "projects", nil, "the only projects in which it can act, by their `ids`, separated by commas")
 	flags.StringVar(&o.expires, "expires", "", "when it expires: never, a day (2099-06-30), or a `time` (2099-06-30T09:00:00Z)")
 	flags.StringVar(&o.out, "out", "", "write the API key to this new `file` instead of standard output")
 	completeNothingFor(cmd, "projects", "expires")
@@ -168,7 +168,7 @@ func (p *program) createToken(ctx context.Context, s *session, name string, o ne
 		return err
 	}
 	var file *os.File
-	if o.out != "" { // before the API key is made, so that none is made in vain
+	if o.out != "" { // first, so that a file that can't be created leaves no API key behind
 		if file, err = os.OpenFile(filepath.Clean(o.out), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 			return fileError("--out", "create", err)
 		}
@@ -182,14 +182,14 @@ func (p *program) createToken(ctx context.Context, s *session, name string, o ne
 	if file != nil {
 		err = errors.Join(err, file.Close())
 		if err != nil {
-			_ = os.Remove(o.out) // what it says of the API key is not whole
+			_ = os.Remove(o.out) // it may be incomplete
 		}
 	}
 	switch {
 	case err != nil && made != nil:
-		return hintedError{err, "The API key was made, and nobody has it: revoke it with tare api tokens revoke " + made.Token.TokenID + "."}
+		return hintedError{err, "The API key was created, but not stored: revoke it with tare api tokens revoke " + made.Token.TokenID + "."}
 	case err != nil:
-		return hintIfSent(ctx, err, "The API key may have been made anyway; tare api tokens list shows it. Revoke it and make another.")
+		return hintIfSent(ctx, err, "The API key may have been created anyway; tare api tokens list shows it. Revoke it and create another.")
 	case file != nil && !p.isForPeople():
 		return p.printValue(made.Token)
 	case file != nil:
@@ -197,7 +197,7 @@ func (p *program) createToken(ctx context.Context, s *session, name string, o ne
 	case !p.isForPeople():
 		return p.printValue(map[string]any{"token": made.Token, "api_key": made.APIKey.Reveal()})
 	}
-	p.printNote(fmt.Sprintf("API key %s, for %s; expires: %s. It is shown this once.", made.Token.TokenID, formatReach(&made.Token), cmp.Or(relativeTime(made.Token.ExpiresAt, time.Now()), never)))
+	p.printNote(fmt.Sprintf("API key %s, for %s; expires: %s. It is not shown again.", made.Token.TokenID, formatReach(&made.Token), cmp.Or(relativeTime(made.Token.ExpiresAt, time.Now()), never)))
 	return p.printLine(made.APIKey.Reveal())
 }
 
@@ -214,13 +214,13 @@ func (p *program) tokensRevokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke <id>",
 		Short: "Revoke an API key, and wait until every data plane has dropped it",
-		Long: `Revokes an API key of yours permanently; with --cascade also those that were made with it. With --in-project it keeps a
-member's API key from acting in the project, which takes an owner of it; one that acts in no other is revoked.
+		Long: `Permanently revokes one of your API keys; with --cascade, also the API keys that were created with it. With --in-project,
+an owner bars a member's API key from the project; if it can act in no other project, it is revoked.
 
 tare waits for the receipt, which is complete when every data plane has confirmed. If it is not complete within --wait,
-the exit code is 8; the API key is revoked in any case. Revoking again is safe, and shows the receipt.
+the exit code is 8, but the API key is revoked all the same. Revoking again is safe, and shows the receipt.
 
-tare asks first. Without a terminal to ask on, it needs --yes.`,
+tare asks for confirmation. Without a terminal, it needs --yes.`,
 		Example: `  tare api tokens revoke 01M7W0BTX000000000000000AK
   tare api tokens revoke 01M7W0BTX000000000000000AK --in-project --cascade --yes`,
 		Args:              oneArgument("the API key's id"),
@@ -228,8 +228,8 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 	}
 	flags := cmd.Flags()
 	p.addYes(cmd)
-	flags.BoolVar(&inProject, "in-project", false, "a member's API key, in the project alone")
-	flags.BoolVar(&cascade, "cascade", false, "also the API keys that were made with it")
+	flags.BoolVar(&inProject, "in-project", false, "bar a member's API key from the project")
+	flags.BoolVar(&cascade, "cascade", false, "also revoke the API keys that were created with it")
 	wait := addReceiptWait(cmd)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, err := keyID(args[0])
@@ -246,7 +246,7 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 	return cmd
 }
 
-// tokenStop returns a stop's request for an API key. One that has revoked the API key in use can't ask again.
+// tokenStop returns the stop.request for an API key.
 func (p *program) tokenStop(s *session, calls *agentrouter.TokensClient, id string, inProject bool,
 ) func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
 	return func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {

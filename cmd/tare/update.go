@@ -12,14 +12,14 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-// never is what the flags that take a time take in place of one.
+// never is the word that flags accept instead of a time.
 const never = "never"
 
 func (p *program) disableCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disable <key>",
 		Short: "Stop a key for now, and wait until every data plane has dropped it",
-		Long: `Stops a key until it is enabled. No new request is served with it, data planes that have it cached drop it within a
+		Long: `Stops a key until you enable it. No new request is served with it, data planes that have it cached drop it within a
 second, and streams that it serves end. tare waits for the receipt, as "remove" does. Disabling again is safe, and shows
 the receipt.`,
 		Example: `  tare api byok disable byok_01M83VVAHV8M2T5K7N9R4W1XYZ
@@ -38,7 +38,7 @@ the receipt.`,
 	})
 }
 
-// receiptOf returns the receipt of a disabled key in the form of a revocation's.
+// receiptOf returns the receipt of a disabled key as a Receipt.
 func receiptOf(k *aikeysv1.Key) *aikeysv1.Receipt {
 	r := k.DisableReceipt
 	if r == nil { // another caller has enabled it since
@@ -88,22 +88,22 @@ func (p *program) updateCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "update <key>",
-		Short: "Give a key another name, place among the keys, or time at which it stops serving",
-		Long: `Changes what the flags name, and leaves the rest of the key as it is. A key that has expired serves again once it has a
+		Short: "Change a key's name, expiry, order, weight, restrictions or limits",
+		Long: `Changes what the flags name, and leaves the rest of the key as it is. A key that has expired serves again if you give it a
 later time.
 
-Of several keys, the one of the lowest --order serves, and of the same order the newest. If that one has a --weight, it
-shares the callers with all others of its order that have one; each caller stays with one key. "resolve --explain" shows
-the outcome.
+Of several keys, the one with the lowest --order serves; among equals, the newest. If that key has a --weight, it shares
+the callers with the other keys of its order that have one; each caller stays with one key. "resolve --explain" shows the
+outcome.
 
-A key may be restricted to users, models and operations (paths of the provider's API). Each --restrict flag can be repeated
-and takes commas, replaces that list, and takes it away if it is empty: --restrict-models=. Data planes refuse requests
-whose model they can't read.
+A key can be restricted to users, models and operations (paths of the provider's API). A --restrict flag takes values
+separated by commas, can be repeated, and replaces the list; an empty value removes it: --restrict-models=. Data planes
+refuse requests whose model they can't read.
 
-A key may have limits: --limit-rpm requests a minute, --limit-rpd requests a day, --limit-concurrent requests at once. Each data
-plane enforces its share; 0 takes a limit away.
+A key can have limits: --limit-rpm requests a minute, --limit-rpd requests a day, --limit-concurrent requests at once.
+Each data plane enforces its share. 0 removes a limit.
 
-With --if-match, the key's etag, nothing is changed if others have changed the key since: the exit code is 6 then.`,
+With --if-match and the key's etag, nothing is changed if others have changed the key since, and the exit code is 6.`,
 		Example: `  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --name openai-2027
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires 2099-06-30
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires never
@@ -114,9 +114,9 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "the new `label`")
-	flags.StringVar(&expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
-	flags.IntVar(&order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
-	flags.IntVar(&weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
+	flags.StringVar(&expires, "expires", "", "stop serving at this `time`: a day in UTC, such as 2099-06-30, a time, such as 2099-06-30T09:00:00Z, or never")
+	flags.IntVar(&order, "order", 0, "its place among the keys of its scope: the lowest `number` serves; among equals, the newest key")
+	flags.IntVar(&weight, "weight", 0, "its `share` of the callers, among the keys of its order that have a weight; 0 means no weight")
 	p.addUseFlags(cmd, &use)
 	ifMatch := addIfMatch(cmd)
 	completeNothingFor(cmd, "name", "expires", "order", "weight")
@@ -178,7 +178,7 @@ func (p *program) addUseFlags(cmd *cobra.Command, use *useFlags) {
 	setCompletion(cmd, "restrict-users", p.completeOnline(completeMembers))
 }
 
-// changes returns what the flags that were given change.
+// changes returns the changes of an update: those of the flags that are given.
 func (u *useFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.KeyChange) {
 	for flag, change := range map[string]agentrouter.KeyChange{
 		"restrict-users":      agentrouter.RestrictUsers(u.restrict.Users...),

@@ -17,15 +17,15 @@ func (p *program) watchCommand() *cobra.Command {
 	every := 2 * time.Second
 	cmd := &cobra.Command{
 		Use:   "watch",
-		Short: "Show each change of the keys' states",
-		Long: `Shows the active keys, and then a line for each one that is registered, stopped, enabled, revoked, refused by its
-provider or accepted again, until Ctrl-C. It waits while the service does not answer. With -o json or -o yaml it prints each
-change as a document.`,
+		Short: "Show changes of the keys' states as they happen",
+		Long: `Shows the active keys, and then a line for each key that is registered, disabled, enabled, revoked, refused by its
+provider or accepted again, until you press Ctrl-C. While the service does not answer, tare waits. With -o json or -o yaml
+it prints each change as a document.`,
 		Example: `  tare api byok watch
   tare api byok watch --every 500ms --jq '.name + " is " + .to'`,
 		Args: cli.NoArguments("--every"),
 	}
-	cmd.Flags().Var(&durationFlag{&every, 100 * time.Millisecond}, "every", "how often to look")
+	cmd.Flags().Var(&durationFlag{&every, 100 * time.Millisecond}, "every", "how often to ask the service")
 	completeNothingFor(cmd, "every")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
 		reply, err := p.listAll(ctx, s)
@@ -44,7 +44,7 @@ change as a document.`,
 	return cmd
 }
 
-// watch prints the changes since what was shown, until ctx ends.
+// watch prints changes until ctx ends, beginning with those since the states that were shown.
 func (p *program) watch(ctx context.Context, s *session, every time.Duration, shown map[string]keyChange) error {
 	isWaiting := false
 	for {
@@ -96,7 +96,7 @@ type keyChange struct {
 	Name     string    `json:"name"`
 	From     string    `json:"from"` // empty for a new key
 	To       string    `json:"to"`
-	// Planes says how far data planes have got with what has stopped the key.
+	// Planes says which data planes have dropped the key.
 	Planes []aikeysv1.ReceiptPlane `json:"planes,omitempty"`
 }
 
@@ -105,7 +105,7 @@ func isStopped(c keyChange) bool {
 	return c.To == string(aikeysv1.KeyStateRevoked) || c.To == string(aikeysv1.NotServingReasonDisabled)
 }
 
-// planesOf returns what the receipt of a key says of data planes.
+// planesOf returns the data planes of a key's receipt.
 func planesOf(k *aikeysv1.Key) []aikeysv1.ReceiptPlane {
 	if k.Receipt != nil {
 		return k.Receipt.Planes
