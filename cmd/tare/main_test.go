@@ -5,14 +5,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,10 +22,13 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 )
 
-// testTimeout limits every wait of a test.
-const testTimeout = 20 * time.Second
+const (
+	testTimeout = 20 * time.Second // for each wait of a test
+	peerTimeout = time.Minute      // for a program of ours or others to start or to stop, and for a page of it
+)
 
 // live is the program as users have it and a session at a running server. TestMain builds and starts them before the tests.
 var live struct {
@@ -36,33 +41,17 @@ func TestMain(m *testing.M) {
 		dir, err := os.MkdirTemp("", "tare")
 		panicIf(err)
 		defer func() { _ = os.RemoveAll(dir) }()
-		build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "../tare", "../aikeysd", "../aikeys-gateway")
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", "../tare", "../aikeysd", "../aikeys-gateway")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		out, err := build.CombinedOutput()
-		if err != nil {
+		if out, err := build.CombinedOutput(); err != nil {
 			panic(string(out))
 		}
-		const anyPort = "127.0.0.1:0"
-		data := filepath.Join(dir, "data")
-		server := exec.Command(filepath.Join(dir, "aikeysd"), "dev", "--data", data, "--listen", anyPort,
-			"--dataplane-listen", anyPort, "--ops-listen", anyPort, "--gateway-listen", anyPort)
-		output, err := server.StdoutPipe()
+		const ports = "--listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 --gateway-listen 127.0.0.1:0"
+		server := exec.Command(filepath.Join(dir, "aikeysd"), strings.Fields("dev "+ports+" --data "+dir+"/data")...)
+		_, stop, err := launch(server, "(Ctrl-C stops it)")
 		panicIf(err)
-		panicIf(server.Start())
-		lines := bufio.NewScanner(output)
-		for isReady := false; !isReady; isReady = strings.Contains(lines.Text(), "Ctrl-C stops it") {
-			if !lines.Scan() {
-				panic("aikeysd dev has ended before it was ready")
-			}
-		}
-		var reading sync.WaitGroup
-		reading.Go(func() { _, _ = io.Copy(io.Discard, output) }) // so that the server never blocks on its output
-		defer func() {
-			_ = server.Process.Signal(os.Interrupt)
-			reading.Wait()
-			_ = server.Wait()
-		}()
-		session, err := os.ReadFile(filepath.Join(data, "session.env"))
+		defer stop()
+		session, err := os.ReadFile(filepath.Join(dir, "data", "session.env"))
 		panicIf(err)
 		live.tare, live.env = filepath.Join(dir, "tare"), map[string]string{}
 		for _, m := range regexp.MustCompile(`(?m)^export (\w+)=(.*)$`).FindAllStringSubmatch(string(session), -1) {
@@ -76,6 +65,51 @@ func panicIf(err error) {
 	if err != nil {
 		panic(err)
 	}
+}
+
+// launch starts a program and waits until the lines that it has printed match. It returns the match's group. stop interrupts the
+// program and waits for its end.
+func launch(cmd *exec.Cmd, isReady string) (group string, stop func(), err error) {
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	late := time.AfterFunc(peerTimeout, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	said := ""
+	for lines := bufio.NewScanner(output); lines.Scan(); {
+		said += lines.Text() + "\n"
+		match := regexp.MustCompile(isReady).FindStringSubmatch(said)
+		if match == nil {
+			continue
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = io.Copy(io.Discard, output) // so that the program never blocks on its output
+		}()
+		return match[1], func() {
+			_ = cmd.Process.Signal(os.Interrupt)
+			late := time.AfterFunc(peerTimeout, func() { _ = cmd.Process.Kill() })
+			defer late.Stop()
+			<-ended
+			_ = cmd.Wait()
+		}, nil
+	}
+	return "", nil, fmt.Errorf("%s did not start (%w):\n%s", cmd, cmd.Wait(), said)
+}
+
+// startProgram launches a program that runs until the test ends.
+func startProgram(t *testing.T, cmd *exec.Cmd, isReady string) (group string) {
+	t.Helper()
+	group, stop, err := launch(cmd, isReady)
+	require.NoError(t, err)
+	t.Cleanup(stop)
+	return group
 }
 
 // user runs tare with an environment and profiles of their own.
@@ -279,11 +313,12 @@ func keyDocument(name string) map[string]any {
 	}
 }
 
-// receiptDocument returns a receipt for three data planes.
+// receiptDocument returns a receipt for three data planes, with the members of each kind of receipt.
 func receiptDocument(acknowledged int) map[string]any {
+	const at = "2026-11-23T09:30:00Z"
 	r := map[string]any{
-		"state": "complete", "revoked_at": "2026-11-23T09:30:00Z", "revoked_by": "alice", "data_planes": 3,
-		"acknowledged": acknowledged, "slowest_ms": 10 * acknowledged,
+		"state": "complete", "revoked_at": at, "revoked_by": "alice", "disabled_at": at, "disabled_by": "alice", "rotated_at": at, "rotated_by": "alice",
+		"data_planes": 3, "acknowledged": acknowledged, "slowest_ms": 10 * acknowledged,
 	}
 	if acknowledged < 3 {
 		r["state"], r["complete_by"] = "pending", time.Now().UTC().Add(8*time.Second)
@@ -313,9 +348,7 @@ type terminalRun struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	tty  *os.File
-	mu   sync.Mutex
-	text strings.Builder
-	read chan struct{} // closed when the output has ended
+	text string // the output that was read
 }
 
 // runInTerminal runs a command line in a terminal. A single argument is split at spaces.
@@ -328,46 +361,31 @@ func (u *user) runInTerminal(columns uint16, args ...string) *terminalRun {
 	cmd := u.command(ctx, args...)
 	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 50, Cols: columns})
 	require.NoError(u.t, err)
-	s := &terminalRun{t: u.t, cmd: cmd, tty: tty, read: make(chan struct{})}
-	go s.readAll()
 	u.t.Cleanup(func() {
 		cancel()
-		<-s.read
-		if cmd.ProcessState == nil {
-			_ = cmd.Wait() // the cleanup has stopped it
-		}
+		_ = cmd.Wait() // it may have ended before
 		_ = tty.Close()
 	})
-	return s
+	return &terminalRun{t: u.t, cmd: cmd, tty: tty}
 }
 
-// readAll reads until the program and with it its terminal has ended.
-func (s *terminalRun) readAll() {
-	defer close(s.read)
+// read reads more of the output. It reports whether there may be still more.
+func (s *terminalRun) read() bool {
 	chunk := make([]byte, 4096)
-	for {
-		n, err := s.tty.Read(chunk)
-		s.mu.Lock()
-		s.text.Write(chunk[:n])
-		s.mu.Unlock()
-		if err != nil {
-			return
-		}
-	}
+	n, err := s.tty.Read(chunk)
+	s.text += string(chunk[:n])
+	return err == nil
 }
 
-// output returns the output so far with plain line ends.
-func (s *terminalRun) output() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return strings.ReplaceAll(s.text.String(), "\r\n", "\n")
-}
+// output returns the output that was read, with plain line ends.
+func (s *terminalRun) output() string { return strings.ReplaceAll(s.text, "\r\n", "\n") }
 
 // expect waits until the output contains a text.
 func (s *terminalRun) expect(text string) *terminalRun {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool { return strings.Contains(s.output(), text) }, testTimeout, 2*time.Millisecond,
-		"never shown: %q", text)
+	for !strings.Contains(s.output(), text) {
+		require.True(s.t, s.read(), "tare has not shown %q, but:\n%s", text, s.output())
+	}
 	return s
 }
 
@@ -382,13 +400,188 @@ func (s *terminalRun) typeKeys(text string) *terminalRun {
 // wait waits for the end and returns the exit code and the output.
 func (s *terminalRun) wait() (code int, shown string) {
 	s.t.Helper()
-	<-s.read
-	err := s.cmd.Wait()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		require.NoError(s.t, err)
+	for s.read() {
 	}
+	_ = s.cmd.Wait() // the code is checked
 	return s.cmd.ProcessState.ExitCode(), s.output()
 }
 
 // controlCodes matches the control sequences of colours and of the progress line.
 var controlCodes = regexp.MustCompile(`\x1b\[[0-9;]*[mK]`)
+
+// TestPageSession runs the blocks of docs/tare.md in order and compares their output.
+func TestPageSession(t *testing.T) {
+	sessionBlock := regexp.MustCompile("(?s)```bash session\n(.*?\n)```\n(?:\n```text\n(.*?\n)```\n)?")
+	volatile := map[string]*regexp.Regexp{ // what differs between runs
+		"ULID":   regexp.MustCompile(`[0-7][0-9A-HJKMNP-TV-Z]{25}`),
+		"TIME":   regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC`),
+		"AGO":    regexp.MustCompile(`just now|\d+s ago`),
+		"N ms":   regexp.MustCompile(`\d+ ms`),
+		"SERVER": regexp.MustCompile(`http://127\.0\.0\.1:\d+`),
+		" ":      regexp.MustCompile(` +`), // columns are as wide as their widest cell
+	}
+	normalize := func(text string) string {
+		for to, each := range volatile {
+			text = each.ReplaceAllString(text, to)
+		}
+		return text
+	}
+	page, err := os.ReadFile("../../docs/tare.md")
+	require.NoError(t, err)
+	blocks := sessionBlock.FindAllStringSubmatch(string(page), -1)
+	require.Greater(t, len(blocks), 6)
+	script := "set -euo pipefail\n"
+	for _, b := range blocks {
+		script += b[1] + "printf '\\0'\n"
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", script)
+	cmd.Dir = filepath.Dir(live.tare)
+	cmd.Env = newUser(t, "PATH="+cmd.Dir+":"+os.Getenv("PATH")).env
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	printed := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	require.Len(t, printed, len(blocks))
+	for i, b := range blocks {
+		require.Equal(t, normalize(b[2]), normalize(printed[i]), b[1])
+	}
+}
+
+// TestSamplesOfTheDocumentRun runs the samples unchanged except for the key's id, in an order that makes sense.
+func TestSamplesOfTheDocumentRun(t *testing.T) {
+	u := alice(t)
+	u.env = append(u.env, "OPENAI_API_KEY="+testSecret, "PATH="+filepath.Dir(live.tare)+":"+os.Getenv("PATH"))
+	text, err := os.ReadFile("../../spec/aikeys.yaml")
+	require.NoError(t, err)
+	var contract struct {
+		Paths map[string]map[string]yaml.Node `yaml:"paths"`
+	}
+	require.NoError(t, yaml.Unmarshal(text, &contract))
+	all := map[string]string{}
+	for _, item := range contract.Paths {
+		for method, node := range item {
+			if method == "parameters" {
+				continue
+			}
+			var operation struct {
+				ID      string `yaml:"operationId"`
+				Samples []struct {
+					Label  string `yaml:"label"`
+					Source string `yaml:"source"`
+				} `yaml:"x-codeSamples"`
+			}
+			require.NoError(t, node.Decode(&operation))
+			for _, sample := range operation.Samples {
+				if sample.Label == "CLI" {
+					all[operation.ID] = sample.Source
+				}
+			}
+			require.Contains(t, all, operation.ID, "every operation has a command")
+		}
+	}
+	folder := t.TempDir()
+	runScript := func(stdin, script string) string {
+		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
+		cmd.Env, cmd.Dir = u.env, folder
+		var stdout, stderr bytes.Buffer
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+		require.NoError(t, cmd.Run(), "%s\n%s%s", script, &stdout, &stderr)
+		if strings.HasPrefix(stderr.String(), "No use of a key") || strings.HasPrefix(stderr.String(), "No data plane") { // none serves here
+			return ""
+		}
+		if !strings.HasPrefix(stderr.String(), "There are more: ") { // the trail may be longer than one page
+			require.Empty(t, stderr.String(), script)
+		}
+		require.NotEmpty(t, stdout.String(), script)
+		return stdout.String()
+	}
+	commentedCommand := regexp.MustCompile(`(?m)^# +(.*\btare .*)$`)
+	const sampleToken = "01M7W0BTX000000000000000AK"
+	id, token := "", ""
+	t.Cleanup(func() { u.runOK("api members set bob --role member"); u.runOK("api policy set --reset") })
+	for _, operation := range []string{
+		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listUsage", "listFetches", "listMembers",
+		"getMemberImpact", "removeMember", "restoreMember", "setMember", "listProviders", "getSignInOptions", "whoAmI", "updateKey", "rotateKey", "listKeyVersions",
+		"rollbackKey", "activateKeyVersion", "destroyKeyVersion", "findLeaks", "revokeKey",
+		"addCustomProvider", "listCustomProviders", "removeCustomProvider",
+		"listProjects", "createToken", "listTokens", "listProjectTokens", "revokeProjectToken", "revokeToken",
+	} {
+		require.Contains(t, all, operation)
+		source := strings.ReplaceAll(strings.ReplaceAll(all[operation], sampleID, id), sampleToken, token)
+		source = regexp.MustCompile(` (remove|revoke|destroy) `).ReplaceAllString(source, " $1 --yes ") // there is no terminal to confirm on
+		if other := commentedCommand.FindStringSubmatch(source); other != nil {
+			id = keyIDPattern.FindString(runScript("", other[1]))
+			u.revokeKey(id)
+		}
+		input := testSecret
+		if operation == "rotateKey" {
+			input = strings.Replace(testSecret, "EXAMPLE", "ROTATED", 1)
+		}
+		out := runScript(input+"\n", source)
+		require.NotContains(t, out, "hunter2")
+		if operation == "registerKey" {
+			id = keyIDPattern.FindString(out)
+			require.NotEmpty(t, id)
+			t.Cleanup(func() { u.revokeKey(id) })
+		}
+		if operation == "createToken" {
+			token = regexp.MustCompile(`[0-7][0-9A-HJKMNP-TV-Z]{25}`).FindString(out)
+			require.NotEmpty(t, token)
+		}
+		delete(all, operation)
+	}
+	require.Equal(t, []string{"verifyKey"}, slices.Collect(maps.Keys(all)), "samples that this test does not run: the service allows no tests")
+}
+
+// BenchmarkFirstOutput measures the time from the start of a process to the first byte of its output: help, a list from a
+// server on this machine, the same list by curl, and a program that does nothing. They take turns, so that
+// other load on the machine affects all of them.
+func BenchmarkFirstOutput(b *testing.B) {
+	base, key := live.env["AGENTROUTER_BASE_URL"], live.env["AGENTROUTER_API_KEY"]
+	env := []string{"AGENTROUTER_BASE_URL=" + base, "AGENTROUTER_API_KEY=" + key, "HOME=" + b.TempDir()}
+	curl := exec.CommandContext(b.Context(), "curl", "-sS", base+"/v1/aikeys", "--oauth2-bearer", key).Args
+	commands := map[string][]string{
+		"help": {live.tare, "--help"}, "list": {live.tare, "api", "byok", "list"}, "curl": curl, "echo": {"/bin/echo"},
+	}
+	register := exec.CommandContext(b.Context(), live.tare, "api", "byok", "add", "--provider", "openai", "--name", "bench",
+		"--secret", testSecret)
+	register.Env = env
+	require.NoError(b, register.Run(), "a list has something to show")
+	timeFirstOutput := func(args []string) time.Duration {
+		ctx, cancel := context.WithTimeout(b.Context(), testTimeout)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Env = env
+		out, err := cmd.StdoutPipe()
+		require.NoError(b, err)
+		begun := time.Now()
+		require.NoError(b, cmd.Start())
+		_, err = io.ReadFull(out, make([]byte, 1))
+		took := time.Since(begun)
+		require.NoError(b, err, args)
+		_, err = io.Copy(io.Discard, out)
+		require.NoError(b, err)
+		require.NoError(b, cmd.Wait())
+		return took
+	}
+	const rounds = 100 // how often each command runs
+	times := map[string][]time.Duration{}
+	for b.Loop() {
+		for range rounds {
+			for name, args := range commands {
+				times[name] = append(times[name], timeFirstOutput(args))
+			}
+		}
+	}
+	milliseconds := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	for name, each := range times {
+		slices.Sort(each)
+		b.ReportMetric(milliseconds(each[len(each)/2]), name+"-ms")
+		b.ReportMetric(milliseconds(each[len(each)*95/100]), name+"-p95-ms")
+	}
+	b.ReportMetric(milliseconds(times["list"][len(times["list"])/2])/milliseconds(times["curl"][len(times["curl"])/2]), "list/curl")
+	b.ReportMetric(0, "ns/op")
+}

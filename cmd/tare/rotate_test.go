@@ -13,9 +13,6 @@ import (
 // rotationDocument is a rotated key whose receipt has that many of three acknowledgements, with the members of all answers about versions.
 func rotationDocument(acknowledged int) map[string]any {
 	receipt, _ := receiptDocument(acknowledged)["receipt"].(map[string]any)
-	receipt["rotated_at"], receipt["rotated_by"] = receipt["revoked_at"], receipt["revoked_by"]
-	delete(receipt, "revoked_at")
-	delete(receipt, "revoked_by")
 	receipt["version"], receipt["replaced_version"], receipt["old_version_safe_to_delete"] = 2, 1, acknowledged == 3
 	version := map[string]any{
 		"version": 2, "state": "active", "display_suffix": "4b1e", "created_at": "2026-11-23T09:45:12Z", "created_by": "alice",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,38 +16,30 @@ import (
 // hostileName has control sequences, line ends, text direction overrides and invisible characters.
 const hostileName = "evil\x1b[2J\x1b]0;title\a\u009b31m\r\nnext\u202egnp\u2066\u200b\u2028\U000e0041end"
 
-// serveHostile puts hostileName in every field, and the credential in errors.
+// serveHostile answers with hostileName in every field, and in errors with the credential too.
 func serveHostile(request string, w http.ResponseWriter, r *http.Request) {
-	key := keyDocument(hostileName)
-	key["created_by"], key["provider"] = hostileName, hostileName
-	switch request {
-	case "GET aikeys":
-		writeJSON(w, http.StatusOK, map[string]any{"keys": []any{key}, "new\x1b[31m\u202e": hostileName})
-	case "GET key":
-		writeJSON(w, http.StatusOK, map[string]any{"key": key})
-	case "GET members":
-		writeJSON(w, http.StatusOK, map[string]any{"members": []any{map[string]any{
-			"user_id": hostileName, "role": "owner", "created_at": "2026-11-23T09:30:00Z", "updated_at": "2026-11-23T09:30:00Z"}}})
-	case "GET usage":
-		writeJSON(w, http.StatusOK, map[string]any{"usage": []any{map[string]any{"day": hostileName, "key_id": hostileName, "provider": hostileName,
-			"user_id": hostileName, "requests": 1, "refusals": 0, "last_used_at": "2026-11-23T09:30:00Z"}}})
-	case "GET fetches":
-		writeJSON(w, http.StatusOK, map[string]any{"next_page_token": hostileName, "fetches": []any{map[string]any{
-			"at": "2026-11-23T09:30:00Z", "data_plane_id": hostileName, "data_plane": hostileName, "decision": "denied", "reason": hostileName,
-			"provider": hostileName, "key_id": hostileName, "user_id": hostileName, "request_id": hostileName}}})
-	case "GET providers":
-		writeJSON(w, http.StatusOK, map[string]any{"providers": []any{map[string]any{
-			"slug": hostileName, "display_name": hostileName, "base_url": hostileName, "auth_style": "bearer",
-			"secret_format": "token", "prefixes": []any{hostileName}, "required_fields": []any{}, "key_page_url": hostileName,
-			"dialect": hostileName, "header": hostileName, "created_at": "2026-11-23T09:30:00Z", "created_by": hostileName,
-		}}})
-	case "GET whoami":
-		me := sessionDocument()
-		me["user_id"] = hostileName
-		writeJSON(w, http.StatusOK, me)
-	default:
+	if r.Method != http.MethodGet || request == "GET events" || request == "GET policy" {
 		writeProblem(w, http.StatusForbidden, "permission_denied", hostileName+r.Header.Get("Authorization"))
+		return
 	}
+	thing := map[string]any{"auth_style": "bearer", "secret_format": "token", "prefixes": []any{hostileName}, "requests": 1, "refusals": 0, "role": "owner",
+		"decision": "denied", "state": "active"}
+	for _, name := range []string{"at", "created_at", "updated_at", "last_used_at"} {
+		thing[name] = "2026-11-23T09:30:00Z"
+	}
+	for _, name := range []string{"customer_id", "project_id", "provider", "name", "display_suffix", "created_by", "user_id", "day", "key_id", "data_plane_id",
+		"data_plane", "reason", "request_id", "slug", "display_name", "base_url", "key_page_url", "dialect", "header", "method", "token_id"} {
+		thing[name] = hostileName
+	}
+	key := maps.Clone(thing)
+	key["id"] = sampleID
+	all := []any{thing}
+	document := maps.Clone(thing) // of whoami
+	maps.Copy(document, map[string]any{"keys": []any{key}, "key": key, "members": all, "usage": all, "fetches": all, "providers": all, "new\x1b[31m\u202e": hostileName})
+	if request == "GET fetches" {
+		document["next_page_token"] = hostileName
+	}
+	writeJSON(w, http.StatusOK, document)
 }
 
 // requireSafe fails if a terminal would act on the text.

@@ -10,8 +10,10 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -104,86 +106,158 @@ func (u *user) store(one profile) {
 	require.NoError(u.t, os.WriteFile(filepath.Join(u.config, "profiles.json"), text, 0o600))
 }
 
-func TestLoginAtAnIssuerInTheBrowser(t *testing.T) {
-	t.Parallel()
-	issuer := startIssuer(t, "20") // so short that each command renews it
-	u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+startServiceAt(t, issuer))
-	got := u.signInAs(func(_, page string) bool {
-		authorization, err := url.Parse(page)
+var (
+	formAction  = regexp.MustCompile(`<form [^>]*action="([^"]+)"`)
+	hiddenField = regexp.MustCompile(`<input type="hidden" name="([^"]+)" value="([^"]*)"`)
+)
+
+// visit opens a page as a browser does, with cookies and redirects, and then submits the form of each page with further fields. It returns
+// the last response.
+func visit(t *testing.T, page string, forms ...url.Values) (status int, body string) {
+	t.Helper()
+	cookies, err := cookiejar.New(nil)
+	require.NoError(t, err)
+	client := &http.Client{Jar: cookies, Timeout: peerTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(page)
+	for i := 0; ; i++ {
 		require.NoError(t, err)
-		query := authorization.Query()
-		require.Equal(t, "S256", query.Get("code_challenge_method"))
-		callback := query.Get("redirect_uri")
-		for path, want := range map[string]int{
-			callback + "?code=x&state=guessed": http.StatusBadRequest, callback + "?code=x": http.StatusBadRequest,
-			strings.TrimSuffix(callback, "/callback") + "/?state=" + query.Get("state"): http.StatusNotFound,
+		text, err := io.ReadAll(response.Body)
+		_ = response.Body.Close()
+		require.NoError(t, err)
+		if i == len(forms) {
+			return response.StatusCode, string(text)
+		}
+		action, form := formAction.FindStringSubmatch(string(text)), url.Values{}
+		require.NotNil(t, action, string(text))
+		for _, field := range hiddenField.FindAllStringSubmatch(string(text), -1) {
+			form.Set(field[1], field[2])
+		}
+		maps.Copy(form, forms[i])
+		response, err = client.PostForm(action[1], form)
+		require.NoError(t, err)
+	}
+}
+
+// TestLoginAtAnIssuer uses the OpenID provider of tools/peers. Everybody is alice of acme/chat there, who consents to everything, unless
+// the authorization URL has another login_hint; login_hint=deny refuses. ID tokens live for 20 s, so that each command renews them.
+func TestLoginAtAnIssuer(t *testing.T) {
+	t.Parallel()
+	const folder = "../../tools/peers"
+	require.DirExists(t, filepath.Join(folder, "node_modules", "oidc-provider"), "the provider is not installed; run: tools/peers.sh install")
+	issuer := startProgram(t, exec.Command("node", filepath.Join(folder, "issuer.mjs"), "20"), `(?m)^issuer (\S+)$`)
+	dir := t.TempDir()
+	aikeysd := func(args string) *exec.Cmd {
+		cmd := exec.Command(filepath.Join(filepath.Dir(live.tare), "aikeysd"), strings.Fields(args)...)
+		cmd.Env = []string{
+			"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0",
+			"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(dir, "aikeys.db"), "AIKEYS_SEALER=local:" + filepath.Join(dir, "keyset.json"),
+			"AIKEYS_OIDC_ISSUER=" + issuer, "AIKEYS_OIDC_AUDIENCE=tare", "AIKEYS_OIDC_CLIENT_ID=tare",
+		}
+		return cmd
+	}
+	for _, args := range []string{"migrate up", "admin member set --user alice --role owner --customer acme --project chat"} {
+		output, err := aikeysd(args).CombinedOutput()
+		require.NoError(t, err, "%s", output)
+	}
+	baseURL := startProgram(t, aikeysd("serve --log-format json"), `(?s)"msg":"listening".*"api":"([^"]+)".*"msg":"ready"`)
+
+	t.Run("in the browser", func(t *testing.T) {
+		t.Parallel()
+		u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+baseURL)
+		got := u.signInAs(func(_, page string) bool {
+			authorization, err := url.Parse(page)
+			require.NoError(t, err)
+			query := authorization.Query()
+			require.Equal(t, "S256", query.Get("code_challenge_method"))
+			callback := query.Get("redirect_uri")
+			for path, want := range map[string]int{
+				callback + "?code=x&state=guessed": http.StatusBadRequest, callback + "?code=x": http.StatusBadRequest,
+				strings.TrimSuffix(callback, "/callback") + "/?state=" + query.Get("state"): http.StatusNotFound,
+			} {
+				status, _ := visit(t, path)
+				require.Equal(t, want, status, path)
+			}
+			status, body := visit(t, page)
+			require.Equal(t, http.StatusOK, status, body)
+			require.Contains(t, body, "You are signed in.")
+			return true
+		}, "login", "--web")
+		require.Equal(t, exitOK, got.code, got.all())
+		require.Contains(t, got.stdout, "as alice")
+
+		first := u.stored()
+		for _, hidden := range []string{first.APIKey.Reveal(), first.SignIn.RefreshToken.Reveal()} {
+			require.NotEmpty(t, hidden)
+			require.NotContains(t, got.all(), hidden)
+		}
+		require.Contains(t, u.runOK("whoami"), "alice")
+		second := u.stored()
+		require.NotEqual(t, first.SignIn.RefreshToken.Reveal(), second.SignIn.RefreshToken.Reveal(), "the session token was renewed")
+
+		got = u.run("logout")
+		require.Equal(t, exitOK, got.code, got.all())
+		require.Nil(t, u.stored().SignIn)
+		u.changeStored(func(p *profile) { *p = second })
+		got = u.run("whoami")
+		require.Equal(t, exitUnauthenticated, got.code, "logging out ended the session at the issuer")
+		require.Contains(t, got.stderr, "your session has ended")
+		require.Contains(t, got.stderr, "tare login --web --profile default")
+	})
+	t.Run("on a device, and the issuer is down for a while", func(t *testing.T) {
+		t.Parallel()
+		u := newUser(t, "AGENTROUTER_BASE_URL="+baseURL)
+		got := u.signInAs(func(before, page string) bool {
+			if before == "Or open " {
+				_, body := visit(t, page, nil, nil)
+				require.Contains(t, body, "Sign-in Success")
+			}
+			return before == "Or open "
+		}, "login", "--device")
+		require.Equal(t, exitOK, got.code, got.all())
+		require.Contains(t, u.runOK("whoami"), "alice")
+		u.changeStored(func(p *profile) {
+			p.APIKey = secret.New(jwt(`{"exp":1}`))
+			p.SignIn.Issuer = "http://127.0.0.1:9"
+		})
+		got = u.run("whoami")
+		require.Equal(t, exitUnavailable, got.code, got.all())
+		require.Contains(t, got.stderr, "no answer from the issuer")
+		u.changeStored(func(p *profile) { p.SignIn.Issuer = issuer })
+		require.Contains(t, u.runOK("whoami"), "alice", "it goes on when the issuer is back")
+	})
+	t.Run("refused", func(t *testing.T) {
+		t.Parallel()
+		u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+baseURL)
+		for flag, refuse := range map[string]func(before, page string) bool{
+			"--web": func(_, page string) bool {
+				_, body := visit(t, page+"&login_hint=deny")
+				require.Contains(t, body, "You are not signed in")
+				return true
+			},
+			"--device": func(before, page string) bool {
+				if before == "Or open " {
+					_, body := visit(t, page, nil, url.Values{"abort": {"yes"}})
+					require.Contains(t, body, "was interrupted")
+				}
+				return before == "Or open "
+			},
 		} {
-			status, _ := browse(t, path)
-			require.Equal(t, want, status, path)
+			got := u.signInAs(refuse, "login", flag)
+			require.Equal(t, exitDeclined, got.code, got.all())
+			require.Contains(t, got.stderr, "refused at the issuer")
 		}
-		status, body := browse(t, page)
-		require.Equal(t, http.StatusOK, status, body)
+		require.NoFileExists(t, filepath.Join(u.config, "profiles.json"))
+	})
+	t.Run("Enter at the prompt for a key", func(t *testing.T) {
+		t.Parallel()
+		u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+baseURL)
+		s := u.runInTerminal(1000, "login").expect("or Enter to sign in at " + issuer + ": ").typeKeys("\n").expect("Without a browser")
+		_, body := visit(t, regexp.MustCompile(`Sign in on this page: (\S+)`).FindStringSubmatch(s.output())[1])
 		require.Contains(t, body, "You are signed in.")
-		return true
-	}, "login", "--web")
-	require.Equal(t, exitOK, got.code, got.all())
-	require.Contains(t, got.stdout, "as alice")
-
-	first := u.stored()
-	for _, hidden := range []string{first.APIKey.Reveal(), first.SignIn.RefreshToken.Reveal()} {
-		require.NotEmpty(t, hidden)
-		require.NotContains(t, got.all(), hidden)
-	}
-	require.Contains(t, u.runOK("whoami"), "alice")
-	second := u.stored()
-	require.NotEqual(t, first.SignIn.RefreshToken.Reveal(), second.SignIn.RefreshToken.Reveal(), "the session token was renewed")
-
-	got = u.run("logout")
-	require.Equal(t, exitOK, got.code, got.all())
-	require.Nil(t, u.stored().SignIn)
-	u.changeStored(func(p *profile) { *p = second })
-	got = u.run("whoami")
-	require.Equal(t, exitUnauthenticated, got.code, "logging out ended the session at the issuer")
-	require.Contains(t, got.stderr, "your session has ended")
-	require.Contains(t, got.stderr, "tare login --web --profile default")
-}
-
-func TestLoginAtAnIssuerOnADevice(t *testing.T) {
-	t.Parallel()
-	u := newUser(t, "AGENTROUTER_BASE_URL="+startServiceAt(t, startIssuer(t)))
-	got := u.signInAs(func(before, page string) bool {
-		if before != "Or open " {
-			return false
-		}
-		approveDevice(t, page)
-		return true
-	}, "login", "--device")
-	require.Equal(t, exitOK, got.code, got.all())
-	require.Contains(t, u.runOK("whoami"), "alice")
-}
-
-func TestLoginAtAnIssuerThatRefuses(t *testing.T) {
-	t.Parallel()
-	u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+startServiceAt(t, startIssuer(t)))
-	got := u.signInAs(func(_, page string) bool {
-		_, body := browse(t, page+"&login_hint=deny")
-		require.Contains(t, body, "You are not signed in")
-		return true
-	}, "login", "--web")
-	requireRefused := func() {
-		t.Helper()
-		require.Equal(t, exitDeclined, got.code, got.all())
-		require.Contains(t, got.stderr, "refused at the issuer")
-	}
-	requireRefused()
-	got = u.signInAs(func(before, page string) bool {
-		if before == "Or open " {
-			denyDevice(t, page)
-		}
-		return before == "Or open "
-	}, "login", "--device")
-	requireRefused()
-	require.NoFileExists(t, filepath.Join(u.config, "profiles.json"))
+		code, shown := s.wait()
+		require.Equal(t, exitOK, code, shown)
+		require.Contains(t, shown, "as alice")
+	})
 }
 
 func TestLoginWhereNobodySignsIn(t *testing.T) {
@@ -196,40 +270,6 @@ func TestLoginWhereNobodySignsIn(t *testing.T) {
 	}
 	got := u.run("login", "--web", "--device")
 	require.Equal(t, exitUsage, got.code, got.all())
-}
-
-func TestAnIssuerThatIsDownEndsNoSession(t *testing.T) {
-	t.Parallel()
-	u := newUser(t, "AGENTROUTER_BASE_URL="+startServiceAt(t, startIssuer(t)))
-	got := u.signInAs(func(before, page string) bool {
-		if before == "Or open " {
-			approveDevice(t, page)
-		}
-		return before == "Or open "
-	}, "login", "--device")
-	require.Equal(t, exitOK, got.code, got.all())
-	before := u.stored()
-	u.changeStored(func(p *profile) {
-		p.APIKey = secret.New(jwt(`{"exp":1}`))
-		p.SignIn.Issuer = "http://127.0.0.1:9"
-	})
-	got = u.run("whoami")
-	require.Equal(t, exitUnavailable, got.code, got.all())
-	require.Contains(t, got.stderr, "no answer from the issuer")
-	u.changeStored(func(p *profile) { p.SignIn.Issuer = before.SignIn.Issuer })
-	require.Contains(t, u.runOK("whoami"), "alice", "it goes on when the issuer is back")
-}
-
-func TestEnterAtThePromptForAKeySignsIn(t *testing.T) {
-	t.Parallel()
-	issuer := startIssuer(t)
-	u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+startServiceAt(t, issuer))
-	s := u.runInTerminal(1000, "login").expect("or Enter to sign in at " + issuer + ": ").typeKeys("\n").expect("Without a browser")
-	_, body := browse(t, regexp.MustCompile(`Sign in on this page: (\S+)`).FindStringSubmatch(s.output())[1])
-	require.Contains(t, body, "You are signed in.")
-	code, shown := s.wait()
-	require.Equal(t, exitOK, code, shown)
-	require.Contains(t, shown, "as alice")
 }
 
 // newFakeIssuer starts a service that is its own issuer. change is made to what the issuer says of itself; answer is for requests other than
@@ -348,7 +388,7 @@ func TestBrowserSeesWhyASignInFailed(t *testing.T) {
 			authorization, err := url.Parse(page)
 			require.NoError(t, err)
 			query := authorization.Query()
-			status, body := browse(t, query.Get("redirect_uri")+"?code=x&state="+query.Get("state")+c.iss)
+			status, body := visit(t, query.Get("redirect_uri")+"?code=x&state="+query.Get("state")+c.iss)
 			require.Equal(t, http.StatusOK, status)
 			require.Contains(t, html.UnescapeString(body), "You are not signed in: ")
 			require.Contains(t, html.UnescapeString(body), c.want, name)

@@ -12,9 +12,6 @@ import (
 func disabledDocument(acknowledged int) map[string]any {
 	key := keyDocument("main")
 	receipt, _ := receiptDocument(acknowledged)["receipt"].(map[string]any)
-	receipt["disabled_at"], receipt["disabled_by"] = receipt["revoked_at"], receipt["revoked_by"]
-	delete(receipt, "revoked_at")
-	delete(receipt, "revoked_by")
 	key["disabled"], key["disabled_at"], key["disabled_by"] = true, receipt["disabled_at"], receipt["disabled_by"]
 	key["serves"], key["not_serving_reason"], key["disable_receipt"] = false, "disabled", receipt
 	return map[string]any{"key": key}
