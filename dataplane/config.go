@@ -52,21 +52,22 @@ type Config struct {
 	MaxAge time.Duration
 	// FetchTimeout bounds a fetch with its retries; 0 means 2 s.
 	FetchTimeout time.Duration
-	// CountInFlight has acknowledgements say how many uses of a revoked key were in progress when it was dropped. Set it only if
-	// the program calls Watch for every use of a key, and stop when the use has ended.
+	// CountInFlight adds to acknowledgements how many uses of a revoked key were in progress when it was dropped. Set it
+	// only if the program calls Watch for every use of a key, and stop when the use has ended.
 	CountInFlight bool
-	// CustomProviders has custom providers' keys fetched, too. Set it only if the program checks each address that it connects to for
-	// one: their base URLs come from people who do not run its network. An older control plane then refuses fetches by a key's id.
+	// CustomProviders allows keys of custom providers. Their base URLs come from people who do not run this program's
+	// network: set it only if the program checks each address that it connects to. An older control plane then refuses
+	// fetches by a key's id.
 	CustomProviders bool
-	// Restrictions says that the program refuses what a key's Restrictions do not allow. Without it, keys that are restricted to models or
-	// operations are not found.
+	// Restrictions declares that the program refuses requests that a key's Restrictions do not allow. Without it,
+	// restricted keys are not found.
 	Restrictions bool
-	// Limits says that the program calls Begin for every use of a key, and refuses the request if that fails. Without it, keys that have
-	// limits are not found.
+	// Limits declares that the program calls Begin for every use of a key, and refuses the request if that fails. Without
+	// it, keys with limits are not found.
 	Limits bool
-	// SendTest sends a request that tests a key for the control plane, to the provider whose base URL it is given, and returns the answer. It
-	// follows no redirect, and checks the address for a custom provider as for any other request to it. The request carries the key. If
-	// nil, the data plane makes no tests.
+	// SendTest sends a request that tests a key to the provider with this base URL, and returns the answer. The request
+	// carries the key. SendTest must not follow redirects, and must check the addresses of custom providers as for any
+	// other request. If nil, this data plane tests no keys.
 	SendTest func(provider, baseURL string, request *http.Request) (*http.Response, error)
 	// Clock measures leases and expiry. If nil, it is the system's monotonic clock.
 	Clock Clock
@@ -111,7 +112,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	check(!ok || target.Scheme == "https" || cfg.Insecure || netaddr.IsLoopback(target.Hostname()),
 		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
 	check(!ok || target.User == nil, "ControlPlane: must not hold a user or password")
-	check(cfg.hasCredential(target),
+	check(cfg.Token != nil || cfg.HTTPClient != nil && ok && target.Scheme == "https",
 		"Token: is required, unless HTTPClient shows a client certificate, over https")
 	check(cfg.CacheSize >= 0, "CacheSize: %d is negative", cfg.CacheSize)
 	check(cfg.MaxStale >= 0 && cfg.MaxStale <= maxMaxStale, "MaxStale: %v is not from 0 to %v", cfg.MaxStale, maxMaxStale)
@@ -136,11 +137,6 @@ func (cfg Config) withDefaults() (Config, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return cfg, nil
-}
-
-// hasCredential reports whether there is a token, or a client that may show a certificate over https.
-func (cfg *Config) hasCredential(target *url.URL) bool {
-	return cfg.Token != nil || cfg.HTTPClient != nil && target != nil && target.Scheme == "https"
 }
 
 // newTransport returns a pool of direct HTTP/1.1 connections to the control plane. Without HTTP/2, a broken connection

@@ -63,7 +63,7 @@ type Key struct {
 	Limits *Limits
 	// NextIfLimited is whether the project's policy has the next key serve while this one is at a limit: see Resolver.SetAside.
 	NextIfLimited bool
-	// Answers are the rules for what the provider's answers say of the key.
+	// Answers are the rules that decide from the provider's answers whether it accepts the key.
 	Answers verdict.Rules
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.
 	Caller *Caller
@@ -79,12 +79,13 @@ type Key struct {
 	headers func(AuthStyle) []injectedHeader
 }
 
-// Restrictions are what a key may be used for. Refuse every other request, and every request of which you can't tell. An empty list restricts
-// nothing.
+// Restrictions are what a key may be used for. Refuse every other request, and every request whose model or operation can't
+// be determined. An empty list restricts nothing.
 type Restrictions struct {
-	// Models are the names of models, of which * at the end stands for any rest.
+	// Models are names of models. A * at the end matches any rest.
 	Models []string
-	// Operations are paths below BaseURL, or of its host, each with everything below it. * is one segment, and *:name one that ends so.
+	// Operations are paths below BaseURL, or on its host, each with everything below it. * matches one segment, and *:name
+	// one that ends in :name.
 	Operations []string
 }
 
@@ -102,12 +103,12 @@ type injectedHeader struct {
 	follows     bool
 }
 
-// Route is a part of what a provider serves beside what is below BaseURL. A request whose path begins with Path goes to the same path
-// of BaseURL's host, or of Host.
+// Route is a part of a provider's API that is not below BaseURL. A request whose path begins with Path goes to the same path
+// on BaseURL's host, or on Host.
 type Route struct {
 	// Path has no escapes and no slash at the end; * is one segment.
 	Path string
-	// Host is empty for BaseURL's. * stands for the path's last *, which must then be one label of a host's name.
+	// Host is empty for BaseURL's host. A * in it stands for the path's last *, which must then be one label of a host name.
 	Host      string
 	AuthStyle AuthStyle
 }
@@ -166,7 +167,7 @@ func (k *Key) Base() (*url.URL, error) {
 	return base, nil
 }
 
-// Route returns the route of a path on BaseURL's host: the one of which most matches the beginning of the path.
+// Route returns the route with the longest match for a path on BaseURL's host.
 func (k *Key) Route(path string) (longest Route, ok bool) {
 	most := -1
 	for _, r := range k.Routes {
@@ -177,8 +178,8 @@ func (k *Key) Route(path string) (longest Route, ok bool) {
 	return longest, ok
 }
 
-// HostAt returns the host that serves a path of BaseURL's host, or "" if that is BaseURL's. ok is false if the path must name a host and
-// does not, as one with an impossible location.
+// HostAt returns the host that serves a path, or "" if that is BaseURL's. ok is false if the route takes the host from the
+// path, and the path has no valid one.
 func (k *Key) HostAt(path string) (host string, ok bool) {
 	route, _ := k.Route(path)
 	domain, isLabel := strings.CutPrefix(route.Host, "*")

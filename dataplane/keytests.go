@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// offerOfKeyTests is the word that says to the control plane that this data plane tests keys.
+	// offerOfKeyTests tells the control plane that this data plane tests keys.
 	offerOfKeyTests = "key_tests"
 	// maxKeyTests is how many tests are under way at a time. Others wait at the control plane, which names them again.
 	maxKeyTests = 8
@@ -25,7 +25,7 @@ const (
 	verdictRetry = 200 * time.Millisecond
 )
 
-// startKeyTest has a test made that waits at the control plane, unless as many are under way as may be.
+// startKeyTest starts a test that waits at the control plane, unless maxKeyTests are under way.
 func (r *Resolver) startKeyTest(id string) {
 	select {
 	case r.keyTests <- id:
@@ -84,7 +84,7 @@ func (r *Resolver) claimKeyTest(ctx context.Context, id string) (claimed gen.Key
 	return claimed, true
 }
 
-// readKeyTest returns the test that a claim has brought. The error repeats nothing of it.
+// readKeyTest returns the test that was claimed. The error repeats nothing of it.
 func readKeyTest(claimed gen.KeyTest) (keytests.Test, error) {
 	request, err := http.NewRequestWithContext(context.Background(), claimed.Method, claimed.URL, strings.NewReader(valueOf(claimed.Body)))
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 // Limits are how many requests a key may serve on all data planes together; zero is any number. Begin enforces this data plane's share.
 type Limits struct {
-	// RequestsPerMinute and RequestsPerDay count from the begin of a minute and of a day in UTC.
+	// RequestsPerMinute and RequestsPerDay count from the beginning of a minute and of a day in UTC.
 	RequestsPerMinute, RequestsPerDay int
 	// Concurrent counts requests until they end, streams and upgraded connections among them.
 	Concurrent int
@@ -72,15 +72,15 @@ type counts struct {
 	minuteSeen, daySeen time.Duration
 }
 
-// serving is how many data planes share the limits of a customer's keys, as a heartbeat has it.
+// serving is how many data planes share the limits of a customer's keys, according to one heartbeat.
 type serving struct {
 	others     int // of customers that are not named
 	byCustomer map[string]int
 	until      time.Duration // when another heartbeat's numbers have been in force for shareDelay, by the Clock; never for the newest
 }
 
-// shareDelay is how long a share stays small when fewer data planes are connected. Those that are missing may be about to connect again, and
-// serve meanwhile.
+// shareDelay is how long a share stays small after data planes have disconnected. They may be about to reconnect, and serve
+// meanwhile.
 const shareDelay = 5 * time.Second
 
 // maxServing bounds how many heartbeats' numbers are remembered. More than one a second change nothing.
@@ -108,8 +108,7 @@ func (l *limiter) setServing(m *gen.StreamMessage, now time.Duration) {
 	l.serving.Store(&all)
 }
 
-// share returns this data plane's part of a limit of a customer's key, at the time now. Where there are more data planes than requests, each
-// has one.
+// share returns this data plane's part of a limit of a customer's key at the time now, at least 1.
 func (l *limiter) share(limit int, customer string, now time.Duration) int {
 	dataPlanes := 1
 	if all := l.serving.Load(); all != nil {

@@ -2,10 +2,15 @@ package dataplane
 
 import (
 	"context"
+	"crypto/rand"
+	"log/slog"
 	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/oklog/ulid/v2"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/internal/verdict"
@@ -72,7 +77,8 @@ func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
 		r.SetAside(key, asideTime)
 	}
 	judged := key.Answers.Judge(status, body)
-	r.CountUse(key, isRefusal(status) || judged.IsFailure())
+	isRefusal := slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests}, status)
+	r.CountUse(key, isRefusal || judged.IsFailure())
 	now := r.clock.Now()
 	switch {
 	case judged.IsFailure():
@@ -88,7 +94,7 @@ func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
 		r.reports.addSuccess(key.ID, now)
 		return
 	default:
-		return // it says nothing of the key
+		return // it says nothing about the key
 	}
 	r.reports.addUrgent(key.ID, outcome{
 		used: never, refused: now, exposed: never, status: status, version: key.Version, reason: judged, refusedFor: key.Caller,
@@ -257,4 +263,161 @@ func millisecondsAgo(now, then time.Duration) *int {
 		return nil
 	}
 	return new(int(max(now-then, 0).Milliseconds()))
+}
+
+const (
+	usageInterval = 10 * time.Second
+	// lastUsageTimeout bounds the batches that Run sends on its way out, of which there may be many.
+	lastUsageTimeout = 5 * time.Second
+	// maxUsageBatch is the number of counts that fit a request's body.
+	maxUsageBatch = 250
+	// maxUsage is the number of counts that may wait; uses of further keys and users are not counted.
+	maxUsage = 50_000
+)
+
+// usageKey identifies a count. The hour is the Clock's: a count that has to wait covers one hour.
+type usageKey struct {
+	keyID, userID string
+	hour          time.Duration
+}
+
+type usageCount struct {
+	requests, refusals int64
+	last               time.Duration // the Clock's
+}
+
+// usage counts the use of keys until the counts are stored at the control plane.
+type usage struct {
+	reporterID string
+
+	mu     sync.Mutex
+	counts map[usageKey]*usageCount // guarded by mu
+
+	// sending is the batch under way, and batch its number. A batch is repeated unchanged until the control plane has stored
+	// it, so that it counts once even if an answer is lost. Only the goroutine that sends uses them.
+	sending map[usageKey]*usageCount
+	batch   int64
+}
+
+func newUsage() *usage {
+	// Many processes may share a credential and start at once, so the id must not come from a clock.
+	return &usage{reporterID: ulid.MustNew(ulid.Now(), rand.Reader).String(), counts: map[usageKey]*usageCount{}}
+}
+
+// CountUse counts a request in the usage of its key, as Report and ReportAnswer do. Call it if the provider's answer is not
+// known because another proxy sends the request, or if the data plane refuses the request after it has resolved the key.
+// CountUse never blocks.
+func (r *Resolver) CountUse(key *Key, refused bool) {
+	if key == nil || key.ID == "" {
+		return
+	}
+	now := r.clock.Now()
+	k := usageKey{keyID: key.ID, hour: now.Truncate(time.Hour)}
+	if key.Caller != nil {
+		k.userID = key.Caller.UserID
+	}
+	if !r.usage.add(k, now, refused) {
+		r.metrics.uncounted.Inc()
+	}
+}
+
+// add counts a request, and reports whether there was room for it.
+func (u *usage) add(k usageKey, now time.Duration, refused bool) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c := u.counts[k]
+	if c == nil {
+		if len(u.counts) >= maxUsage {
+			return false
+		}
+		c = new(usageCount)
+		u.counts[k] = c
+	}
+	c.requests++
+	if refused {
+		c.refusals++
+	}
+	c.last = max(c.last, now)
+	return true
+}
+
+// nextBatch returns the batch to send, empty if there is nothing to send.
+func (u *usage) nextBatch() map[usageKey]*usageCount {
+	if len(u.sending) > 0 {
+		return u.sending
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.sending = make(map[usageKey]*usageCount, min(len(u.counts), maxUsageBatch))
+	for k, c := range u.counts {
+		if len(u.sending) == maxUsageBatch {
+			break
+		}
+		u.sending[k] = c
+		delete(u.counts, k)
+	}
+	if len(u.sending) > 0 {
+		u.batch++
+	}
+	return u.sending
+}
+
+// sendUsage sends counts at every interval, and what is left when ctx ends.
+func (r *Resolver) sendUsage(ctx context.Context) {
+	ticker := time.NewTicker(r.cfg.intervals.usage)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastUsageTimeout)
+			r.flushUsage(last)
+			cancel()
+			return
+		case <-ticker.C:
+			r.flushUsage(ctx)
+		}
+	}
+}
+
+// flushUsage sends all counts, batch by batch, until the control plane can't take one.
+func (r *Resolver) flushUsage(ctx context.Context) {
+	for {
+		batch := r.usage.nextBatch()
+		if len(batch) == 0 {
+			return
+		}
+		body := r.usageReport(batch)
+		if len(body.Counts) > 0 {
+			status, _, _ := r.send(ctx, func(ctx context.Context) (*http.Response, error) { return r.client.ReportUsage(ctx, body) })
+			switch status {
+			case http.StatusNoContent:
+			case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType:
+				r.log.WarnContext(ctx, "the control plane does not accept counts of use", slog.Int("status", status))
+				for _, c := range body.Counts {
+					r.metrics.uncounted.Add(float64(c.Requests))
+				}
+			default:
+				return
+			}
+		}
+		r.usage.sending = nil
+	}
+}
+
+// usageReport returns a batch as it is sent. It leaves out what is too old.
+func (r *Resolver) usageReport(batch map[usageKey]*usageCount) gen.UsageReport {
+	now := r.clock.Now()
+	body := gen.UsageReport{ReporterID: r.usage.reporterID, Batch: r.usage.batch, Counts: make([]gen.UsageCount, 0, len(batch))}
+	for k, c := range batch {
+		ago := millisecondsAgo(now, c.last)
+		if ago == nil {
+			r.metrics.uncounted.Add(float64(c.requests))
+			delete(batch, k)
+			continue
+		}
+		body.Counts = append(body.Counts, gen.UsageCount{
+			KeyID: k.keyID, UserID: optional(k.userID), Requests: c.requests, Refusals: c.refusals, LastUsedMsAgo: *ago,
+		})
+	}
+	return body
 }

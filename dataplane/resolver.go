@@ -240,8 +240,8 @@ func (r *Resolver) resolve(ctx context.Context, req Request) (*Key, error) {
 
 // Watch calls ended when the key is revoked or disabled, has expired, its caller's API key is revoked, the caller leaves the project, or
 // the control plane refuses this data plane's own credential: a use in progress must end then.
-// After events may have been missed, it calls ended with certain false: resolve again to find out. It may call ended
-// several times, at once even, and until stop is called. ended must not block, nor call the resolver.
+// After events may have been missed, it calls ended with certain false: resolve again to find out. Until stop is called,
+// it may call ended several times, even before Watch returns. ended must not block or call the resolver.
 func (r *Resolver) Watch(key *Key, ended func(certain bool)) (stop func()) {
 	stopWatching := r.store.watchKey(key, ended)
 	if key.endsAt == 0 {
@@ -256,8 +256,7 @@ func (r *Resolver) Watch(key *Key, ended func(certain bool)) (stop func()) {
 	}
 }
 
-// endAtExpiry calls ended, for a key whose end has come as far as its use knows. It does not if the key serves longer by now; then it waits
-// for the new end.
+// endAtExpiry calls ended when the key has expired. If its expiry was put off since the use began, it waits for the new one.
 func (r *Resolver) endAtExpiry(ctx context.Context, id string, ended func(certain bool)) {
 	for {
 		key, err := r.Resolve(ctx, ByID(id))

@@ -11,22 +11,22 @@ import (
 	"github.com/agentrouter/aikeys/internal/position"
 )
 
-// maxReplaced bounds the keys whose new versions are yet to be fetched. Of further ones, the old version is dropped at once.
+// maxReplaced bounds the keys whose new versions are yet to be fetched. Beyond it, old versions are dropped at once.
 const maxReplaced = 500
 
-// replacement is a rotation of a key whose new version is not here yet. Until it is, what is cached of the old one goes on serving, and the
-// rotation is not acknowledged.
+// replacement is a rotation whose new version has not been fetched yet. Until then, cached entries of the old version keep
+// serving, and the rotation is not acknowledged.
 type replacement struct {
 	keyID string
 	tx    int64
-	// until is the Clock's time from which on the old version serves nobody: the overlap has ended, or the lease and the grace that the data
-	// plane had when the event arrived. So the old version serves no longer than if the event had not come.
+	// until is the Clock's time at which the old version stops serving: when the overlap ends, or earlier, when the lease
+	// and the grace end that the data plane had when the event arrived. So the event never makes a version serve longer.
 	until time.Duration
 	// entries maps each entry that serves the old version to the entry it was copied from. Guarded by the store's mu.
 	entries map[*entry]*entry
 }
 
-// servingUntil returns a copy of an entry that serves until a time at the most, and that its next use has fetched again.
+// servingUntil returns a copy of an entry that serves until end at most, and that its next use fetches again.
 func (e *entry) servingUntil(end time.Duration) *entry {
 	next := &entry{
 		id: e.id, key: e.key, project: e.project, provider: e.provider, user: e.user, token: e.token, keyID: e.keyID,
@@ -39,15 +39,15 @@ func (e *entry) servingUntil(end time.Duration) *entry {
 // withKey returns a copy of an entry that serves the version in another entry of the same key.
 func (e *entry) withKey(other *entry) *entry {
 	next, key := e.servingUntil(other.validUntil), *other.key
-	// What the policy says goes with the caller: the other entry may be of a fetch by id, which has no policy.
+	// The policy belongs to the caller: the other entry may come from a fetch by id, which has no policy.
 	key.Caller, key.Reason, key.ended = e.key.Caller, e.key.Reason, new(atomic.Bool)
 	key.AllOperations, key.NextIfLimited = e.key.AllOperations, e.key.NextIfLimited
 	next.key = &key
 	return next
 }
 
-// keep lets the entries that a rotation touches serve on until the new version is here. Those of other keys, which the rotation may have made
-// second choice, are fetched again by their next use. The caller holds mu.
+// keep lets the entries that a rotation touches serve until the new version has been fetched. Entries of other keys, which
+// may no longer be the first choice, are fetched again by their next use. The caller holds mu.
 func (s *store) keep(ev *event, touched []*entry) {
 	r := &replacement{keyID: ev.key, tx: ev.tx, until: ev.keepUntil, entries: map[*entry]*entry{}}
 	for _, e := range touched {
@@ -64,7 +64,7 @@ func (s *store) keep(ev *event, touched []*entry) {
 	}
 }
 
-// isReflectedIn reports whether an entry is as a rotation has made it: its answer came after it, or the event comes again.
+// isReflectedIn reports whether an entry already reflects a rotation: its answer is newer, or the event has come before.
 func (ev *event) isReflectedIn(e *entry) bool {
 	if ev.kind != typeKeyRotated && ev.kind != typeKeyRolledBack || e.key == nil {
 		return false
@@ -72,20 +72,20 @@ func (ev *event) isReflectedIn(e *entry) bool {
 	return e.key.asOf.Contains(ev.tx) || e.replaced != nil && e.replaced.tx == ev.tx
 }
 
-// destroys reports whether an entry serves the version that the event says is destroyed. A control plane of an earlier release does not say
-// which one.
+// destroys reports whether an entry serves the version that the event names as destroyed. Earlier releases of the control
+// plane name none.
 func (ev *event) destroys(e *entry) bool {
 	return e.key != nil && e.key.ID == ev.key && (e.key.Version == ev.version || ev.version == 0 && e.replaced != nil)
 }
 
-// mayKeep reports whether an entry that an event touches may serve on for a while. Not one that an earlier rotation has replaced: its version
-// is gone. The caller holds mu.
+// mayKeep reports whether an entry that an event touches may serve a while longer. An entry that an earlier rotation has
+// replaced may not: its version is gone. The caller holds mu.
 func (s *store) mayKeep(ev *event, e *entry) bool {
 	return ev.keepUntil > 0 && e.key != nil && e.replaced == nil &&
 		s.replacements[ev.key] == nil && len(s.replacements) < maxReplaced && len(s.replaced) < cap(s.replaced)
 }
 
-// switchVersion has an answer serve in place of the version that it replaces. The caller holds mu.
+// switchVersion puts an answer in the place of the old version that it replaces. The caller holds mu.
 func (s *store) switchVersion(answer *entry) {
 	id := answer.keyID
 	if answer.key != nil {
@@ -94,7 +94,7 @@ func (s *store) switchVersion(answer *entry) {
 	r := s.replacements[id]
 	switch {
 	case r == nil:
-	case answer.key == nil: // it is refused to everybody
+	case answer.key == nil: // the key serves nobody any more
 		s.dropEntries(r)
 	case answer.key.asOf.Contains(r.tx):
 		for kept, found := range r.entries {
@@ -119,8 +119,8 @@ func (s *store) dropEntries(r *replacement) {
 	}
 }
 
-// removeReplaced removes an entry from its replacement, which ends with the last one: then it may be acknowledged, with the number of uses
-// that are left of the old version. The caller holds mu.
+// removeReplaced removes an entry from its replacement, which ends with its last entry: then the rotation may be
+// acknowledged, with the number of uses of the old version that are left. The caller holds mu.
 func (s *store) removeReplaced(e *entry) {
 	r := e.replaced
 	delete(r.entries, e)
@@ -170,7 +170,7 @@ func (r *Resolver) applyEvent(ev event) {
 	r.store.apply(ev)
 }
 
-// positionActedOn returns the position of the last heartbeat without what may not be acknowledged yet.
+// positionActedOn returns a heartbeat's position without the rotations that may not be acknowledged yet.
 func (r *Resolver) positionActedOn(text string) string {
 	at, err := position.Parse(text)
 	if err != nil {
@@ -193,7 +193,7 @@ func (r *Resolver) fetchReplacements(ctx context.Context) {
 	}
 }
 
-// fetchReplacement fetches the new version of a key. Its answer has it serve: see store.switchVersion.
+// fetchReplacement fetches the new version of a key, which store.switchVersion then puts in place of the old one.
 func (r *Resolver) fetchReplacement(ctx context.Context, old *replacement) {
 	defer r.store.dropReplaced(old)
 	retry := &backoff.ExponentialBackOff{InitialInterval: reconnectMin, Multiplier: 2, MaxInterval: downFor, RandomizationFactor: 1. / 3}

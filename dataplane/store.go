@@ -35,17 +35,17 @@ type entry struct {
 	key *Key
 	err error
 
-	// The scope of the answer, as far as it is known. A refused credential has no known project.
+	// The scope of the answer. The project of a refused credential is not known.
 	project                      project
 	provider, user, token, keyID string
 
 	// freshUntil is the earlier of agedAt and validUntil. agedAt is when MaxAge or NegativeTTL has passed. validUntil is
 	// when the caller's credential has to be checked again, or when the provider no longer takes what was made for it.
 	freshUntil, agedAt, validUntil time.Duration
-	// refreshFrom is from when a use of the entry, which is still fresh, has it fetched again, once.
+	// From refreshFrom on, the next use of the entry also fetches it again, in the background.
 	refreshFrom time.Duration
 	refreshing  atomic.Bool
-	// replaced is the rotation that has replaced the key's version, which serves only until the next one is here; nil for none.
+	// replaced is the rotation that replaced the key's version, which serves until the new one has been fetched; usually nil.
 	replaced *replacement
 }
 
@@ -75,18 +75,18 @@ type store struct {
 	evictedMu sync.Mutex
 	evicted   []*entry
 
-	// watches are those of the uses in progress, of which those of keys that have ended may go on for a while. Guarded by mu.
+	// watches are the uses in progress. A use may go on for a while after its key has ended. Guarded by mu.
 	watches map[*watch]struct{}
 	// inFlight has the counts to acknowledge, by key id. Guarded by mu.
 	inFlight map[string]inFlight
 
 	// replacements maps a key's id to its rotation while the old version still serves. Guarded by mu.
 	replacements map[string]*replacement
-	replaced     chan *replacement // those whose new versions are to be fetched
-	settled      chan struct{}     // signals that one may be acknowledged
+	replaced     chan *replacement // rotations whose new versions are to be fetched
+	settled      chan struct{}     // signals that a rotation may be acknowledged
 }
 
-// maxInFlight is the most counts that wait to be acknowledged, as many as one acknowledgement may have.
+// maxInFlight bounds the counts that wait to be acknowledged to what one acknowledgement may carry.
 const maxInFlight = 500
 
 // inFlight is how many uses of a key were in progress when it was dropped, by the transaction that revoked, disabled or rotated it.
@@ -140,7 +140,7 @@ func (s *store) endWatches(ev *event) {
 	if ev.key == "" || ev.tx == unknownTx {
 		return
 	}
-	// An event that comes again finds the uses that are left: the first count stands.
+	// If the event comes again, fewer uses may be left: the first count stands.
 	if counted, ok := s.inFlight[ev.key]; !ok && len(s.inFlight) < maxInFlight || ok && counted.tx < ev.tx {
 		s.inFlight[ev.key] = inFlight{ev.tx, uses}
 	}
@@ -378,7 +378,8 @@ func (s *store) candidates(ev *event) []map[*entry]struct{} {
 	return all
 }
 
-// dropAll drops every entry, and makes the answers of the fetches in flight outdated. If certain, all uses end; else they may have to.
+// dropAll drops every entry, and makes the answers of the fetches in flight outdated. All uses end if certain; otherwise
+// they may have to.
 func (s *store) dropAll(certain bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -397,7 +398,7 @@ func (s *store) dropAll(certain bool) {
 	clear(s.byToken)
 	clear(s.unscoped)
 	clear(s.replacements)
-	clear(s.inFlight) // of a database that was restored, numbers of transactions mean others
+	clear(s.inFlight) // in a database that was restored, the numbers mean other transactions
 	s.cache.InvalidateAll()
 	for w := range s.watches {
 		w.ended(certain)
@@ -495,8 +496,8 @@ type event struct {
 	project                    project
 	provider, key, user, token string // key and token are ids
 
-	// version is the one that a rotation replaced, or that was destroyed; 0 if the event does not say. retiresIn is how long the version that
-	// was replaced is still kept, and keepUntil the Clock's time until which it may serve here. Zero is not at all.
+	// version is the one that was replaced by a rotation, or destroyed; 0 if the event does not say. retiresIn is how long
+	// the control plane keeps a replaced version, and keepUntil the Clock's time until which it may serve here, if at all.
 	version              int
 	retiresIn, keepUntil time.Duration
 }

@@ -40,9 +40,9 @@ const (
 var (
 	errQuiet          = errors.New("no message came for too long")
 	errLateHello      = errors.New("the stream opened too late to carry a lease")
-	errTooMany        = errors.New("the control plane turns the stream away for now")
+	errTooMany        = errors.New("the control plane accepts no further stream for now")
 	errSessionUnknown = errors.New("the control plane no longer knows the stream")
-	errCannotResume   = errors.New("the control plane does not understand what the stream should carry on")
+	errCannotResume   = errors.New("the control plane can't resume the previous stream")
 	errHelloFirst     = fmt.Errorf("stream: %w: hello must come first, and once", errProtocol)
 )
 
@@ -107,13 +107,13 @@ func (r *Resolver) recordStreamEnd(ctx context.Context, err error) {
 	switch {
 	case ctx.Err() != nil:
 	case refused && !was.refused:
-		r.log.ErrorContext(ctx, "the control plane refuses this data plane's credential, so it serves nobody; trying on", "error", err)
+		r.log.ErrorContext(ctx, "the control plane refuses this data plane's credential, so it serves nobody; retrying", "error", err)
 	case stale && !was.tooStale:
-		r.log.ErrorContext(ctx, "the control plane refuses this data plane's max-stale, so it gets no lease; trying on", "error", err)
+		r.log.ErrorContext(ctx, "the control plane refuses this data plane's max-stale, so it gets no lease; retrying", "error", err)
 	case was.connected:
-		r.log.InfoContext(ctx, "the stream of events has ended; connecting anew", "error", err)
+		r.log.InfoContext(ctx, "the stream of events has ended; reconnecting", "error", err)
 	case !was.failing:
-		r.log.WarnContext(ctx, "no stream of events can be opened; trying on", "error", err)
+		r.log.WarnContext(ctx, "no stream of events can be opened; retrying", "error", err)
 	}
 }
 
@@ -203,7 +203,7 @@ func checkStreamAnswer(response *http.Response, last streamState, maxStale time.
 	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("stream: it answers %d; is %s the data-plane API?", response.StatusCode, response.Request.URL.Host)
 	case contentType != "text/event-stream":
-		return fmt.Errorf("stream: %w: it is no stream of events", errProtocol)
+		return fmt.Errorf("stream: %w: it is not a stream of events", errProtocol)
 	}
 	return nil
 }
@@ -242,7 +242,7 @@ type session struct {
 // readMessages handles the stream's messages in order until the stream ends, and returns why it did. It moves the
 // silence timer forward with each message.
 func (s *session) readMessages(body io.Reader, silence *time.Timer) error {
-	messages := newMessageReader(body)
+	messages := messageReader{lines: bufio.NewReaderSize(body, maxMessage)}
 	for {
 		m, err := messages.next()
 		if err != nil {
@@ -358,10 +358,6 @@ type messageReader struct {
 	data  []byte // of the message that is being read
 }
 
-func newMessageReader(r io.Reader) *messageReader {
-	return &messageReader{lines: bufio.NewReaderSize(r, maxMessage)}
-}
-
 // next returns the next message. It blocks until one has arrived.
 func (r *messageReader) next() (m gen.StreamMessage, err error) {
 	r.data = r.data[:0]
@@ -384,7 +380,7 @@ func (r *messageReader) next() (m gen.StreamMessage, err error) {
 			continue
 		}
 		if json.Unmarshal(r.data, &m) != nil || m.Type == "" {
-			return m, fmt.Errorf("stream: %w: a message is no JSON document with a type", errProtocol)
+			return m, fmt.Errorf("stream: %w: a message is not a JSON document with a type", errProtocol)
 		}
 		return m, nil
 	}

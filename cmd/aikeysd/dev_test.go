@@ -61,7 +61,7 @@ func TestDevSummaryCommandsWork(t *testing.T) {
 	require.Contains(t, s.Stderr.String(), "level=INFO msg=ready", "logs are text")
 	require.Equal(t, exitOK, s.Stop())
 	require.Equal(t, 2, strings.Count(s.Stderr.String(), "msg=stopped"), "the service and the gateway")
-	require.NotContains(t, s.Stderr.String(), "connecting anew", "the gateway stops first")
+	require.NotContains(t, s.Stderr.String(), "reconnecting", "the gateway stops first")
 
 	file, token := filepath.Join(data, "session.env"), filepath.Join(data, "gateway.token")
 	for path, mode := range map[string]os.FileMode{data: 0o700, file: 0o600, token: 0o600} {

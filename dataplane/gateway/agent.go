@@ -20,7 +20,7 @@ const (
 	questionTimeout = 5 * time.Second
 )
 
-// errQuestion: the agent was asked for something else than its contract has.
+// errQuestion: the question does not follow the agent's contract.
 var errQuestion = errors.New("not a question to the agent")
 
 // question is what a program asks about a request that it is about to send.
@@ -100,7 +100,7 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.authorizer.Refuse(r.Context(), started, noProvider, errQuestion).Write(w)
 		return
 	}
-	expires := a.lease() // of which the answer may use no more, so it is read first
+	expires := a.lease() // read first: the answer must not promise more
 	grant, problem := a.authorizer.Authorize(r.Context(), r.RemoteAddr, asked.head())
 	if problem != nil {
 		problem.Dialect = "" // the program reads it, not the provider's SDK

@@ -142,7 +142,7 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	return key, send, caller.Credential, a.count(key)
 }
 
-// count counts a request against the key's limits. The proxy does not say when it ends.
+// count counts a request against the key's limits. The proxy does not say when the request ends.
 func (a *Authorizer) count(key *dataplane.Key) error {
 	if key.Limits != nil && key.Limits.Concurrent > 0 {
 		return errConcurrentByProxy

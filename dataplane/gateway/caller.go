@@ -69,19 +69,19 @@ func CredentialHeaders() []string {
 // Head is the head of a request to a provider, as every way into the gateway checks it.
 type Head struct {
 	Provider string
-	// Methods and Paths, which are escaped, may be several where a proxy says them in several headers, of which the caller may have
-	// sent some; and none where it does not say them. All of them must be fine.
+	// Methods and Paths, which are escaped, may be several if a proxy names them in several headers, some of which the caller
+	// may have sent, and none if it names none. Each of them is checked.
 	Methods, Paths []string
 	RawQuery       string
 	Header         http.Header
-	// Model is the one that the body names, if the program that asks has read it there.
+	// Model is the model that the body names, if the program that asks has read it.
 	Model string
 
-	// queries are those of the Paths, where a credential in them does not count; nil where RawQuery is.
+	// queries are the queries of the Paths, in which a credential does not count. If nil, RawQuery is used.
 	queries []string
 }
 
-// check returns the caller of a request that may be sent to a provider, if they have a key.
+// check returns the caller of a request, or why no key could serve it.
 func (h Head) check() (dataplane.Request, error) {
 	if slices.ContainsFunc(h.Methods, isForbiddenMethod) {
 		return dataplane.Request{}, errMethod
@@ -95,7 +95,7 @@ func (h Head) check() (dataplane.Request, error) {
 	return caller, err
 }
 
-// belowProvider returns one of the Paths without the provider's slug, which the proxy takes away, as in the samples.
+// belowProvider returns one of the Paths without the provider's slug, which the proxy removes, as in the sample configurations.
 func (h Head) belowProvider(path string) string { return strings.TrimPrefix(path, "/"+h.Provider) }
 
 // queryOf returns the query that came with one of the Paths.

@@ -90,8 +90,8 @@ type Config struct {
 	// FailedAuthLimit is the number of refusals per minute that one client address may cause with a wrong credential,
 	// project or provider; 0 is no limit. Further requests get 429.
 	FailedAuthLimit float64
-	// Guard counts those refusals. The proxy, forward-auth and ext_authz count together if they have the same one, as those of
-	// a process should; nil is one of their own each.
+	// Guard counts those refusals. The proxy, forward-auth and ext_authz count together if they share one, as those of a
+	// process should. If nil, each has its own.
 	Guard *Guard
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; empty believes none.
 	TrustedProxies []netip.Prefix
@@ -192,7 +192,7 @@ type proxiedRequest struct {
 	sentTo      *url.URL
 	redactor    *redactor
 	ending      ending
-	end         func() // of what the limits of the key count; nil until the request is sent
+	end         func() // ends the use that the key's limits count; nil if they count none
 
 	operation       string    // its class, once it is known
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -311,8 +311,8 @@ func retryAfter(header http.Header, now time.Time) (wait time.Duration, ok bool)
 	return at.Sub(now), true
 }
 
-// judgedBody is the body of an answer whose beginning says how the key fares. It keeps what is passed on, so that the caller waits
-// for nothing, and reports it once: when enough has been passed on, or at the end. One goroutine reads and closes it.
+// judgedBody is the body of an answer by whose beginning the key is judged. It keeps a copy of what it passes on, so the
+// caller never waits, and reports that once: when it is enough, or at the end. One goroutine reads and closes it.
 type judgedBody struct {
 	io.ReadCloser
 	begun  []byte

@@ -13,7 +13,7 @@ type modelScanner struct {
 	state   scanState
 	nesting []byte // the open objects and arrays, as { and [
 	token   []byte // of the literal, the top-level name or the model that is being read
-	isModel bool   // whether the value that comes next is the model
+	isModel bool   // whether the next value is the model
 	escape  int    // how many characters of an escape are missing
 	char    []byte // what has been read of a character of several bytes
 	model   string // in JSON, with quotes; empty until it was read
@@ -37,7 +37,7 @@ const (
 
 const (
 	maxNesting = 512
-	maxToken   = 1 << 10 // of a number, of a model's name, and of what of a member's name is kept
+	maxToken   = 1 << 10 // of a number, a model's name, or the name of a member at the top
 )
 
 // hasModel reports whether the model has been read, and isWhole whether the object has ended.
@@ -50,7 +50,7 @@ func (s *modelScanner) name() (name string) {
 	return name
 }
 
-// feed reads on, and returns false if the model can't be told: then nothing of the piece may be used.
+// feed reads the next piece. It returns false if the model can't be determined: then nothing of the piece may be used.
 func (s *modelScanner) feed(piece []byte) bool {
 	for _, c := range piece {
 		if !s.next(c) {

@@ -293,12 +293,12 @@ func credentialParameters(rawQuery, provider, credential string) (names []string
 	return names
 }
 
-// googleParameters are the query parameters in which Google's APIs take a credential, or headers and a method that replace those of the
-// request. Some have a dollar sign in front.
+// googleParameters are the query parameters in which Google's APIs take a credential, or headers and a method that replace
+// the request's. Some may begin with a dollar sign.
 var googleParameters = []string{QueryKey, "access_token", "oauth_token", "httpHeaders", "httpMethod"}
 
-// credentialQuery has the query parameters in which providers take a credential beside the header: a caller could send another one than
-// the key, and what the provider says of it would count as the key's. Their names are in any case, as Azure reads them.
+// credentialQuery has the query parameters in which providers also take a credential. A caller who could send one there
+// would have the provider's refusal of it count as the key's. Names match in any case, as Azure reads them.
 var credentialQuery = map[string][]string{
 	QueryKeyProvider: googleParameters, "vertex": googleParameters, "vertexanthropic": googleParameters,
 	"azure_openai": {"api-key", "subscription-key"},
@@ -307,7 +307,7 @@ var credentialQuery = map[string][]string{
 	},
 }
 
-// hasCredential reports whether a parameter contains the caller's credential, or is one in which the provider takes a credential.
+// hasCredential reports whether a parameter contains the caller's credential, or may hold a credential for the provider.
 func hasCredential(pair, provider, credential string) bool {
 	name, value, _ := strings.Cut(pair, "=")
 	read := strings.TrimPrefix(parameterName(pair), "$")

@@ -45,205 +45,125 @@ var (
 	errNoPath = errors.New("no path named")
 )
 
-const (
-	codeInvalid         = "invalid_argument"
-	codeUnauthenticated = "unauthenticated"
-	codeDenied          = "permission_denied"
-	codeNotFound        = "not_found"
-	codeExhausted       = "resource_exhausted"
-	codeUnavailable     = "unavailable"
-	codeUnimplemented   = "unimplemented"
-	codeInternal        = "internal"
-)
+// codes are the codes of problems by their status.
+var codes = map[int]string{
+	http.StatusBadRequest:          "invalid_argument",
+	http.StatusUnauthorized:        "unauthenticated",
+	http.StatusForbidden:           "permission_denied",
+	http.StatusNotFound:            "not_found",
+	http.StatusMethodNotAllowed:    "invalid_argument",
+	http.StatusTooManyRequests:     "resource_exhausted",
+	http.StatusInternalServerError: "internal",
+	http.StatusNotImplemented:      "unimplemented",
+	http.StatusBadGateway:          "unavailable",
+	http.StatusServiceUnavailable:  "unavailable",
+	http.StatusGatewayTimeout:      "unavailable",
+}
+
+func row(err error, status int, slug, title, detail string) problem.Row {
+	return problem.Row{Err: err, Status: status, Code: codes[status], Slug: slug, Title: title, Detail: detail}
+}
 
 // problems has the gateway's answers to errors.
 //
 // A missing key is 403 rather than 404, because SDKs and people take a 404 for a wrong path or an unknown model.
 var problems = problem.Table{
+	row(errPath, http.StatusBadRequest, "unsafe-path", "Unsafe path",
+		"The path has dot segments, empty segments or backslashes, plain or escaped; send it without."),
+	row(errLocation, http.StatusBadRequest, "invalid-location", "Invalid location",
+		"The path must name a location of the provider, in lower case: /projects/{project}/locations/europe-west1/publishers/…."),
+	row(errQuestion, http.StatusBadRequest, "invalid-question", "Invalid question",
+		"Send POST /v1/key with one JSON object of at most 32 KiB that has provider, path and credential, and no members that the agent does not know."),
+	row(errProject, http.StatusBadRequest, "invalid-project", "Invalid project",
+		"Send the header Agentrouter-Project once, with a project's id of 1 to 64 characters A-Z, a-z, 0-9, dot, underscore and dash."),
+	row(errNoCredential, http.StatusUnauthorized, "no-credential", "Unauthenticated",
+		"Send an AgentRouter API key where the provider's SDK sends its key: Authorization: Bearer, x-api-key, x-goog-api-key or api-key."),
+	row(errScheme, http.StatusUnauthorized, "unknown-scheme", "Unauthenticated",
+		"The header Authorization must have the scheme Bearer: Authorization: Bearer <AgentRouter API key>."),
+	row(errTwoCredentials, http.StatusUnauthorized, "two-credentials", "Unauthenticated",
+		"The request has two different credentials; send only one, in Authorization, x-api-key, x-goog-api-key or api-key."),
+	row(dataplane.ErrCallerUnauthenticated, http.StatusUnauthorized, "caller-unauthenticated", "Unauthenticated",
+		"The AgentRouter API key or session token that came with this request is not valid, is revoked, or has expired."),
+	row(errForwardAuth, http.StatusForbidden, "forward-auth-refused", "Permission denied",
+		"The header Agentrouter-Forward-Auth is missing or wrong; only the operator's own proxies may ask here."),
+	row(errAdministration, http.StatusForbidden, "operation-not-served", "Operation not served",
+		"This path administers the provider's account, or makes credentials or calls that a revocation does not end; the gateway serves inference only."),
+	row(dataplane.ErrNotMember, http.StatusForbidden, "not-a-member", "Permission denied",
+		"You are not a member of this project; its owners can add users of their own customer."),
+	row(dataplane.ErrKeyRevoked, http.StatusForbidden, "key-revoked", "Key revoked",
+		"The provider key for this request has been revoked, and no other may serve you; register another."),
+	row(dataplane.ErrKeyDisabled, http.StatusForbidden, "key-disabled", "Key disabled",
+		"The provider key for this request is disabled, and no other may serve you; enable it, or register another."),
+	row(dataplane.ErrKeyExpired, http.StatusForbidden, "key-expired", "Key expired",
+		"The provider key for this request has expired, and no other may serve you; extend it, or register another."),
+	row(dataplane.ErrKeyRestricted, http.StatusForbidden, "key-restricted", "Key restricted",
+		"The project's keys of this provider serve other users only; its owners can change that, or register another."),
+	row(errModelRestricted, http.StatusForbidden, "key-restricted", "Key restricted",
+		"The provider key for this request may not be used for this model; the owner of the key can change that."),
+	row(errOperationRestricted, http.StatusForbidden, "key-restricted", "Key restricted",
+		"The provider key for this request may not be used for this operation; the owner of the key can change that."),
+	row(errModelUnreadable, http.StatusForbidden, "key-restricted", "Key restricted",
+		"The provider key for this request may be used for some models only, and which one the request is for can't be read: send `model` once, early in plain JSON. WebSockets, forms, files and batches are refused."),
+	row(errModelInBody, http.StatusForbidden, "key-restricted", "Key restricted",
+		"The provider key for this request may be used for some models only, and the proxy in front does not say which one the request is for; send it through the gateway's own proxy."),
+	row(dataplane.ErrCredentialRefused, http.StatusForbidden, "credential-refused", "Credential refused",
+		"The cloud's token service refuses the credential of the provider key for this request; check it there, and register another."),
+	row(dataplane.ErrCustomerNotServed, http.StatusForbidden, "customer-not-served", "Customer not served",
+		"This gateway does not serve your customer; use the one that does."),
 	{
-		Err: errPath, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "unsafe-path", Title: "Unsafe path",
-		Detail: "The path has dot segments, empty segments or backslashes, plain or escaped; send it without.",
-	},
-	{
-		Err: errLocation, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "invalid-location", Title: "Invalid location",
-		Detail: "The path must name a location of the provider, in lower case: /projects/{project}/locations/europe-west1/publishers/….",
-	},
-	{
-		Err: errQuestion, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "invalid-question", Title: "Invalid question",
-		Detail: "Send POST /v1/key with one JSON object of at most 32 KiB that has provider, path and credential, and no members that the agent does not know.",
-	},
-	{
-		Err: errProject, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "invalid-project", Title: "Invalid project",
-		Detail: "Send the header Agentrouter-Project once, with a project's id of 1 to 64 characters A-Z, a-z, 0-9, dot, underscore and dash.",
-	},
-	{
-		Err: errNoCredential, Status: http.StatusUnauthorized, Code: codeUnauthenticated, Slug: "no-credential", Title: "Unauthenticated",
-		Detail: "Send an AgentRouter API key where the provider's SDK sends its key: Authorization: Bearer, x-api-key, x-goog-api-key or api-key.",
-	},
-	{
-		Err: errScheme, Status: http.StatusUnauthorized, Code: codeUnauthenticated, Slug: "unknown-scheme", Title: "Unauthenticated",
-		Detail: "The header Authorization must have the scheme Bearer: Authorization: Bearer <AgentRouter API key>.",
-	},
-	{
-		Err: errTwoCredentials, Status: http.StatusUnauthorized, Code: codeUnauthenticated, Slug: "two-credentials", Title: "Unauthenticated",
-		Detail: "The request has two different credentials; send only one, in Authorization, x-api-key, x-goog-api-key or api-key.",
-	},
-	{
-		Err: dataplane.ErrCallerUnauthenticated, Status: http.StatusUnauthorized, Code: codeUnauthenticated, Slug: "caller-unauthenticated", Title: "Unauthenticated",
-		Detail: "The AgentRouter API key or session token that came with this request is not valid, is revoked, or has expired.",
-	},
-	{
-		Err: errForwardAuth, Status: http.StatusForbidden, Code: codeDenied, Slug: "forward-auth-refused", Title: "Permission denied",
-		Detail: "The header Agentrouter-Forward-Auth is missing or wrong; only the operator's own proxies may ask here.",
-	},
-	{
-		Err: errAdministration, Status: http.StatusForbidden, Code: codeDenied, Slug: "operation-not-served", Title: "Operation not served",
-		Detail: "This path administers the provider's account, or makes credentials or calls that a revocation does not end; the gateway serves inference only.",
-	},
-	{
-		Err: dataplane.ErrNotMember, Status: http.StatusForbidden, Code: codeDenied, Slug: "not-a-member", Title: "Permission denied",
-		Detail: "You are not a member of this project; its owners can add users of their own customer.",
-	},
-	{
-		Err: dataplane.ErrKeyRevoked, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-revoked", Title: "Key revoked",
-		Detail: "The provider key for this request has been revoked, and no other may serve you; register another.",
-	},
-	{
-		Err: dataplane.ErrKeyDisabled, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-disabled", Title: "Key disabled",
-		Detail: "The provider key for this request is disabled, and no other may serve you; enable it, or register another.",
-	},
-	{
-		Err: dataplane.ErrKeyExpired, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-expired", Title: "Key expired",
-		Detail: "The provider key for this request has expired, and no other may serve you; extend it, or register another.",
-	},
-	{
-		Err: dataplane.ErrKeyRestricted, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
-		Detail: "The project's keys of this provider serve other users only; its owners can change that, or register another.",
-	},
-	{
-		Err: errModelRestricted, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
-		Detail: "The provider key for this request may not be used for this model; the owner of the key can change that.",
-	},
-	{
-		Err: errOperationRestricted, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
-		Detail: "The provider key for this request may not be used for this operation; the owner of the key can change that.",
-	},
-	{
-		Err: errModelUnreadable, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
-		Detail: "The provider key for this request may be used for some models only, and which one the request is for can't be read: send `model` once, early in plain JSON. WebSockets, forms, files and batches are refused.",
-	},
-	{
-		Err: errModelInBody, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
-		Detail: "The provider key for this request may be used for some models only, and the proxy in front does not say which one the request is for; send it through the gateway's own proxy.",
-	},
-	{
-		Err: dataplane.ErrCredentialRefused, Status: http.StatusForbidden, Code: codeDenied, Slug: "credential-refused", Title: "Credential refused",
-		Detail: "The cloud's token service refuses the credential of the provider key for this request; check it there, and register another.",
-	},
-	{
-		Err: dataplane.ErrCustomerNotServed, Status: http.StatusForbidden, Code: codeDenied, Slug: "customer-not-served", Title: "Customer not served",
-		Detail: "This gateway does not serve your customer; use the one that does.",
-	},
-	{
-		Err: dataplane.ErrUserKeyRequired, Status: http.StatusForbidden, Code: codeNotFound, Slug: "user-key-required", Title: "User key required",
+		Err: dataplane.ErrUserKeyRequired, Status: http.StatusForbidden, Code: "not_found", Slug: "user-key-required", Title: "User key required",
 		Detail: "The project's policy requires a provider key of your own, and you have none registered; register one with user_scope.",
 	},
 	{
-		Err: dataplane.ErrNoKey, Status: http.StatusForbidden, Code: codeNotFound, Slug: "no-key", Title: "No key",
+		Err: dataplane.ErrNoKey, Status: http.StatusForbidden, Code: "not_found", Slug: "no-key", Title: "No key",
 		Detail: "No active key of this provider may serve you; register one for the project, or look at the project's policy.",
 	},
-	{
-		Err: errNoRoute, Status: http.StatusNotFound, Code: codeNotFound, Slug: "unknown-provider", Title: "Unknown provider",
-		Detail: "Paths begin with a provider's slug and go on as in its own API: /openai/chat/completions, /anthropic/v1/messages.",
-	},
-	{
-		Err: dataplane.ErrInvalid, Status: http.StatusNotFound, Code: codeNotFound, Slug: "unknown-provider", Title: "Unknown provider",
-		Detail: "The control plane knows no such provider. Paths begin with a slug of its catalogue: /openai/chat/completions, /anthropic/v1/messages.",
-	},
-	{
-		Err: errMethod, Status: http.StatusMethodNotAllowed, Code: codeInvalid, Slug: "method-not-allowed", Title: "Method not allowed",
-		Detail: "The gateway does not pass on the methods CONNECT, TRACE and TRACK.",
-	},
-	{
-		Err: errTooManyFailures, Status: http.StatusTooManyRequests, Code: codeExhausted, Slug: "too-many-failures", Title: "Too many failures",
-		Detail: "Too many requests from this address had a wrong credential, project or provider; try again after the time in Retry-After.",
-	},
-	{
-		Err: dataplane.ErrKeyLimited, Status: http.StatusTooManyRequests, Code: codeExhausted, Slug: "key-limited", Title: "Key limited",
-		Detail: "The project's provider key for this request has a limit of its own, which is reached at this gateway; it is not the provider's. Try again after the time in Retry-After; the owner of the key can raise the limit.",
-	},
-	{
-		Err: errNextRestricted, Status: http.StatusTooManyRequests, Code: codeExhausted, Slug: "key-limited", Title: "Key limited",
-		Detail: "The provider key for this request is at a limit, its provider's or its own, and the next key may not be used for this request. Try again after the time in Retry-After.",
-	},
-	{
-		Err: errConcurrentByProxy, Status: http.StatusForbidden, Code: codeDenied, Slug: "limit-not-enforced", Title: "Limit not enforced",
-		Detail: "The provider key for this request has a limit of concurrent requests, and the proxy in front does not say when a request ends; send it through the gateway's own proxy.",
-	},
-	{
-		Err: ErrNoProvider, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "no-provider", Title: "Provider not configured",
-		Detail: "The proxy in front asked without naming the provider; its operator sets context_extensions.provider on the route.",
-	},
-	{
-		Err: errNoPath, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "no-path", Title: "Path not configured",
-		Detail: "The proxy in front must name the request's path in X-Forwarded-Uri or X-Original-Uri, and remove the other of the two; its operator can set both.",
-	},
-	{
-		Err: errAddress, Status: http.StatusForbidden, Code: codeDenied, Slug: "address-not-allowed", Title: "Address not allowed",
-		Detail: "The gateway's operator does not let it connect to this provider's address; they can allow a network with --upstream-allow.",
-	},
-	{
-		Err: errCustomByProxy, Status: http.StatusForbidden, Code: codeDenied, Slug: "custom-provider-not-served", Title: "Custom provider not served",
-		Detail: "Requests for this provider go through the gateway's own proxy: where another proxy sends them is not known here.",
-	},
-	{
-		Err: errDestination, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "unsafe-destination", Title: "Unsafe destination",
-		Detail: "A key may not be sent to the provider's base URL; the gateway's operator can check its upstreams.",
-	},
-	{
-		Err: dataplane.ErrUnsupportedAuth, Status: http.StatusNotImplemented, Code: codeUnimplemented, Slug: "unsupported-auth", Title: "Unsupported provider",
-		Detail: "This provider takes its key in a way that this gateway does not know; its operator can upgrade it.",
-	},
-	{
-		Err: errUnserved, Status: http.StatusNotImplemented, Code: codeUnimplemented, Slug: "api-not-served", Title: "API not served",
-		Detail: "This part of the provider's API can't be served by a gateway; call the provider itself for it, with a credential of your own.",
-	},
-	{
-		Err: errUnreachable, Status: http.StatusBadGateway, Code: codeUnavailable, Slug: "provider-unreachable", Title: "Provider unreachable",
-		Detail: "The provider can't be reached, or broke off before it answered; the gateway does not try again by itself.",
-	},
-	{
-		Err: errTimeout, Status: http.StatusGatewayTimeout, Code: codeUnavailable, Slug: "provider-timeout", Title: "Provider timed out",
-		Detail: "The provider did not answer in time; the gateway does not try again by itself.",
-	},
-	{
-		Err: errOverloaded, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "overloaded", Title: "Overloaded",
-		Detail: "The gateway is serving as many requests as it may; try again after the time in Retry-After.",
-	},
-	{
-		Err: dataplane.ErrDataPlaneUnauthenticated, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "gateway-unauthenticated", Title: "Unavailable",
-		Detail: "The control plane refuses this gateway's own credential; its operator must renew it.",
-	},
-	{
-		Err: dataplane.ErrTokenUnavailable, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "token-unavailable", Title: "Token unavailable",
-		Detail: "The cloud's token service gives no token for the provider key at the moment; try again after the time in Retry-After.",
-	},
-	{
-		Err: dataplane.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "unavailable", Title: "Unavailable",
-		Detail: "The gateway can't ask at the moment which key serves this request; try again after the time in Retry-After.",
-	},
-	{
-		Err: context.DeadlineExceeded, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "unavailable", Title: "Unavailable",
-		Detail: "The gateway could not find out in time which key serves this request; try again after the time in Retry-After.",
-	},
-	{
-		Err: context.Canceled, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "given-up", Title: "Unavailable",
-		Detail: "The request was cancelled before it was answered.",
-	},
-	{
-		Err: errInternal, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "internal", Title: "Internal error",
-		Detail: "The gateway failed; give the request_id to its operator.",
-	},
+	row(errNoRoute, http.StatusNotFound, "unknown-provider", "Unknown provider",
+		"Paths begin with a provider's slug and go on as in its own API: /openai/chat/completions, /anthropic/v1/messages."),
+	row(dataplane.ErrInvalid, http.StatusNotFound, "unknown-provider", "Unknown provider",
+		"The control plane knows no such provider. Paths begin with a slug of its catalogue: /openai/chat/completions, /anthropic/v1/messages."),
+	row(errMethod, http.StatusMethodNotAllowed, "method-not-allowed", "Method not allowed",
+		"The gateway does not pass on the methods CONNECT, TRACE and TRACK."),
+	row(errTooManyFailures, http.StatusTooManyRequests, "too-many-failures", "Too many failures",
+		"Too many requests from this address had a wrong credential, project or provider; try again after the time in Retry-After."),
+	row(dataplane.ErrKeyLimited, http.StatusTooManyRequests, "key-limited", "Key limited",
+		"The project's provider key for this request has a limit of its own, which is reached at this gateway; it is not the provider's. Try again after the time in Retry-After; the owner of the key can raise the limit."),
+	row(errNextRestricted, http.StatusTooManyRequests, "key-limited", "Key limited",
+		"The provider key for this request is at a limit, its provider's or its own, and the next key may not be used for this request. Try again after the time in Retry-After."),
+	row(errConcurrentByProxy, http.StatusForbidden, "limit-not-enforced", "Limit not enforced",
+		"The provider key for this request has a limit of concurrent requests, and the proxy in front does not say when a request ends; send it through the gateway's own proxy."),
+	row(ErrNoProvider, http.StatusInternalServerError, "no-provider", "Provider not configured",
+		"The proxy in front asked without naming the provider; its operator sets context_extensions.provider on the route."),
+	row(errNoPath, http.StatusInternalServerError, "no-path", "Path not configured",
+		"The proxy in front must name the request's path in X-Forwarded-Uri or X-Original-Uri, and remove the other of the two; its operator can set both."),
+	row(errAddress, http.StatusForbidden, "address-not-allowed", "Address not allowed",
+		"The gateway's operator does not let it connect to this provider's address; they can allow a network with --upstream-allow."),
+	row(errCustomByProxy, http.StatusForbidden, "custom-provider-not-served", "Custom provider not served",
+		"Requests for this provider go through the gateway's own proxy: where another proxy sends them is not known here."),
+	row(errDestination, http.StatusInternalServerError, "unsafe-destination", "Unsafe destination",
+		"A key may not be sent to the provider's base URL; the gateway's operator can check its upstreams."),
+	row(dataplane.ErrUnsupportedAuth, http.StatusNotImplemented, "unsupported-auth", "Unsupported provider",
+		"This provider takes its key in a way that this gateway does not know; its operator can upgrade it."),
+	row(errUnserved, http.StatusNotImplemented, "api-not-served", "API not served",
+		"This part of the provider's API can't be served by a gateway; call the provider itself for it, with a credential of your own."),
+	row(errUnreachable, http.StatusBadGateway, "provider-unreachable", "Provider unreachable",
+		"The provider can't be reached, or broke off before it answered; the gateway does not try again by itself."),
+	row(errTimeout, http.StatusGatewayTimeout, "provider-timeout", "Provider timed out",
+		"The provider did not answer in time; the gateway does not try again by itself."),
+	row(errOverloaded, http.StatusServiceUnavailable, "overloaded", "Overloaded",
+		"The gateway is serving as many requests as it may; try again after the time in Retry-After."),
+	row(dataplane.ErrDataPlaneUnauthenticated, http.StatusServiceUnavailable, "gateway-unauthenticated", "Unavailable",
+		"The control plane refuses this gateway's own credential; its operator must renew it."),
+	row(dataplane.ErrTokenUnavailable, http.StatusServiceUnavailable, "token-unavailable", "Token unavailable",
+		"The cloud's token service gives no token for the provider key at the moment; try again after the time in Retry-After."),
+	row(dataplane.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "Unavailable",
+		"The gateway can't ask at the moment which key serves this request; try again after the time in Retry-After."),
+	row(context.DeadlineExceeded, http.StatusServiceUnavailable, "unavailable", "Unavailable",
+		"The gateway could not find out in time which key serves this request; try again after the time in Retry-After."),
+	row(context.Canceled, http.StatusServiceUnavailable, "given-up", "Unavailable",
+		"The request was cancelled before it was answered."),
+	row(errInternal, http.StatusInternalServerError, "internal", "Internal error",
+		"The gateway failed; give the request_id to its operator."),
 }
 
 // Problems returns the gateway's answers to errors.
@@ -252,16 +172,11 @@ func Problems() problem.Table { return slices.Clone(problems) }
 // Problem is the gateway's answer to a request that no provider answers: an error in the dialect of the API that was called, with the
 // members of an RFC 9457 problem document. Its text comes from a table, or is the control plane's for the caller, and never that of an error.
 type Problem struct {
-	Dialect   Dialect      `json:"-"`
-	Type      string       `json:"type"`
-	Title     string       `json:"title"`
-	Status    int          `json:"status"`
-	Detail    string       `json:"detail"`
-	Code      string       `json:"code"`
-	RequestID string       `json:"request_id"`
-	Error     ProblemError `json:"error"`
+	problem.Document
 
-	cause error // for the headers
+	Error   ProblemError `json:"error"`
+	Dialect Dialect      `json:"-"`
+	cause   error        // for the headers
 }
 
 // ProblemError repeats a Problem in the shape of providers' errors.
@@ -281,11 +196,8 @@ func ProblemOf(err error, requestID string) Problem {
 	if unserved := (*unservedAPI)(nil); errors.As(err, &unserved) {
 		doc.Detail = unserved.Error() + " " + doc.Detail
 	}
-	return Problem{
-		Type: doc.Type, Title: doc.Title, Status: doc.Status, Detail: doc.Detail, Code: doc.Code, RequestID: requestID,
-		Error: ProblemError{Message: doc.Detail, Type: doc.Code, Code: strings.ReplaceAll(row.Slug, "-", "_")},
-		cause: err,
-	}
+	shown := ProblemError{Message: doc.Detail, Type: doc.Code, Code: strings.ReplaceAll(row.Slug, "-", "_")}
+	return Problem{Document: doc, Error: shown, cause: err}
 }
 
 // Header returns the headers that go with the document.
@@ -367,9 +279,12 @@ func (p Problem) form() map[string]any {
 	switch p.Dialect {
 	case DialectAnthropic:
 		document["type"], document["problem_type"] = "error", p.Type
-		shown["type"] = anthropicType(p.Status)
+		shown["type"] = cmp.Or(anthropicTypes[p.Status], "invalid_request_error")
+		if p.Status >= http.StatusInternalServerError {
+			shown["type"] = cmp.Or(anthropicTypes[p.Status], "api_error")
+		}
 	case DialectGoogle:
-		shown["code"], shown["status"] = p.Status, googleStatus(p.Status)
+		shown["code"], shown["status"] = p.Status, cmp.Or(googleStatuses[p.Status], "INVALID_ARGUMENT")
 		shown["details"] = []map[string]string{{
 			"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": strings.ToUpper(p.Error.Code), "domain": "agentrouter",
 		}}
@@ -387,44 +302,25 @@ func (p Problem) form() map[string]any {
 // Node reads plain JSON alone.
 func (d Dialect) isProblemDocument() bool { return d != DialectAnthropic && d != DialectGoogle }
 
-// anthropicType returns what Anthropic calls an error of the status: platform.claude.com/docs/en/api/errors.
-func anthropicType(status int) string {
-	switch {
-	case status == http.StatusUnauthorized:
-		return "authentication_error"
-	case status == http.StatusForbidden:
-		return "permission_error"
-	case status == http.StatusNotFound:
-		return "not_found_error"
-	case status == http.StatusTooManyRequests:
-		return "rate_limit_error"
-	case status == http.StatusGatewayTimeout:
-		return "timeout_error"
-	case status >= http.StatusInternalServerError:
-		return "api_error"
-	}
-	return "invalid_request_error"
+// anthropicTypes are Anthropic's names of errors by status: platform.claude.com/docs/en/api/errors. Other errors of the
+// client are invalid_request_error, and of the server api_error.
+var anthropicTypes = map[int]string{
+	http.StatusUnauthorized:    "authentication_error",
+	http.StatusForbidden:       "permission_error",
+	http.StatusNotFound:        "not_found_error",
+	http.StatusTooManyRequests: "rate_limit_error",
+	http.StatusGatewayTimeout:  "timeout_error",
 }
 
-// googleStatus returns what Google calls an error of the status: the names of google.rpc.Code.
-func googleStatus(status int) string {
-	switch status {
-	case http.StatusUnauthorized:
-		return "UNAUTHENTICATED"
-	case http.StatusForbidden:
-		return "PERMISSION_DENIED"
-	case http.StatusNotFound:
-		return "NOT_FOUND"
-	case http.StatusTooManyRequests:
-		return "RESOURCE_EXHAUSTED"
-	case http.StatusInternalServerError:
-		return "INTERNAL"
-	case http.StatusNotImplemented:
-		return "UNIMPLEMENTED"
-	case http.StatusBadGateway, http.StatusServiceUnavailable:
-		return "UNAVAILABLE"
-	case http.StatusGatewayTimeout:
-		return "DEADLINE_EXCEEDED"
-	}
-	return "INVALID_ARGUMENT"
+// googleStatuses are Google's names of errors by status, those of google.rpc.Code. The others are INVALID_ARGUMENT.
+var googleStatuses = map[int]string{
+	http.StatusUnauthorized:        "UNAUTHENTICATED",
+	http.StatusForbidden:           "PERMISSION_DENIED",
+	http.StatusNotFound:            "NOT_FOUND",
+	http.StatusTooManyRequests:     "RESOURCE_EXHAUSTED",
+	http.StatusInternalServerError: "INTERNAL",
+	http.StatusNotImplemented:      "UNIMPLEMENTED",
+	http.StatusBadGateway:          "UNAVAILABLE",
+	http.StatusServiceUnavailable:  "UNAVAILABLE",
+	http.StatusGatewayTimeout:      "DEADLINE_EXCEEDED",
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// maxShown is how much of the beginning of a secret may have been passed on when the rest of it arrives. It lets a message pass
-// that happens to end as the secret begins; the prefix of a provider's keys, which all of them share, is about as long.
+// maxShown is how many bytes at the beginning of a secret may be passed on before the rest arrives, so that a message that
+// happens to end as the secret begins is not delayed. The prefix that all keys of a provider share is about as long.
 const maxShown = 8
 
 // redactor masks a provider's key in what the provider sends back: error messages quote keys, and servers that debug send requests
@@ -283,8 +283,8 @@ func (s redactedStream) CloseWrite() error {
 	return nil
 }
 
-// stripResponse removes the headers by which the provider speaks of its own host: clients would apply them to the
-// gateway's. Which pages may read an answer is the gateway's operator's to say.
+// stripResponse removes the headers that are about the provider's own host: clients would apply them to the gateway's. The
+// gateway's operator decides which pages may read an answer.
 func stripResponse(header http.Header) {
 	delete(header, "Set-Cookie")
 	delete(header, "Alt-Svc")

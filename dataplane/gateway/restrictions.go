@@ -25,8 +25,8 @@ var (
 // reasonNextKey is the reason of a key that serves because the first is at a limit.
 const reasonNextKey = "next_key_limited"
 
-// asLimit returns the error of a request that a key refused. If the key's restrictions are the cause and it serves only while the first one is
-// at a limit, that is errNextRestricted: the request may be repeated later.
+// asLimit returns the error for a request that a key may not serve. If a restriction is the cause, and the key serves only
+// while the first one is at a limit, it returns errNextRestricted: the request may be repeated later.
 func asLimit(key *dataplane.Key, err error) error {
 	if key == nil || key.Reason != reasonNextKey {
 		return err
@@ -42,8 +42,8 @@ func asLimit(key *dataplane.Key, err error) error {
 // modelHeadLimit is how much of a body may come before the model's name has been read.
 const modelHeadLimit = 64 << 10
 
-// checkRestrictions refuses a request that its key may not be used for, as far as its head says it. inBody reports whether the model is
-// in the body, which checkModel reads.
+// checkRestrictions refuses a request whose head shows that the key may not be used for it. inBody reports whether the
+// model is in the body, which checkModel reads.
 func checkRestrictions(d destination, target *url.URL, header http.Header, rawQuery string) (inBody bool, err error) {
 	allowed := d.key.Restrictions
 	if allowed == nil {
@@ -74,7 +74,8 @@ func checkRestrictions(d destination, target *url.URL, header http.Header, rawQu
 	return true, nil
 }
 
-// isBelow reports whether an escaped path is that of the pattern, or below it, literally: a lenient reading would allow more.
+// isBelow reports whether an escaped path is the pattern's or below it. It compares literally: a lenient reading would
+// allow more.
 func isBelow(path, pattern string) bool {
 	path = strings.TrimPrefix(path, "/")
 	for part := range strings.SplitSeq(strings.TrimPrefix(pattern, "/"), "/") {
@@ -98,7 +99,7 @@ func namesModel(rawQuery string) bool {
 	return err != nil
 }
 
-// modelInPath returns the model that the segments of a path on the provider's host name. ok is false if they name none, and for batches,
+// modelInPath returns the model that a path on the provider's host names. ok is false if it names none, and for batches,
 // whose requests have models of their own.
 func modelInPath(provider string, segments []string) (model string, ok bool) {
 	escaped, last := "", len(segments)-1
@@ -141,8 +142,8 @@ func hasModelInBody(path string) bool {
 	return strings.IndexByte(path, '%') < 0 && slices.ContainsFunc(modelOperations, func(end string) bool { return strings.HasSuffix(path, end) })
 }
 
-// checkModel reads the model in the body of a request, and returns the body to send: it fails where it turns out to name the model in another
-// way than was read. Nothing of a refused body has been sent.
+// checkModel reads the model in the body of a request, and returns the body to send. Reading that fails if the body later
+// names another model. Nothing of a refused body has been sent.
 func checkModel(d destination, header http.Header, body io.ReadCloser) (io.ReadCloser, error) {
 	if body == nil || !isPlainJSON(header) {
 		return body, errModelUnreadable
@@ -179,8 +180,8 @@ func isPlainJSON(header http.Header) bool {
 	return err == nil && media == "application/json" && (!hasCharset || strings.EqualFold(charset, "utf-8"))
 }
 
-// modelBody is a body whose model was read. It reads on along with the transport, and fails before it passes on anything that names the model
-// a second time, or that is not JSON.
+// modelBody is a body whose model has been read. It checks the rest while the transport reads it, and fails before it passes
+// on a second model, or anything that is not JSON.
 type modelBody struct {
 	io.ReadCloser
 	scanner modelScanner

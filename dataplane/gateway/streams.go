@@ -55,8 +55,8 @@ func (e *ending) startClosing() {
 	}
 }
 
-// endAnswer closes an answer when its use has ended: an upgraded connection at once, and another answer after the grace. It returns when
-// the request has ended, too.
+// endAnswer closes an answer when its use has ended: an upgraded connection at once, any other answer after the grace. It
+// also returns when the request has ended.
 func (g *Gateway) endAnswer(ctx context.Context, p *proxiedRequest, answer io.Closer, isUpgrade bool, asked <-chan bool) {
 	for hasEnded := false; !hasEnded; {
 		select {
@@ -83,8 +83,8 @@ func (g *Gateway) boundLife(ctx context.Context, answer io.Closer) {
 	}
 }
 
-// hasEnded reports whether a request's key is revoked, disabled or expired, or its caller or the gateway itself refused, after events may have been missed.
-// It asks until there is an answer.
+// hasEnded finds out, after events may have been missed, whether a request's key is revoked, disabled or expired, or its
+// caller or the gateway itself is refused. It asks until there is an answer.
 func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 	for ctx.Err() == nil {
 		_, byCaller := g.resolver.Resolve(ctx, p.caller)

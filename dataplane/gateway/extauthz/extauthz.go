@@ -54,8 +54,8 @@ var errPanic = errors.New("panic")
 const (
 	// ProviderExtension is the member of a route's context_extensions that names the provider.
 	ProviderExtension = "provider"
-	// CredentialExtension is the member that says where the answer has the key: InMetadata, or in the header for the provider, if there
-	// is no such member.
+	// CredentialExtension is the member that selects where the answer puts the key: InMetadata or, without the member, the
+	// provider's header.
 	CredentialExtension = "credential"
 	// InMetadata puts the key into Envoy's dynamic metadata, as SecretPrefix and the provider's slug: a filter that is configured for
 	// another provider finds none.
@@ -170,7 +170,7 @@ func denied(problem *gateway.Problem) *authv3.CheckResponse {
 	for name, values := range problem.Header() {
 		answer.Headers = append(answer.Headers, overwrite(name, values[0]))
 	}
-	code := codeOf(problem.Status)
+	code := cmp.Or(grpcCodes[problem.Status], codes.Internal)
 	return &authv3.CheckResponse{
 		Status:       &status.Status{Code: int32(code), Message: problem.Error.Code}, //nolint:gosec // codes are small
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: answer},
@@ -185,25 +185,15 @@ func overwrite(name, value string) *corev3.HeaderValueOption {
 	}
 }
 
-// codeOf returns the gRPC code for a status of a problem.
-func codeOf(httpStatus int) codes.Code {
-	switch httpStatus {
-	case http.StatusBadRequest:
-		return codes.InvalidArgument
-	case http.StatusUnauthorized:
-		return codes.Unauthenticated
-	case http.StatusForbidden:
-		return codes.PermissionDenied
-	case http.StatusNotFound:
-		return codes.NotFound
-	case http.StatusTooManyRequests:
-		return codes.ResourceExhausted
-	case http.StatusNotImplemented:
-		return codes.Unimplemented
-	case http.StatusServiceUnavailable:
-		return codes.Unavailable
-	}
-	return codes.Internal
+// grpcCodes are the gRPC codes for the statuses of problems. The others are Internal.
+var grpcCodes = map[int]codes.Code{
+	http.StatusBadRequest:         codes.InvalidArgument,
+	http.StatusUnauthorized:       codes.Unauthenticated,
+	http.StatusForbidden:          codes.PermissionDenied,
+	http.StatusNotFound:           codes.NotFound,
+	http.StatusTooManyRequests:    codes.ResourceExhausted,
+	http.StatusNotImplemented:     codes.Unimplemented,
+	http.StatusServiceUnavailable: codes.Unavailable,
 }
 
 // ServeConfig are the settings of Serve; the zero value is plain text.
@@ -240,7 +230,7 @@ func (c connectionCredentials) ServerHandshake(accepted net.Conn) (net.Conn, cre
 	return conn, connectionInfo{info, accepted}, nil
 }
 
-// markAuthenticated notes that the connection of a check has its place by right: a check on it was granted.
+// markAuthenticated marks the connection of a check that was granted, so that it makes no room for newcomers.
 func markAuthenticated(ctx context.Context) {
 	if from, ok := peer.FromContext(ctx); ok {
 		if info, ok := from.AuthInfo.(connectionInfo); ok {
