@@ -27,6 +27,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth/authtest"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/exchange"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/internal/position"
@@ -1043,5 +1044,323 @@ func TestResolveAgreesWithFetch(t *testing.T) {
 			}
 		}
 		require.GreaterOrEqual(t, len(seen), enough, "the states differ: %v", seen)
+	})
+}
+
+// fetchAs fetches for a data plane that enforces what is said.
+func fetchAs(t *testing.T, dp *dataPlane, enforces string, body gen.FetchRequest) *gen.FetchKeyResult {
+	t.Helper()
+	reply, err := dp.FetchKeyWithResponse(t.Context(), &gen.FetchKeyParams{AgentrouterEnforces: &enforces}, body)
+	require.NoError(t, err)
+	return reply
+}
+
+func TestARestrictedKeyGoesOnlyToPlanesThatEnforceIt(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, key := s.dataPlane(), s.shared("openai")
+		s.patch(key.ID, "", `{"restrict":{"models":["gpt-4o*"],"operations":["/chat/completions"]}}`)
+		for _, ask := range []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai"), forUser(web, "", "openai")} {
+			got := fetchAs(t, dp, "limits, restrictions", ask)
+			require.Equal(t, http.StatusOK, got.StatusCode())
+			require.Equal(t, &gen.Restrictions{Models: []string{"gpt-4o*"}, Operations: []string{"/chat/completions"}}, got.JSON200.Restrict)
+			for _, refused := range []*gen.FetchKeyResult{fetch(t, dp, ask), fetchAs(t, dp, "limits", ask)} {
+				require.Contains(t, requireRefused(t, refused, http.StatusNotFound, "no-key").Detail, "restricted to models or operations")
+			}
+		}
+		require.Equal(t, "restrictions_not_enforced", s.records(acme, web)[0].Reason)
+		s.patch(key.ID, "", `{"restrict":{"models":null,"operations":null}}`)
+		require.Nil(t, fetch(t, dp, forKey(key.ID)).JSON200.Restrict)
+	})
+}
+
+func TestAKeyServesTheUsersItIsRestrictedTo(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, shared := s.dataPlane(), s.shared("openai")
+		s.patch(shared.ID, "", `{"restrict":{"users":["`+member+`"]}}`)
+		requireKey(t, fetch(t, dp, forCaller(s.credential(member), "openai")), shared, "project_key")
+		for _, ask := range []gen.FetchRequest{forCaller(s.credential(owner), "openai"), forUser(web, "", "openai")} {
+			requireRefused(t, fetchAs(t, dp, "restrictions", ask), http.StatusForbidden, "key-restricted")
+			requireRefused(t, fetch(t, dp, ask), http.StatusNotFound, "no-key")
+		}
+		require.Equal(t, "key_restricted", s.records(acme, web)[1].Reason)
+		for range 2 { // an older one that serves everybody is next, and there is none; a newer one comes first
+			other := s.shared("openai")
+			requireKey(t, fetch(t, dp, forCaller(s.credential(owner), "openai")), other, "project_key")
+		}
+	})
+}
+
+func TestALimitedKeyGoesOnlyToPlanesThatEnforceIt(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, key := s.dataPlane(), s.shared("openai")
+		s.patch(key.ID, "", `{"limit":{"requests_per_minute":60,"concurrent":2}}`)
+		for _, ask := range []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai"), forUser(web, "", "openai")} {
+			require.Equal(t, &gen.KeyLimit{RequestsPerMinute: new(60), Concurrent: new(2)}, fetchAs(t, dp, "restrictions, limits", ask).JSON200.Limit)
+			for _, refused := range []*gen.FetchKeyResult{fetch(t, dp, ask), fetchAs(t, dp, "restrictions", ask)} {
+				require.Contains(t, requireRefused(t, refused, http.StatusNotFound, "no-key").Detail, "has limits")
+			}
+		}
+		require.Equal(t, "limits_not_enforced", s.records(acme, web)[0].Reason)
+		s.patch(key.ID, "", `{"limit":null}`)
+		require.Nil(t, fetch(t, dp, forKey(key.ID)).JSON200.Limit)
+	})
+}
+
+// addServer stores a customer's own server.
+func (s *service) addServer(customer, slug string, auth providers.AuthStyle, header string) {
+	s.t.Helper()
+	c := providers.Custom{Slug: slug, Name: slug, BaseURL: "https://llm.example/v1", Dialect: providers.DialectAnthropic, Auth: auth, Header: header}
+	require.Empty(s.t, c.Check())
+	require.NoError(s.t, s.Store.Transact(s.t.Context(), func(tx *models.Tx) error {
+		return tx.CreateCustomProvider(models.CustomProvider{CustomerID: customer, Slug: slug, Name: slug, BaseURL: c.BaseURL,
+			Dialect: string(c.Dialect), Auth: string(auth), Header: header, Digest: c.Digest()})
+	}))
+}
+
+// declared says that the data plane serves custom providers.
+func declared(body gen.FetchRequest) gen.FetchRequest {
+	body.CustomProviders = new(true)
+	return body
+}
+
+func TestAnOwnServersKeyGoesThereAlone(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.addServer(acme, "x-llm", providers.AuthHeader, "X-Llm-Key")
+		dp := s.dataPlane()
+		key := s.shared("x-llm")
+		got := requireKey(t, fetch(t, dp, declared(forUser(web, "", "x-llm"))), key, "project_key")
+		require.Equal(t, []string{"https://llm.example/v1", "header", "anthropic"}, []string{got.BaseURL, got.AuthStyle, *got.Dialect})
+		require.Equal(t, []string{"X-Llm-Key", key.secret}, []string{got.Inject[0].Name, got.Inject[0].Value.Reveal()})
+		requireKey(t, fetch(t, dp, declared(forKey(key.ID))), key, "by_id")
+
+		// An older data plane does not check where it connects to.
+		requireRefused(t, fetch(t, dp, forUser(web, "", "x-llm")), http.StatusBadRequest, "invalid-argument")
+		requireRefused(t, fetch(t, dp, forKey(key.ID)), http.StatusNotFound, "not-found")
+
+		// A writer to the database can't send the key elsewhere.
+		for _, change := range []string{`base_url = 'https://evil.example/v1'`, `auth = 'bearer'`, `header = 'X-Echoed'`} {
+			s.exec(t, `UPDATE custom_providers SET `+change)
+			require.Equal(t, http.StatusInternalServerError, fetch(t, dp, declared(forUser(web, "", "x-llm"))).StatusCode(), change)
+			s.exec(t, `UPDATE custom_providers SET base_url = 'https://llm.example/v1', auth = 'header', header = 'X-Llm-Key'`)
+		}
+		openai := s.shared("openai")
+		s.exec(t, `UPDATE ai_keys SET provider = 'x-llm', destination = (SELECT digest FROM custom_providers) WHERE id = '`+openai.ID+`'`)
+		require.Equal(t, http.StatusInternalServerError, fetch(t, dp, declared(forKey(openai.ID))).StatusCode(), "a key of the catalogue is bound too")
+	})
+}
+
+func TestAServerWithoutKeysIsUsedByRight(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.addServer(acme, "x-ollama", providers.AuthNone, "")
+		dp, as := s.dataPlane(), s.public.As(owner)
+		refused, err := as.RegisterKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil,
+			pub.RegisterRequest{Provider: "x-ollama", Name: "ollama", Secret: gensecret.New("something-secret")})
+		require.NoError(t, err)
+		require.Equal(t, http.StatusBadRequest, refused.StatusCode())
+		requireRefused(t, fetch(t, dp, declared(forUser(web, "", "x-ollama"))), http.StatusNotFound, "no-key")
+
+		key := held{as.Register(t, pub.RegisterRequest{Provider: "x-ollama", Name: "ollama", Secret: gensecret.New("none")}), "none"}
+		got := requireKey(t, fetch(t, dp, declared(forUser(web, "", "x-ollama"))), key, "project_key")
+		require.Equal(t, "none", got.AuthStyle)
+		require.Empty(t, got.Inject)
+		_, err = as.RevokeKeyWithResponse(context.Background(), aikeystest.Self, aikeystest.Self, key.ID, nil)
+		require.NoError(t, err)
+		requireRefused(t, fetch(t, dp, declared(forUser(web, "", "x-ollama"))), http.StatusForbidden, "key-revoked")
+	})
+}
+
+func TestOthersServersLookLikeNone(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.addServer(globex, "x-llm", providers.AuthBearer, "")
+		dp := s.dataPlane(serving(acme))
+		for _, slug := range []string{"x-llm", "x-nobodys"} {
+			requireRefused(t, fetch(t, dp, declared(forUser(web, "", slug))), http.StatusNotFound, "no-key")
+			reply, err := s.public.As(owner).RegisterKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil,
+				pub.RegisterRequest{Provider: slug, Name: "a", Secret: gensecret.New(s.Secret())})
+			require.NoError(t, err)
+			require.Equal(t, http.StatusBadRequest, reply.StatusCode())
+		}
+	})
+}
+
+// patch changes a key as the owner and returns it.
+func (s *service) patch(id, query, body string) pub.Key {
+	s.t.Helper()
+	reply := s.public.Send(s.t, aikeystest.Request{
+		Method: http.MethodPatch, Path: "/v1/aikeys/" + id + query, Token: s.credential(owner), Body: []byte(body),
+	})
+	require.Equal(s.t, http.StatusOK, reply.Status, "%s", reply.Body)
+	var answer pub.UpdateResponse
+	require.NoError(s.t, json.Unmarshal(reply.Body, &answer))
+	return answer.Key
+}
+
+func TestADisabledKeyIsFetchedByNobody(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, key := s.dataPlane(), s.shared("openai")
+		asks := []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai"), forUser(web, "", "openai")}
+		for _, ask := range asks {
+			require.Equal(t, http.StatusOK, fetch(t, dp, ask).StatusCode())
+		}
+		disabled := s.patch(key.ID, "", `{"disabled":true}`)
+		for _, ask := range asks {
+			detail := requireRefused(t, fetch(t, dp, ask), http.StatusForbidden, "key-disabled").Detail
+			require.Contains(t, detail, " was disabled at "+disabled.DisabledAt.Format(time.RFC3339)+" by "+owner)
+		}
+		require.Equal(t, "key_disabled", s.records(acme, web)[0].Reason)
+		s.patch(key.ID, "", `{"disabled":false}`)
+		for _, ask := range asks {
+			require.Equal(t, http.StatusOK, fetch(t, dp, ask).StatusCode())
+		}
+	})
+}
+
+func TestAFetchedKeyCarriesItsEnd(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, key := s.dataPlane(), s.shared("openai")
+		answer := fetch(t, dp, forKey(key.ID)).JSON200
+		require.Nil(t, answer.EndsInMs)
+		require.Nil(t, answer.ExpiresInMs)
+		end := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+		s.patch(key.ID, "", `{"expires_at":"`+end.Format(time.RFC3339Nano)+`"}`)
+		for _, ask := range []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai")} {
+			sent := time.Now()
+			answer = fetch(t, dp, ask).JSON200
+			ends := sent.Add(time.Duration(*answer.EndsInMs) * time.Millisecond)
+			require.False(t, ends.After(end), "counted from when the fetch was sent, it is not later")
+			require.WithinDuration(t, end, ends, 10*time.Second)
+			require.Equal(t, []int64{*answer.EndsInMs, *answer.EndsInMs}, []int64{*answer.ExpiresInMs, *answer.RefreshInMs})
+		}
+		s.exec(t, "UPDATE ai_keys SET expires_at = 1000000")
+		for _, ask := range []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai")} {
+			require.Contains(t, requireRefused(t, fetch(t, dp, ask), http.StatusForbidden, "key-expired").Detail, " expired at 1970-01-01T00:00:01Z")
+		}
+		require.Equal(t, "key_expired", s.records(acme, web)[0].Reason)
+	})
+}
+
+func TestEachDisablingHasAReceipt(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.runFeed()
+		dp, key := s.dataPlane(), s.shared("openai")
+		stream := s.follow(t, dp, gen.StreamEventsParams{})
+		acknowledge := func(m feedtest.Message, requests int) {
+			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{
+				SessionID: stream.Session(), Position: m.ID, InFlight: []gen.InFlight{{KeyID: key.ID, Requests: requests}},
+			})
+			require.NoError(t, err)
+			require.Equal(t, http.StatusNoContent, reply.StatusCode())
+		}
+		// heartbeatAfter is the next heartbeat after the nth event of a type.
+		heartbeatAfter := func(kind string, n int) feedtest.Message {
+			seen := 0
+			return stream.Await("a heartbeat after "+kind, func(m feedtest.Message) bool {
+				if m.Type == kind {
+					seen++
+				}
+				return m.Type == "heartbeat" && seen >= n
+			})
+		}
+		for n := 1; n <= 2; n++ {
+			pending := s.patch(key.ID, "", `{"disabled":true}`).DisableReceipt
+			require.Equal(t, []any{"pending", 1, 0}, []any{pending.State, pending.DataPlanes, pending.Acknowledged}, "the earlier one does not count")
+			waited := make(chan *pub.DisableReceipt, 1)
+			go func() { waited <- s.patch(key.ID, "?wait=30s", `{"disabled":true}`).DisableReceipt }()
+			go func() {
+				read, err := s.public.As(owner).GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, key.ID, &pub.GetKeyParams{Wait: new("30s")})
+				if err != nil || read.JSON200 == nil {
+					waited <- nil
+					return
+				}
+				waited <- read.JSON200.Key.DisableReceipt
+			}()
+			require.Equal(t, []pub.ReceiptPlane{{Name: dp.Name, State: "waiting"}}, pending.Planes)
+			acknowledge(heartbeatAfter("key.disabled", n), n)
+			for range 2 {
+				got := <-waited
+				require.Equal(t, []any{"complete", 1, 1, n}, []any{got.State, got.DataPlanes, got.Acknowledged, *got.InFlight})
+				require.Equal(t, []pub.ReceiptPlane{{Name: dp.Name, State: "acknowledged", Ms: got.SlowestMs}}, got.Planes)
+			}
+			require.Nil(t, s.patch(key.ID, "", `{"disabled":false}`).DisableReceipt)
+			heartbeatAfter("key.enabled", n)
+		}
+		revoked := s.public.As(owner).RevokeKey(t, key.ID)
+		require.Equal(t, []any{"pending", 1, 0}, []any{revoked.State, revoked.DataPlanes, revoked.Acknowledged})
+	})
+}
+
+func TestATokensRevocationHasAReceipt(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.runFeed()
+		dp, token := s.dataPlane(), s.public.As(member).Token
+		stream := s.follow(t, dp, gen.StreamEventsParams{})
+		revoke := aikeystest.Request{Method: http.MethodDelete, Path: "/v1/tokens/" + strings.Split(token, "_")[1], Token: token}
+		reply := s.public.Send(t, revoke)
+		require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
+		var pending pub.RevokeTokenResponse
+		require.NoError(t, json.Unmarshal(reply.Body, &pending))
+		require.Equal(t, []any{"pending", 1, 0}, []any{pending.Receipt.State, pending.Receipt.DataPlanes, pending.Receipt.Acknowledged})
+		require.Equal(t, []pub.ReceiptPlane{{Name: dp.Name, State: "waiting"}}, pending.Receipt.Planes)
+		stop := models.Stop{Type: models.EventTokenRevoked, Subject: pending.Token.TokenID, CustomerID: acme}
+		at := stream.Await("a heartbeat after the revocation", func(m feedtest.Message) bool {
+			if m.Type == "token.revoked" {
+				stop.Tx = *m.Tx
+			}
+			return m.Type == "heartbeat" && stop.Tx != 0
+		})
+		acknowledged, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{SessionID: stream.Session(), Position: at.ID})
+		require.NoError(t, err)
+		require.Equal(t, http.StatusNoContent, acknowledged.StatusCode())
+		got, err := s.feed.WaitForReceipt(t.Context(), stop, 10*time.Second)
+		require.NoError(t, err)
+		require.Equal(t, []any{true, 1, 1}, []any{got.Complete, got.DataPlanes, got.Acknowledged})
+	})
+}
+
+func TestOwnersReadTheProjectsFetches(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, key := s.dataPlane(), s.shared("openai")
+		requireKey(t, fetch(t, dp, forCaller(s.credential(member), "openai")), key, "project_key")
+		requireRefused(t, fetch(t, dp, forUser(web, other, "mistral")), http.StatusNotFound, "no-key")
+		requireRefused(t, fetch(t, dp, forCaller(s.Secret(), "openai")), http.StatusUnprocessableEntity, "caller-unauthenticated")
+		globexOwner := s.public.Session(globex, web, owner)
+		list := func(as *aikeystest.Session, params pub.ListFetchesParams) *pub.ListFetchesResult {
+			reply, err := as.ListFetchesWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, &params)
+			require.NoError(t, err)
+			return reply
+		}
+		first := list(s.public.As(owner), pub.ListFetchesParams{PageSize: new(1)}).JSON200
+		require.Len(t, first.Fetches, 1)
+		refused := first.Fetches[0]
+		require.Equal(t, []string{"denied", "no_key", "mistral", other}, []string{refused.Decision, refused.Reason, refused.Provider, *refused.UserID})
+		require.Nil(t, refused.KeyID)
+
+		rest := list(s.public.As(owner), pub.ListFetchesParams{PageToken: first.NextPageToken}).JSON200
+		require.Nil(t, rest.NextPageToken)
+		require.Len(t, rest.Fetches, 1)
+		got := rest.Fetches[0]
+		require.WithinDuration(t, time.Now(), got.At, 10*time.Second)
+		require.NotEmpty(t, got.RequestID)
+		got.At, got.RequestID = time.Time{}, ""
+		require.Equal(t, pub.Fetch{
+			DataPlaneID: dp.ID, DataPlane: &dp.Name, Decision: "allowed", Reason: "project_key", Provider: "openai", KeyID: &key.ID,
+			Version: new(1), UserID: new(member), TokenID: &s.public.As(member).TokenID,
+		}, got)
+
+		for want, params := range map[int][]pub.ListFetchesParams{
+			1: {{KeyID: &key.ID}, {UserID: new(other)}, {Provider: new("openai")}, {Decision: new(pub.ListFetchesParamsDecision("denied"))}, {DataPlane: &dp.Name, UserID: new(member)}},
+			2: {{DataPlane: &dp.Name}, {DataPlane: &dp.ID}, {From: new(time.Now().Add(-time.Hour))}},
+			0: {{DataPlane: new("elsewhere")}, {To: new(time.Now().Add(-time.Hour))}, {KeyID: &key.ID, UserID: new(other)}},
+		} {
+			for _, p := range params {
+				require.Len(t, list(s.public.As(owner), p).JSON200.Fetches, want, "%+v", p)
+			}
+		}
+		require.Equal(t, http.StatusForbidden, list(s.public.As(member), pub.ListFetchesParams{}).StatusCode())
+		require.Equal(t, http.StatusForbidden, list(s.public.As(sam), pub.ListFetchesParams{}).StatusCode())
+		require.Empty(t, list(globexOwner, pub.ListFetchesParams{}).JSON200.Fetches)
+		for _, token := range []string{"LTE", "MA", "eA", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OQ"} { // -1, 0, x, and more than a number holds
+			require.Equal(t, http.StatusBadRequest, list(s.public.As(owner), pub.ListFetchesParams{PageToken: &token}).StatusCode(), token)
+		}
 	})
 }

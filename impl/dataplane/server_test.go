@@ -1,19 +1,305 @@
 package dataplane_test
 
 import (
+	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
+	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/dataplane"
+	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/verification"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer"
 )
+
+// Short names for what most tests use.
+const (
+	acme   = aikeystest.Customer
+	globex = aikeystest.OtherCustomer
+	web    = aikeystest.Project
+	ops    = aikeystest.OtherProject
+	owner  = aikeystest.Owner
+	member = aikeystest.Member
+	other  = aikeystest.OtherMember
+	sam    = aikeystest.Stranger
+	absent = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ" // the id of no key
+)
+
+func TestMain(m *testing.M) {
+	code := modelstest.Main(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, "every service is closed, but:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// options change a service; the zero value is one as in production.
+type options struct {
+	sealer sealer.Sealer
+	oidc   *auth.OIDC
+	ready  func() bool
+	tester *verification.Verifier
+	config func(*dataplane.Config)
+}
+
+// service is the data planes' API and, over the same database, the public API. aikeystest checks the replies and the output
+// of both.
+type service struct {
+	*aikeystest.Service
+	public *aikeystest.Service
+	t      testing.TB
+	db     *sql.DB // goes past the store
+	feed   *feed.Feed
+}
+
+// contract is the document that every reply is checked against.
+var contract = sync.OnceValue(func() *aikeystest.Contract {
+	doc, err := gen.GetSpec()
+	if err != nil {
+		panic(err)
+	}
+	return aikeystest.NewContract(doc)
+})
+
+// each runs a test on every engine, with a service of its own.
+func each(t *testing.T, test func(t *testing.T, s *service), changes ...func(*options)) {
+	t.Helper()
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		var opts options
+		for _, change := range changes {
+			change(&opts)
+		}
+		test(t, start(t, e, opts))
+	})
+}
+
+func start(t testing.TB, e modelstest.Engine, opts options) *service {
+	t.Helper()
+	url := e.MigratedURL(t)
+	store := modelstest.OpenStore(t, url, models.Options{})
+	s := &service{t: t, db: feedtest.Open(t, url)}
+	s.public = aikeystest.Start(t, aikeystest.Options{Store: store, Sealer: opts.sealer, OIDC: opts.oidc, Tester: opts.tester})
+	var err error
+	s.feed, err = feed.New(feed.Config{Store: store, Log: s.public.Evidence.Logger()})
+	require.NoError(t, err)
+	catalogue, err := providers.Load()
+	require.NoError(t, err)
+	s.Service = s.public.Also("dataplane", contract(), func(observer *httpapi.Observer) http.Handler {
+		authenticate := auth.Middleware(auth.MiddlewareConfig{Sessions: auth.New(auth.Config{DataPlanes: store})})
+		cfg := dataplane.Config{
+			Store: store, Sealer: s.public.Sealer, Providers: catalogue, Feed: s.feed, Tests: s.public.Tests, MaxStale: 20 * time.Second, CustomProviders: true,
+			Sessions: auth.New(auth.Config{Tokens: store, OIDC: opts.oidc}),
+			API:      httpapi.Config{Observer: observer, Ready: opts.ready, Authenticate: authenticate},
+		}
+		if opts.config != nil {
+			opts.config(&cfg)
+		}
+		handler, err := dataplane.NewHandler(cfg)
+		require.NoError(t, err)
+		return handler
+	})
+	return s
+}
+
+// revoke revokes a data plane, as the operator's command does.
+func (s *service) revoke(dp *dataPlane) {
+	s.t.Helper()
+	require.NoError(s.t, s.Store.Transact(context.Background(), func(tx *models.Tx) error {
+		_, err := tx.RevokeDataPlane(dp.Name, "")
+		return err
+	}))
+}
+
+// exec runs a statement that changes one row.
+func (s *service) exec(t testing.TB, statement string, args ...any) {
+	t.Helper()
+	done, err := s.db.ExecContext(t.Context(), statement, args...)
+	require.NoError(t, err)
+	changed, err := done.RowsAffected()
+	require.NoError(t, err)
+	require.EqualValues(t, 1, changed)
+}
+
+// dataPlane is a data plane, and a generated client that uses its credential.
+type dataPlane struct {
+	*gen.ClientWithResponses
+	models.DataPlane
+	token string
+}
+
+// dataPlane stores a data plane that serves all customers, after the changes.
+func (s *service) dataPlane(changes ...func(*models.DataPlane)) *dataPlane {
+	s.t.Helper()
+	token, id, hash, err := auth.MintDataPlane(time.Now())
+	require.NoError(s.t, err)
+	s.Evidence.Hide(token)
+	row := models.DataPlane{ID: id, Name: "dp-" + id, Hash: hash}
+	for _, change := range changes {
+		change(&row)
+	}
+	client, err := gen.NewClientWithResponses(s.URL, gen.WithHTTPClient(s.HTTPClient()),
+		gen.WithRequestEditorFn(func(_ context.Context, req *http.Request) error {
+			req.Header.Set("Authorization", "Bearer "+token)
+			return nil
+		}))
+	require.NoError(s.t, err)
+	return &dataPlane{client, feedtest.StoreDataPlane(s.t, s.Store, row), token}
+}
+
+// serving limits a data plane to customers, of which there may be none.
+func serving(customers ...string) func(*models.DataPlane) {
+	return func(d *models.DataPlane) { d.Customers = append([]string{}, customers...) }
+}
+
+// held is a registered key and its secret.
+type held struct {
+	pub.Key
+	secret string
+}
+
+// register registers a key with a new secret in the session's project: the project's key, or the user's own.
+func (s *service) register(as *aikeystest.Session, provider string, own bool) held {
+	s.t.Helper()
+	secret := s.Secret()
+	return held{as.Register(s.t, pub.RegisterRequest{
+		Provider: provider, Name: secret[:8], Secret: gensecret.New(secret), UserScope: &own,
+	}), secret}
+}
+
+// shared registers a project key, own a user's own key.
+func (s *service) shared(provider string) held {
+	return s.register(s.public.As(owner), provider, false)
+}
+func (s *service) own(user, provider string) held {
+	return s.register(s.public.As(user), provider, true)
+}
+
+// credential returns the API key of a user's session.
+func (s *service) credential(user string) string { return s.public.As(user).Token }
+
+func (s *service) setPolicy(body pub.PolicyRequest) {
+	s.t.Helper()
+	reply, err := s.public.As(owner).SetPolicyWithResponse(context.Background(), aikeystest.Self, aikeystest.Self, body)
+	require.NoError(s.t, err)
+	require.Equal(s.t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
+}
+
+func forKey(id string) gen.FetchRequest { return gen.FetchRequest{KeyID: &id} }
+
+// forCaller asks for the key that serves a caller, in the project of their session or another one.
+func forCaller(token, provider string, project ...string) gen.FetchRequest {
+	r := gen.FetchRequest{Credential: new(gensecret.New(token)), Provider: &provider}
+	for _, p := range project {
+		r.ProjectID = &p
+	}
+	return r
+}
+
+// forUser asks for the key of a user in a project of acme's; an empty user asks for the project's key.
+func forUser(project, user, provider string) gen.FetchRequest {
+	r := gen.FetchRequest{CustomerID: new(acme), ProjectID: &project, Provider: &provider}
+	if user != "" {
+		r.UserID = &user
+	}
+	return r
+}
+
+func fetch(t testing.TB, dp *dataPlane, body gen.FetchRequest) *gen.FetchKeyResult {
+	t.Helper()
+	reply, err := dp.FetchKeyWithResponse(t.Context(), nil, body)
+	require.NoError(t, err)
+	return reply
+}
+
+// requireKey asserts that a fetch is answered with this key for this reason.
+func requireKey(t testing.TB, reply *gen.FetchKeyResult, key held, reason string) gen.FetchResponse {
+	t.Helper()
+	require.Equal(t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
+	got := *reply.JSON200
+	scope := map[bool]string{false: "project", true: "user"}[key.UserScope]
+	require.Equal(t, []string{key.ID, key.secret, reason, scope}, []string{got.KeyID, got.Secret.Reveal(), got.Reason, got.Scope})
+	return got
+}
+
+// send makes a request that the generated client would not make.
+func (s *service) send(t testing.TB, token string, o operation) *gen.FetchKeyResult {
+	t.Helper()
+	request := aikeystest.Request{Method: o.method, Path: o.path, Token: token}
+	if o.body != "" {
+		request.Body = []byte(o.body)
+	}
+	got := s.Send(t, request)
+	return &gen.FetchKeyResult{HTTPResponse: &http.Response{StatusCode: got.Status}, Body: got.Body}
+}
+
+// response is a reply of the generated client.
+type response interface {
+	StatusCode() int
+	GetBody() []byte
+}
+
+// requireRefused asserts that a request is answered with a problem of this status and type.
+func requireRefused(t testing.TB, reply response, status int, slug string) gen.Problem {
+	t.Helper()
+	require.Equal(t, status, reply.StatusCode(), "%s", reply.GetBody())
+	var doc gen.Problem
+	require.NoError(t, json.Unmarshal(reply.GetBody(), &doc))
+	require.Equal(t, "/problems/"+slug, doc.Type)
+	return doc
+}
+
+// records returns a project's fetches, newest first.
+func (s *service) records(customer, project string) []models.FetchRecord {
+	s.t.Helper()
+	page, err := s.Store.ListFetches(context.Background(), customer, project, models.FetchFilter{Limit: 100})
+	require.NoError(s.t, err)
+	return page
+}
+
+// report reports that a provider accepted or refused a key some time ago.
+func report(t testing.TB, dp *dataPlane, id string, bad bool, ago time.Duration) {
+	t.Helper()
+	r, ms := gen.KeyReport{KeyID: id}, int(ago.Milliseconds())
+	if bad {
+		r.FailedMsAgo, r.FailureStatus = &ms, new(http.StatusUnauthorized)
+	} else {
+		r.UsedMsAgo = &ms
+	}
+	reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: []gen.KeyReport{r}})
+	require.NoError(t, err)
+	require.Equal(t, http.StatusNoContent, reply.StatusCode(), "%s", reply.Body)
+}
+
+// row returns a key as the store knows it.
+func (s *service) row(id string) models.Key {
+	s.t.Helper()
+	caller := models.Caller{CustomerID: acme, ProjectID: web, UserID: owner}
+	row, err := s.Store.GetKey(context.Background(), caller, id, time.Now().UnixMicro())
+	require.NoError(s.t, err)
+	return row
+}
 
 type operation struct{ method, path, body string }
 
