@@ -246,7 +246,7 @@ func wrk(b *testing.B, url, script string, d time.Duration) float64 {
 	return findNumber(b, string(out), `Requests/sec:\s+([\d.]+)`)
 }
 
-// preparedLua asks for the requests that the Lua expression makes of i, from 0 to count-1, in random order.
+// preparedLua returns a script that sends, in random order, the requests that a Lua expression makes of i, from 0 to count-1.
 func preparedLua(tokens []string, count int, expression string) string {
 	return tokensLua(tokens) + fmt.Sprintf(`local requests = {}
 function init(args)
@@ -269,14 +269,14 @@ func getLua(path string) string {
 	return `wrk.format("GET", ` + path + `, {["Authorization"] = "Bearer " .. token})`
 }
 
-// getScript asks for 5,000 keys of the used projects.
+// getScript returns a script that gets 5,000 keys of the used projects.
 func getScript(tokens []string) string {
 	return preparedLua(tokens, 50*usedProjects, getLua(fmt.Sprintf(
 		`"/v1/customers/acme/projects/p" .. (i %% %d) .. "/aikeys/%s" .. string.format("%%06d", math.floor(i / %d) * %d + i %% %d)`,
 		usedProjects, idPrefix, usedProjects, projectCount, usedProjects)))
 }
 
-// registerScript registers keys with names and secrets that were never used before.
+// registerScript returns a script that registers keys with names and secrets that were never used before.
 func registerScript(tokens []string) string {
 	return tokensLua(tokens) + fmt.Sprintf(`local n = 0
 function request()
@@ -304,7 +304,7 @@ func pgbench(b *testing.B, database, script string, connections int, d time.Dura
 	return findNumber(b, string(out), `tps = ([\d.]+)`)
 }
 
-// fill fills in the values of a statement for pgbench.
+// fill replaces the parameters of a statement by values, for pgbench.
 func fill(sql string, values ...string) string {
 	filled := regexp.MustCompile(`\$\d+`).ReplaceAllStringFunc(sql, func(p string) string {
 		n, _ := strconv.Atoi(p[1:]) // the pattern matches digits only
@@ -313,7 +313,7 @@ func fill(sql string, values ...string) string {
 	return strings.ReplaceAll(filled, "\n", " ") + ";\n"
 }
 
-// literals returns the values of a row as SQL. Expressions, by column, take the place of values.
+// literals returns the values of a row as SQL, or the expression for a column in place of its value.
 func literals(row *models.Insert, expressions map[string]string) []string {
 	values := make([]string, len(row.Values))
 	for i, column := range row.Columns {
@@ -359,7 +359,7 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// stolenTime returns a function that returns the share of processor time that the host took since.
+// stolenTime returns a function that returns the share of processor time that the host has taken since this call.
 func stolenTime(b *testing.B) func() float64 {
 	b.Helper()
 	read := func() (steal, all float64) {
@@ -385,7 +385,7 @@ func stolenTime(b *testing.B) func() float64 {
 // pgbenchReaders is the number of connections at which pgbench reads fastest here.
 const pgbenchReaders = 16
 
-// BenchmarkGetPostgres: a Get over HTTP, of pgbench running the same joined statement.
+// BenchmarkGetPostgres compares a Get over HTTP with pgbench running the same joined statement.
 func BenchmarkGetPostgres(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
 	server := startAikeysd(b, database)
@@ -396,7 +396,7 @@ func BenchmarkGetPostgres(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, getScript(tokens), d) })
 }
 
-// BenchmarkListPostgres: a List of 50 over HTTP, of pgbench running the same statement.
+// BenchmarkListPostgres compares a List of 50 over HTTP with pgbench running the same statement.
 func BenchmarkListPostgres(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
 	server := startAikeysd(b, database)
@@ -407,7 +407,7 @@ func BenchmarkListPostgres(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, list, d) })
 }
 
-// BenchmarkRegisterPostgres: a register over HTTP, of pgbench making the same three inserts in a transaction, with as many
+// BenchmarkRegisterPostgres compares a register over HTTP with pgbench making the same three inserts in a transaction, with as many
 // clients.
 func BenchmarkRegisterPostgres(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
@@ -432,7 +432,7 @@ func BenchmarkRegisterPostgres(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, registerScript(tokens), d) })
 }
 
-// BenchmarkGetSQLite: a Get over HTTP, of a bare Echo handler that answers a constant.
+// BenchmarkGetSQLite compares a Get over HTTP with a bare Echo handler that answers a constant.
 func BenchmarkGetSQLite(b *testing.B) {
 	database := "sqlite:" + b.TempDir() + "/aikeys.db"
 	tokens := seed(b, database, usedProjects)
@@ -455,8 +455,7 @@ func BenchmarkGetSQLite(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, script, d) })
 }
 
-// BenchmarkRegisterSQLite: a register over HTTP with synchronous=FULL, of the disk's fdatasync rate: durable writes of 8 KiB
-// per second.
+// BenchmarkRegisterSQLite compares a register over HTTP, with synchronous=FULL, with durable writes of 8 KiB to the disk (fdatasync).
 func BenchmarkRegisterSQLite(b *testing.B) {
 	dir := b.TempDir()
 	database := "sqlite:" + dir + "/aikeys.db"
@@ -481,7 +480,7 @@ func BenchmarkRegisterSQLite(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, registerScript(tokens), d) })
 }
 
-// BenchmarkFetchPostgres: a fetch by a data plane, for a caller by their credential, of a Get. Every fetch is recorded, and
+// BenchmarkFetchPostgres compares a fetch by a data plane, for a caller by their credential, with a Get. Every fetch is recorded, and
 // opens an envelope.
 func BenchmarkFetchPostgres(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
@@ -497,8 +496,8 @@ func BenchmarkFetchPostgres(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.dataPlane, script, d) })
 }
 
-// BenchmarkMillionKeys: Get and List with a million keys in the table, of the same with a thousand. The lists have pages of one
-// key: a project has one key in the small table, and a thousand in the large one.
+// BenchmarkMillionKeys compares Get and List with a million keys in the table with the same on a thousand keys. The lists have pages
+// of one key: a project has one key in the small table, and a thousand in the large one.
 func BenchmarkMillionKeys(b *testing.B) {
 	few, fewTokens := postgres(b, projectCount)
 	many, manyTokens := postgres(b, 1_000_000)
@@ -519,7 +518,8 @@ func BenchmarkMillionKeys(b *testing.B) {
 	}
 }
 
-// BenchmarkStart: from the start of the process until it is ready, on a fresh SQLite database, and its memory when idle.
+// BenchmarkStart measures the time from the start of the process until it is ready, on a fresh SQLite database, and its memory when
+// idle.
 func BenchmarkStart(b *testing.B) {
 	var took, memory []float64
 	for range 5 {
@@ -537,9 +537,9 @@ func BenchmarkStart(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkRewrapPostgres: "aikeysd rewrap" of 100,000 keys with the local backend, at its default rate, while wrk
-// reads: how long the job takes, and the rate of Get while it runs as a share of the rate while it is paused. Then the job again,
-// without a rate limit and without reads.
+// BenchmarkRewrapPostgres measures how long "aikeysd rewrap" of 100,000 keys takes with the local backend, at its default rate, while
+// wrk reads. It compares the rate of Get while the job runs with the rate while the job is paused. Then it runs the job again, without
+// a rate limit and without reads.
 func BenchmarkRewrapPostgres(b *testing.B) {
 	const keys, page = 100_000, 5_000
 	const round = 3 * time.Second // of which there are as many as the job takes
@@ -635,8 +635,8 @@ func BenchmarkRewrapPostgres(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkSecretsSeal: a seal through secrets-svc over a unix socket, of one by a bare Echo handler that seals in its own
-// process, with the same client and 16 callers. secrets-svc also authenticates the client, validates the request, and zeroes memory.
+// BenchmarkSecretsSeal compares a seal by secrets-svc over a unix socket with one by a bare Echo handler that seals in its own process,
+// with the same client and 16 callers. secrets-svc also authenticates the client, validates the request, and zeroes memory.
 func BenchmarkSecretsSeal(b *testing.B) {
 	if dir := os.Getenv(envBareSealer); dir != "" {
 		// This is the process to compare with, the least that an Echo server can do to seal and open: no validation, no
@@ -688,7 +688,7 @@ func BenchmarkSecretsSeal(b *testing.B) {
 	})
 }
 
-// BenchmarkSecretsOpen: an open, likewise. secrets-svc writes each one to its audit log before it answers.
+// BenchmarkSecretsOpen is BenchmarkSecretsSeal for an open. secrets-svc writes each open to its audit log before it answers.
 func BenchmarkSecretsOpen(b *testing.B) {
 	compareSealers(b, func(s *remote.Sealer, envelope []byte) error {
 		secret, err := s.Open(context.Background(), keyBinding(), envelope)
@@ -697,8 +697,8 @@ func BenchmarkSecretsOpen(b *testing.B) {
 	})
 }
 
-// BenchmarkSecretsRegister: a register over HTTP with secrets-svc behind, of one with a keyset in the same process. Both
-// serve one PostgreSQL.
+// BenchmarkSecretsRegister compares a register over HTTP that seals with secrets-svc with one that seals in the same process. Both
+// services have the same PostgreSQL database.
 func BenchmarkSecretsRegister(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
 	keyset := filepath.Join(b.TempDir(), "keyset.json")
@@ -796,8 +796,8 @@ func awaitSealer(b *testing.B, socket string) *remote.Sealer {
 // coldFetches is how many fetches are measured, one after the other.
 const coldFetches = 1_000
 
-// BenchmarkColdFetchKMS: calls of the key management service, and milliseconds, for a thousand cold fetches. aikeysd has no cache of
-// its own, so that each fetch of a data plane is a cold one.
+// BenchmarkColdFetchKMS measures the milliseconds and the calls of the key management service that a thousand cold fetches take.
+// aikeysd has no cache of its own, so every fetch of a data plane is a cold one.
 func BenchmarkColdFetchKMS(b *testing.B) {
 	for _, backend := range []struct {
 		name string
@@ -812,7 +812,12 @@ func BenchmarkColdFetchKMS(b *testing.B) {
 		{"OpenBao,cache=1m", startOpenBao, []string{"--sealer-cache", "1m"}},
 		{"AWS-moto", awsEmulator("moto"), nil},
 		{"AWS-local-kms", awsEmulator("local-kms"), nil},
-		{"GCP-double", startGCP, nil},
+		{"GCP-double", func(b *testing.B, calls *atomic.Int64) string {
+			server := gcpkmstest.Start(b)
+			server.NewKey(b, "bench", kmspb.CryptoKey_ENCRYPT_DECRYPT)
+			server.Before = func(context.Context, string) error { calls.Add(1); return nil }
+			return server.URL("bench")
+		}, nil},
 	} {
 		b.Run(backend.name, func(b *testing.B) {
 			var calls atomic.Int64
@@ -863,19 +868,12 @@ func awsEmulator(name string) func(*testing.B, *atomic.Int64) string {
 	}
 }
 
-func startGCP(b *testing.B, calls *atomic.Int64) string {
-	server := gcpkmstest.Start(b)
-	server.NewKey(b, "bench", kmspb.CryptoKey_ENCRYPT_DECRYPT)
-	server.Before = func(context.Context, string) error { calls.Add(1); return nil }
-	return server.URL("bench")
-}
-
 // BenchmarkRevocation measures how soon data planes have read a revocation, in milliseconds from just before the revoke is sent.
 // Three replicas share one PostgreSQL server; data planes are connected to all of them over TLS, and acknowledge what they read.
 func BenchmarkRevocation(b *testing.B) {
 	const (
 		replicas = 3
-		// revocations is how many revocations are measured, after one that is not.
+		// revocations is how many revocations are measured. One more, the first, is not.
 		revocations = 30
 		// pause lets the acknowledgements of one revocation end before the next.
 		pause = 700 * time.Millisecond

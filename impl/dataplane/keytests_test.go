@@ -11,6 +11,8 @@ import (
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/verification"
@@ -75,7 +77,7 @@ func (s *service) found(t *testing.T, id string) string {
 
 func TestOneDataPlaneTestsAKey(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
-		s.runFeed()
+		feedtest.Run(t, s.feed.Run)
 		dp, another, theirs, old := s.dataPlane(serving(acme)), s.dataPlane(), s.dataPlane(serving(globex)), s.dataPlane()
 		streams := []*feedtest.Client{s.offer(t, dp), s.offer(t, another), s.offer(t, theirs), s.follow(t, old, gen.StreamEventsParams{})}
 		streams[3].AwaitType("heartbeat")
@@ -114,83 +116,78 @@ func TestOneDataPlaneTestsAKey(t *testing.T) {
 }
 
 func TestSecretIsTestedBeforeItIsAKeys(t *testing.T) {
-	each(t, func(t *testing.T, s *service) {
-		s.runFeed()
-		dp := s.dataPlane()
-		s.offer(t, dp)
-		catalogue, err := providers.Load()
-		require.NoError(t, err)
-		add := func(provider, secret string) string {
-			p, _ := catalogue.Lookup(provider)
-			return s.addTest(t, pub.Key{Provider: provider}, func(row *models.KeyTest) {
-				row.Version = 0
-				sealed, err := s.public.Sealer.Seal(t.Context(), verification.SecretBinding(*row, p), sealer.NewSecret([]byte(secret)))
-				require.NoError(t, err)
-				row.Envelope = sealed.Bytes
-			})
-		}
-		secret := s.Secret()
-		got := claim(t, dp, add("anthropic", secret))
+	s := onSQLite(t)
+	feedtest.Run(t, s.feed.Run)
+	dp := s.dataPlane()
+	s.offer(t, dp)
+	catalogue, err := providers.Load()
+	require.NoError(t, err)
+	add := func(provider, secret string) string {
+		p, _ := catalogue.Lookup(provider)
+		return s.addTest(t, pub.Key{Provider: provider}, func(row *models.KeyTest) {
+			row.Version = 0
+			sealed, err := s.public.Sealer.Seal(t.Context(), verification.SecretBinding(*row, p), sealer.NewSecret([]byte(secret)))
+			require.NoError(t, err)
+			row.Envelope = sealed.Bytes
+		})
+	}
+	secret := s.Secret()
+	got := claim(t, dp, add("anthropic", secret))
+	require.Equal(t, http.StatusOK, got.StatusCode(), "%s", got.Body)
+	require.Equal(t, []string{secret, "2023-06-01"}, []string{headersOf(got)["X-Api-Key"], headersOf(got)["Anthropic-Version"]})
+	record := s.records(acme, web)[0]
+	require.Equal(t, []any{dp.ID, "verification", "anthropic", "", uint32(0)}, []any{record.DataPlaneID, record.Reason, record.Provider, record.KeyID, record.Version})
+
+	// What is signed here is refused elsewhere at another time.
+	for _, tc := range []struct {
+		ago  time.Duration
+		want string
+	}{{0, "rejected"}, {time.Hour, "unreachable clock"}, {-time.Hour, "unreachable clock"}} {
+		id := add("bedrock", `{"access_key_id":"AKIAEXAMPLEEXAMPLE01","secret_access_key":"`+s.Secret()+`","region":"eu-west-1"}`)
+		got := claim(t, dp, id)
 		require.Equal(t, http.StatusOK, got.StatusCode(), "%s", got.Body)
-		require.Equal(t, []string{secret, "2023-06-01"}, []string{headersOf(got)["X-Api-Key"], headersOf(got)["Anthropic-Version"]})
-		record := s.records(acme, web)[0]
-		require.Equal(t, []any{dp.ID, "verification", "anthropic", "", uint32(0)}, []any{record.DataPlaneID, record.Reason, record.Provider, record.KeyID, record.Version})
+		require.True(t, got.JSON200.Signed)
+		date := time.Now().Add(-tc.ago).UTC().Format(http.TimeFormat)
+		require.Equal(t, http.StatusNoContent, answer(t, dp, gen.KeyTestAnswer{TestID: id, Verdict: "rejected", Status: new(403), Date: &date}).StatusCode())
+		require.Equal(t, tc.want, s.found(t, id))
+	}
 
-		// What is signed here is refused elsewhere at another time.
-		for _, tc := range []struct {
-			ago  time.Duration
-			want string
-		}{{0, "rejected"}, {time.Hour, "unreachable clock"}, {-time.Hour, "unreachable clock"}} {
-			id := add("bedrock", `{"access_key_id":"AKIAEXAMPLEEXAMPLE01","secret_access_key":"`+s.Secret()+`","region":"eu-west-1"}`)
-			got := claim(t, dp, id)
-			require.Equal(t, http.StatusOK, got.StatusCode(), "%s", got.Body)
-			require.True(t, got.JSON200.Signed)
-			date := time.Now().Add(-tc.ago).UTC().Format(http.TimeFormat)
-			require.Equal(t, http.StatusNoContent, answer(t, dp, gen.KeyTestAnswer{TestID: id, Verdict: "rejected", Status: new(403), Date: &date}).StatusCode())
-			require.Equal(t, tc.want, s.found(t, id))
-		}
-
-		moved := add("openai", s.Secret())
-		s.exec(t, `UPDATE key_tests SET provider = 'mistral' WHERE id = '`+moved+`'`)
-		require.Equal(t, http.StatusInternalServerError, claim(t, dp, moved).StatusCode(), "its envelope opens for its own provider alone")
-		require.Equal(t, "unreachable unknown_answer", s.found(t, moved))
-	})
-}
-
-// refusingTokens answers as Microsoft's does to a client secret that is wrong.
-type refusingTokens struct{}
-
-// RoundTrip implements http.RoundTripper.
-func (refusingTokens) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: http.StatusUnauthorized, Body: io.NopCloser(strings.NewReader(`{"error": "invalid_client"}`)), Request: r}, nil
+	moved := add("openai", s.Secret())
+	s.exec(t, `UPDATE key_tests SET provider = 'mistral' WHERE id = '`+moved+`'`)
+	require.Equal(t, http.StatusInternalServerError, claim(t, dp, moved).StatusCode(), "its envelope opens for its own provider alone")
+	require.Equal(t, "unreachable unknown_answer", s.found(t, moved))
 }
 
 // Data planes get neither a key that has been stopped in the meantime nor a credential that only the control plane can exchange. The waiting
 // request gets an answer.
 func TestDataPlanesGetNoTestTheyCannotMake(t *testing.T) {
-	each(t, func(t *testing.T, s *service) {
-		s.runFeed()
-		dp := s.dataPlane()
-		s.offer(t, dp)
-		revoked, rotated := s.shared("openai"), s.shared("openai")
-		s.public.As(owner).RevokeKey(t, revoked.ID)
-		exchanged := s.public.As(owner).Register(t, pub.RegisterRequest{Provider: "azure_openai", Name: "entra", Secret: gensecret.New(
-			`{"endpoint":"https://r.services.ai.azure.us/","tenant_id":"t","client_id":"app","client_secret":"` + s.Secret() + `"}`)})
-		for _, tc := range []struct {
-			key        pub.Key
-			change     func(*models.KeyTest)
-			want       string
-			wantRecord []string
-		}{
-			{revoked.Key, func(*models.KeyTest) {}, "unreachable unknown_answer", []string{dp.ID, "denied", "key_revoked"}},
-			{rotated.Key, func(row *models.KeyTest) { row.Version = 2 }, "unreachable unknown_answer", []string{dp.ID, "denied", "no_key"}},
-			{exchanged, func(*models.KeyTest) {}, "rejected", []string{models.ControlPlane, "allowed", "verification"}},
-		} {
-			id := s.addTest(t, tc.key, tc.change)
-			requireRefused(t, claim(t, dp, id), http.StatusNotFound, "not-found")
-			require.Equal(t, tc.want, s.found(t, id))
-			record := s.records(acme, web)[0]
-			require.Equal(t, tc.wantRecord, []string{record.DataPlaneID, string(record.Decision), record.Reason})
-		}
-	}, func(o *options) { o.tester = verification.New(verification.Config{Transport: refusingTokens{}}) })
+	s := onSQLite(t, func(o *aikeystest.Options, _ *dataplane.Config) {
+		o.Tester = verification.New(verification.Config{Transport: tokenService(func(r *http.Request) *http.Response {
+			body := io.NopCloser(strings.NewReader(`{"error": "invalid_client"}`))
+			return &http.Response{StatusCode: http.StatusUnauthorized, Body: body, Request: r}
+		})})
+	})
+	feedtest.Run(t, s.feed.Run)
+	dp := s.dataPlane()
+	s.offer(t, dp)
+	revoked, rotated := s.shared("openai"), s.shared("openai")
+	s.public.As(owner).RevokeKey(t, revoked.ID)
+	exchanged := s.public.As(owner).Register(t, pub.RegisterRequest{Provider: "azure_openai", Name: "entra", Secret: gensecret.New(
+		`{"endpoint":"https://r.services.ai.azure.us/","tenant_id":"t","client_id":"app","client_secret":"` + s.Secret() + `"}`)})
+	for _, tc := range []struct {
+		key        pub.Key
+		change     func(*models.KeyTest)
+		want       string
+		wantRecord []string
+	}{
+		{revoked.Key, func(*models.KeyTest) {}, "unreachable unknown_answer", []string{dp.ID, "denied", "key_revoked"}},
+		{rotated.Key, func(row *models.KeyTest) { row.Version = 2 }, "unreachable unknown_answer", []string{dp.ID, "denied", "no_key"}},
+		{exchanged, func(*models.KeyTest) {}, "rejected", []string{models.ControlPlane, "allowed", "verification"}},
+	} {
+		id := s.addTest(t, tc.key, tc.change)
+		requireRefused(t, claim(t, dp, id), http.StatusNotFound, "not-found")
+		require.Equal(t, tc.want, s.found(t, id))
+		record := s.records(acme, web)[0]
+		require.Equal(t, tc.wantRecord, []string{record.DataPlaneID, string(record.Decision), record.Reason})
+	}
 }

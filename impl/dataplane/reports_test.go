@@ -1,7 +1,6 @@
 package dataplane_test
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +17,8 @@ import (
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/dataplane"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/models"
 )
@@ -55,7 +56,7 @@ func TestReportShowsInKey(t *testing.T) {
 
 // Whole numbers from a million on were refused once.
 func TestReportsUpToADayOld(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	dp := s.dataPlane()
 	for _, ago := range []time.Duration{999_999 * time.Millisecond, 1_000_000 * time.Millisecond, 24 * time.Hour} {
 		key, ms := s.shared("openai"), int(ago.Milliseconds())
@@ -144,7 +145,7 @@ func TestReportOfUnservedCustomer(t *testing.T) {
 }
 
 func TestInvalidReports(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	dp, key := s.dataPlane(), s.shared("openai")
 	for name, keys := range map[string]string{
 		"no keys":                  ``,
@@ -184,31 +185,24 @@ func TestKeyThatBeginsToFailIsTested(t *testing.T) {
 	address, err := url.Parse(provider.URL)
 	require.NoError(t, err)
 	tester := verification.New(verification.Config{Upstreams: map[string]*url.URL{"openai": address}, Transport: provider.Client().Transport})
-	t.Cleanup(func() { require.EqualValues(t, 2, asked.Load(), "once on each engine") })
-	each(t, func(t *testing.T, s *service) {
-		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-		ended := make(chan error, 1)
-		go func() { ended <- s.public.Tests.Run(ctx) }()
-		t.Cleanup(func() {
-			cancel()
-			require.NoError(t, <-ended)
-		})
-		dp, key := s.dataPlane(), s.shared("openai")
-		limited := s.dataPlane(serving(globex))
-		report(t, limited, key.ID, true, 0)
-		require.Nil(t, s.key(t, owner, key.ID).Verification, "of a data plane that may not serve the customer")
-		for range 3 {
-			report(t, dp, key.ID, true, 0)
-		}
-		require.Eventually(t, func() bool { return s.key(t, owner, key.ID).Verification != nil }, 10*time.Second, 5*time.Millisecond)
-		got := s.key(t, owner, key.ID)
-		require.Equal(t, []any{"rejected", "rejected", false}, []any{got.Verification.Verdict, *got.NotServingReason, *got.Serves})
-		reply, err := s.public.As(owner).ListEventsWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil)
-		require.NoError(t, err)
-		event := reply.JSON200.Events[0]
-		require.Equal(t, []string{"key.verified", "data_plane", dp.ID}, []string{event.Type, event.Actor.Method, event.Actor.UserID})
-		requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
-	}, func(o *options) { o.tester = tester })
+	t.Cleanup(func() { require.EqualValues(t, 1, asked.Load()) })
+	s := onSQLite(t, func(o *aikeystest.Options, _ *dataplane.Config) { o.Tester = tester })
+	feedtest.Run(t, s.public.Tests.Run)
+	dp, key := s.dataPlane(), s.shared("openai")
+	limited := s.dataPlane(serving(globex))
+	report(t, limited, key.ID, true, 0)
+	require.Nil(t, s.key(t, owner, key.ID).Verification, "of a data plane that may not serve the customer")
+	for range 3 {
+		report(t, dp, key.ID, true, 0)
+	}
+	require.Eventually(t, func() bool { return s.key(t, owner, key.ID).Verification != nil }, 10*time.Second, 5*time.Millisecond)
+	got := s.key(t, owner, key.ID)
+	require.Equal(t, []any{"rejected", "rejected", false}, []any{got.Verification.Verdict, *got.NotServingReason, *got.Serves})
+	reply, err := s.public.As(owner).ListEventsWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil)
+	require.NoError(t, err)
+	event := reply.JSON200.Events[0]
+	require.Equal(t, []string{"key.verified", "data_plane", dp.ID}, []string{event.Type, event.Actor.Method, event.Actor.UserID})
+	requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
 }
 
 const reporter = "01M83VVAHQQW2E4R6T8Y0A1S3D"
@@ -278,7 +272,7 @@ func TestUsageIsReadByOwnersAndByTheUser(t *testing.T) {
 }
 
 func TestUsageInPages(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	dp, key, long := s.dataPlane(), s.shared("openai"), strings.Repeat("u", 64)
 	count(t, dp, 1, requests(key, "", 1, 0), requests(key, "a", 1, 0), requests(key, long, 1, 0), requests(key, "z", 1, 0))
 	var paged []string
@@ -308,7 +302,7 @@ func TestUsageOfAnUnservedCustomer(t *testing.T) {
 }
 
 func TestInvalidUsageReports(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	dp, key := s.dataPlane(), s.shared("openai")
 	valid := `{"key_id":"` + key.ID + `","user_id":"mia","requests":1,"refusals":0,"last_used_ms_ago":1}`
 	replaced := func(old, by string) string { return strings.Replace(valid, old, by, 1) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,11 +25,9 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
-	"github.com/agentrouter/aikeys/impl/verification"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
-	"github.com/agentrouter/aikeys/sealer"
 )
 
 // Short names for what most tests use.
@@ -45,21 +44,14 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "6"); err != nil { // most tests wait for most of their time
+		panic(err)
+	}
 	code := modelstest.Main(m)
 	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, "every service is closed, but:", err)
-		code = 1
+		panic(err) // every service is closed
 	}
 	os.Exit(code)
-}
-
-// options change a service; the zero value is one as in production.
-type options struct {
-	sealer sealer.Sealer
-	oidc   *auth.OIDC
-	ready  func() bool
-	tester *verification.Verifier
-	config func(*dataplane.Config)
 }
 
 // service is the data planes' API and, over the same database, the public API. aikeystest checks the replies and the output
@@ -81,41 +73,45 @@ var contract = sync.OnceValue(func() *aikeystest.Contract {
 	return aikeystest.NewContract(doc)
 })
 
+// change changes the settings of a service, which are otherwise those of production.
+type change = func(*aikeystest.Options, *dataplane.Config)
+
 // each runs a test on every engine, with a service of its own.
-func each(t *testing.T, test func(t *testing.T, s *service), changes ...func(*options)) {
+func each(t *testing.T, test func(t *testing.T, s *service), changes ...change) {
 	t.Helper()
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
-		var opts options
-		for _, change := range changes {
-			change(&opts)
-		}
-		test(t, start(t, e, opts))
+		test(t, start(t, e, changes...))
 	})
 }
 
-func start(t testing.TB, e modelstest.Engine, opts options) *service {
+// onSQLite starts a service for a test that does not depend on the engine.
+func onSQLite(t *testing.T, changes ...change) *service {
+	t.Helper()
+	t.Parallel()
+	return start(t, modelstest.EngineSQLite, changes...)
+}
+
+func start(t testing.TB, e modelstest.Engine, changes ...change) *service {
 	t.Helper()
 	url := e.MigratedURL(t)
 	store := modelstest.OpenStore(t, url, models.Options{})
-	s := &service{t: t, db: feedtest.Open(t, url)}
-	s.public = aikeystest.Start(t, aikeystest.Options{Store: store, Sealer: opts.sealer, OIDC: opts.oidc, Tester: opts.tester})
-	var err error
-	s.feed, err = feed.New(feed.Config{Store: store, Log: s.public.Evidence.Logger()})
-	require.NoError(t, err)
 	catalogue, err := providers.Load()
 	require.NoError(t, err)
+	opts := aikeystest.Options{Store: store}
+	cfg := dataplane.Config{
+		Store: store, Sessions: auth.New(auth.Config{Tokens: store}), Providers: catalogue, MaxStale: 20 * time.Second, CustomProviders: true,
+		API: httpapi.Config{Authenticate: auth.Middleware(auth.MiddlewareConfig{Sessions: auth.New(auth.Config{DataPlanes: store})})},
+	}
+	for _, change := range changes {
+		change(&opts, &cfg)
+	}
+	s := &service{t: t, db: feedtest.Open(t, url), public: aikeystest.Start(t, opts)}
+	s.feed, err = feed.New(feed.Config{Store: store, Log: s.public.Evidence.Logger()})
+	require.NoError(t, err)
 	s.Service = s.public.Also("dataplane", contract(), func(observer *httpapi.Observer) http.Handler {
-		authenticate := auth.Middleware(auth.MiddlewareConfig{Sessions: auth.New(auth.Config{DataPlanes: store})})
-		cfg := dataplane.Config{
-			Store: store, Sealer: s.public.Sealer, Providers: catalogue, Feed: s.feed, Tests: s.public.Tests, MaxStale: 20 * time.Second, CustomProviders: true,
-			Sessions: auth.New(auth.Config{Tokens: store, OIDC: opts.oidc}),
-			API:      httpapi.Config{Observer: observer, Ready: opts.ready, Authenticate: authenticate},
-		}
-		if opts.config != nil {
-			opts.config(&cfg)
-		}
+		cfg.Sealer, cfg.Tests, cfg.Feed, cfg.API.Observer = s.public.Sealer, s.public.Tests, s.feed, observer
 		handler, err := dataplane.NewHandler(cfg)
 		require.NoError(t, err)
 		return handler
@@ -320,37 +316,36 @@ func TestOperationsRequireDataPlaneCredential(t *testing.T) {
 			require.Equal(t, operation{method, path, operations[op.OperationID].body}, operations[op.OperationID])
 		}
 	}
-	each(t, func(t *testing.T, s *service) {
-		unknown, _, _, err := auth.MintDataPlane(time.Now())
-		require.NoError(t, err)
-		s.Evidence.Hide(unknown)
-		revoked := s.dataPlane()
-		s.revoke(revoked)
-		for name, token := range map[string]string{
-			"none":       "",
-			"garbage":    s.Secret(),
-			"unknown":    unknown,
-			"a user's":   s.credential(owner),
-			"revoked":    revoked.token,
-			"expired":    s.dataPlane(func(d *models.DataPlane) { d.ExpiresAt = time.Now().UnixMicro() - 1 }).token,
-			"mistyped":   revoked.token[:len(revoked.token)-1] + "-",
-			"with dashs": "dp-" + s.dataPlane().token,
-		} {
-			for operation, o := range operations {
-				t.Run(operation+" with "+name, func(t *testing.T) {
-					got := s.send(t, token, o)
-					requireRefused(t, got, http.StatusUnauthorized, "unauthenticated")
-				})
-			}
+	s := onSQLite(t)
+	unknown, _, _, err := auth.MintDataPlane(time.Now())
+	require.NoError(t, err)
+	s.Evidence.Hide(unknown)
+	revoked := s.dataPlane()
+	s.revoke(revoked)
+	for name, token := range map[string]string{
+		"none":       "",
+		"garbage":    s.Secret(),
+		"unknown":    unknown,
+		"a user's":   s.credential(owner),
+		"revoked":    revoked.token,
+		"expired":    s.dataPlane(func(d *models.DataPlane) { d.ExpiresAt = time.Now().UnixMicro() - 1 }).token,
+		"mistyped":   revoked.token[:len(revoked.token)-1] + "-",
+		"with dashs": "dp-" + s.dataPlane().token,
+	} {
+		for operation, o := range operations {
+			t.Run(operation+" with "+name, func(t *testing.T) {
+				got := s.send(t, token, o)
+				requireRefused(t, got, http.StatusUnauthorized, "unauthenticated")
+			})
 		}
-		require.Empty(t, s.records(acme, web), "an unauthenticated fetch leaves no record")
-	})
+	}
+	require.Empty(t, s.records(acme, web), "an unauthenticated fetch leaves no record")
 }
 
 // Every operation that gives anything out checks the credential in its own statement, so a cached session does not help.
 func TestRevokedDataPlaneIsRefusedAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
-		s.runFeed()
+		feedtest.Run(t, s.feed.Run)
 		s.follow(t, s.dataPlane(), gen.StreamEventsParams{})
 		key := s.shared("openai")
 		for name, request := range map[string]func(dp *dataPlane) *gen.FetchKeyResult{
@@ -463,7 +458,7 @@ func TestFetchChecksMembership(t *testing.T) {
 }
 
 func TestOperationsUntilReady(t *testing.T) {
-	s := start(t, "sqlite", options{ready: func() bool { return false }})
+	s := onSQLite(t, func(_ *aikeystest.Options, c *dataplane.Config) { c.API.Ready = func() bool { return false } })
 	dp := s.dataPlane()
 	for operation, o := range operations {
 		t.Run(operation, func(t *testing.T) {
@@ -473,7 +468,7 @@ func TestOperationsUntilReady(t *testing.T) {
 }
 
 func TestOperationsWithoutDatabase(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	dp := s.dataPlane()
 	require.Equal(t, http.StatusNotFound, fetch(t, dp, forUser(web, member, "openai")).StatusCode(), "the session is cached")
 	require.NoError(t, s.Store.Close())

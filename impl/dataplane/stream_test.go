@@ -16,17 +16,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 )
 
-// runFeed runs the feed until the test ends.
-func (s *service) runFeed() {
-	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- s.feed.Run(ctx) }()
-	s.t.Cleanup(func() {
-		cancel()
-		require.NoError(s.t, <-ran)
-	})
-}
-
 // follow opens a stream once the feed has read from the database. It ends with the test, and its messages must be as the
 // document has them.
 func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsParams) *feedtest.Client {
@@ -58,7 +47,7 @@ func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsPar
 
 func TestStreamHasOnlyOwnCustomersChanges(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
-		s.runFeed()
+		feedtest.Run(t, s.feed.Run)
 		key := s.shared("openai")
 		theirs := s.register(s.public.Session(globex, web, owner), "openai", false)
 		stream := s.follow(t, s.dataPlane(serving(acme)), gen.StreamEventsParams{MaxStaleMs: new(0)})
@@ -79,7 +68,7 @@ func TestStreamHasOnlyOwnCustomersChanges(t *testing.T) {
 
 func TestStreamResumes(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
-		s.runFeed()
+		feedtest.Run(t, s.feed.Run)
 		dp, key := s.dataPlane(), s.shared("openai")
 		stream := s.follow(t, dp, gen.StreamEventsParams{})
 		stream.AwaitType("heartbeat")
@@ -94,7 +83,7 @@ func TestStreamResumes(t *testing.T) {
 // Only the data plane that has a stream can acknowledge for it.
 func TestAcknowledgeCountsInReceipt(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
-		s.runFeed()
+		feedtest.Run(t, s.feed.Run)
 		dp, key := s.dataPlane(), s.shared("openai")
 		stream := s.follow(t, dp, gen.StreamEventsParams{})
 		session := stream.Session()
@@ -125,7 +114,7 @@ func TestAcknowledgeCountsInReceipt(t *testing.T) {
 }
 
 func TestInvalidNumbersOfRequestsInFlight(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	dp, key := s.dataPlane(), s.shared("openai")
 	for name, counts := range map[string][]gen.InFlight{
 		"negative": {{KeyID: key.ID, Requests: -1}}, "too many": {{KeyID: key.ID, Requests: 10_000_001}}, "no key": {{KeyID: "byok_x 5\n"}},
@@ -142,7 +131,7 @@ func TestInvalidNumbersOfRequestsInFlight(t *testing.T) {
 }
 
 func TestInvalidStreamParameters(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	dp := s.dataPlane()
 	for _, position := range []string{"5:4:", "1:9:9", "1:9:0", "9223372036854775808:9223372036854775808:", "1:2", "x", ""} {
 		t.Run("position "+position, func(t *testing.T) {
@@ -170,7 +159,7 @@ func TestInvalidStreamParameters(t *testing.T) {
 
 // The operator bounds how long a receipt can be pending, whatever grace data planes declare.
 func TestMaxStaleIsLimited(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	dp := s.dataPlane()
 	for query, message := range map[string]string{
 		"max_stale_ms=20001": "must be at most 20000, the limit of this service", "max_stale_ms=3600001": "must be at most 3600000",
@@ -185,6 +174,6 @@ func TestMaxStaleIsLimited(t *testing.T) {
 
 // Before the feed has read from the database, it can promise nothing.
 func TestStreamUnavailableWithoutFeed(t *testing.T) {
-	s := start(t, "sqlite", options{})
+	s := onSQLite(t)
 	requireRefused(t, s.send(t, s.dataPlane().token, operation{http.MethodGet, "/v1/events", ""}), http.StatusServiceUnavailable, "unavailable")
 }

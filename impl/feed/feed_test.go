@@ -229,7 +229,7 @@ func (r *replica) tryConnect(sub Subscription, onMessage func(feedtest.Message))
 	return &member{c, sub.DataPlane}, nil
 }
 
-// connect opens a stream of a new data plane for all customers, or of one that serves some.
+// connect opens a stream of a new data plane, which serves these customers, or all of them if none is given.
 func (r *replica) connect(customers ...string) *member {
 	r.env.t.Helper()
 	return r.subscribe(Subscription{DataPlane: r.env.dataPlane(customers...)})
@@ -269,8 +269,8 @@ func (m *member) heartbeats() []feedtest.Message {
 	return slices.DeleteFunc(m.All(), func(got feedtest.Message) bool { return got.Type != "heartbeat" })
 }
 
-// acknowledge acknowledges a key's revocation at a replica, once the data plane has been told of it. With a number it says how many
-// requests were in flight.
+// acknowledge acknowledges a key's revocation at a replica, once the data plane has read it. With a number it says how many requests
+// were in flight.
 func (m *member) acknowledge(k models.Key, at *replica, inFlight ...int) {
 	at.env.t.Helper()
 	counts := map[string]int{}
@@ -364,13 +364,13 @@ func (e *env) execute(statement string) {
 	require.NoError(e.t, err)
 }
 
-// isAbout selects the messages about a key.
+// isAbout returns a function that reports whether a message is about a key.
 func isAbout(key string) func(feedtest.Message) bool {
 	return func(m feedtest.Message) bool { return m.KeyID != nil && *m.KeyID == key }
 }
 
-// Guarantee 1: data planes that reconnect at random, to any replica, are told of every change of their customers, although
-// transactions commit out of order. They are told of nobody else's.
+// Guarantee 1: data planes that reconnect at random, to any replica, get every change of their customers, although transactions
+// commit out of order. They get nobody else's.
 func TestNoGap(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		replicas := []*replica{e.replica(), e.replica(), e.replica()}
@@ -491,7 +491,7 @@ func TestNoDelay(t *testing.T) {
 	})
 }
 
-// Guarantee 2 again: while every connection that requests can take is taken, heartbeats come and changes are told.
+// Guarantee 2 again: while every connection that requests can take is taken, heartbeats and changes are sent.
 func TestNoDelayByBusyRequestPool(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
 		const conns = 4
