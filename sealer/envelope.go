@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/tink-crypto/tink-go/v2/aead/subtle"
 	"golang.org/x/crypto/cryptobyte"
@@ -127,8 +128,8 @@ func SamePayload(a, b []byte) bool {
 // without blanks, and is never reused for another key. Implementations must be safe for concurrent use, keep no reference to
 // their arguments, and put neither keys nor wrapped keys in error texts.
 type KEKs interface {
-	// Primary returns the id of the KEK to wrap new data keys with, or ErrUnavailable.
-	Primary(ctx context.Context) (kekID string, err error)
+	// List returns all KEKs, at least the primary one, which is first. The caller does not change the list. Error: ErrUnavailable.
+	List(ctx context.Context) ([]KEK, error)
 
 	// Wrap encrypts a data key of 32 bytes and authenticates associatedData, at most 1,304 bytes. It returns 1 to
 	// 65535 bytes, ErrUnknownKEK or ErrUnavailable.
@@ -255,7 +256,7 @@ func (s *envelopeSealer) Rewrap(ctx context.Context, binding Binding, envelope [
 	if err := checkDataKey(s.keks, parts, bound, dataKey); err != nil {
 		return Envelope{}, err
 	}
-	primary, err := s.keks.Primary(ctx)
+	primary, err := primaryOf(ctx, s.keks)
 	if err != nil {
 		return Envelope{}, err
 	}
@@ -271,14 +272,33 @@ func (s *envelopeSealer) PrimaryKEK(ctx context.Context) (kekID string, err erro
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	return s.keks.Primary(ctx)
+	return primaryOf(ctx, s.keks)
 }
 
-// wrapPrimary makes an envelope under the primary KEK. If the KEK was retired between the calls of Primary and Wrap, it tries once
+// KEKs implements Sealer.
+func (s *envelopeSealer) KEKs(ctx context.Context) (keks []KEK, err error) {
+	defer wrap(&err, "list KEKs")
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	keks, err = s.keks.List(ctx)
+	return slices.Clone(keks), err
+}
+
+// primaryOf returns the id of the KEK to wrap new data keys with.
+func primaryOf(ctx context.Context, keks KEKs) (string, error) {
+	list, err := keks.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	return list[0].ID, nil
+}
+
+// wrapPrimary makes an envelope under the primary KEK. If the KEK was retired between the calls of List and Wrap, it tries once
 // more.
 func (s *envelopeSealer) wrapPrimary(ctx context.Context, bound, dataKey, payload []byte) (Envelope, error) {
 	for again := true; ; again = false {
-		primary, err := s.keks.Primary(ctx)
+		primary, err := primaryOf(ctx, s.keks)
 		if err != nil {
 			return Envelope{}, err
 		}

@@ -98,20 +98,20 @@ func TestBindingEncodingIsInjective(t *testing.T) {
 // envelope sealer hands to a backend, and fail on demand.
 type plainKEKs struct {
 	primary string
-	asked   func() // called by Primary if set
+	asked   func() // called by List if set
 	fault   error  // returned by Wrap and Unwrap if set
 	wrapped []byte
 	dataKey []byte // returned by Unwrap if set
 }
 
-func (k *plainKEKs) Primary(context.Context) (string, error) {
+func (k *plainKEKs) List(context.Context) ([]sealer.KEK, error) {
 	if k.asked != nil {
 		k.asked()
 	}
 	if k.primary == "" {
-		return "", fmt.Errorf("plain: %w", sealer.ErrUnavailable)
+		return nil, fmt.Errorf("plain: %w", sealer.ErrUnavailable)
 	}
-	return k.primary, nil
+	return []sealer.KEK{{ID: k.primary, State: sealer.KEKPrimary}}, nil
 }
 
 func (k *plainKEKs) Wrap(_ context.Context, _ string, dataKey, associatedData []byte) ([]byte, error) {

@@ -25,24 +25,6 @@ type KEK struct {
 	State KEKState `json:"state"`
 }
 
-// KEKLister is a Sealer that can list its KEKs.
-type KEKLister interface {
-	// KEKs returns all KEKs, the primary one first. Error: ErrUnavailable.
-	KEKs(ctx context.Context) ([]KEK, error)
-}
-
-// ListKEKs returns the KEKs of s, or only the primary one if s is not a KEKLister.
-func ListKEKs(ctx context.Context, s Sealer) ([]KEK, error) {
-	if lister, ok := s.(KEKLister); ok {
-		return lister.KEKs(ctx)
-	}
-	primary, err := s.PrimaryKEK(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return []KEK{{ID: primary, State: KEKPrimary}}, nil
-}
-
 // Item is one envelope to re-wrap and its binding.
 type Item struct {
 	Binding  Binding

@@ -110,14 +110,14 @@ func (m *migrating) RewrapAll(ctx context.Context, items []Item) ([]Result, erro
 	return results, nil
 }
 
-// KEKs implements KEKLister. It lists the primary KEKs of old sealers as enabled, since they wrap nothing new.
+// KEKs implements Sealer. It lists the primary KEKs of old sealers as enabled, since they wrap nothing new.
 func (m *migrating) KEKs(ctx context.Context) ([]KEK, error) {
-	keks, err := ListKEKs(ctx, m.current)
+	keks, err := m.current.KEKs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range m.old {
-		old, err := ListKEKs(ctx, s)
+		old, err := s.KEKs(ctx)
 		if err != nil {
 			return nil, err
 		}

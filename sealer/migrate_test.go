@@ -79,22 +79,14 @@ func TestMigratingWithAnUnavailableOldSealer(t *testing.T) {
 
 func TestMigratingKEKs(t *testing.T) {
 	current, old := sealertest.New(t), sealertest.New(t)
-	keks, err := sealer.ListKEKs(t.Context(), sealer.Migrating(current, old))
+	keks, err := sealer.Migrating(current, old).KEKs(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []sealer.KEK{
 		{ID: sealertest.MustSeal(t, current).KEKID, State: sealer.KEKPrimary}, {ID: sealertest.MustSeal(t, old).KEKID, State: sealer.KEKEnabled},
 	}, keks)
 
-	away := sealer.Migrating(current, sealertest.NewUnavailable(old))
-	_, err = sealer.ListKEKs(t.Context(), away)
+	_, err = sealer.Migrating(current, sealertest.NewUnavailable(old)).KEKs(t.Context())
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
-}
-
-func TestListKEKsWithoutALister(t *testing.T) {
-	plain := struct{ sealer.Sealer }{sealertest.New(t)}
-	keks, err := sealer.ListKEKs(t.Context(), plain)
-	require.NoError(t, err)
-	require.Equal(t, []sealer.KEK{{ID: sealertest.MustSeal(t, plain).KEKID, State: sealer.KEKPrimary}}, keks)
 }
 
 // batching is a sealer that re-wraps in batches, and counts them.

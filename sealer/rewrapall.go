@@ -45,7 +45,7 @@ func (s *envelopeSealer) RewrapAll(ctx context.Context, items []Item) (results [
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	primary, err := batch.Primary(ctx)
+	primary, err := primaryOf(ctx, batch)
 	if err != nil {
 		return nil, err
 	}

@@ -67,4 +67,7 @@ type Sealer interface {
 
 	// PrimaryKEK returns the id of the KEK that Seal currently uses. Error: ErrUnavailable.
 	PrimaryKEK(ctx context.Context) (string, error)
+
+	// KEKs returns all KEKs, the primary one first. Error: ErrUnavailable.
+	KEKs(ctx context.Context) ([]KEK, error)
 }

@@ -242,7 +242,7 @@ func (s *service) recordKEKs(ctx context.Context) error {
 	}
 	recorded := map[string]string{}
 	return every(ctx, kekInterval, func() {
-		keks, err := sealer.ListKEKs(ctx, s.sealer)
+		keks, err := s.sealer.KEKs(ctx)
 		states := make(map[string]string, len(keks))
 		for _, kek := range slices.Backward(keks) { // the first sealer with a KEK seals, so its state counts
 			states[kek.ID] = string(kek.State)

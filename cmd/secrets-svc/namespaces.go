@@ -19,12 +19,6 @@ import (
 // keysetPath returns the keyset file of a namespace. The name must have been checked.
 func keysetPath(folder, namespace string) string { return filepath.Join(folder, namespace+".json") }
 
-// namespaceSealer is the sealer of one namespace.
-type namespaceSealer interface {
-	sealer.Sealer
-	sealer.KEKLister
-}
-
 // namespaces opens the sealer of a namespace at its first use. It never creates a keyset: no backup could open what a keyset that was
 // created by mistake has sealed.
 type namespaces struct {
@@ -32,13 +26,13 @@ type namespaces struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	sealers map[string]namespaceSealer
+	sealers map[string]sealer.Sealer
 	failing map[string]string // :: namespace → why it can't be opened; a cause is logged once
 	closers lifecycle.Closers
 }
 
 func newNamespaces(cfg *config, log *slog.Logger) *namespaces {
-	return &namespaces{cfg: cfg, log: log, sealers: map[string]namespaceSealer{}, failing: map[string]string{}}
+	return &namespaces{cfg: cfg, log: log, sealers: map[string]sealer.Sealer{}, failing: map[string]string{}}
 }
 
 // Sealer returns the sealer of a namespace, or sealer.ErrUnavailable if it can't be opened.
@@ -70,14 +64,14 @@ func (n *namespaces) Close() error {
 }
 
 // opened returns the sealers of the open namespaces.
-func (n *namespaces) opened() map[string]namespaceSealer {
+func (n *namespaces) opened() map[string]sealer.Sealer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return maps.Clone(n.sealers)
 }
 
 // isReadable reports whether the keys of a sealer can be used now. It reads a changed file again.
-func isReadable(ctx context.Context, s namespaceSealer) bool {
+func isReadable(ctx context.Context, s sealer.Sealer) bool {
 	if file, ok := s.(*local.Sealer); ok {
 		return file.Check(ctx) == nil
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"strings"
 
@@ -52,10 +51,10 @@ func checkSealerText(setting *settings.Setting, text string) []string {
 
 // openSealer opens the sealer of a namespace, and the old ones, which open what they have sealed. It creates no keyset, and does not
 // connect. It adds the functions that close the sealers to closers.
-func (s *config) openSealer(ctx context.Context, namespace string, log *slog.Logger, closers *lifecycle.Closers) (namespaceSealer, error) {
+func (s *config) openSealer(ctx context.Context, namespace string, log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
 	current, err := s.openOne(ctx, s.Sealer, namespace, log, closers)
-	if err != nil || len(s.SealerOld) == 0 {
-		return current, err
+	if err != nil {
+		return nil, err
 	}
 	var old []sealer.Sealer
 	for _, text := range s.SealerOld {
@@ -65,14 +64,10 @@ func (s *config) openSealer(ctx context.Context, namespace string, log *slog.Log
 		}
 		old = append(old, one)
 	}
-	both, ok := sealer.Migrating(current, old...).(namespaceSealer)
-	if !ok {
-		return nil, fmt.Errorf("%s: these sealers can't be listed", s.Of("sealer-old").Given())
-	}
-	return both, nil
+	return sealer.Migrating(current, old...), nil
 }
 
-func (s *config) openOne(ctx context.Context, text, namespace string, log *slog.Logger, closers *lifecycle.Closers) (namespaceSealer, error) {
+func (s *config) openOne(ctx context.Context, text, namespace string, log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
 	if text == sealerLocal {
 		return local.OpenWith(keysetPath(s.Keys, namespace), local.Options{MustExist: true, Log: log})
 	}

@@ -105,7 +105,7 @@ func (c *Checker) Recheck(ctx context.Context) error {
 	if c.use == SealOnly {
 		return c.trySeal(ctx)
 	}
-	keks, err := sealer.ListKEKs(ctx, c.sealer)
+	keks, err := c.sealer.KEKs(ctx)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ type Inspector struct {
 
 // NewInspector asks the sealer for its KEKs. Its error is sealer.ErrUnavailable.
 func NewInspector(ctx context.Context, store Store, s sealer.Sealer) (*Inspector, error) {
-	keks, err := sealer.ListKEKs(ctx, s)
+	keks, err := s.KEKs(ctx)
 	if err != nil {
 		return nil, err
 	}

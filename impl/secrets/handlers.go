@@ -124,7 +124,7 @@ func (s *server) ListKEKs(ctx context.Context, _ gen.ListKEKsRequestObject) (gen
 	if err != nil {
 		return nil, err
 	}
-	keks, err := sealer.ListKEKs(ctx, namespace)
+	keks, err := namespace.KEKs(ctx)
 	if err != nil {
 		return nil, toClientError(err)
 	}

@@ -121,7 +121,7 @@ func isSameKey(a, b string) bool {
 	return strings.Join(first, ":") == strings.Join(second, ":")
 }
 
-// KEKs implements sealer.KEKLister. It checks that the key can be used as KEK.
+// KEKs implements kms.Key. It checks that the key can be used as KEK.
 func (k *symmetricKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	name := k.cfg.Key
 	if own := k.arn.Load(); own != nil {

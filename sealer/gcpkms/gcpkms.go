@@ -127,7 +127,7 @@ func (k *symmetricKey) Owns(kekID string) bool {
 	return err == nil && version > 0 && k.cfg.kekID(version) == kekID
 }
 
-// KEKs implements sealer.KEKLister. It checks that the key can be used as KEK.
+// KEKs implements kms.Key. It checks that the key can be used as KEK.
 func (k *symmetricKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	key, err := k.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: k.cfg.Key})
 	if err != nil {

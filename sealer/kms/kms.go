@@ -36,7 +36,8 @@ func Refuse(format string, arguments ...any) error {
 // Key is one key of a key management service, in all its versions. Wrap and Unwrap are those of sealer.KEKs. Their errors may also be
 // ErrRefused; any other sealer.ErrUnavailable counts as an outage. A call ends with its context, and may be repeated.
 type Key interface {
-	sealer.KEKLister // also checks that the key can be used; ErrRefused says why not
+	// KEKs returns all KEKs, the primary one first, and checks that the key can be used; ErrRefused says why not.
+	KEKs(ctx context.Context) ([]sealer.KEK, error)
 	// Owns reports whether a KEK id may belong to this key, without asking the service. Wrap and Unwrap are called only with such ids.
 	Owns(kekID string) bool
 	Wrap(ctx context.Context, kekID string, dataKey, associatedData []byte) (wrapped []byte, err error)
@@ -77,14 +78,13 @@ const (
 	rewrapCalls = 16
 )
 
-// Sealer is a sealer.Sealer, a sealer.KEKLister and a sealer.BatchRewrapper with the KEKs of a key management service.
+// Sealer is a sealer.Sealer and a sealer.BatchRewrapper with the KEKs of a key management service.
 type Sealer struct {
 	sealer.Sealer
 	keks *guard
 }
 
 var (
-	_ sealer.KEKLister      = (*Sealer)(nil)
 	_ sealer.BatchRewrapper = (*Sealer)(nil)
 	_ sealer.BatchKEKs      = (*guard)(nil)
 	_ sealer.UntrustedKEKs  = (*guard)(nil)
@@ -103,18 +103,6 @@ func New(key Key, options Options) *Sealer {
 		IsExcluded:   func(err error) bool { return errors.Is(err, errAbandoned) },
 	})
 	return &Sealer{Sealer: sealer.NewEnvelopeSealer(keks), keks: keks}
-}
-
-// KEKs implements sealer.KEKLister. It asks the service at most once in Options.ListTTL.
-func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("list KEKs: %w", err)
-	}
-	keks, err := s.keks.list(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list KEKs: %w", err)
-	}
-	return slices.Clone(keks), nil
 }
 
 // RewrapAll implements sealer.BatchRewrapper.
@@ -161,17 +149,8 @@ type listing struct {
 	until time.Time
 }
 
-// Primary implements sealer.KEKs.
-func (g *guard) Primary(ctx context.Context) (string, error) {
-	keks, err := g.list(ctx)
-	if err != nil {
-		return "", err
-	}
-	return keks[0].ID, nil
-}
-
-// list returns the KEKs, the primary one first. Concurrent callers share one answer or error.
-func (g *guard) list(ctx context.Context) ([]sealer.KEK, error) {
+// List implements sealer.KEKs. It asks the service at most once in Options.ListTTL; callers share the answer or the error.
+func (g *guard) List(ctx context.Context) ([]sealer.KEK, error) {
 	select {
 	case g.asked <- struct{}{}:
 		defer func() { <-g.asked }()

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"github.com/tink-crypto/tink-go/v2/aead/aesgcm"
 	"github.com/tink-crypto/tink-go/v2/keyset"
@@ -44,8 +43,6 @@ type Sealer struct {
 	keks *filereload.Value[*keks]
 }
 
-var _ sealer.KEKLister = (*Sealer)(nil)
-
 // Open returns a Sealer with the KEKs in the file at path. The id of a KEK is "local:" and the 8 hexadecimal digits of its
 // Tink key id. Open creates a missing file, with one new KEK and mode 0600, and missing directories above it, with mode 0700.
 // Processes that start at the same time end up with the same file. The file system must support hard links.
@@ -68,21 +65,13 @@ func OpenWith(path string, options Options) (*Sealer, error) {
 			return read, err
 		},
 		Describe: func(k *keks) []slog.Attr {
-			return []slog.Attr{slog.String("file", path), slog.String("primary", k.primary), slog.Int("keks", len(k.all))}
+			return []slog.Attr{slog.String("file", path), slog.String("primary", k.all[0].ID), slog.Int("keks", len(k.all))}
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open local sealer: %w", err)
 	}
 	return &Sealer{Sealer: sealer.NewEnvelopeSealer(keysetFile{current}), keks: current}, nil
-}
-
-// KEKs implements sealer.KEKLister.
-func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("list KEKs: %w", err)
-	}
-	return slices.Clone(s.keks.Get(ctx).all), nil
 }
 
 // Check reads the file now if it has changed. If the file can't be used, Check returns the reason, and the KEKs that were read
@@ -92,10 +81,8 @@ func (s *Sealer) Check(ctx context.Context) error { return s.keks.Refresh(ctx) }
 // keysetFile implements sealer.KEKs with a file that is read again when it changes.
 type keysetFile struct{ *filereload.Value[*keks] }
 
-// Primary implements sealer.KEKs.
-func (f keysetFile) Primary(ctx context.Context) (string, error) {
-	return f.Get(ctx).primary, nil
-}
+// List implements sealer.KEKs.
+func (f keysetFile) List(ctx context.Context) ([]sealer.KEK, error) { return f.Get(ctx).all, nil }
 
 // Wrap implements sealer.KEKs.
 func (f keysetFile) Wrap(ctx context.Context, kekID string, dataKey, associatedData []byte) ([]byte, error) {
@@ -124,11 +111,10 @@ func readKEKs(path string) (*keyset.Handle, *keks, error) {
 	return handle, read, nil
 }
 
-// keks implements sealer.KEKs. It is immutable.
+// keks are the KEKs of a keyset. They are immutable.
 type keks struct {
-	primary string
-	aeads   map[string]tink.AEAD // :: KEK id → the enabled key of that id
-	all     []sealer.KEK         // the primary one first, retired ones last
+	aeads map[string]tink.AEAD // :: KEK id → the enabled key of that id
+	all   []sealer.KEK         // the primary one first, retired ones last
 }
 
 // newKEKs returns the enabled keys of a keyset. Disabled keys count as unknown KEKs.
@@ -150,17 +136,11 @@ func newKEKs(handle *keyset.Handle) (*keks, error) {
 		if result.aeads[id], err = aesgcm.NewAEAD(key); err != nil {
 			return nil, fmt.Errorf("%w: key %s: %w", ErrKeyset, id, err)
 		}
-		if entry.IsPrimary() {
-			result.primary = id
-		}
 	}
 	return result, nil
 }
 
-// Primary implements sealer.KEKs.
-func (k *keks) Primary(context.Context) (string, error) { return k.primary, nil }
-
-// Wrap implements sealer.KEKs.
+// Wrap is that of sealer.KEKs.
 func (k *keks) Wrap(_ context.Context, kekID string, dataKey, associatedData []byte) ([]byte, error) {
 	kek, ok := k.aeads[kekID]
 	if !ok {
@@ -169,7 +149,7 @@ func (k *keks) Wrap(_ context.Context, kekID string, dataKey, associatedData []b
 	return kek.Encrypt(dataKey, associatedData)
 }
 
-// Unwrap implements sealer.KEKs.
+// Unwrap is that of sealer.KEKs.
 func (k *keks) Unwrap(_ context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	kek, ok := k.aeads[kekID]
 	if !ok {

@@ -48,7 +48,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Sealer is a sealer.Sealer, a sealer.KEKLister and a sealer.BatchRewrapper.
+// Sealer is a sealer.Sealer and a sealer.BatchRewrapper.
 type Sealer struct {
 	client    *secrets.Client
 	transport *http.Transport
@@ -59,7 +59,6 @@ type Sealer struct {
 
 var (
 	_ sealer.Sealer         = (*Sealer)(nil)
-	_ sealer.KEKLister      = (*Sealer)(nil)
 	_ sealer.BatchRewrapper = (*Sealer)(nil)
 )
 
@@ -144,7 +143,7 @@ func (s *Sealer) Rewrap(ctx context.Context, binding sealer.Binding, envelope []
 	return results[0].Envelope, results[0].Err
 }
 
-// KEKs implements sealer.KEKLister. It asks the service on each call.
+// KEKs implements sealer.Sealer. It asks the service on each call.
 func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	answer, err := s.call(ctx, maxKEKsAnswer, func(ctx context.Context) (*http.Response, error) {
 		return s.client.ListKEKs(ctx)

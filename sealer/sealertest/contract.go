@@ -109,6 +109,9 @@ func testEnvelope(t *testing.T, s sealer.Sealer) {
 
 	envelope := MustSeal(t, s)
 	require.Equal(t, primary, envelope.KEKID)
+	keks, err := s.KEKs(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, sealer.KEK{ID: primary, State: sealer.KEKPrimary}, keks[0])
 	named, err := sealer.KEKIDOf(envelope.Bytes)
 	require.NoError(t, err)
 	require.Equal(t, primary, named)
@@ -166,6 +169,8 @@ func testContextDone(t *testing.T, s sealer.Sealer) {
 	_, err = s.Rewrap(ctx, Binding(), envelope.Bytes)
 	requireRefusal(t, err, context.Canceled)
 	_, err = s.PrimaryKEK(ctx)
+	requireRefusal(t, err, context.Canceled)
+	_, err = s.KEKs(ctx)
 	requireRefusal(t, err, context.Canceled)
 }
 

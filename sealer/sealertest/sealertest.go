@@ -120,6 +120,14 @@ func (f Fake) PrimaryKEK(ctx context.Context) (string, error) {
 	return f.Sealer.PrimaryKEK(ctx)
 }
 
+// KEKs implements sealer.Sealer.
+func (f Fake) KEKs(ctx context.Context) ([]sealer.KEK, error) {
+	if err := f.enter(ctx); err != nil {
+		return nil, err
+	}
+	return f.Sealer.KEKs(ctx)
+}
+
 func (f Fake) enter(ctx context.Context) error {
 	if f.before == nil {
 		return nil

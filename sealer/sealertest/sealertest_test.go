@@ -29,10 +29,11 @@ func TestUnavailableFailsAndRecovers(t *testing.T) {
 		"Open":       func() error { _, err := s.Open(t.Context(), binding, envelope.Bytes); return err },
 		"Rewrap":     func() error { _, err := s.Rewrap(t.Context(), binding, envelope.Bytes); return err },
 		"PrimaryKEK": func() error { _, err := s.PrimaryKEK(t.Context()); return err },
+		"KEKs":       func() error { _, err := s.KEKs(t.Context()); return err },
 	}
 	for _, available := range []bool{false, true, false, true} {
 		s.SetAvailable(available)
-		for _, name := range []string{"Seal", "Open", "Rewrap", "PrimaryKEK"} {
+		for _, name := range []string{"Seal", "Open", "Rewrap", "PrimaryKEK", "KEKs"} {
 			err := calls[name]()
 			if available {
 				require.NoError(t, err, name)

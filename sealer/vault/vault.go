@@ -209,7 +209,7 @@ func (k *transitKey) withToken(
 	}
 }
 
-// KEKs implements sealer.KEKLister. It checks that the key can be used as KEK.
+// KEKs implements kms.Key. It checks that the key can be used as KEK.
 func (k *transitKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	path := k.cfg.Mount + "/keys/" + k.cfg.Key
 	data, err := k.withToken(ctx, func(client *api.Client) (*api.Secret, error) {
