@@ -3,14 +3,24 @@
 package docs_test
 
 import (
+	"bufio"
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"os"
+	"os/exec"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -23,13 +33,26 @@ import (
 // repository is the root of the repository, seen from the folder that this package's tests run in.
 const repository = ".."
 
-// page is a Markdown page; its file is seen from the root: README.md, docs/security.md.
-type page struct{ file, text string }
+// page is a Markdown page. Its file is seen from the root: README.md, docs/security.md.
+type page struct {
+	file, text string
+	blocks     []block
+	prose      string   // the text without the blocks
+	commands   []string // what a reader may run: the lines of shell blocks, without comments, and the code spans
+}
 
-// readPages returns every page of the repository.
-func readPages(t *testing.T) []page {
+// block is a fenced block of a page: what follows the opening fence, and the lines up to the closing one.
+type block struct{ info, text string }
+
+var (
+	codeSpan     = regexp.MustCompile("`([^`]+)`")
+	shellComment = regexp.MustCompile(`(?m)(^|\s)#.*$`)
+)
+
+// readPages returns every page of the repository by its file.
+func readPages(t *testing.T) map[string]page {
 	t.Helper()
-	var pages []page
+	pages := map[string]page{}
 	require.NoError(t, fs.WalkDir(os.DirFS(repository), ".", func(file string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -37,12 +60,39 @@ func readPages(t *testing.T) []page {
 		case entry.IsDir() && file != "." && (entry.Name()[0] == '.' || entry.Name() == "node_modules"):
 			return fs.SkipDir
 		case path.Ext(file) == ".md":
-			pages = append(pages, page{file, readFile(t, file)})
+			pages[file] = readPage(t, file)
 		}
 		return nil
 	}))
 	require.Greater(t, len(pages), 5)
 	return pages
+}
+
+func readPage(t *testing.T, file string) page {
+	t.Helper()
+	p, inside := page{file: file, text: readFile(t, file)}, false
+	for line := range strings.Lines(p.text) {
+		info, isFence := strings.CutPrefix(line, "```")
+		switch {
+		case isFence && !inside:
+			p.blocks = append(p.blocks, block{info: strings.TrimSpace(info)})
+		case inside && !isFence:
+			p.blocks[len(p.blocks)-1].text += line
+		case !isFence:
+			p.prose += line
+		}
+		inside = inside != isFence
+	}
+	for _, m := range codeSpan.FindAllStringSubmatch(p.prose, -1) {
+		p.commands = append(p.commands, onOneLine(m[1]))
+	}
+	for _, b := range p.blocks {
+		if language, _, _ := strings.Cut(b.info, " "); language == "bash" {
+			text := shellComment.ReplaceAllString(strings.ReplaceAll(b.text, "\\\n", " "), "")
+			p.commands = append(p.commands, strings.Split(text, "\n")...)
+		}
+	}
+	return p
 }
 
 // readFile returns the text of a file, whose name is seen from the root.
@@ -53,66 +103,13 @@ func readFile(t *testing.T, file string) string {
 	return string(text)
 }
 
-// block is a fenced block of a page: what follows the opening fence, and the lines up to the closing one.
-type block struct{ info, text string }
-
-// split returns the page's fenced blocks, and the prose around them.
-func (p page) split() (blocks []block, prose string) {
-	inside := false
-	for line := range strings.Lines(p.text) {
-		info, isFence := strings.CutPrefix(line, "```")
-		switch {
-		case isFence && inside:
-			inside = false
-		case isFence:
-			inside = true
-			blocks = append(blocks, block{info: strings.TrimSpace(info)})
-		case inside:
-			blocks[len(blocks)-1].text += line
-		default:
-			prose += line
-		}
-	}
-	return blocks, prose
-}
-
-func (p page) prose() string {
-	_, prose := p.split()
-	return prose
-}
-
-var (
-	codeSpan     = regexp.MustCompile("`([^`]+)`")
-	shellComment = regexp.MustCompile(`(?m)(^|\s)#.*$`)
-)
-
-// codeSpans returns what the prose has between backticks, each on one line.
-func (p page) codeSpans() (spans []string) {
-	for _, m := range codeSpan.FindAllStringSubmatch(p.prose(), -1) {
-		spans = append(spans, strings.Join(strings.Fields(m[1]), " "))
-	}
-	return spans
-}
-
-// commands returns the lines that a reader may run: those of shell blocks, without comments, and the code spans.
-func (p page) commands() []string {
-	lines := p.codeSpans()
-	blocks, _ := p.split()
-	for _, b := range blocks {
-		if language, _, _ := strings.Cut(b.info, " "); language == "bash" {
-			text := shellComment.ReplaceAllString(strings.ReplaceAll(b.text, "\\\n", " "), "")
-			lines = append(lines, strings.Split(text, "\n")...)
-		}
-	}
-	return lines
-}
-
 func TestDocsLinksResolve(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading, notSlug := regexp.MustCompile(`(?m)^#+ (.+)$`), regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 	links := 0
-	for _, p := range readPages(t) {
-		for _, m := range link.FindAllStringSubmatch(p.prose(), -1) {
+	pages := readPages(t)
+	for _, p := range pages {
+		for _, m := range link.FindAllStringSubmatch(p.prose, -1) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
@@ -126,7 +123,7 @@ func TestDocsLinksResolve(t *testing.T) {
 			}
 			if anchor != "" {
 				var anchors []string // the page's headings as links name them
-				for _, m := range heading.FindAllStringSubmatch(page{file, readFile(t, file)}.prose(), -1) {
+				for _, m := range heading.FindAllStringSubmatch(pages[file].prose, -1) {
 					anchors = append(anchors, strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
 				}
 				require.Contains(t, anchors, anchor, "%s links to %s", p.file, m[1])
@@ -142,7 +139,8 @@ func TestDocsNameOnlyExistingFiles(t *testing.T) {
 	tree := os.DirFS(repository)
 	named := 0
 	for _, p := range readPages(t) {
-		for _, span := range p.codeSpans() {
+		for _, m := range codeSpan.FindAllStringSubmatch(p.prose, -1) {
+			span := onOneLine(m[1])
 			top, _, isPath := strings.Cut(span, "/")
 			entry, err := os.Stat(path.Join(repository, top))
 			if !isPath || err != nil || !entry.IsDir() || slices.Contains(notInGit, top) || !filePath.MatchString(span) {
@@ -176,7 +174,7 @@ func TestDocsNameOnlyExistingMakeTargets(t *testing.T) {
 	}
 	named := 0
 	for _, p := range readPages(t) {
-		for _, line := range p.commands() {
+		for _, line := range p.commands {
 			for _, m := range makeTarget.FindAllStringSubmatch(line, -1) {
 				named++
 				require.Contains(t, targets, m[1], "%s says %q", p.file, line)
@@ -206,4 +204,418 @@ func TestDocsListTheProgramsProblems(t *testing.T) {
 		slices.Sort(own)
 		require.Equal(t, slices.Compact(own), documented, page)
 	}
+}
+
+// The pages that have the settings and metrics of aikeysd and of the gateway.
+const (
+	operationsPage = "docs/operations.md"
+	gatewayPage    = "docs/gateway.md"
+)
+
+// bin is the folder of the programs, built as make does.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if bin, err = os.MkdirTemp("", "docs"); err != nil {
+			panic(err)
+		}
+		defer func() { _ = os.RemoveAll(bin) }()
+		if out, err := goBuild(bin+"/", "./cmd/...").CombinedOutput(); err != nil {
+			panic(string(out))
+		}
+		return m.Run()
+	}())
+}
+
+// goBuild returns the command that builds packages, named from the root of the repository.
+func goBuild(to string, packages ...string) *exec.Cmd {
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-o", to}, packages...)...)
+	cmd.Dir, cmd.Env = repository, append(os.Environ(), "CGO_ENABLED=0")
+	return cmd
+}
+
+// TestDocsGoProgramsCompile builds the blocks of Go that are whole programs.
+func TestDocsGoProgramsCompile(t *testing.T) {
+	programs := 0
+	for _, p := range readPages(t) {
+		for _, b := range p.blocks {
+			if b.info != "go" || !strings.HasPrefix(b.text, "package main\n") {
+				continue
+			}
+			programs++
+			dir := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(b.text), 0o600), p.file)
+			out, err := goBuild(filepath.Join(dir, "program"), filepath.Join(dir, "main.go")).CombinedOutput()
+			require.NoError(t, err, "%s: %s", p.file, out)
+		}
+	}
+	require.Positive(t, programs)
+}
+
+// newEnviron returns an environment without the developer's own settings, proxy and ~/.curlrc.
+func newEnviron(t *testing.T) []string {
+	t.Helper()
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
+}
+
+// help returns the help of a command.
+func help(t *testing.T, command ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, command[0]), append(command[1:], "--help")...)
+	cmd.Env = newEnviron(t)
+	out, err := cmd.Output()
+	require.NoError(t, err, "%s --help", strings.Join(command, " "))
+	return string(out)
+}
+
+// onOneLine returns a text with its lines joined.
+func onOneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+// programs are those whose commands and messages the pages name. tare has a page, and tests, of its own.
+var programs = []string{"aikeysd", "aikeys-gateway", "secrets-svc"}
+
+func TestDocsNameOnlyExistingCommandsAndFlags(t *testing.T) {
+	commandLine := regexp.MustCompile(`(?:^|[\s/(])(aikeysd|aikeys-gateway|secrets-svc)((?: +[^\s|>&;]+)*)`)
+	commandWord := regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
+	flagName := regexp.MustCompile(`^--[a-z-]+`)
+	helps := map[string]string{}
+	for _, p := range readPages(t) {
+		for _, line := range p.commands {
+			for _, m := range commandLine.FindAllStringSubmatch(line, -1) {
+				words := strings.Fields(m[2])
+				end := slices.IndexFunc(words, func(word string) bool { return !commandWord.MatchString(word) || slices.Contains(programs, word) })
+				if end < 0 {
+					end = len(words)
+				}
+				words, rest := append([]string{m[1]}, words[:end]...), words[end:]
+				command := strings.Join(words, " ")
+				if helps[command] == "" {
+					helps[command] = onOneLine(help(t, words...))
+				}
+				require.Regexp(t, "Usage: "+regexp.QuoteMeta(command)+`( <[^>]+>)* \[`, helps[command], "%s says %q", p.file, line)
+				for _, word := range rest {
+					if flag := flagName.FindString(word); flag != "" {
+						require.Contains(t, helps[command], flag+" ", "%s says %q", p.file, line)
+					}
+				}
+			}
+		}
+	}
+	require.Greater(t, len(helps), 12)
+}
+
+// TestHelpOfEveryCommand requires that the help of each command explains and shows by examples what it does. Its descriptions
+// fit a terminal of 80 columns; commands to copy have at most 120.
+func TestHelpOfEveryCommand(t *testing.T) {
+	examples := regexp.MustCompile(`(?s)\nExamples:\n(.*?)\n\n[A-Z][^\n]*:\n`)
+	subcommand := regexp.MustCompile(`(?m)^  ([a-z][a-z-]*) {2,}\S`) // a line that lists a command
+	left := [][]string{{"tare"}}
+	for _, program := range programs {
+		left = append(left, []string{program})
+	}
+	shown := 0
+	for ; len(left) > 0; left = left[1:] {
+		command, name := left[0], strings.Join(left[0], " ")
+		text := help(t, command...)
+		for line := range strings.Lines(text) {
+			require.LessOrEqual(t, len(strings.TrimSpace(line)), 120, name)
+		}
+		about, usage, found := strings.Cut(text, "\nUsage:\n")
+		require.True(t, found, name)
+		for line := range strings.Lines(about) {
+			require.LessOrEqual(t, utf8.RuneCountInString(line), 81, name)
+		}
+		require.NotEmpty(t, about, name)
+		if m := examples.FindStringSubmatch(usage); m != nil {
+			about += m[1]
+		}
+		require.Contains(t, about, name, "%s: its help shows how to run it", name)
+		commands, _, _ := strings.Cut(usage, "\nFlags:\n")
+		for _, m := range subcommand.FindAllStringSubmatch(commands, -1) {
+			if m[1] != "help" && m[1] != command[len(command)-1] && m[1] != command[0] {
+				left = append(left, append(slices.Clone(command), m[1]))
+			}
+		}
+		shown++
+	}
+	require.Greater(t, shown, 60)
+}
+
+// TestDocsListEverySetting compares each program's settings with the table of its page, and requires that no page names
+// another one.
+func TestDocsListEverySetting(t *testing.T) {
+	settingName := regexp.MustCompile(`\b(?:AIKEYS|SECRETS_SVC)_[A-Z_]+`)
+	settingRow := regexp.MustCompile("(?m)^\\| `((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)` \\| (?:`([^`]*)` )?\\|")
+	settingHelp := regexp.MustCompile(`\[((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)\](?: \(default ([^)]+)\))?`)
+	all := map[string]string{"AIKEYS_GATEWAY_": ""} // the prefix, which a page may name
+	for program, file := range map[string]string{"aikeysd": operationsPage, "aikeys-gateway": gatewayPage, "secrets-svc": "docs/secrets.md"} {
+		defaults, documented := map[string]string{}, map[string]string{}
+		for _, m := range settingHelp.FindAllStringSubmatch(onOneLine(help(t, program, "serve")), -1) {
+			defaults[m[1]], all[m[1]] = m[2], m[2]
+		}
+		for _, m := range settingRow.FindAllStringSubmatch(readFile(t, file), -1) {
+			documented[m[1]] = m[2]
+			if m[2] == "false" || m[2] == "0" {
+				documented[m[1]] = "" // help shows no default that is Go's zero value
+			}
+		}
+		require.Equal(t, defaults, documented, file)
+	}
+	all["AIKEYS_USER"], all["AIKEYS_VERSION"] = "", "" // of compose.yaml itself
+	pages := readPages(t)
+	for _, file := range []string{"compose.yaml", "deploy/helm/aikeys/templates/aikeysd.yaml", "deploy/helm/aikeys/templates/gateway.yaml"} {
+		pages[file] = page{file: file, text: readFile(t, file)}
+	}
+	for _, p := range pages {
+		for _, name := range settingName.FindAllString(p.text, -1) {
+			require.Contains(t, all, name, p.file)
+		}
+	}
+}
+
+// TestDocsQuoteMessagesOfThePrograms requires that each message on the page about troubleshooting is in one of the programs.
+func TestDocsQuoteMessagesOfThePrograms(t *testing.T) {
+	messageRow := regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
+	var contents []string
+	for _, name := range programs {
+		content, err := os.ReadFile(filepath.Join(bin, name))
+		require.NoError(t, err)
+		contents = append(contents, string(content))
+	}
+	messages := messageRow.FindAllStringSubmatch(readFile(t, "docs/troubleshooting.md"), -1)
+	require.Greater(t, len(messages), 10)
+	var unknown []string
+	for _, m := range messages {
+		if !slices.ContainsFunc(contents, func(content string) bool { return strings.Contains(content, m[1]) }) {
+			unknown = append(unknown, m[1])
+		}
+	}
+	require.Empty(t, unknown, "no program has these messages")
+}
+
+// TestREADMEAndMetrics runs the README's steps as a reader would, one after the other on "aikeysd dev", and then compares the
+// programs' metrics with the pages.
+func TestREADMEAndMetrics(t *testing.T) {
+	dir := t.TempDir()
+	const anyPort = "127.0.0.1:0"
+	dev := exec.CommandContext(context.Background(), filepath.Join(bin, "aikeysd"), "dev", "--listen", anyPort,
+		"--dataplane-listen", anyPort, "--ops-listen", anyPort, "--gateway-listen", anyPort)
+	dev.Dir, dev.Env = dir, newEnviron(t)
+	output, err := dev.StdoutPipe()
+	require.NoError(t, err)
+	dev.Stderr = dev.Stdout
+	require.NoError(t, dev.Start())
+	var reading sync.WaitGroup
+	t.Cleanup(func() {
+		require.NoError(t, dev.Process.Signal(os.Interrupt))
+		reading.Wait()
+		require.NoError(t, dev.Wait())
+	})
+	opsAddress := regexp.MustCompile(`^  Ops +(http://\S+)`)
+	gatewayOpsAddress := regexp.MustCompile(`listening gateway=\S+ ops=(http://\S+)`)
+	opsURL, gatewayOpsURL := "", ""
+	lines := bufio.NewScanner(output)
+	for opsURL == "" || gatewayOpsURL == "" {
+		require.True(t, lines.Scan(), "aikeysd dev has ended before it was ready")
+		if m := opsAddress.FindStringSubmatch(lines.Text()); m != nil {
+			opsURL = m[1]
+		}
+		if m := gatewayOpsAddress.FindStringSubmatch(lines.Text()); m != nil {
+			gatewayOpsURL = m[1]
+		}
+	}
+	reading.Go(func() { _, _ = io.Copy(io.Discard, output) }) // so that the program never blocks on its output
+
+	// A block of JSON that follows a step is what it prints, except for ids, times and tokens. The lines of a block of text are
+	// parts of what it prints.
+	const stepInfo = "bash walk"
+	blocks := readPage(t, "README.md").blocks
+	script := "set -euo pipefail\n"
+	var wants, parts []string
+	for i, b := range blocks {
+		if b.info != stepInfo {
+			continue
+		}
+		script += b.text + "printf '\\0'\n"
+		want, part := "", ""
+		switch {
+		case i+1 < len(blocks) && blocks[i+1].info == "json":
+			want = blocks[i+1].text
+		case i+1 < len(blocks) && blocks[i+1].info == "text":
+			part = blocks[i+1].text
+		}
+		wants, parts = append(wants, want), append(parts, part)
+	}
+	require.Greater(t, len(wants), 5)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash")
+	cmd.Dir, cmd.Env, cmd.Stdin = dir, newEnviron(t), strings.NewReader(script)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, "%s\n%s", out, &stderr)
+	require.Empty(t, stderr.String())
+	printed := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	require.Len(t, printed, len(wants))
+	withoutVariables := func(text string) string { // replaces what differs from run to run
+		for _, variable := range []struct{ pattern, replacement string }{
+			{`("(?:slowest_)?ms": ?)\d+`, `${1}0`},
+			{`("next_page_token": ?)"[^"]+"`, `$1"TOKEN"`},
+			{`[0-7][0-9A-HJKMNP-TV-Z]{25}`, "ULID"},
+			{`\d{4}-\d\d-\d\dT[\d:.]+Z`, "TIME"},
+		} {
+			text = regexp.MustCompile(variable.pattern).ReplaceAllString(text, variable.replacement)
+		}
+		return text
+	}
+	for i, want := range wants {
+		for line := range strings.Lines(parts[i]) {
+			require.Contains(t, printed[i], strings.TrimSuffix(line, " …\n"))
+		}
+		if want != "" {
+			require.JSONEq(t, withoutVariables(want), withoutVariables(printed[i]))
+		} else if i > 0 && parts[i] == "" { // the first only loads the session
+			require.Contains(t, printed[i], `"key`, "it shows a key, or keys")
+			require.NotContains(t, printed[i], `"code"`, "it is no problem document")
+		}
+	}
+
+	metricName := regexp.MustCompile(`\baikeys_[a-z_]+`)
+	metricType := regexp.MustCompile(`(?m)^# TYPE (aikeys_\w+) `)
+	metricPart := regexp.MustCompile(`_(bucket|count|sum)$`)
+	for _, program := range []struct {
+		page, opsURL string
+		shown        []string // begins with the metrics of events that the steps don't cause
+	}{
+		{operationsPage, opsURL, []string{"aikeys_feed_streams_ended_total"}},
+		{gatewayPage, gatewayOpsURL, []string{
+			"aikeys_gateway_authorizations_total", "aikeys_gateway_upstream_seconds",
+			"aikeys_dataplane_fetches_discarded_total",
+		}},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, program.opsURL+"/metrics", nil)
+		require.NoError(t, err)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		text, err := io.ReadAll(response.Body)
+		require.NoError(t, errors.Join(err, response.Body.Close()))
+		shown := program.shown
+		for _, m := range metricType.FindAllStringSubmatch(string(text), -1) {
+			shown = append(shown, m[1])
+		}
+
+		_, section, found := strings.Cut(readFile(t, program.page), "\n## Metrics and alerts\n")
+		require.True(t, found)
+		section, _, _ = strings.Cut(section, "\n## ")
+		var documented []string
+		for _, name := range metricName.FindAllString(section, -1) {
+			if !strings.HasSuffix(name, "_") { // otherwise it is the beginning of several
+				documented = append(documented, metricPart.ReplaceAllString(name, ""))
+			}
+		}
+		slices.Sort(shown)
+		slices.Sort(documented)
+		require.Equal(t, slices.Compact(shown), slices.Compact(documented), program.page)
+	}
+}
+
+// The name agentrouter-sdk on PyPI belongs to somebody else's package. Whatever this repository shows people or runs itself names it with a
+// place to take it from, or warns.
+func TestNothingLeadsToTheSDKsNameOnPyPI(t *testing.T) {
+	list := exec.CommandContext(t.Context(), "git", "ls-files", "-z")
+	list.Dir = repository
+	files, err := list.Output()
+	require.NoError(t, err)
+	text := []string{".md", ".html", ".yaml", ".yml", ".json", ".txt", ".in", ".toml", ".py", ".tmpl", ".sh", ".mjs", ".ts", ".go"}
+	warnings := 0
+	for file := range strings.SplitSeq(strings.TrimRight(string(files), "\x00"), "\x00") {
+		if !slices.Contains(text, path.Ext(file)) || file == "docs/docs_test.go" || strings.HasPrefix(file, "spec/released/") {
+			continue
+		}
+		for line := range strings.Lines(strings.ReplaceAll(readFile(t, file), `\n`, "\n")) {
+			if !strings.Contains(strings.ToLower(line), "agentrouter") {
+				continue
+			}
+			isWarning := strings.Contains(line, "PyPI")
+			if isWarning {
+				warnings++
+			}
+			require.False(t, leadsToPyPI(line) && !isWarning, "%s: %s", file, line)
+		}
+	}
+	require.Greater(t, warnings, 5)
+	for _, file := range []string{"sdk/python/README.md", "impl/docsite/templates/sdks.html", "docs/operations.md"} {
+		require.Contains(t, readFile(t, file), "belongs to somebody else's package", file)
+	}
+	for line := range strings.Lines(readFile(t, "spec/aikeys.yaml")) {
+		isImport := strings.Contains(line, "from agentrouter_sdk import")
+		require.False(t, isImport && !strings.Contains(line, "  # from /docs/sdks; PyPI's agentrouter-sdk is not ours"), "a sample without the warning: %s", line)
+	}
+}
+
+var (
+	// sdkOnPyPI matches the names that PyPI takes for the SDK's, and what is before and after them.
+	sdkOnPyPI = regexp.MustCompile(`(?i)(.?)\bagentrouter[-_.]+sdk\b(.{0,3})`)
+	install   = regexp.MustCompile(`(?i)\b(pip3?|pipx|uv|poetry|pdm|conda|rye)\b.*\b(install|add|sync|download|wheel|run)\b`)
+)
+
+// leadsToPyPI reports whether a line names the distribution alone, so that pip would look it up on PyPI.
+func leadsToPyPI(line string) bool {
+	for _, m := range sdkOnPyPI.FindAllStringSubmatch(line, -1) {
+		isNPM, hasPlace := m[1] == "/", strings.HasPrefix(m[2], " @ ")
+		isModule := strings.Contains(strings.ToLower(m[0]), "agentrouter_sdk") && !install.MatchString(line)
+		isOwnName := strings.HasPrefix(strings.TrimSpace(line), `name = "agentrouter-sdk"`)
+		if !isNPM && !hasPlace && !isModule && !isOwnName {
+			return true
+		}
+	}
+	return false
+}
+
+func TestBareInstallsAreNoticed(t *testing.T) {
+	for _, line := range []string{
+		"pip install agentrouter-sdk", "python -m pip install -U agentrouter_sdk==0.1.1", "agentrouter-sdk", "agentrouter-sdk>=0.1",
+		"uv add Agentrouter.SDK", `dependencies = ["agentrouter-sdk>=0.1"]`, "`agentrouter-sdk`",
+	} {
+		require.True(t, leadsToPyPI(line), line)
+	}
+	for _, line := range []string{
+		"pip install 'agentrouter-sdk @ https://keys.example.com/docs/downloads/a.tar.gz#sha256=00'", "from agentrouter_sdk import Client",
+		"agentrouter-sdk @ file:./third_party/agentrouter-python-0.1.1", "npm install @tetrate/agentrouter-sdk", "pip install ./third_party/agentrouter-python-0.1.1",
+	} {
+		require.False(t, leadsToPyPI(line), line)
+	}
+}
+
+func TestSecurityPageNamesTestsThatExist(t *testing.T) {
+	list := exec.CommandContext(t.Context(), "git", "grep", "-hoE", `^func Test\w+\(`, "--", "*_test.go", "sealer/sealertest/*.go")
+	list.Dir = repository
+	found, err := list.Output()
+	require.NoError(t, err)
+	tests := map[string]bool{}
+	for line := range strings.Lines(string(found)) {
+		tests[strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(line), "func "), "(")] = true
+	}
+	text := readFile(t, "docs/security.md")
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(text, -1)
+	require.Greater(t, len(named), 60)
+	for _, m := range named {
+		require.True(t, tests[m[1]], "docs/security.md names %s, which no package has", m[1])
+	}
+
+	_, section, _ := strings.Cut(text, "## Threats and answers")
+	section, _, _ = strings.Cut(section, "\n## ")
+	threats := 0
+	for line := range strings.Lines(section) {
+		if strings.HasPrefix(line, "| **") {
+			cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), " | ")
+			require.Len(t, cells, 3, line)
+			require.Contains(t, cells[2], "`Test", "a threat whose answer no test holds")
+			threats++
+		}
+	}
+	require.Greater(t, threats, 20)
 }

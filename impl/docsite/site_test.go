@@ -1,14 +1,24 @@
 package docsite_test
 
 import (
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -19,11 +29,18 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	gendataplane "github.com/agentrouter/aikeys/gen/dataplane"
+	gensecrets "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/docsite"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/resolution"
+	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,10 +51,17 @@ type service struct {
 	registry *prometheus.Registry
 }
 
-func start(t *testing.T, cfg docsite.Config, serve ...func(*httptest.Server)) service {
+// plainSite is the site without settings, which renders its pages once for all tests.
+var plainSite = sync.OnceValues(func() (*docsite.Site, error) { return docsite.New(docsite.Config{Problems: tables()}) })
+
+// start serves the site of a configuration; of none, it serves plainSite.
+func start(t *testing.T, configs ...docsite.Config) service {
 	t.Helper()
-	cfg.Problems = tables()
-	site, err := docsite.New(cfg)
+	site, err := plainSite()
+	for _, cfg := range configs {
+		cfg.Problems = tables()
+		site, err = docsite.New(cfg)
+	}
 	require.NoError(t, err)
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
@@ -53,13 +77,7 @@ func start(t *testing.T, cfg docsite.Config, serve ...func(*httptest.Server)) se
 	require.NoError(t, err)
 	gen.RegisterHandlersWithOptions(api.Echo, gen.NewStrictHandler(struct{ gen.StrictServerInterface }{}, nil),
 		gen.RegisterHandlersOptions{OperationMiddlewares: api.Middlewares})
-	server := httptest.NewUnstartedServer(api.Echo)
-	for _, start := range serve {
-		start(server)
-	}
-	if len(serve) == 0 {
-		server.Start()
-	}
+	server := httptest.NewServer(api.Echo)
 	t.Cleanup(server.Close)
 	server.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return service{server, registry}
@@ -95,8 +113,10 @@ func (s service) get(t *testing.T, path string, header ...string) reply {
 	return s.ask(t, http.MethodGet, path, header...)
 }
 
-// everyPath returns all paths of the site except redirects and downloads.
-func everyPath() []string {
+// No path needs a session or a database, and each answers only GET and HEAD, and can be cached.
+func TestEveryPath(t *testing.T) {
+	s := start(t)
+	require.Equal(t, http.StatusServiceUnavailable, s.get(t, "/v1/whoami").StatusCode, "the API is not ready")
 	paths := []string{
 		"/llms.txt", "/openapi.yaml", "/openapi.json", "/docs", "/docs/getting-started", "/docs/sdks", "/docs/downloads", "/docs/problems",
 		"/docs/assets/site.css",
@@ -108,13 +128,7 @@ func everyPath() []string {
 	for _, p := range problem.Types(tables()...) {
 		paths = append(paths, "/problems/"+p.Slug)
 	}
-	return paths
-}
-
-func TestSiteNeedsNoSessionAndNoDatabase(t *testing.T) {
-	s := start(t, docsite.Config{})
-	require.Equal(t, http.StatusServiceUnavailable, s.get(t, "/v1/whoami").StatusCode, "the API is not ready")
-	for _, path := range everyPath() {
+	for _, path := range paths {
 		t.Run(path, func(t *testing.T) {
 			got := s.get(t, path)
 			require.Equal(t, http.StatusOK, got.StatusCode)
@@ -132,6 +146,27 @@ func TestSiteNeedsNoSessionAndNoDatabase(t *testing.T) {
 			if !strings.HasPrefix(path, "/console") {
 				require.Equal(t, path == "/docs", strings.Contains(policy, "connect-src 'self'"), "the reference alone sends requests")
 			}
+			head := s.ask(t, http.MethodHead, path)
+			require.Equal(t, http.StatusOK, head.StatusCode, path)
+			require.Empty(t, head.body)
+			require.EqualValues(t, len(got.body), head.ContentLength, path)
+			require.Equal(t, got.Header.Get("ETag"), head.Header.Get("ETag"))
+			for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions} {
+				refused := s.ask(t, method, path)
+				require.Equal(t, http.StatusMethodNotAllowed, refused.StatusCode)
+				require.Equal(t, "GET, HEAD", refused.Header.Get("Allow"))
+				require.Contains(t, refused.body, `"code":"invalid_argument"`)
+			}
+			tag := got.Header.Get("ETag")
+			require.NotEmpty(t, tag, path)
+			for _, known := range []string{tag, "W/" + tag, `"x", ` + tag, "*"} {
+				unchanged := s.get(t, path, "If-None-Match", known)
+				require.Equal(t, http.StatusNotModified, unchanged.StatusCode, "%s %s", path, known)
+				require.Empty(t, unchanged.body)
+				require.Equal(t, tag, unchanged.Header.Get("ETag"))
+				require.Contains(t, unchanged.Header.Get("Cache-Control"), "no-cache")
+			}
+			require.Equal(t, http.StatusOK, s.get(t, path, "If-None-Match", `"other"`).StatusCode)
 		})
 	}
 	families, err := s.registry.Gather()
@@ -155,7 +190,7 @@ func TestUnknownPathsAreNotFound(t *testing.T) {
 }
 
 func TestLLMsTextListsEveryOperation(t *testing.T) {
-	s := start(t, docsite.Config{})
+	s := start(t)
 	got := s.get(t, "/llms.txt")
 	require.Equal(t, "text/plain; charset=utf-8", got.Header.Get("Content-Type"))
 	require.Contains(t, got.body, "- Register an AI key: POST /v1/customers/{customer_id}/projects/{project_id}/aikeys\n")
@@ -164,7 +199,7 @@ func TestLLMsTextListsEveryOperation(t *testing.T) {
 }
 
 func TestBrowsersGetAPageWhereThereIsNothing(t *testing.T) {
-	s := start(t, docsite.Config{})
+	s := start(t)
 	got := s.get(t, "/dosc", "Accept", "text/html")
 	require.Equal(t, http.StatusNotFound, got.StatusCode)
 	require.Contains(t, got.body, "There is no such page")
@@ -177,7 +212,7 @@ func TestBrowsersGetAPageWhereThereIsNothing(t *testing.T) {
 }
 
 func TestRedirects(t *testing.T) {
-	s := start(t, docsite.Config{})
+	s := start(t)
 	const browser = "text/html,application/xhtml+xml,*/*;q=0.8"
 	for path, to := range map[string]string{"/": "/docs", "/docs/": "/docs", "/docs/guides/": "/docs/guides", "/problems": "/docs/problems", "/problems/": "/docs/problems"} {
 		got := s.get(t, path, "Accept", browser)
@@ -189,7 +224,7 @@ func TestRedirects(t *testing.T) {
 }
 
 func TestDocumentsDifferFromSpecOnlyInServers(t *testing.T) {
-	s := start(t, docsite.Config{})
+	s := start(t)
 	repository, err := os.ReadFile("../../spec/aikeys.yaml")
 	require.NoError(t, err)
 	var want map[string]any
@@ -216,5 +251,324 @@ func TestDocumentsDifferFromSpecOnlyInServers(t *testing.T) {
 		doc, err := openapi3.NewLoader().LoadFromData([]byte(document))
 		require.NoError(t, err)
 		require.NoError(t, doc.Validate(t.Context(), openapi3.EnableExamplesValidation(), openapi3.EnableSchemaFormatValidation()))
+	}
+}
+
+func TestBaseURL(t *testing.T) {
+	plain := start(t)
+	secure := service{Server: httptest.NewTLSServer(plain.Config.Handler)}
+	t.Cleanup(secure.Close)
+	behind := start(t, docsite.Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	elsewhere := start(t, docsite.Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+	forwarded := []string{"Host", "inside:1", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "keys.example.com"}
+	const fallback = "http://127.0.0.1:8080" // the document's first server
+	cases := map[string]struct {
+		service service
+		header  []string
+		want    string
+	}{
+		"a name":                            {plain, []string{"Host", "Keys.example.com:8443"}, "http://keys.example.com:8443"},
+		"a name in a private network":       {plain, []string{"Host", "ai_keys"}, "http://ai_keys"},
+		"an IPv6 address":                   {plain, []string{"Host", "[2001:db8::1]:80"}, "http://[2001:db8::1]:80"},
+		"HTTPS":                             {secure, []string{"Host", "keys.example.com"}, "https://keys.example.com"},
+		"a trusted proxy":                   {behind, forwarded, "https://keys.example.com"},
+		"a trusted proxy that adds to it":   {behind, []string{"Host", "in", "X-Forwarded-Host", "evil.example, keys.example.com"}, "http://keys.example.com"},
+		"a trusted proxy without a word":    {behind, []string{"Host", "keys.example.com"}, "http://keys.example.com"},
+		"a proxy with a strange scheme":     {behind, []string{"Host", "a", "X-Forwarded-Proto", "javascript"}, "http://a"},
+		"a proxy with a strange host":       {behind, []string{"Host", "a", "X-Forwarded-Host", `"><script>`}, fallback},
+		"a stranger who says it is a proxy": {plain, forwarded, "http://inside:1"},
+		"another than the trusted proxy":    {elsewhere, forwarded, "http://inside:1"},
+		"a script":                          {plain, []string{"Host", "<script>alert(1)</script>"}, fallback},
+		"a shell's command":                 {plain, []string{"Host", "a;reboot"}, fallback},
+		"another shell's command":           {plain, []string{"Host", "$(reboot)"}, fallback},
+		"a quote":                           {plain, []string{"Host", `a"b`}, fallback},
+		"a user":                            {plain, []string{"Host", "user@evil.example"}, fallback},
+		"a long name":                       {plain, []string{"Host", strings.Repeat("a", 300)}, fallback},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range []string{"/docs/getting-started", "/docs/sdks", "/openapi.yaml", "/openapi.json"} {
+				got := tc.service.get(t, path, tc.header...)
+				if got.StatusCode == http.StatusBadRequest {
+					require.Equal(t, fallback, tc.want, "net/http refuses it before we see it")
+					continue
+				}
+				require.Contains(t, got.body, tc.want, path)
+				for _, marked := range []string{"<script>a", "reboot", `a"b`, "evil.example"} {
+					require.NotContains(t, got.body, marked, path)
+				}
+			}
+		})
+	}
+}
+
+func TestConsolePolicyHasNoException(t *testing.T) {
+	s := start(t)
+	page := s.get(t, "/console/keys")
+	require.Equal(t, "text/html; charset=utf-8", page.Header.Get("Content-Type"))
+	policy := page.Header.Get("Content-Security-Policy")
+	require.NotRegexp(t, `unsafe|\*|https?:|data:|blob:|nonce|sha256`, policy)
+	require.Contains(t, policy, "connect-src 'self'")
+	require.Contains(t, policy, "require-trusted-types-for 'script'")
+	require.NotRegexp(t, `<style| style=|<script>| on\w+=|https?://`, page.body, "nothing inline, nothing from elsewhere")
+}
+
+func TestConsoleMayAskTheIssuer(t *testing.T) {
+	var given []string
+	s := start(t, docsite.Config{SignInServers: func(context.Context) []string { return given }})
+	tags := map[string]bool{}
+	for servers, urls := range map[string][]string{
+		"'self'":                                          nil,
+		"'self' https://login.example.com":                {"https://login.example.com/realms/acme", "https://login.example.com/token"},
+		"'self' http://127.0.0.1:9000":                    {"http://127.0.0.1:9000"},
+		"'self' https://a.example https://b.example:8443": {"https://a.example", "https://b.example:8443/token"},
+		"'self' https://c.example":                        {"https://c.example", "https://d.example;script-src", "https://*", "nothing"},
+	} {
+		given = urls
+		page := s.get(t, "/console")
+		require.Contains(t, page.Header.Get("Content-Security-Policy"), "; connect-src "+servers+"; ")
+		tags[page.Header.Get("ETag")] = true
+	}
+	require.Len(t, tags, 5, "a page with another policy is another page")
+}
+
+func TestBrowsersAskWhetherTheConsoleHasChanged(t *testing.T) {
+	s := start(t)
+	page := s.get(t, "/console").body
+	for _, path := range []string{"/console/app.js", "/console/app-more.js", "/console/app.css"} {
+		require.Equal(t, path != "/console/app-more.js", strings.Contains(page, `"`+path+`"`), path)
+		require.Equal(t, "no-cache", s.get(t, path).Header.Get("Cache-Control"))
+		zipped := s.get(t, path, "Accept-Encoding", "gzip")
+		require.Equal(t, "gzip", zipped.Header.Get("Content-Encoding"))
+		require.Equal(t, "Accept-Encoding", zipped.Header.Get("Vary"))
+		require.Equal(t, http.StatusNotModified, s.get(t, path, "Accept-Encoding", "gzip", "If-None-Match", zipped.Header.Get("ETag")).StatusCode)
+		require.Less(t, len(zipped.body), 110<<10, "what a browser loads before it shows anything")
+	}
+}
+
+func TestResourcesAreCached(t *testing.T) {
+	s := start(t)
+	t.Run("the entity tag depends on the host", func(t *testing.T) {
+		tag := s.get(t, "/openapi.yaml").Header.Get("ETag")
+		require.NotEqual(t, tag, s.get(t, "/openapi.yaml", "Host", "keys.example.com").Header.Get("ETag"))
+		require.Contains(t, s.get(t, "/openapi.yaml").Header.Get("Cache-Control"), "private", "and no shared cache keeps it")
+	})
+	t.Run("versioned links are cached forever", func(t *testing.T) {
+		link := regexp.MustCompile(`/docs/assets/site\.css\?v=\w+`).FindString(s.get(t, "/docs").body)
+		require.Contains(t, s.get(t, link).Header.Get("Cache-Control"), "immutable")
+		require.Equal(t, "no-cache", s.get(t, "/docs/assets/site.css?v=another").Header.Get("Cache-Control"))
+	})
+	require.Equal(t, "no-store", s.get(t, "/v1/whoami").Header.Get("Cache-Control"), "the API's answers are not kept")
+}
+
+func TestGzipNegotiation(t *testing.T) {
+	s := start(t)
+	const path = "/docs/assets/search.js"
+	plain := s.get(t, path)
+	require.Empty(t, plain.Header.Get("Content-Encoding"))
+	for _, accepted := range []string{"gzip", "br, GZIP;q=0.5", "deflate,gzip"} {
+		got := s.get(t, path, "Accept-Encoding", accepted)
+		require.Equal(t, "gzip", got.Header.Get("Content-Encoding"), accepted)
+		require.Equal(t, "Accept-Encoding", got.Header.Get("Vary"))
+		require.NotEqual(t, plain.Header.Get("ETag"), got.Header.Get("ETag"))
+		reader, err := gzip.NewReader(strings.NewReader(got.body))
+		require.NoError(t, err)
+		unzipped, err := io.ReadAll(reader)
+		require.NoError(t, err)
+		require.Equal(t, sha256.Sum256([]byte(plain.body)), sha256.Sum256(unzipped))
+	}
+	for _, accepted := range []string{"br", "gzip;q=0", "*", "gzip;q=x"} {
+		require.Empty(t, s.get(t, path, "Accept-Encoding", accepted).Header.Get("Content-Encoding"), accepted)
+	}
+}
+
+func TestRanges(t *testing.T) {
+	s := start(t)
+	whole := s.get(t, "/docs/assets/site.css")
+	part := s.get(t, "/docs/assets/site.css", "Range", "bytes=2-5")
+	require.Equal(t, http.StatusPartialContent, part.StatusCode)
+	require.Equal(t, whole.body[2:6], part.body)
+}
+
+func TestEveryLinkLeadsSomewhere(t *testing.T) {
+	s := start(t, docsite.Config{Downloads: packed(t)})
+	linked := regexp.MustCompile(`(?:href|src|data-index)="([^"]*)"`)
+	inline := regexp.MustCompile(`(?i)<script(>| [^>]*>[^<])|<style|\son[a-z]+=|\sstyle=|javascript:`)
+	text := regexp.MustCompile(`>[^<]+<`) // between tags, where a guide may show code with anything
+	pages, guides := map[string]string{}, 0
+	links := [][2]string{{"", "/docs"}} // the path of a page, and the target of a link on it
+	for i := 0; i < len(links); i++ {
+		path, _, _ := strings.Cut(links[i][1], "#")
+		if _, seen := pages[path]; seen || !strings.HasPrefix(path, "/") {
+			continue
+		}
+		got := s.get(t, path)
+		require.Equal(t, http.StatusOK, got.StatusCode, "%s links to %s", links[i][0], path)
+		pages[path] = got.body
+		if !strings.HasPrefix(got.Header.Get("Content-Type"), "text/html") {
+			continue
+		}
+		require.NotRegexp(t, inline, text.ReplaceAllString(got.body, ""), "the policy forbids inline scripts and styles: %s", path)
+		if strings.HasPrefix(path, "/docs/guides/") {
+			guides++
+		}
+		for _, m := range linked.FindAllStringSubmatch(got.body, -1) {
+			target := html.UnescapeString(m[1])
+			if strings.HasPrefix(target, "#") {
+				target = path + target
+			}
+			links = append(links, [2]string{path, target})
+		}
+	}
+	for _, link := range links {
+		target, anchor, _ := strings.Cut(link[1], "#")
+		switch {
+		case strings.Contains(target, "://"):
+			require.Regexp(t, `^(https://|`+regexp.QuoteMeta(s.URL)+`)`, target, "%s links to it", link[0])
+		case anchor != "":
+			require.Contains(t, pages[target], ` id="`+anchor+`"`, "%s links to %s", link[0], link[1])
+		}
+	}
+	require.Contains(t, pages, "/console")
+	files, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	require.Equal(t, len(files)-1, guides, "every page of docs/ but README.md is a guide")
+}
+
+func TestProblemPages(t *testing.T) {
+	s := start(t)
+	list := s.get(t, "/docs/problems").body
+	types := problem.Types(tables()...)
+	require.Greater(t, len(types), 15)
+	source, err := os.ReadFile("problems.yaml")
+	require.NoError(t, err)
+	var texts map[string]struct{ Meaning, Advice, Gateway any }
+	require.NoError(t, yaml.Unmarshal(source, &texts))
+	var slugs, explained []string
+	for slug, text := range texts {
+		if text.Meaning != nil && text.Advice != nil && text.Gateway == nil {
+			explained = append(explained, slug)
+		}
+	}
+	for _, p := range types {
+		slugs = append(slugs, p.Slug)
+	}
+	require.ElementsMatch(t, slugs, explained, "the APIs' tables and impl/docsite/problems.yaml have the same types")
+	for _, p := range types {
+		t.Run(p.Slug, func(t *testing.T) {
+			require.Contains(t, list, `<a href="/problems/`+p.Slug+`">`+p.Title+`</a>`)
+			page := html.UnescapeString(s.get(t, "/problems/"+p.Slug).body)
+			require.Contains(t, page, "<h1>"+p.Title+"</h1>")
+			require.Contains(t, page, fmt.Sprintf("<dd>%d %s</dd>", p.Status, http.StatusText(p.Status)))
+			require.Contains(t, page, "<dd><code>"+p.Code+"</code></dd>")
+			for _, detail := range p.Details {
+				require.Contains(t, page, "<li>"+detail+"</li>")
+			}
+			_, example, _ := strings.Cut(page, "<pre>")
+			example, _, _ = strings.Cut(example, "</pre>")
+			_, body, found := strings.Cut(example, "\n\n")
+			require.True(t, found)
+			var got problem.Document
+			require.NoError(t, json.Unmarshal([]byte(body), &got))
+			got.Errors = nil
+			require.Equal(t, p.Document(got.RequestID), got)
+		})
+	}
+}
+
+// tables returns the tables of all APIs.
+func tables() []problem.Table {
+	return []problem.Table{aikeys.Problems(), dataplane.Problems(), secrets.Problems()}
+}
+
+func TestProblemStatuses(t *testing.T) {
+	everywhere := map[error]int{
+		problem.ErrInvalid: 400, httpapi.ErrNoRoute: 404, httpapi.ErrMethodNotAllowed: 405, httpapi.ErrTooLarge: 413, httpapi.ErrMediaType: 415,
+		httpapi.ErrTooManyRequests: 429, httpapi.ErrInternal: 500, errors.New("unforeseen"): 500, context.DeadlineExceeded: 500,
+		httpapi.ErrNotReady: 503, context.Canceled: 503,
+	}
+	withStore := map[error]int{
+		auth.ErrUnauthenticated: 401, models.ErrSessionEnded: 401, models.ErrDataPlaneEnded: 401, models.ErrNotMember: 403, models.ErrNotFound: 404,
+		sealer.ErrBinding: 500, sealer.ErrUnknownKEK: 500, sealer.ErrMalformed: 500, sealer.ErrInvalidBinding: 500, sealer.ErrInvalidSecret: 500,
+		models.ErrUnavailable: 503, sealer.ErrUnavailable: 503, auth.ErrIssuerUnavailable: 503,
+	}
+	for name, tc := range map[string]struct {
+		table problem.Table
+		want  []map[error]int
+	}{
+		"aikeys": {aikeys.Problems(), []map[error]int{everywhere, withStore, {
+			models.ErrForbidden: 403, models.ErrAlreadyExists: 409, models.ErrLastOwner: 409, models.ErrIdempotencyReuse: 422,
+		}}},
+		"dataplane": {dataplane.Problems(), []map[error]int{everywhere, withStore, {
+			models.ErrNotServed: 403, resolution.ErrKeyRevoked: 403, resolution.ErrNoKey: 404, resolution.ErrUserKeyRequired: 404,
+			resolution.ErrCallerUnauthenticated: 422,
+		}}},
+		"secrets": {secrets.Problems(), []map[error]int{everywhere}},
+	} {
+		for _, statuses := range tc.want {
+			for err, status := range statuses {
+				require.Equal(t, status, tc.table.Find(fmt.Errorf("wrapped: %w", err)).Status, "%s: %s", name, err)
+			}
+		}
+	}
+}
+
+func TestProblemsMatchDocuments(t *testing.T) {
+	var documents []*openapi3.T
+	for _, get := range []func() (*openapi3.T, error){gen.GetSpec, gendataplane.GetSpec, gensecrets.GetSpec} {
+		document, err := get()
+		require.NoError(t, err)
+		documents = append(documents, document)
+	}
+	documented := map[string]bool{} // statuses
+	for _, document := range documents {
+		for _, item := range document.Paths.Map() {
+			for _, op := range item.Operations() {
+				for status := range op.Responses.Map() {
+					documented[status] = true
+				}
+			}
+		}
+	}
+	rows := slices.Concat(tables()...)
+	var codes []string
+	titles := map[string]string{} // by slug
+	for _, row := range rows {
+		if !slices.Contains(codes, row.Code) {
+			codes = append(codes, row.Code)
+		}
+		if row.Status != http.StatusMethodNotAllowed { // no documented operation answers it
+			require.True(t, documented[fmt.Sprint(row.Status)], "status %d", row.Status)
+		}
+		title, known := titles[row.Slug]
+		require.True(t, !known || title == row.Title, "one type has one title (RFC 9457, section 3.1.3)")
+		titles[row.Slug] = row.Title
+		require.True(t, strings.HasSuffix(row.Detail, ".") && len(row.Detail) < 1024, row.Detail)
+	}
+	for _, document := range documents {
+		t.Run(document.Info.Title, func(t *testing.T) {
+			listed := document.Components.Schemas["Problem"].Value.Properties["code"].Value.Extensions["x-extensible-enum"]
+			require.ElementsMatch(t, listed, codes)
+			for name, response := range document.Components.Responses {
+				media := response.Value.Content[problem.ContentType]
+				examples := []any{media.Example}
+				for _, example := range media.Examples {
+					examples = append(examples, example.Value.Value)
+				}
+				examples = slices.DeleteFunc(examples, func(value any) bool { return value == nil })
+				require.NotEmpty(t, examples, name)
+				for _, value := range examples {
+					text, err := json.Marshal(value)
+					require.NoError(t, err)
+					var example problem.Document
+					require.NoError(t, json.Unmarshal(text, &example))
+					example.Errors = nil
+					require.True(t, slices.ContainsFunc(rows, func(row problem.Row) bool {
+						want := row.Document(example.RequestID)
+						return fmt.Sprint(want) == fmt.Sprint(example)
+					}), "%s: %s is no answer of the tables", name, text)
+				}
+			}
+		})
 	}
 }
