@@ -184,149 +184,143 @@ func TestRevocationRacesManyFetches(t *testing.T) {
 	}
 }
 
-// eventEnv has one cache entry of each kind.
-type eventEnv struct {
-	*dataplanetest.Env
-	entries                        map[string]dataplane.Request // by description
-	key, anthropic, alices, others string                       // ids of keys
-}
-
-func newEventEnv(t *testing.T) *eventEnv {
-	t.Helper()
-	v := &eventEnv{Env: dataplanetest.NewEnv(t)}
-	v.key = v.RegisterKey(dataplanetest.Key{})
-	v.anthropic = v.RegisterKey(dataplanetest.Key{Provider: "anthropic"})
-	v.alices = v.RegisterKey(dataplanetest.Key{UserID: "alice"})
-	v.others = v.RegisterKey(dataplanetest.Key{ProjectID: "other"})
-	v.AddCredential("bobs", dataplanetest.Credential{UserID: "bob"})
-	v.AddCredential("alices", dataplanetest.Credential{})
-	v.Sync()
-	v.entries = map[string]dataplane.Request{
-		"nobody":           forNobody,
-		"nobody anthropic": dataplane.ForUser("acme", "chat", "", "anthropic"),
-		"nobody gemini":    dataplane.ForUser("acme", "chat", "", "gemini"), // a refusal
-		"alice":            forAlice,
-		"alice by token":   dataplane.ForCaller("alices", "openai"),
-		"bob":              dataplane.ForUser("acme", "chat", "bob", "openai"),
-		"bob by token":     dataplane.ForCaller("bobs", "openai"),
-		"mallory":          dataplane.ForUser("acme", "chat", "mallory", "openai"), // a refusal
-		"by id":            dataplane.ByID(v.key),
-		"other project":    dataplane.ForUser("acme", "other", "", "openai"),
-	}
-	for _, req := range v.entries {
-		_, _ = v.R.Resolve(t.Context(), req)
-	}
-	v.Fetches(0, func() {
-		for _, req := range v.entries {
-			_, _ = v.R.Resolve(t.Context(), req)
-		}
-	})
-	return v
-}
-
 func TestEventsDropWhatTheyTouch(t *testing.T) {
 	chat := []string{
 		"nobody", "nobody anthropic", "nobody gemini", "alice", "alice by token", "bob", "bob by token", "mallory", "by id",
 	}
+	type keys struct{ key, anthropic, alices string } // their ids
 	cases := map[string]struct {
-		change func(v *eventEnv) int64
+		change func(s *dataplanetest.Env, of keys) int64
 		drops  []string
 	}{
 		"a key is revoked": {
-			func(v *eventEnv) int64 { return v.RevokeKey(v.key) }, []string{"nobody", "bob", "bob by token", "by id"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.RevokeKey(of.key) }, []string{"nobody", "bob", "bob by token", "by id"}},
 		"a key is disabled": {
-			func(v *eventEnv) int64 { return v.SetDisabledIn(v.Begin(), v.key, true) }, []string{"nobody", "bob", "bob by token", "by id"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.SetDisabledIn(s.Begin(), of.key, true) }, []string{"nobody", "bob", "bob by token", "by id"}},
 		"a key is enabled": {
-			func(v *eventEnv) int64 { return v.SetDisabledIn(v.Begin(), v.anthropic, false) }, []string{"nobody anthropic"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.SetDisabledIn(s.Begin(), of.anthropic, false) }, []string{"nobody anthropic"}},
 		"a key is given another end": {
-			func(v *eventEnv) int64 { return v.SetExpiry(v.anthropic, time.Hour) }, []string{"nobody anthropic"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.SetExpiry(of.anthropic, time.Hour) }, []string{"nobody anthropic"}},
 		"a key has expired": {
-			func(v *eventEnv) int64 { return v.AnnounceExpiry(v.key) }, []string{"nobody", "bob", "bob by token", "by id"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.AnnounceExpiry(of.key) }, []string{"nobody", "bob", "bob by token", "by id"}},
 		"a key will expire": {
-			func(v *eventEnv) int64 {
-				return v.Publish(gen.StreamMessage{Type: "key.expiring", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &v.key, Provider: new("openai")})
+			func(s *dataplanetest.Env, of keys) int64 {
+				return s.Publish(gen.StreamMessage{Type: "key.expiring", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &of.key, Provider: new("openai")})
 			}, nil},
 		"a user's own key is revoked": {
-			func(v *eventEnv) int64 { return v.RevokeKey(v.alices) }, []string{"alice", "alice by token"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.RevokeKey(of.alices) }, []string{"alice", "alice by token"}},
 		"a key fails": {
-			func(v *eventEnv) int64 { return v.FailKey(v.anthropic) }, []string{"nobody anthropic"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.FailKey(of.anthropic) }, []string{"nobody anthropic"}},
 		"a key was sent back": {
-			func(v *eventEnv) int64 {
-				return v.Publish(gen.StreamMessage{
-					Type: "key.exposed", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &v.key, Provider: new("openai")})
+			func(s *dataplanetest.Env, of keys) int64 {
+				return s.Publish(gen.StreamMessage{
+					Type: "key.exposed", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &of.key, Provider: new("openai")})
 			}, nil},
 		"a key was tested": {
-			func(v *eventEnv) int64 {
-				return v.Publish(gen.StreamMessage{
-					Type: "key.verified", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &v.key, Provider: new("openai")})
+			func(s *dataplanetest.Env, of keys) int64 {
+				return s.Publish(gen.StreamMessage{
+					Type: "key.verified", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &of.key, Provider: new("openai")})
 			}, nil},
 		"a project's key is registered": {
-			func(v *eventEnv) int64 {
-				v.RegisterKey(dataplanetest.Key{Provider: "gemini"})
-				return v.Publish(dataplanetest.Unrelated())
+			func(s *dataplanetest.Env, of keys) int64 {
+				s.RegisterKey(dataplanetest.Key{Provider: "gemini"})
+				return s.Publish(dataplanetest.Unrelated())
 			},
 			[]string{"nobody gemini"}},
 		"a user's own key is registered": {
-			func(v *eventEnv) int64 {
-				v.RegisterKey(dataplanetest.Key{UserID: "bob"})
-				return v.Publish(dataplanetest.Unrelated())
+			func(s *dataplanetest.Env, of keys) int64 {
+				s.RegisterKey(dataplanetest.Key{UserID: "bob"})
+				return s.Publish(dataplanetest.Unrelated())
 			},
 			[]string{"bob", "bob by token"}},
 		"a policy is set": {
-			func(v *eventEnv) int64 { return v.SetPolicy() }, chat},
+			func(s *dataplanetest.Env, of keys) int64 { return s.SetPolicy() }, chat},
 		"a member is added": {
-			func(v *eventEnv) int64 { return v.SetMember("chat", "mallory") }, []string{"mallory"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.SetMember("chat", "mallory") }, []string{"mallory"}},
 		"a member is removed": {
-			func(v *eventEnv) int64 { return v.RemoveMember("bob") }, []string{"bob", "bob by token"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.RemoveMember("bob") }, []string{"bob", "bob by token"}},
 		"a caller's API key is revoked": {
-			func(v *eventEnv) int64 { return v.RevokeCredential("bobs") }, []string{"bob by token"}},
+			func(s *dataplanetest.Env, of keys) int64 { return s.RevokeCredential("bobs") }, []string{"bob by token"}},
 		"a caller's API key is made": {
-			func(v *eventEnv) int64 {
-				return v.Publish(gen.StreamMessage{
+			func(s *dataplanetest.Env, of keys) int64 {
+				return s.Publish(gen.StreamMessage{
 					Type: "token.created", CustomerID: new("acme"), ProjectID: new("chat"), TokenID: new("x")})
 			}, nil},
 		"something new happens in a project": {
-			func(v *eventEnv) int64 {
-				return v.Publish(gen.StreamMessage{Type: "key.polished", CustomerID: new("acme"), ProjectID: new("chat")})
+			func(s *dataplanetest.Env, of keys) int64 {
+				return s.Publish(gen.StreamMessage{Type: "key.polished", CustomerID: new("acme"), ProjectID: new("chat")})
 			}, chat},
 		"something new happens to a customer": {
-			func(v *eventEnv) int64 {
-				return v.Publish(gen.StreamMessage{Type: "customer.suspended", CustomerID: new("acme")})
+			func(s *dataplanetest.Env, of keys) int64 {
+				return s.Publish(gen.StreamMessage{Type: "customer.suspended", CustomerID: new("acme")})
 			}, append([]string{"other project"}, chat...)},
 		"something happens in another project": {
-			func(v *eventEnv) int64 { return v.Publish(dataplanetest.Unrelated()) }, nil},
+			func(s *dataplanetest.Env, of keys) int64 { return s.Publish(dataplanetest.Unrelated()) }, nil},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			v := newEventEnv(t)
-			v.AwaitTx(tc.change(v))
-			var dropped []string
-			for entry, req := range v.entries {
-				before := v.Count(dataplanetest.Fetch)
-				_, _ = v.R.Resolve(t.Context(), req)
-				if v.Count(dataplanetest.Fetch) > before {
-					dropped = append(dropped, entry)
-				}
+			s := dataplanetest.NewEnv(t)
+			of := keys{
+				key: s.RegisterKey(dataplanetest.Key{}), anthropic: s.RegisterKey(dataplanetest.Key{Provider: "anthropic"}),
+				alices: s.RegisterKey(dataplanetest.Key{UserID: "alice"}),
 			}
-			require.ElementsMatch(t, tc.drops, dropped)
+			s.RegisterKey(dataplanetest.Key{ProjectID: "other"})
+			s.AddCredential("bobs", dataplanetest.Credential{UserID: "bob"})
+			s.AddCredential("alices", dataplanetest.Credential{})
+			s.Sync()
+			entries := map[string]dataplane.Request{
+				"nobody":           forNobody,
+				"nobody anthropic": dataplane.ForUser("acme", "chat", "", "anthropic"),
+				"nobody gemini":    dataplane.ForUser("acme", "chat", "", "gemini"), // a refusal
+				"alice":            forAlice,
+				"alice by token":   dataplane.ForCaller("alices", "openai"),
+				"bob":              dataplane.ForUser("acme", "chat", "bob", "openai"),
+				"bob by token":     dataplane.ForCaller("bobs", "openai"),
+				"mallory":          dataplane.ForUser("acme", "chat", "mallory", "openai"), // a refusal
+				"by id":            dataplane.ByID(of.key),
+				"other project":    dataplane.ForUser("acme", "other", "", "openai"),
+			}
+			fetched := func() (names []string) {
+				for name, req := range entries {
+					before := s.Count(dataplanetest.Fetch)
+					_, _ = s.R.Resolve(t.Context(), req)
+					if s.Count(dataplanetest.Fetch) > before {
+						names = append(names, name)
+					}
+				}
+				return names
+			}
+			require.Len(t, fetched(), len(entries))
+			require.Empty(t, fetched())
+			s.AwaitTx(tc.change(s, of))
+			require.ElementsMatch(t, tc.drops, fetched())
 		})
 	}
 }
 
 func TestChangesShowAtOnce(t *testing.T) {
-	v := newEventEnv(t)
-	v.AwaitTx(v.RemoveMember("bob"))
-	v.Refuses(v.entries["bob"], dataplane.ErrNotMember)
-	v.Refuses(v.entries["bob by token"], dataplane.ErrNotMember)
-	v.AwaitTx(v.RevokeCredential("alices"))
-	v.Refuses(v.entries["alice by token"], dataplane.ErrCallerUnauthenticated)
-	id := v.Register(dataplanetest.Key{Provider: "gemini"})
-	v.Serves(v.entries["nobody gemini"], id)
-	v.AwaitTx(v.SetPolicy())
-	next := v.Register(dataplanetest.Key{})
-	v.Serves(forNobody, next)
-	v.AwaitTx(v.FailKey(next))
-	v.Serves(forNobody, v.key)
+	s := dataplanetest.NewEnv(t)
+	id := s.RegisterKey(dataplanetest.Key{})
+	s.AddCredential("bobs", dataplanetest.Credential{UserID: "bob"})
+	s.AddCredential("alices", dataplanetest.Credential{})
+	s.Sync()
+	bob, byBob := dataplane.ForUser("acme", "chat", "bob", "openai"), dataplane.ForCaller("bobs", "openai")
+	byAlice, gemini := dataplane.ForCaller("alices", "openai"), dataplane.ForUser("acme", "chat", "", "gemini")
+	for _, req := range []dataplane.Request{forNobody, bob, byBob, byAlice} {
+		s.Serves(req, id)
+	}
+	s.Refuses(gemini, dataplane.ErrNoKey)
+	s.AwaitTx(s.RemoveMember("bob"))
+	s.Refuses(bob, dataplane.ErrNotMember)
+	s.Refuses(byBob, dataplane.ErrNotMember)
+	s.AwaitTx(s.RevokeCredential("alices"))
+	s.Refuses(byAlice, dataplane.ErrCallerUnauthenticated)
+	s.Serves(gemini, s.Register(dataplanetest.Key{Provider: "gemini"}))
+	s.AwaitTx(s.SetPolicy())
+	next := s.Register(dataplanetest.Key{})
+	s.Serves(forNobody, next)
+	s.AwaitTx(s.FailKey(next))
+	s.Serves(forNobody, id)
 }
 
 // A refusal to a credential does not name the project, and a key registered later must still lift it.

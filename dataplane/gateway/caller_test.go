@@ -151,7 +151,7 @@ func TestFailuresThatCount(t *testing.T) {
 
 // Requests over the limit are looked up two at a time, within two seconds. Requests that were served before do not wait.
 func TestThrottlingDelaysNoServedRequest(t *testing.T) {
-	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", providersKey)
+	key := newKey(t, "openai", "https://p.example")
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		handler, err := NewForwardAuth(Config{

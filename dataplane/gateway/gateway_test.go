@@ -15,9 +15,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"net/http/httputil"
 	"net/textproto"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,11 +89,16 @@ func provider(t testing.TB, handler http.HandlerFunc) string {
 	return server.URL
 }
 
+// newKey returns a key whose provider has a base URL.
+func newKey(t testing.TB, provider, base string) *dataplane.Key {
+	t.Helper()
+	return dataplanetest.NewKey(t, provider, dataplane.AuthBearer, base, providersKey)
+}
+
 // openAI starts a gateway before one OpenAI that the handler plays.
 func openAI(t testing.TB, handler http.HandlerFunc, change ...func(*Config)) *testGateway {
 	t.Helper()
-	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, handler)+"/v1", providersKey)
-	return start(t, dataplanetest.Serving(callersKey, key), change...)
+	return start(t, dataplanetest.Serving(callersKey, newKey(t, "openai", provider(t, handler)+"/v1")), change...)
 }
 
 func request(t testing.TB, method, target string, body io.Reader) *http.Request {
@@ -264,7 +271,7 @@ func TestUnsafeDestinationsAndStyles(t *testing.T) {
 		"https://u:p@x.example":  "unsafe_destination",
 		":":                      "unsafe_destination",
 	} {
-		gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, base, providersKey)))
+		gw := start(t, dataplanetest.Serving(callersKey, newKey(t, "openai", base)))
 		res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
 		require.Equal(t, code, problemOf(t, res, body).Error.Code)
 	}
@@ -278,7 +285,7 @@ func TestUnsafeDestinationsAndStyles(t *testing.T) {
 
 func TestUpstreamsReplaceBaseURLs(t *testing.T) {
 	upstream := gatewaytest.StartProvider(t, gatewaytest.Accepting(providersKey))
-	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://api.openai.invalid/v1", providersKey)
+	key := newKey(t, "openai", "https://api.openai.invalid/v1")
 	gw := start(t, dataplanetest.Serving(callersKey, key), func(cfg *Config) {
 		cfg.Upstreams = map[string]*url.URL{"openai": mustURL(t, upstream.URL+"/v1")}
 	})
@@ -386,7 +393,7 @@ func TestStatusesAreReportedOnce(t *testing.T) {
 // judging is openAI with a rule that looks at the bodies of answers with 400.
 func judging(t *testing.T, handler http.HandlerFunc) *testGateway {
 	t.Helper()
-	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, handler)+"/v1", providersKey)
+	key := newKey(t, "openai", provider(t, handler)+"/v1")
 	key.Answers = verdict.Rules{{Status: http.StatusBadRequest, At: "error.reason", Is: "KEY", Means: verdict.Rejected}}
 	return start(t, dataplanetest.Serving(callersKey, key))
 }
@@ -839,7 +846,7 @@ func TestMaxHeaderBytes(t *testing.T) {
 // servingLimited returns a resolver that serves a limited key of a provider that the handler plays.
 func servingLimited(t *testing.T, name, base string, limits dataplane.Limits, handler http.HandlerFunc) *dataplanetest.FakeResolver {
 	t.Helper()
-	key := dataplanetest.NewKey(t, name, dataplane.AuthBearer, provider(t, handler)+base, providersKey)
+	key := newKey(t, name, provider(t, handler)+base)
 	key.Limits = &limits
 	return dataplanetest.Serving(callersKey, key)
 }
@@ -995,7 +1002,7 @@ func TestARestrictedNextKeyIsALimit(t *testing.T) {
 		{"next_key_limited", "gpt-5", http.StatusNotFound}, // the provider's
 		{"project_key", "gpt-4", http.StatusForbidden},
 	} {
-		key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, http.NotFound)+"/v1", providersKey)
+		key := newKey(t, "openai", provider(t, http.NotFound)+"/v1")
 		key.Restrictions, key.Reason = &dataplane.Restrictions{Models: []string{"gpt-5"}}, c.reason
 		resolver := dataplanetest.Serving(callersKey, key)
 		chat := request(t, http.MethodPost, start(t, resolver).URL+"/openai/chat/completions", strings.NewReader(`{"model":"`+c.model+`"}`))
@@ -1061,4 +1068,152 @@ func TestMetricsAreShared(t *testing.T) {
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	require.Contains(t, families[0].GetName()+families[1].GetName(), "aikeys_gateway_")
+}
+
+// BenchmarkAgainstBareProxy compares the gateway with a bare httputil.ReverseProxy before the same provider, with the
+// same transport settings and a pool of buffers as well. Rounds of 64 connections alternate; then single requests do,
+// for the median that the gateway adds.
+//
+//	go test -run - -bench AgainstBareProxy -benchtime 1x ./dataplane/gateway
+func BenchmarkAgainstBareProxy(b *testing.B) {
+	answer := []byte(strings.Repeat(`{"choices":[]}`, 64))
+	upstream := provider(b, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(answer)
+	})
+	transport := NewTransport(TransportConfig{})
+	b.Cleanup(transport.CloseIdleConnections)
+	bareProxy := &httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(mustURL(b, upstream+"/v1"))
+			pr.Out.URL.Path = strings.Replace(pr.Out.URL.Path, "/openai", "", 1)
+		},
+		Transport: transport, FlushInterval: -1, BufferPool: new(bufferPool),
+	}
+	bare := provider(b, bareProxy.ServeHTTP)
+	ours, err := New(Config{
+		Resolver: cached{key: newKey(b, "openai", upstream+"/v1")},
+		Log:      slog.New(slog.NewJSONHandler(io.Discard, nil)), //nolint:sloglint // lines cost what they cost
+		Metrics:  prometheus.NewRegistry(),
+	})
+	require.NoError(b, err)
+	b.Cleanup(ours.Close)
+	proxied := provider(b, ours.ServeHTTP)
+	const warmUp, round, rounds, singles = 200 * time.Millisecond, 150 * time.Millisecond, 30, 4000
+	throughput(b, bare, warmUp)
+	throughput(b, proxied, warmUp)
+	for b.Loop() {
+		var ratios, bareRates, ourRates []float64
+		for range rounds {
+			theirs, mine := throughput(b, bare, round), throughput(b, proxied, round)
+			bareRates, ourRates, ratios = append(bareRates, theirs), append(ourRates, mine), append(ratios, mine/theirs)
+		}
+		var times [2][]float64
+		conns := []*benchConn{dialBench(b, bare), dialBench(b, proxied)}
+		for range singles {
+			for i, conn := range conns {
+				began := time.Now()
+				require.NoError(b, conn.exchange())
+				times[i] = append(times[i], float64(time.Since(began)))
+			}
+		}
+		for _, conn := range conns {
+			require.NoError(b, conn.Close())
+		}
+		added := time.Duration(median(times[1]) - median(times[0]))
+		b.ReportMetric(median(ratios), "ratio")
+		b.ReportMetric(median(bareRates), "bare-req/s")
+		b.ReportMetric(median(ourRates), "gateway-req/s")
+		b.ReportMetric(float64(added.Microseconds()), "added-µs")
+	}
+}
+
+// cached is a resolver that returns the same key for every request and records nothing.
+type cached struct {
+	Resolver // nil: nothing else is called
+
+	key *dataplane.Key
+}
+
+func (c cached) Resolve(context.Context, dataplane.Request) (*dataplane.Key, error) {
+	return c.key, nil
+}
+
+func (cached) ReportAnswer(*dataplane.Key, int, []byte) {}
+
+func (cached) Watch(*dataplane.Key, func(bool)) func() { return func() {} }
+
+// throughput returns requests per second over 64 connections.
+func throughput(b *testing.B, address string, d time.Duration) float64 {
+	var (
+		group sync.WaitGroup
+		count atomic.Int64
+		began = time.Now()
+	)
+	for range 64 {
+		group.Go(func() {
+			conn := dialBench(b, address)
+			defer func() { _ = conn.Close() }()
+			for time.Since(began) < d {
+				if err := conn.exchange(); err != nil {
+					b.Error(err)
+					return
+				}
+				count.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	return float64(count.Load()) / time.Since(began).Seconds()
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// benchConn sends one request over and over. It does less than Go's client, which would hide what the proxies cost.
+type benchConn struct {
+	net.Conn
+
+	in      *bufio.Reader
+	request []byte
+}
+
+func dialBench(b *testing.B, proxyURL string) *benchConn {
+	conn, err := net.Dial("tcp", strings.TrimPrefix(proxyURL, "http://"))
+	require.NoError(b, err)
+	body := `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say hello."}]}`
+	return &benchConn{conn, bufio.NewReaderSize(conn, 16<<10), fmt.Appendf(nil,
+		"POST /openai/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"+
+			"Accept: application/json\r\nUser-Agent: OpenAI/Python 2.0.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Os: Linux\r\n"+
+			"X-Stainless-Runtime: CPython\r\nX-Stainless-Retry-Count: 0\r\nContent-Length: %d\r\n\r\n%s", callersKey, len(body), body)}
+}
+
+func (c *benchConn) exchange() error {
+	if _, err := c.Write(c.request); err != nil {
+		return err
+	}
+	var status, length int
+	for {
+		line, err := c.in.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if len(line) == 2 {
+			break
+		}
+		text := string(line)
+		if status == 0 {
+			_, _ = fmt.Sscanf(text, "HTTP/1.1 %d", &status)
+		} else if strings.HasPrefix(text, "Content-Length: ") {
+			_, _ = fmt.Sscanf(text, "Content-Length: %d", &length)
+		}
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("status %d", status)
+	}
+	_, err := c.in.Discard(length)
+	return err
 }

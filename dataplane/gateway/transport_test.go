@@ -40,7 +40,7 @@ func TestUnreachableProviders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			transport := NewTransport(TransportConfig{ResponseHeaderTimeout: tc.timeout})
-			gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, tc.base, providersKey)),
+			gw := start(t, dataplanetest.Serving(callersKey, newKey(t, "openai", tc.base)),
 				func(cfg *Config) { cfg.Transport = transport })
 			res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
 			require.Equal(t, tc.code, problemOf(t, res, body).Error.Code)
@@ -58,7 +58,7 @@ func TestTheLogSaysThatTheProxyRefused(t *testing.T) {
 		require.NoError(t, err)
 		u.User = url.UserPassword("user", "PASSWORD")
 		transport := NewTransport(TransportConfig{Proxy: http.ProxyURL(u)})
-		gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://provider.example/v1", providersKey)),
+		gw := start(t, dataplanetest.Serving(callersKey, newKey(t, "openai", "https://provider.example/v1")),
 			func(cfg *Config) { cfg.Transport = transport })
 		res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
 		require.Equal(t, "provider_unreachable", problemOf(t, res, body).Error.Code)
@@ -109,7 +109,7 @@ func TestNothingIsSentTwice(t *testing.T) {
 			}()
 		}
 	}()
-	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "http://"+listener.Addr().String(), providersKey)))
+	gw := start(t, dataplanetest.Serving(callersKey, newKey(t, "openai", "http://"+listener.Addr().String())))
 	post := func() (answer, string) {
 		r := request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}"))
 		r.Header.Set("Idempotency-Key", "1")
@@ -125,7 +125,7 @@ func TestNothingIsSentTwice(t *testing.T) {
 
 func TestProviderOverHTTP2(t *testing.T) {
 	upstream := gatewaytest.StartProvider(t, gatewaytest.Accepting(providersKey), gatewaytest.WithTLS())
-	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, upstream.URL+"/v1", providersKey)), func(cfg *Config) {
+	gw := start(t, dataplanetest.Serving(callersKey, newKey(t, "openai", upstream.URL+"/v1")), func(cfg *Config) {
 		trusted := x509.NewCertPool()
 		trusted.AddCert(upstream.Certificate())
 		cfg.Transport = NewTransport(TransportConfig{RootCAs: trusted})
@@ -227,7 +227,7 @@ func TestANameThatLeadsElsewhereLaterIsRefused(t *testing.T) {
 	server := provider(t, func(http.ResponseWriter, *http.Request) { reached.Add(1) })
 	var answers atomic.Pointer[netip.Addr]
 	resolver := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-		return answeringDNS(t, &answers), nil
+		return &nameServer{address: *answers.Load()}, nil
 	}}
 	transport := NewGuardedTransport(TransportConfig{Resolver: resolver, Allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
 	gw := custom(t, dataplane.AuthBearer, "http://llm.example:"+mustURL(t, server).Port(), func(cfg *Config) { cfg.CustomTransport = transport })
@@ -240,39 +240,31 @@ func TestANameThatLeadsElsewhereLaterIsRefused(t *testing.T) {
 	require.EqualValues(t, 1, reached.Load())
 }
 
-// answeringDNS returns a connection to a name server that knows one address, for every name.
-func answeringDNS(t testing.TB, address *atomic.Pointer[netip.Addr]) net.Conn {
-	t.Helper()
-	server, err := net.ListenPacket("udp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = server.Close() })
-	go func() {
-		buffer := make([]byte, 512)
-		for {
-			n, from, err := server.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			var m dnsmessage.Message
-			if m.Unpack(buffer[:n]) != nil {
-				continue
-			}
-			m.Response, m.Additionals = true, nil
-			if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
-				m.Answers = []dnsmessage.Resource{{
-					Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class},
-					Body:   &dnsmessage.AResource{A: address.Load().As4()},
-				}}
-			}
-			if packed, err := m.Pack(); err == nil {
-				_, _ = server.WriteTo(packed, from)
-			}
-		}
-	}()
-	conn, err := net.Dial("udp", server.LocalAddr().String())
-	require.NoError(t, err)
-	return conn
+// nameServer is a connection to a name server that knows one address, for every name: it answers what is written to it.
+type nameServer struct {
+	*net.UDPConn // nil: that there is one has the resolver send plain messages
+
+	address netip.Addr
+	answer  []byte
 }
+
+func (s *nameServer) Write(query []byte) (int, error) {
+	var m dnsmessage.Message
+	err := m.Unpack(query)
+	m.Response, m.Additionals = true, nil
+	if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
+		m.Answers = []dnsmessage.Resource{{
+			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class},
+			Body:   &dnsmessage.AResource{A: s.address.As4()},
+		}}
+	}
+	s.answer, _ = m.Pack()
+	return len(query), err
+}
+
+func (s *nameServer) Read(b []byte) (int, error)  { return copy(b, s.answer), nil }
+func (s *nameServer) SetDeadline(time.Time) error { return nil }
+func (s *nameServer) Close() error                { return nil }
 
 // Many clients follow a redirect with the caller's credential: Anthropic's SDK for Python sends x-api-key to the other host.
 func TestOwnServersRedirectNobodyElsewhere(t *testing.T) {
@@ -314,7 +306,7 @@ func TestOwnServersRedirectNobodyElsewhere(t *testing.T) {
 }
 
 func TestOtherProxiesGetNoKeyOfACustomProvider(t *testing.T) {
-	key := *dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://llm.example/v1", providersKey)
+	key := *newKey(t, "openai", "https://llm.example/v1")
 	key.Provider = "x-llm"
 	gw := startHandler(t, dataplanetest.Serving(callersKey, &key), NewForwardAuth)
 	r := request(t, "GET", gw.URL+"/auth/x-llm", nil)
