@@ -115,6 +115,22 @@ func play(ctx context.Context, p *cli.Program, d *programs) error {
 	if err := playRotation(ctx, p, sdk, key.ID, callers); err != nil {
 		return err
 	}
+	var r revocation
+	r.sent, r.answered, err = underLoad(ctx, callers, func() error {
+		revoked, err := sdk.AIKeys().With(agentrouter.Wait(drain)).Revoke(ctx, customer, project, key.ID)
+		if err == nil {
+			r.receipt = revoked.Receipt
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return report(p, r, callers)
+}
+
+// underLoad calls act while the callers send requests, and returns when it began and ended.
+func underLoad(ctx context.Context, callers []*caller, act func() error) (sent, answered time.Time, err error) {
 	var load errgroup.Group
 	loading, stopLoad := context.WithCancel(ctx)
 	defer stopLoad()
@@ -122,19 +138,14 @@ func play(ctx context.Context, p *cli.Program, d *programs) error {
 		load.Go(func() error { return c.sendRequests(loading) })
 	}
 	sleep(ctx, loadBefore)
-	var r revocation
-	r.sent = time.Now()
-	revoked, err := sdk.AIKeys().With(agentrouter.Wait(drain)).Revoke(ctx, customer, project, key.ID)
-	r.answered = time.Now()
+	sent = time.Now()
+	err = act()
+	answered = time.Now()
 	if err == nil {
-		r.receipt = revoked.Receipt
 		sleep(ctx, loadAfter)
 	}
 	stopLoad()
-	if err := errors.Join(err, load.Wait(), ctx.Err()); err != nil {
-		return err
-	}
-	return report(p, r, callers)
+	return sent, answered, errors.Join(err, load.Wait(), ctx.Err())
 }
 
 // startAll starts a provider, a control plane and the gateways, and returns a caller of each gateway. The callers that it could

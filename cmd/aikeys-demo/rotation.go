@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	agentrouter "github.com/tetrateio/agentrouter-go"
-	"golang.org/x/sync/errgroup"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
@@ -21,26 +20,18 @@ const (
 
 // playRotation rotates the key while each gateway gets requests and streams, of which none may fail, and prints what happened when.
 func playRotation(ctx context.Context, p *cli.Program, sdk *agentrouter.Client, id string, callers []*caller) error {
-	var load errgroup.Group
-	loading, stopLoad := context.WithCancel(ctx)
-	defer stopLoad()
 	senders := make([]*caller, 0, 2*len(callers))
 	for _, c := range callers {
 		for _, body := range []string{"", streaming} {
-			sender := &caller{name: c.name, gateway: c.gateway, apiKey: c.apiKey, client: c.client, body: body}
-			senders = append(senders, sender)
-			load.Go(func() error { return sender.sendRequests(loading) })
+			senders = append(senders, &caller{name: c.name, gateway: c.gateway, apiKey: c.apiKey, client: c.client, body: body})
 		}
 	}
-	sleep(ctx, loadBefore)
-	sent := time.Now()
-	reply, err := sdk.AIKeys().With(agentrouter.Wait(drain)).Rotate(ctx, customer, project, id, nextSecret, agentrouter.ActivateNow())
-	answered := time.Now()
-	if err == nil {
-		sleep(ctx, loadAfter)
-	}
-	stopLoad()
-	if err := errors.Join(err, load.Wait(), ctx.Err()); err != nil {
+	var reply *aikeysv1.RotateResponse
+	sent, answered, err := underLoad(ctx, senders, func() (err error) {
+		reply, err = sdk.AIKeys().With(agentrouter.Wait(drain)).Rotate(ctx, customer, project, id, nextSecret, agentrouter.ActivateNow())
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if reply.Receipt == nil {

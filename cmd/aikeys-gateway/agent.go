@@ -17,12 +17,12 @@ func (p *program) agentCommand() *cobra.Command {
 		Use:   "agent",
 		Short: "Answer programs of this machine: which key serves a request, and how to send it",
 		Args:  cli.NoArguments(),
-		Long: `Answers programs of this machine, on a unix socket, which provider key serves a request of their caller and how to
-send it: the header to set, the base URL, and for how long the answer may be used. A gateway that is not ours, in any
-language, asks before each request. A key that was revoked is no longer named within a second.
+		Long: `Tells programs of this machine, on a unix socket, which provider key serves a request and how to send it: the header to
+set, the base URL, and for how long the answer may be used. A gateway of another vendor, in any language, asks before
+each request. Within a second of its revocation, a key is no longer named.
 
-It answers only processes of its own user and of --auth-socket-users, as the kernel says. It serves no requests itself:
-"aikeys-gateway serve --agent-listen" does both. It knows the variables of "serve" and ignores those of the other
+It answers only processes of its own user and of --auth-socket-users, which the kernel identifies. It serves no requests
+itself: "aikeys-gateway serve --agent-listen" does both. It reads the variables of "serve" and ignores those of the other
 listeners.`,
 		Example: `  aikeys-gateway agent --token-file edge-1.token --auth-socket-users litellm
   curl --unix-socket /run/aikeys-gateway/agent.sock http://agent/v1/key --json @question.json`,

@@ -42,7 +42,7 @@ func (p *program) root() *cobra.Command {
 		Long: `aikeys-gateway is a data plane of AgentRouter AI Keys. Callers send it what they would send to a provider, with their
 API key of AI Keys in place of the provider's. It puts the provider key that serves the caller into the request, and
 passes it on: /openai/chat/completions goes to OpenAI, /anthropic/v1/messages to Anthropic. The SDKs of both work with
-their base URL changed and nothing else. Streams pass as they come.
+their base URL changed and nothing else. Streams are not buffered.
 
 A revoked key stops serving within a second: the gateway follows the control plane's stream of changes. Without the
 stream, it asks before each request, or refuses. --max-stale allows more time while the control plane does not answer.

@@ -90,7 +90,7 @@ type env struct {
 
 func newEnv(t *testing.T, options ...gatewaytest.Option) *env {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "gw-") // t.TempDir may be too long for a socket's path
+	dir, err := os.MkdirTemp("", "gw-") //nolint:usetesting // t.TempDir may be too long for a socket's path
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	e := &env{t: t, provider: gatewaytest.StartProvider(t, append(options, gatewaytest.Accepting(providerSecret))...), control: dataplanetest.NewControlPlane(t), dir: dir}

@@ -155,7 +155,7 @@ func runTool(t *testing.T, command string, environ ...string) (output []byte) {
 		words[0] = filepath.Join(tools, words[0])
 	}
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
-	cmd.Dir, cmd.Env = tools, append(environ, "PATH="+os.Getenv("PATH"), "HOME="+t.TempDir(), "LC_ALL=C.UTF-8")
+	cmd.Dir, cmd.Env = tools, append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8"}, environ...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	output, err = cmd.Output()

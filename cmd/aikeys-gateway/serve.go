@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 
@@ -32,9 +33,9 @@ func (p *program) serveCommand() *cobra.Command {
 		Long: `Serves inference requests: what comes to /{provider} goes to that provider, with the provider key that serves the
 caller. Answers to other proxies, and /healthz, /readyz and /metrics, are on listeners of their own.
 
-It starts without its control plane, answers 503 until it has it, and then becomes ready. When it loses it, keys
-serve on for --max-stale, none by default; that is also how much longer the control plane then waits before it calls a
-revocation complete. Providers are reached through the proxy that HTTPS_PROXY names, if any.
+It starts without its control plane, answers 503 until it has reached it, and then becomes ready. When it loses contact,
+cached keys serve for --max-stale longer, 0s by default; the control plane waits that much longer before it calls a
+revocation complete. Requests to providers go through the proxy that HTTPS_PROXY names, if any.
 
 SIGTERM or SIGINT stops it: /readyz turns 503, requests in flight are answered, then it exits. A second signal ends it
 at once.`,
@@ -52,7 +53,7 @@ at once.`,
 	return cmd
 }
 
-// serve runs a gateway with the named listeners, as far as they are set, and that of its operations.
+// serve runs a gateway with those of the named listeners that are set, and the ops listener.
 func (p *program) serve(ctx context.Context, cfg *config, listeners ...string) error {
 	if err := cfg.load(p.Environ); err != nil {
 		return err
@@ -138,7 +139,7 @@ func (s *service) bind(ctx context.Context, setting *settings.Setting) (net.List
 	return listener, nil
 }
 
-// tlsOf returns the TLS configuration of a listener for proxies: nil on a unix socket, and without authorities of clients.
+// tlsOf returns the TLS configuration of a listener for proxies: nil on a unix socket, and without --auth-client-ca.
 func (s *service) tlsOf(address string) *tls.Config {
 	if isSocket(address) {
 		return nil
@@ -149,26 +150,31 @@ func (s *service) tlsOf(address string) *tls.Config {
 // run serves until ctx is done, or until a part fails that the gateway can't do without. Requests in flight end before the
 // resolver that they need.
 func (s *service) run(ctx context.Context) error {
-	s.logListening(ctx)
 	var serving []lifecycle.Part
-	if listener := s.listeners["listen"]; listener != nil {
-		proxy := crossorigin.Allow(s.cfg.CORSOrigins, s.proxy)
-		serving = append(serving, gateway.NewServer(listener, proxy, s.tls, s.cfg.TrustedProxies, s.log).Run)
+	var addresses []any
+	serve := func(attr, setting string, handler http.Handler, secure *tls.Config, trusted []netip.Prefix) {
+		if listener := s.listeners[setting]; listener != nil {
+			server := gateway.NewServer(listener, handler, secure, trusted, s.log)
+			serving, addresses = append(serving, server.Run), append(addresses, slog.String(attr, server.URL()))
+		}
 	}
-	if listener := s.listeners["agent-listen"]; listener != nil {
-		serving = append(serving, gateway.NewServer(listener, s.agent, nil, nil, s.log).Run)
-	}
-	if listener := s.listeners["forward-auth-listen"]; listener != nil {
-		serving = append(serving,
-			gateway.NewServer(listener, s.forwardAuth, s.tlsOf(s.cfg.ForwardAuthListen), nil, s.log).Run)
-	}
+	serve("gateway", "listen", crossorigin.Allow(s.cfg.CORSOrigins, s.proxy), s.tls, s.cfg.TrustedProxies)
+	serve("agent", "agent-listen", s.agent, nil, nil)
+	serve("forward_auth", "forward-auth-listen", s.forwardAuth, s.tlsOf(s.cfg.ForwardAuthListen), nil)
 	if listener := s.listeners["ext-authz-listen"]; listener != nil {
 		serving = append(serving, lifecycle.Task(func(ctx context.Context) error {
 			return extauthz.Serve(ctx, listener, s.extAuthz,
 				extauthz.ServeConfig{TLS: s.tlsOf(s.cfg.ExtAuthzListen), Drain: s.cfg.ShutdownTimeout})
 		}))
+		address := listener.Addr().String()
+		if isSocket(s.cfg.ExtAuthzListen) {
+			address = unixsocket.Prefix + address
+		}
+		addresses = append(addresses, slog.String("ext_authz", address))
 	}
 	ops := gateway.NewServer(s.listeners["ops-listen"], lifecycle.NewOpsHandler(s.registry, s.readiness), nil, nil, s.log)
+	s.log.InfoContext(ctx, "listening", append(addresses, slog.String("ops", ops.URL()),
+		slog.String("control_plane", s.cfg.ControlPlane), slog.String("version", cli.Version()))...)
 	program := lifecycle.Program{
 		Stages: [][]lifecycle.Part{serving, {lifecycle.Task(s.resolver.Run)}},
 		Ops:    ops.Run, DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.draining.Store(true) },
@@ -176,31 +182,4 @@ func (s *service) run(ctx context.Context) error {
 	}
 	defer s.proxy.Close()
 	return program.Run(ctx)
-}
-
-func (s *service) logListening(ctx context.Context) {
-	address := func(name, scheme string, secure *tls.Config) string {
-		bound := s.listeners[name].Addr()
-		switch {
-		case bound.Network() == "unix":
-			scheme = unixsocket.Prefix
-		case secure != nil:
-			scheme = strings.Replace(scheme, "http:", "https:", 1)
-		}
-		return scheme + bound.String()
-	}
-	var attrs []slog.Attr
-	for _, shown := range []struct {
-		attr, name, scheme string
-		secure             *tls.Config
-	}{
-		{"gateway", "listen", "http://", s.tls}, {"ops", "ops-listen", "http://", nil}, {"forward_auth", "forward-auth-listen", "http://", s.proxyTLS},
-		{"ext_authz", "ext-authz-listen", "", nil}, {"agent", "agent-listen", "", nil},
-	} {
-		if s.listeners[shown.name] != nil {
-			attrs = append(attrs, slog.String(shown.attr, address(shown.name, shown.scheme, shown.secure)))
-		}
-	}
-	s.log.LogAttrs(ctx, slog.LevelInfo, "listening", append(attrs,
-		slog.String("control_plane", s.cfg.ControlPlane), slog.String("version", cli.Version()))...)
 }

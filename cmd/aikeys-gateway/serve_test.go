@@ -100,7 +100,7 @@ func TestServeWithoutControlPlane(t *testing.T) {
 }
 
 // openStream asks a gateway for a streamed answer, and returns once it has begun.
-func openStream(t *testing.T, gateway *programtest.Process, token string) *http.Response {
+func openStream(t *testing.T, gateway *programtest.Process, token string) (status int, body io.ReadCloser) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, gateway.URL("gateway")+"/openai/chat/completions",
 		strings.NewReader(`{"model":"gpt-test","stream":true,"messages":[{"role":"user","content":"hi"}]}`))
@@ -109,7 +109,7 @@ func openStream(t *testing.T, gateway *programtest.Process, token string) *http.
 	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = response.Body.Close() })
-	return response
+	return response.StatusCode, response.Body
 }
 
 func TestShutdown(t *testing.T) {
@@ -118,11 +118,11 @@ func TestShutdown(t *testing.T) {
 		t.Parallel()
 		release := make(chan struct{})
 		p := newEnv(t, gatewaytest.ReleasedBy(release)).start().AwaitReady()
-		stream := openStream(t, p, callerToken)
+		_, stream := openStream(t, p, callerToken)
 		p.Signal(syscall.SIGINT)
 		p.Await("draining", func() bool { return strings.Contains(p.Readyz().Body, `"draining"`) })
 		close(release)
-		text, err := io.ReadAll(stream.Body)
+		text, err := io.ReadAll(stream)
 		require.NoError(t, err)
 		require.Contains(t, string(text), "[DONE]")
 		require.Equal(t, cli.ExitOK, p.Wait())
@@ -722,7 +722,8 @@ func TestReceiptShowsTheRequestsInFlight(t *testing.T) {
 		c.startGateway(replica.URL("dataplane"), "idle")
 		forProxies := c.startGateway(replica.URL("dataplane"), "for-proxies", "--forward-auth-listen", "127.0.0.1:0", "--forward-auth-secret-file", secret)
 		for _, gateway := range []*programtest.Process{edge, edge, forProxies} {
-			require.Equal(t, http.StatusOK, openStream(t, gateway, c.alice).StatusCode)
+			status, _ := openStream(t, gateway, c.alice)
+			require.Equal(t, http.StatusOK, status)
 		}
 		socket := c.openSocket(edge)
 		receipt := c.revoke(replica, key, "30s")
@@ -749,13 +750,14 @@ func TestRevokedDataPlaneEndsItsStreams(t *testing.T) {
 	c.answerWithStreams()
 	revoked := c.startGateway(replica.URL("dataplane"), "revoked", "--max-stale", "5m", "--stream-grace", "100ms")
 	untouched := c.startGateway(replica.URL("dataplane"), "untouched")
-	events, socket := openStream(t, revoked, c.alice), c.openSocket(revoked)
+	_, events := openStream(t, revoked, c.alice)
+	socket := c.openSocket(revoked)
 	others := c.openSocket(untouched)
 	c.run("admin dataplane revoke --name revoked")
 	require.NoError(t, socket.SetDeadline(time.Now().Add(30*time.Second)))
 	_, err := io.Copy(io.Discard, socket)
 	require.NoError(t, err, "the WebSocket is closed")
-	_, err = io.Copy(io.Discard, events.Body)
+	_, err = io.Copy(io.Discard, events)
 	require.Error(t, err, "the caller sees that the answer is not whole")
 	require.Equal(t, http.StatusServiceUnavailable, programtest.Send(http.MethodGet, revoked.URL("gateway")+"/openai/models", c.alice, "").Status)
 	require.Contains(t, revoked.Readyz().Body, `"refused"`)
@@ -767,13 +769,19 @@ func TestRevokedDataPlaneEndsItsStreams(t *testing.T) {
 // countStreams opens streams until the gateway refuses one, ends them, and returns how many it served at once.
 func (c *controlPlane) countStreams(gateway *programtest.Process) (open int) {
 	c.t.Helper()
+	var streams []io.Closer
+	defer func() {
+		for _, stream := range streams {
+			_ = stream.Close()
+		}
+	}()
 	for {
-		response := openStream(c.t, gateway, c.alice)
-		defer func() { _ = response.Body.Close() }()
-		if response.StatusCode != http.StatusOK {
-			body, err := io.ReadAll(response.Body)
+		status, body := openStream(c.t, gateway, c.alice)
+		streams = append(streams, body)
+		if status != http.StatusOK {
+			text, err := io.ReadAll(body)
 			require.NoError(c.t, err)
-			require.Contains(c.t, string(body), "/problems/key-limited")
+			require.Contains(c.t, string(text), "/problems/key-limited")
 			return open
 		}
 		open++

@@ -76,7 +76,7 @@ func (s *service) newResolver() (*dataplane.Resolver, error) {
 	cfg := dataplane.Config{
 		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure,
 		CustomProviders: true, Restrictions: true, Limits: true, CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
-		// What other proxies ask for here, they send themselves; nobody says when those requests end.
+		// Other proxies send the requests themselves, and don't report when those end.
 		CountInFlight: s.cfg.ForwardAuthListen == "" && s.cfg.ExtAuthzListen == "" && s.cfg.AgentListen == "",
 	}
 	if s.cfg.KeyTests {
@@ -107,8 +107,8 @@ func (s *service) openText(name, file string, read func(file string) (string, er
 	return func() string { return text.Get(context.Background()) }, nil // a stream asks too: there may be no request
 }
 
-// controlPlaneClient returns an HTTP client that trusts only the authorities of a file and has a client certificate, as far
-// as these are set. If neither is, it returns nil: the resolver's own client trusts the authorities of this machine.
+// controlPlaneClient returns an HTTP client that has the client certificate of the settings and trusts only their CA
+// certificates. If the settings have neither, it returns nil, and the resolver uses a client of its own.
 func (s *service) controlPlaneClient() (*http.Client, error) {
 	if s.cfg.ControlPlaneCA == "" && s.cfg.ClientCert == "" {
 		return nil, nil //nolint:nilnil // nil is the resolver's own client

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,8 +41,8 @@ type admin struct {
 	idFlags                 []identifier
 	settings                []string // settings that the command has flags for
 	mayCreate               bool     // whether the command may create a SQLite database that is missing
-	anySchema               bool     // whether the command works with any schema, and not only with one that is up to date
-	reads                   bool     // whether the command lists what a project has: the project must exist, and the system trail gets an event
+	anySchema               bool     // whether the command works with a schema that is not up to date
+	reads                   bool     // whether the command lists a project's data: the project must exist, and the system trail gets an event
 	name                    string   // of the command
 
 	store    *models.Store
@@ -71,9 +73,9 @@ func (a *admin) addUserFlag(cmd *cobra.Command, isRequired bool) {
 	a.idFlags = append(a.idFlags, identifier{"--user", &a.user, isRequired})
 }
 
-// command finishes a command on the database: it adds the flags that name the database, after the command's own. When it runs,
-// the command reports together what is wrong with its flags and the settings, opens the database, and calls act. check, which
-// may be nil, returns what is wrong with the command's own flags.
+// command completes a command on the database: it adds the flags that name the database, after the command's own. When it runs,
+// the command reports all errors in its flags and the settings together, or else opens the database and calls act. check, which
+// may be nil, checks the command's own flags.
 func (a *admin) command(cmd *cobra.Command, check func() error, act func(ctx context.Context) error) *cobra.Command {
 	names := make([]string, len(a.idFlags))
 	for i, id := range a.idFlags {
@@ -95,8 +97,8 @@ func (a *admin) command(cmd *cobra.Command, check func() error, act func(ctx con
 	return cmd
 }
 
-// withStore calls act with the database open. Only a command that may create the database does: any other would work on an
-// empty one, and not report a wrong path.
+// withStore opens the database and calls act. Only some commands may create the database: any other would hide a wrong path by
+// working on an empty one.
 func (a *admin) withStore(ctx context.Context, act func(ctx context.Context) error) error {
 	isMissing, err := databaseMissing(a.cfg.DatabaseURL)
 	if err != nil {
@@ -187,7 +189,7 @@ func (a *admin) projectCommand(name string) string {
 	return fmt.Sprintf("aikeysd admin %s --customer %s --project %s%s", name, a.customer, a.project, a.cfg.databaseFlags())
 }
 
-// projectExists reports whether the project exists: a project that does has an owner.
+// projectExists reports whether the project exists. Every project has an owner.
 func (a *admin) projectExists(ctx context.Context) (bool, error) {
 	members, err := a.store.ListMembers(ctx, a.member(), "", 1)
 	return len(members) > 0, err
@@ -201,3 +203,30 @@ func (a *admin) requireProject(ctx context.Context) error {
 	}
 	return err
 }
+
+// formatTime shows a time in microseconds since 1970 to the second, and 0 as "never".
+func formatTime(micros int64) string {
+	if micros == 0 {
+		return "never"
+	}
+	return time.UnixMicro(micros).UTC().Format(time.RFC3339)
+}
+
+// formatMillis shows a time in microseconds since 1970 to the millisecond.
+func formatMillis(micros int64) string {
+	return time.UnixMicro(micros).UTC().Format("2006-01-02T15:04:05.000Z07:00")
+}
+
+// formatCount shows a number in a table.
+func formatCount(n int64) string { return strconv.FormatInt(n, 10) }
+
+// formatKeys is a number of keys in words.
+func formatKeys(n int64) string {
+	if n == 1 {
+		return "1 key"
+	}
+	return formatCount(n) + " keys"
+}
+
+// orDash returns the text, or a dash if it is empty.
+func orDash(text string) string { return cmp.Or(text, "-") }

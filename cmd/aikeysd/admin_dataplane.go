@@ -87,7 +87,7 @@ certificate that has this name and is signed by an authority of --dataplane-clie
 				made.Name, made.ID, customersOf(made), databaseName(a.cfg.DatabaseURL), certificate, formatTime(made.ExpiresAt))
 			return nil
 		}
-		a.Note("Credential %s of data plane %s for %s in %s; expires: %s. It is shown this once.",
+		a.Note("Credential %s of data plane %s for %s in %s; expires: %s. It is shown only once.",
 			made.ID, made.Name, customersOf(made), databaseName(a.cfg.DatabaseURL), formatTime(made.ExpiresAt))
 		return a.Say("%s", text)
 	})
@@ -139,7 +139,7 @@ func (a *admin) dataPlaneExists(ctx context.Context, name, certificate string) e
 		name, name, a.cfg.databaseFlags())
 }
 
-// credentialName is the name in a data plane's certificate, or "token". No certificate's name is "token": it has a colon.
+// credentialName is the name in a data plane's certificate, or "token", which is no certificate's name: those have a colon.
 func credentialName(d models.DataPlane) string {
 	if d.Certificate != "" {
 		return d.Certificate
@@ -147,7 +147,7 @@ func credentialName(d models.DataPlane) string {
 	return "token"
 }
 
-// customersOf lists the customers that a data plane may serve. "(all)" is no customer: an id has no brackets.
+// customersOf lists the customers that a data plane may serve. No customer is called "(all)": ids have no brackets.
 func customersOf(d models.DataPlane) string {
 	if d.Customers == nil {
 		return "(all)"

@@ -26,10 +26,10 @@ func (p *program) systemEventsCommand() *cobra.Command {
 		Short: "List what operators and the service itself did",
 		Long: `Lists the system trail, newest first: who created and revoked data planes, what operators changed in projects and whose
 lists they read, how key-encryption keys changed, when secrets were re-wrapped, and when the database's schema changed.
-ACTOR is the user and the machine that the command ran on, or those of the service's own process. BEFORE and AFTER are
-what the change replaced, and by what. What members do in their projects is in the events of each project.
+ACTOR is the user and the machine that the command ran on, or those of the service's own process. BEFORE and AFTER show
+the state before and after the change. What members do in their projects is in the events of each project.
 
-A day is in UTC, and means its beginning.`,
+A day stands for its first moment in UTC.`,
 		Example: `  aikeysd admin events
   aikeysd admin events --type dataplane.created --from 2026-11-01 --to 2026-12-01
   aikeysd admin events --customer acme --limit 1000 -o json`,
@@ -100,7 +100,7 @@ func stateInTable(state string) string {
 	return state
 }
 
-// stateInJSON returns an event's state for a document, which a damaged one does not spoil.
+// stateInJSON returns an event's state for a JSON document. A damaged state becomes null, so that the document stays valid.
 func stateInJSON(state string) json.RawMessage {
 	if !json.Valid([]byte(state)) {
 		return json.RawMessage("null")

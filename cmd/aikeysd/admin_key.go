@@ -19,8 +19,8 @@ func (p *program) keyCommand() *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "key",
 		Short: "List and revoke provider keys",
-		Long: `Lists and revokes provider keys, for the hour in which their owners can't: when the API can't be reached, or when
-nobody is left who may. It shows no secrets: it has none.`,
+		Long: `Lists and revokes provider keys in an emergency: when the API can't be reached, or when nobody who may revoke them is
+left. It can't read their secrets.`,
 		Example: `  aikeysd admin key list --customer acme --project chat
   aikeysd admin key revoke byok_01M83VVAHV8M2T5K7N9R4W1XYZ`,
 	}, p.keyListCommand(), p.keyRevokeCommand())
@@ -34,7 +34,7 @@ func (p *program) keyListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the provider keys of a project",
 		Long: `Lists the provider keys of a project and of all its users, newest first, with those that are revoked, disabled or
-expired. USER is whose own key it is; the keys with a dash are the project's.`,
+expired. USER is the owner of a user key; a dash marks a project key.`,
 		Example: `  aikeysd admin key list --customer acme --project chat`,
 	}
 	a := p.newProjectAdmin(cmd)
@@ -62,7 +62,7 @@ func keyState(k models.Key) string {
 	return cmp.Or(string(k.StopReason(time.Now().UnixMicro())), string(models.KeyActive))
 }
 
-// receiptPause is the time between two looks at a receipt.
+// receiptPause is the time between two reads of a receipt.
 const receiptPause = 20 * time.Millisecond
 
 func (p *program) keyRevokeCommand() *cobra.Command {
@@ -73,10 +73,10 @@ func (p *program) keyRevokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke <id>",
 		Short: "Revoke a provider key",
-		Long: `Revokes a provider key permanently, whoever's it is, as its owner would at the API. Data planes drop it within a second.
+		Long: `Revokes any provider key permanently, as its owner would through the API. Data planes drop it within a second.
 It waits for the receipt, which is complete when every data plane has confirmed or its lease has run out, and prints how
 many have confirmed. If the receipt is not complete within --wait, the exit code is 1; the key is revoked in any case.
-To revoke a key again changes nothing, and shows the receipt.`,
+Revoking a key again changes nothing, and shows the receipt.`,
 		Example: `  aikeysd admin key revoke byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   aikeysd admin key revoke byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 30s`,
 	}
@@ -141,8 +141,8 @@ func (a *admin) revokeKey(ctx context.Context, id string) (key models.Key, err e
 	return key, err
 }
 
-// awaitReceipt returns the receipt of a revocation that is committed, once it is complete, or as it is when the time to wait is
-// over. The feed here does not run: it serves no data plane, and only reads what the replicas of the service have stored.
+// awaitReceipt waits until the receipt of a committed revocation is complete, or for at most wait, and returns it. The feed does
+// not run here: it only reads what the replicas of the service have stored.
 func (a *admin) awaitReceipt(ctx context.Context, key models.Key, wait time.Duration) (feed.Receipt, error) {
 	committed := time.Now() // at the latest
 	receipts, err := feed.New(feed.Config{Store: a.store})
@@ -155,7 +155,7 @@ func (a *admin) awaitReceipt(ctx context.Context, key models.Key, wait time.Dura
 		if err != nil || receipt.Complete || waited >= wait {
 			return receipt, err
 		}
-		if waited > receipt.Remaining { // every lease that was extended before the commit has run out
+		if waited > receipt.Remaining { // every lease from before the commit has run out
 			receipt.Complete = true
 			return receipt, nil
 		}

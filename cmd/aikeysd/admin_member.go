@@ -115,7 +115,7 @@ The last owner can't be removed.`,
 		})
 		switch {
 		case errors.Is(err, models.ErrNotFound):
-			return fmt.Errorf("%s is no member of %s; see: %s", a.user, a.projectName(), a.projectCommand("member list"))
+			return fmt.Errorf("%s is not a member of %s; see: %s", a.user, a.projectName(), a.projectCommand("member list"))
 		case errors.Is(err, models.ErrLastOwner):
 			return fmt.Errorf("%w: %s needs one; make another user an owner first", err, a.projectName())
 		case err != nil:

@@ -30,7 +30,7 @@ gateway connects to one only where its own operator lets it: see --upstream-allo
 // newCustomerAdmin returns an admin for a command on one customer, and gives the command the flag --customer.
 func (p *program) newCustomerAdmin(cmd *cobra.Command) *admin {
 	a := p.newAdmin()
-	cmd.Flags().StringVar(&a.customer, "customer", "", "customer whose server it is (required)")
+	cmd.Flags().StringVar(&a.customer, "customer", "", "customer that owns the server (required)")
 	a.idFlags = []identifier{{"--customer", &a.customer, true}}
 	return a
 }
@@ -43,18 +43,18 @@ func (p *program) providerCreateCommand() *cobra.Command {
 		Long: `Adds a server of a customer's own. It never changes: keys are sealed for its base URL, and open for no other. To
 move a server, add another slug, or revoke the keys, delete it and add it again.
 
-With --auth none the server takes no key. A key is registered for it nevertheless, with the word none as its secret: it
+With --auth none the server takes no key. Register a key for it nevertheless, with the word none as its secret: the key
 says who may use the server, and can be revoked.`,
 		Example: `  aikeysd admin provider create --customer acme --slug x-vllm --base-url https://llm.acme.example/v1
   aikeysd admin provider create --customer acme --slug x-a --base-url https://a.example --auth header --header K`,
 	}
 	a := p.newCustomerAdmin(cmd)
-	cmd.Flags().StringVar(&slug, "slug", "", "x- and a name, which begins the paths at gateways (required)")
+	cmd.Flags().StringVar(&slug, "slug", "", "x- and a name; paths at gateways begin with it (required)")
 	cmd.Flags().StringVar(&baseURL, "base-url", "", "http or https URL, to which gateways append the rest of the path (required)")
-	cmd.Flags().StringVar(&name, "name", "", "name for people; empty is the slug")
-	cmd.Flags().StringVar(&dialect, "dialect", string(providers.DialectOpenAI), "whose API it speaks: openai or anthropic")
-	cmd.Flags().StringVar(&auth, "auth", string(providers.AuthBearer), "how it takes its key: bearer, header or none")
-	cmd.Flags().StringVar(&header, "header", "", "the header of --auth header, such as X-Api-Key")
+	cmd.Flags().StringVar(&name, "name", "", "display name; empty means the slug")
+	cmd.Flags().StringVar(&dialect, "dialect", string(providers.DialectOpenAI), "API that it speaks: openai or anthropic")
+	cmd.Flags().StringVar(&auth, "auth", string(providers.AuthBearer), "where requests carry the key: bearer, header or none")
+	cmd.Flags().StringVar(&header, "header", "", "name of the header for --auth header, such as X-Api-Key")
 	var custom providers.Custom
 	return a.command(cmd, func() error {
 		if name == "" {
@@ -74,7 +74,7 @@ says who may use the server, and can be revoked.`,
 			})
 		})
 		if errors.Is(err, models.ErrAlreadyExists) {
-			return fmt.Errorf("%s has a provider %s already; a provider never changes", a.customer, slug)
+			return fmt.Errorf("%s already has a provider %s, and a provider can't be changed", a.customer, slug)
 		}
 		if err != nil {
 			return err
@@ -110,8 +110,8 @@ func (p *program) providerDeleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete",
 		Short: "Delete a server that has no keys",
-		Long: `Deletes a custom provider. It is refused while the provider has keys that are not revoked. The projects that lose it, by
-having added it or having had keys for it, get an event that names you.`,
+		Long: `Deletes a custom provider, unless it has keys that are not revoked. Each project that added it, or had keys for it, gets
+an event that names you.`,
 		Example: `  aikeysd admin provider delete --customer acme --slug x-vllm`,
 	}
 	a := p.newCustomerAdmin(cmd)

@@ -54,7 +54,7 @@ a secret store; notes go to standard error. The API key is shown only this once.
 		if err != nil {
 			return err
 		}
-		a.Note("API key %s of %s for %s; expires: %s. It is shown this once.", key.id, a.user, a.projectInDatabase(), formatTime(key.expiresAt))
+		a.Note("API key %s of %s for %s; expires: %s. It is shown only once.", key.id, a.user, a.projectInDatabase(), formatTime(key.expiresAt))
 		return a.Say("%s", key.text)
 	})
 }
@@ -69,7 +69,7 @@ func (a *admin) notMember(ctx context.Context) error {
 	if !exists {
 		role = models.RoleOwner
 	}
-	return fmt.Errorf("%s is no member of %s, so the API key would open nothing; first run: %s --user %s --role %s",
+	return fmt.Errorf("%s is not a member of %s, so the API key would open nothing; first run: %s --user %s --role %s",
 		a.user, a.projectName(), a.projectCommand("member set"), a.user, role)
 }
 

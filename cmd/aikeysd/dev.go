@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/agentrouter/aikeys/cmd/internal/child"
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/internal/netaddr"
@@ -38,10 +39,10 @@ func (p *program) devCommand() *cobra.Command {
 and a gateway that serves inference requests with the project's keys. Then it prints commands to try. The gateway is
 the program aikeys-gateway, which must be in the same folder as aikeysd, or in PATH.
 
-Requests to the providers of the catalogue go to a stand-in on this machine, which answers with a sentence whatever the
-key is, so that everything works without a network or a real key, and no request leaves the machine. With
---stand-in=false they go to the providers, and with --upstream those to one. The stand-in is the program aikeys-demo, in
-the same folder or in PATH. Custom providers may be on this machine, too.
+Requests to the catalogue's providers go to a stand-in on this machine. It accepts any key and answers with a sentence,
+so everything works without a network or a real key. --stand-in=false sends the requests to the real providers, and
+--upstream sends those of one provider elsewhere. The stand-in is the program aikeys-demo, in the same folder or in PATH.
+Custom providers may run on this machine, too.
 
 All data is in the folder --data, and the next start uses it again; delete the folder to start from nothing. With
 --sealer secrets+unix:<path>, the keyset is that of a secrets-svc on this machine; "make run-split" starts both.
@@ -115,8 +116,8 @@ func (o devOptions) check() (err error) {
 	return err
 }
 
-// useFolder keeps the database and the keyset in one folder, unless another process has the keyset. Who has the folder is both operator and
-// owner.
+// useFolder keeps the database and the keyset in one folder, unless another process has the keyset. Anyone who can read the folder is
+// both operator and owner.
 func (s *config) useFolder(data string) {
 	s.DatabaseURL = sqlitePrefix + filepath.Join(data, "aikeys.db")
 	if s.Of("sealer").Origin() == settings.FromDefault {
@@ -158,7 +159,7 @@ func (p *program) dev(ctx context.Context, cfg *config, options devOptions) erro
 		defer stopService()
 		select {
 		case <-s.prepared:
-			return p.devBeside(ctx, s, gateway, newDevStandIn(p, options), options.data)
+			return p.devBeside(ctx, s, gateway, newDevStandIn(p, options), options)
 		case <-ctx.Done():
 			return nil
 		}
@@ -168,39 +169,52 @@ func (p *program) dev(ctx context.Context, cfg *config, options devOptions) erro
 
 // devBeside makes the project and its credentials, runs the stand-in and the gateway, and prints the summary once everything
 // is ready. The stand-in stops last, because requests in flight at the gateway need it.
-func (p *program) devBeside(ctx context.Context, s *service, gateway *devGateway, standIn *devStandIn, data string) error {
-	tokenFile := filepath.Join(data, "gateway.token")
+func (p *program) devBeside(ctx context.Context, s *service, gateway, standIn *devChild, options devOptions) error {
+	tokenFile := filepath.Join(options.data, "gateway.token")
 	if err := s.seedGatewayToken(ctx, tokenFile); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	answering, stopStandIn := context.WithCancel(context.WithoutCancel(ctx))
-	group.Go(func() error { return standIn.run(answering) })
+	if standIn != nil {
+		group.Go(func() error {
+			if err := standIn.process.Run(answering); err != nil {
+				return fmt.Errorf("the stand-in for providers has ended: %w", err)
+			}
+			return nil
+		})
+	}
 	group.Go(func() error {
 		defer stopStandIn()
-		upstreams, err := standIn.upstreams(ctx)
-		if err != nil {
-			return nil // ctx has ended, and the stand-in says why
+		upstreams := options.upstreams
+		if standIn != nil {
+			urls, err := standIn.awaitListening(ctx)
+			if err != nil {
+				return nil // ctx has ended, and the stand-in says why
+			}
+			if upstreams, err = options.standInUpstreams(urls[0]); err != nil {
+				return err
+			}
 		}
-		return gateway.run(ctx, s.dataplane.URL(), tokenFile, upstreams)
+		return gateway.runGateway(ctx, s.dataplane.URL(), tokenFile, upstreams)
 	})
 	group.Go(func() error {
-		gatewayURL, err := gateway.awaitReady(ctx)
-		if err != nil {
+		urls, err := gateway.awaitListening(ctx)
+		if err != nil || child.AwaitReady(ctx, urls[1]) != nil {
 			return nil //nolint:nilerr // ctx has ended, and the gateway says why
 		}
-		session, err := s.seedSession(ctx, filepath.Join(data, "session.env"), gatewayURL)
+		session, err := s.seedSession(ctx, filepath.Join(options.data, "session.env"), urls[0])
 		if err != nil {
 			return err
 		}
-		if s.cfg.mock != nil {
-			if err := s.seedMock(ctx, session, tokenFile); err != nil {
-				return err
-			}
-			s.cfg.mock.session.Store(&session)
-			return writeMockSummary(p.Stdout, session, data)
+		if s.cfg.mock == nil {
+			return writeSummary(p.Stdout, session, s.ops.URL(), standIn != nil && options.usesStandIn(summaryProvider))
 		}
-		return writeSummary(p.Stdout, session, s.ops.URL(), standIn)
+		if err := s.seedMock(ctx, session, tokenFile); err != nil {
+			return err
+		}
+		s.cfg.mock.session.Store(&session)
+		return writeMockSummary(p.Stdout, session, options.data)
 	})
 	return group.Wait()
 }

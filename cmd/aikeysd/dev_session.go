@@ -207,7 +207,7 @@ Ctrl-C stops it. The next start has the same data and API keys.
 // summaryProvider is the provider of the key in the summary's commands.
 const summaryProvider = "openai"
 
-func writeSummary(to io.Writer, session devSession, opsURL string, standIn *devStandIn) error {
+func writeSummary(to io.Writer, session devSession, opsURL string, standIn bool) error {
 	catalogue, err := providers.Load()
 	if err != nil {
 		return err
@@ -220,7 +220,7 @@ func writeSummary(to io.Writer, session devSession, opsURL string, standIn *devS
 		"BaseURL": session.baseURL, "OpsURL": opsURL, "GatewayURL": session.gatewayURL, "SessionFile": shellQuote(session.path),
 		"Customer": devCustomer, "Project": devProject, "Owner": devOwner, "Member": devMember,
 		"OwnerKey": session.ownerKey, "MemberKey": session.memberKey,
-		"Provider": provider.Slug, "Display": provider.DisplayName, "Secret": provider.Example, "StandIn": standIn.serves(provider.Slug),
+		"Provider": provider.Slug, "Display": provider.DisplayName, "Secret": provider.Example, "StandIn": standIn,
 		"Name": "try-" + strings.ToLower(rand.Text()[:6]),
 	})
 }

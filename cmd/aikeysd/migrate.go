@@ -81,9 +81,9 @@ func (p *program) migrateGrantsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "grants",
 		Short: "Print the SQL that gives the service's database user its rights",
-		Long: `Prints the SQL that gives a PostgreSQL user the rights that "aikeysd serve" needs, and no more: it may add events and
-records of fetches and read them, and neither change nor delete one. Run the SQL as the owner of the tables, and again
-after each migration. The command itself connects to nothing.`,
+		Long: `Prints the SQL that gives a PostgreSQL user the rights that "aikeysd serve" needs, and no more: the user may add and read
+events and records of fetches, but not change or delete them. Run the SQL as the owner of the tables, and again after
+each migration. The command itself connects to nothing.`,
 		Example: `  aikeysd migrate grants --user aikeys_app | psql --dbname aikeys
   aikeysd migrate grants --user aikeys_app --schema aikeys`,
 		Args: cli.NoArguments("--user", "--schema"),

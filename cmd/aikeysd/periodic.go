@@ -40,8 +40,10 @@ func every(ctx context.Context, interval time.Duration, do func()) error {
 // ended, until ctx is done. Every process does this.
 func (s *service) announceExpiries(ctx context.Context) error {
 	newEvent := newServiceEvent()
-	const warning = "expiries of keys can't be announced, nor replaced versions destroyed; keys stop serving in time even so"
-	return every(ctx, expiryInterval, s.inBatches(ctx, expiryBatch, warning, func(now int64) (int, error) {
+	warn := func(cause slog.Attr) {
+		s.log.WarnContext(ctx, "expiries of keys can't be announced, nor replaced versions destroyed; keys stop serving in time even so", cause)
+	}
+	return every(ctx, expiryInterval, inBatches(ctx, expiryBatch, warn, func(now int64) (int, error) {
 		announced, err := s.store.AnnounceExpiries(ctx, now, expiryBatch, newEvent)
 		destroyed, destroyErr := s.store.DestroyRetired(ctx, now, expiryBatch, newEvent)
 		return max(announced, destroyed), errors.Join(err, destroyErr)
@@ -52,21 +54,23 @@ func (s *service) announceExpiries(ctx context.Context) error {
 // process does this.
 func (s *service) destroyRemoved(ctx context.Context) error {
 	newEvent := newServiceEvent()
-	const warning = "keys of removed members can't be destroyed; they serve nobody even so"
-	return every(ctx, destroyInterval, s.inBatches(ctx, destroyBatch, warning, func(now int64) (int, error) {
+	warn := func(cause slog.Attr) {
+		s.log.WarnContext(ctx, "keys of removed members can't be destroyed; they serve nobody even so", cause)
+	}
+	return every(ctx, destroyInterval, inBatches(ctx, destroyBatch, warn, func(now int64) (int, error) {
 		return s.store.DestroyRemoved(ctx, now, destroyBatch, newEvent)
 	}))
 }
 
-// inBatches returns a function that calls work until it has done less than a whole batch. It logs the warning when work fails and
-// did not fail the last time.
-func (s *service) inBatches(ctx context.Context, size int, warning string, work func(now int64) (done int, err error)) func() {
+// inBatches returns a function that calls work until it has done less than a whole batch. It calls warn when work fails and did
+// not fail the last time.
+func inBatches(ctx context.Context, size int, warn func(cause slog.Attr), work func(now int64) (done int, err error)) func() {
 	failing := false
 	return func() {
 		for done := size; done == size; {
 			var err error
 			if done, err = work(time.Now().UnixMicro()); err != nil && !failing && ctx.Err() == nil {
-				s.log.WarnContext(ctx, warning, slog.String("error", err.Error()))
+				warn(slog.String("error", err.Error()))
 			}
 			failing = err != nil
 		}

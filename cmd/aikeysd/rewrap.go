@@ -26,15 +26,15 @@ import (
 const exitUnreadable = 3
 
 const (
-	// rewrapRate is the default of --rate, in keys a second. It was measured to leave reads most of their speed where the
-	// database and the service share two processors.
+	// rewrapRate is the default of --rate, in keys a second. In measurements, reads kept most of their speed at
+	// this rate while the database and the service shared two processors.
 	rewrapRate = 2000
 	// rewrapConns is the size of the pool on Postgres. The job uses one connection at a time.
 	rewrapConns = "2"
 	// rewrapSettle is longer than any sealer takes to see a new primary KEK. Until then a running service still seals
 	// under the old one.
 	rewrapSettle = 1500 * time.Millisecond
-	// dryRunSample is the most envelopes that a dry run tries under each KEK.
+	// dryRunSample is the maximum number of envelopes that a dry run tries under each KEK.
 	dryRunSample = 100
 )
 
@@ -124,7 +124,7 @@ func (a *admin) rewrap(ctx context.Context, job rewrap.Config) error {
 	return a.printRewrapped(ctx, job, result)
 }
 
-// runRecorded runs a job, and records in the system trail that it starts and how it ends. A job that was killed has no end there.
+// runRecorded runs a job, and records its start and its end in the system trail. If the job is killed, the trail has no end.
 func (a *admin) runRecorded(ctx context.Context, job rewrap.Config) (rewrap.Result, error) {
 	type state struct {
 		Sealer     string `json:"sealer"`

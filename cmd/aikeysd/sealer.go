@@ -76,11 +76,15 @@ func (s *config) checkSealer() (complaints []string) {
 	}
 	for _, name := range []string{"sealer-cert", "sealer-key", "sealer-ca"} {
 		if file := s.Of(name); (file.String() != "") != overTLS {
-			return append(complaints, fmt.Sprintf("%s, %s and %s: are for a sealer that is secrets+https, which needs all three",
-				s.Of("sealer-cert").Given(), s.Of("sealer-key").Given(), s.Of("sealer-ca").Given()))
+			return append(complaints, s.sealerFiles()+": are for a sealer that is secrets+https, which needs all three")
 		}
 	}
 	return complaints
+}
+
+// sealerFiles names the settings of a sealer over TLS.
+func (s *config) sealerFiles() string {
+	return fmt.Sprintf("%s, %s and %s", s.Of("sealer-cert").Given(), s.Of("sealer-key").Given(), s.Of("sealer-ca").Given())
 }
 
 // checkKMS returns what is wrong with the URL of a key management service, if a setting has one.
@@ -94,29 +98,27 @@ func checkKMS(setting *settings.Setting, text string) (complaints []string) {
 	return nil
 }
 
-// checkSealerFiles reads the files for TLS, unless checkSealer has complaints already.
+// checkSealerFiles reads the files that clients of sealers need, unless checkSealer has complaints already.
 func (s *config) checkSealerFiles() []string {
 	if len(s.checkSealer()) > 0 {
 		return nil
 	}
 	for _, text := range append([]string{s.Sealer}, s.SealerOld...) {
-		scheme, rest := splitSealer(text)
-		if scheme == sealerKMS {
-			one, err := s.openKMS(rest, nil)
-			if err != nil { // the error names the files
-				return []string{fmt.Sprintf("%s or %s: %s", s.Of("sealer").Given(), s.Of("sealer-old").Given(), err)}
-			}
-			_ = one.Close() // it has not connected
-		}
-		if scheme != sealerTLS {
+		names := s.Of("sealer").Given() + " or " + s.Of("sealer-old").Given()
+		switch scheme, _ := splitSealer(text); scheme {
+		case sealerLocal, sealerSocket:
 			continue
+		case sealerTLS:
+			names = s.sealerFiles()
+			if complaints := s.unreadable("sealer-cert", "sealer-key", "sealer-ca"); len(complaints) > 0 {
+				return complaints
+			}
 		}
-		if complaints := s.unreadable("sealer-cert", "sealer-key", "sealer-ca"); len(complaints) > 0 {
-			return complaints
+		one, err := s.openClient(text, nil)
+		if err != nil { // the error names the files
+			return []string{names + ": " + err.Error()}
 		}
-		if _, err := s.openRemote(scheme, rest, nil); err != nil { // the error names the files
-			return []string{fmt.Sprintf("%s, %s and %s: %s", s.Of("sealer-cert").Given(), s.Of("sealer-key").Given(), s.Of("sealer-ca").Given(), err)}
-		}
+		_ = one.Close() // it has not connected
 	}
 	return nil
 }
@@ -161,42 +163,38 @@ func (s *config) openSealer(log *slog.Logger, closers *lifecycle.Closers) (seale
 
 // openOne opens one sealer. It does not create a keyset that must exist.
 func (s *config) openOne(text string, mustExist bool, log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
-	scheme, rest := splitSealer(text)
-	if scheme == sealerKMS {
-		one, err := s.openKMS(rest, log)
-		if err == nil {
-			closers.Add(one.Close)
+	if path, isFile := strings.CutPrefix(text, sealerLocal+":"); isFile {
+		one, err := local.OpenWith(path, local.Options{MustExist: mustExist, Log: log})
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%s: there is no keyset at %s", s.Of("sealer-old").Given(), absolute(path))
 		}
 		return one, err
 	}
-	if scheme != sealerLocal {
-		one, err := s.openRemote(scheme, rest, log)
-		if err == nil {
-			closers.Add(one.Close)
-		}
-		return one, err
-	}
-	one, err := local.OpenWith(rest, local.Options{MustExist: mustExist, Log: log})
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%s: there is no keyset at %s", s.Of("sealer-old").Given(), absolute(rest))
+	one, err := s.openClient(text, log)
+	if err == nil {
+		closers.Add(one.Close)
 	}
 	return one, err
 }
 
-// openKMS returns a client of a key management service. A process of the public role proves nothing, as it may not open.
-func (s *config) openKMS(url string, log *slog.Logger) (*kms.Sealer, error) {
-	return kmsurl.Open(context.Background(), url, kms.Options{
-		WrapOnly: s.keysetUse() == keysetcheck.SealOnly, CacheTTL: s.SealerCache,
-	}, log)
+// client is a sealer that asks another process.
+type client interface {
+	sealer.Sealer
+	Close() error
 }
 
-// openRemote returns a client of secrets-svc. A nil log logs nothing.
-func (s *config) openRemote(scheme, rest string, log *slog.Logger) (*remote.Sealer, error) {
-	cfg := remote.Config{Socket: rest, Log: log}
-	if scheme == sealerTLS {
-		cfg = remote.Config{URL: "https:" + rest, CertFile: s.SealerCert, KeyFile: s.SealerKey, CAFile: s.SealerCA, Log: log}
+// openClient returns a client of a key management service or of secrets-svc. A process with the public role only wraps, because it
+// may not open. A nil log logs nothing.
+func (s *config) openClient(text string, log *slog.Logger) (client, error) {
+	switch scheme, rest := splitSealer(text); scheme {
+	case sealerKMS:
+		options := kms.Options{WrapOnly: s.keysetUse() == keysetcheck.SealOnly, CacheTTL: s.SealerCache}
+		return kmsurl.Open(context.Background(), rest, options, log)
+	case sealerTLS:
+		return remote.New(remote.Config{URL: "https:" + rest, CertFile: s.SealerCert, KeyFile: s.SealerKey, CAFile: s.SealerCA, Log: log})
+	default:
+		return remote.New(remote.Config{Socket: rest, Log: log})
 	}
-	return remote.New(cfg)
 }
 
 // sealerName returns the sealer's name for messages, with the absolute path of a file.

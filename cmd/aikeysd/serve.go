@@ -42,9 +42,9 @@ listener of its own.
 then opens no secret, and secrets-svc can see to that: it needs the right "seal" alone, and the other one "open" and
 "status". The first start of the two needs both.
 
-It holds no state: run as many as you like on one Postgres. It starts without its database, answers 503 until it has
-it, and then becomes ready. The first start makes the database's schema and, for a local sealer, the keyset: back
-the keyset up, apart from the database, since without it no key opens again.
+It keeps no state: run as many processes as you like on one Postgres. It starts without its database, answers 503 until
+the database is there, and then becomes ready. The first start creates the schema and, for a local sealer, the keyset.
+Back the keyset up, apart from the database: without it no key opens again.
 
 SIGTERM or SIGINT stops it: /readyz turns 503, requests in flight are answered, the gateways' streams end, then it
 exits. A second signal ends it at once.

@@ -71,37 +71,17 @@ type config struct {
 // maxQuota is the largest quota of keys. A register counts up to it.
 const maxQuota = 100_000
 
-// The choices of CUSTOM_PROVIDERS.
+// The choices of settings.
 const (
-	customByOperator = "operator"
-	customByOwner    = "owner"
-	customOff        = "off"
-)
+	customByOperator, customByOwner, customOff = "operator", "owner", "off"
 
-// The choices of AWS_ROLES.
-const (
-	rolesOff    = "off"
-	rolesAssume = "assume"
-)
+	rolesOff, rolesAssume = "off", "assume"
 
-// The choices of VERIFY.
-const (
-	verifyControlPlane = "control_plane"
-	verifyDataPlane    = "data_plane"
-	verifyOff          = "off"
-)
+	verifyControlPlane, verifyDataPlane, verifyOff = "control_plane", "data_plane", "off"
 
-// The choices of MIGRATE.
-const (
-	migrateAuto  = "auto"
-	migrateNever = "never"
-)
+	migrateAuto, migrateNever = "auto", "never"
 
-// The choices of ROLE.
-const (
-	roleAll       = "all"
-	rolePublic    = "public"
-	roleDataplane = "dataplane"
+	roleAll, rolePublic, roleDataplane = "all", "public", "dataplane"
 )
 
 // The prefixes of our variables and of the gateway's. Both may be in one environment file.
@@ -119,7 +99,7 @@ func newConfig() *config {
 		{Name: "database-url-file", Arg: "file", Parse: settings.File,
 			Usage: "file that holds the database's URL, in place of the setting above"},
 		{Name: "database-direct-url", Arg: "URL", Parse: settings.Text(&s.DatabaseDirectURL),
-			Usage: "URL of the Postgres server itself, if the URL above leads to a pooler such as PgBouncer: for notifications and migrations, which need a session of their own"},
+			Usage: "URL of the Postgres server itself if the URL above names a pooler such as PgBouncer; notifications and migrations need a session of their own"},
 		{Name: "database-direct-url-file", Arg: "file", Parse: settings.File,
 			Usage: "file that holds that URL, in place of the setting above"},
 		{Name: "db-max-conns", Arg: "number", Default: "16", Parse: settings.Count(&s.DBMaxConns, 1, 1000),
@@ -133,26 +113,26 @@ func newConfig() *config {
 		{Name: "sealer", Arg: "URL", Default: "local:data/keyset.json", Parse: settings.Text(&s.Sealer),
 			Usage: "where the key-encryption keys are: local:<path> of a keyset file, which is made on the first start; in secrets-svc, secrets+unix:<path> of its socket or secrets+https://<host>:<port>; or in a key management service, vault+https:, awskms: or gcpkms:, as docs/kms.md shows"},
 		{Name: "sealer-old", Arg: "URLs", Parse: settings.List(&s.SealerOld),
-			Usage: "sealers of before, with commas between, which still open what \"aikeysd rewrap\" has not moved yet; nothing is sealed with them"},
+			Usage: "previous sealers, separated by commas; they open what \"aikeysd rewrap\" has not moved yet, and seal nothing"},
 		{Name: "sealer-cache", Arg: "duration", Default: "0s", Parse: settings.UpToAnHour(&s.SealerCache),
-			Usage: "how long the data key of a secret that was opened stays in memory, so that it opens again without a call to the key management service; at most 1h, and 0s keeps none"},
+			Usage: "how long the data key of an opened secret stays in memory, which saves calls to the key management service; at most 1h; 0s keeps none"},
 		{Name: "sealer-cert", Arg: "file", Parse: settings.Text(&s.SealerCert),
-			Usage: "certificate chain that tells secrets-svc who calls, in PEM; for secrets+https, and read again when it changes, like the next two"},
+			Usage: "client certificate chain for secrets-svc, in PEM; for secrets+https; read again when it changes, like the next two"},
 		{Name: "sealer-key", Arg: "file", Parse: settings.Text(&s.SealerKey),
 			Usage: "private key of that certificate, in PEM"},
 		{Name: "sealer-ca", Arg: "file", Parse: settings.Text(&s.SealerCA),
-			Usage: "certificates of the authorities that secrets-svc's own certificate may be signed by, in PEM"},
+			Usage: "CA certificates for the certificate of secrets-svc, in PEM"},
 		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
 			Usage: "certificate chain of the public and the data-plane API, in PEM; read again when it changes"},
 		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),
 			Usage: "private key of the certificate, in PEM"},
 		{Name: "dataplane-client-ca", Arg: "file", Parse: settings.Text(&s.DataplaneCA),
-			Usage: "certificates of the authorities that may vouch for data planes, in PEM; the data-plane API then takes client certificates beside tokens; read again when it changes"},
+			Usage: "CA certificates for data planes, in PEM; the data-plane API then accepts client certificates as well as tokens; read again when it changes"},
 		{Name: "insecure", Arg: "", Default: "false", Parse: settings.Switch(&s.Insecure),
-			Usage: "allow plain text beyond this machine: for the listeners of the public and the data-plane API, which then belong behind a proxy that terminates TLS, and to Postgres"},
+			Usage: "allow connections beyond this machine without TLS: to the public and the data-plane API, which then belong behind a proxy that terminates TLS, and to Postgres"},
 	}, oidcSettings(s), []*settings.Setting{
 		{Name: "trusted-proxies", Arg: "networks", Parse: settings.Networks(&s.TrustedProxies),
-			Usage: "proxies whose X-Forwarded-For, -Proto and -Host are believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
+			Usage: "proxies whose X-Forwarded-For, -Proto and -Host to trust, such as 10.0.0.0/8,192.0.2.1; empty trusts none"},
 		{Name: "cors-origins", Arg: "origins", Parse: settings.Origins(&s.CORSOrigins),
 			Usage: "origins whose pages may call the public API from a browser, separated by commas, such as https://keys.example.com; empty allows none"},
 		{Name: "rate-limit", Arg: "number", Default: "200", Parse: settings.Quantity(&s.RateLimit),
@@ -168,25 +148,25 @@ func newConfig() *config {
 		{Name: "usage-retention", Arg: "lifetime", Default: "90d", Parse: retention(&s.UsageRetention),
 			Usage: "how long the usage of keys is kept, in hours or days, such as 2160h or 90d; 0 keeps it forever"},
 		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.UpToAnHour(&s.MaxStaleLimit),
-			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
+			Usage: "longest --max-stale that a gateway may declare, at most 1h; longer ones are refused, and receipts of revocations wait that long; 0s allows none"},
 		{Name: "custom-providers", Arg: "who", Default: customByOperator, Parse: settings.Choice(&s.CustomProviders, customByOperator, customByOwner, customOff),
-			Usage: "who may add servers of customers' own as providers: operator, by \"aikeysd admin provider\"; owner, also the owners of a project for it; off takes no keys for them, and serves none"},
+			Usage: "who may add custom providers: operator, with \"aikeysd admin provider\"; owner, also the owners of a project for it; off accepts no keys for them, and serves none"},
 		{Name: "aws-roles", Arg: "how", Default: rolesOff, Parse: settings.Choice(&s.AWSRoles, rolesOff, rolesAssume),
-			Usage: "assume takes keys of Bedrock that name a role, which this process assumes with the identity that it has in AWS, found as AWS's own tools find it; off takes none"},
+			Usage: "assume accepts Bedrock keys that name a role, which this process assumes with its own AWS identity, found as AWS's tools find it; off accepts none"},
 		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyDataPlane, verifyOff),
-			Usage: "control_plane has this process test a secret at its provider if a request asks for that, or if its provider has begun to refuse it; it uses HTTPS_PROXY and NO_PROXY; data_plane has a connected data plane make the tests, for all replicas alike; off makes no tests"},
+			Usage: "control_plane: this process tests a secret at its provider when a request asks for it, or when the provider begins to refuse it, and uses HTTPS_PROXY and NO_PROXY; data_plane: a connected data plane makes the tests, for all replicas alike; off: no tests"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
-			Usage: "folder with the packed SDKs and programs that the pages /docs/sdks and /docs/downloads offer, as \"make dist\" leaves them; looked through at the start; empty offers none"},
+			Usage: "folder with the packed SDKs and programs that the pages /docs/sdks and /docs/downloads offer, as \"make dist\" writes them; read at the start; empty offers none"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),
-			Usage: "least level to log: debug, info, warn or error; debug logs every read"},
+			Usage: "minimum level to log: debug, info, warn or error; debug logs every read"},
 		{Name: "log-format", Arg: "format", Default: cli.LogAuto, Parse: settings.Choice(&s.LogFormat, cli.LogAuto, cli.LogJSON, cli.LogText),
 			Usage: "auto, json or text; auto is text on a terminal and JSON elsewhere"},
 		{Name: "shutdown-timeout", Arg: "duration", Default: "20s", Parse: settings.Duration(&s.ShutdownTimeout),
 			Usage: "how long requests in flight may take to end before they are cut"},
 		{Name: "migrate", Arg: "when", Default: migrateAuto, Parse: settings.Choice(&s.Migrate, migrateAuto, migrateNever),
-			Usage: "auto brings the database's schema up to date at the start; never waits until \"aikeysd migrate up\" has"},
+			Usage: "auto updates the database's schema at the start; never waits until \"aikeysd migrate up\" has done it"},
 		{Name: "role", Arg: "name", Default: roleAll, Parse: settings.Choice(&s.Role, roleAll, rolePublic, roleDataplane),
-			Usage: "all serves both APIs; public only the public one, and it opens no secret and never migrates; dataplane only the data-plane API, and it seals none"},
+			Usage: "all serves both APIs; public serves the public API alone, opens no secret and never migrates; dataplane serves the data-plane API alone, and seals no secret"},
 	}))
 	return s
 }
@@ -201,13 +181,13 @@ func oidcSettings(s *config) []*settings.Setting {
 		{Name: "oidc-claims", Arg: "names", Parse: settings.Text(&s.OIDCClaims),
 			Usage: "claims that hold a session's ids; empty means customer=customer_id,user=sub,project=project_id"},
 		{Name: "oidc-authorized-parties", Arg: "names", Parse: settings.List(&s.OIDCParties),
-			Usage: "clients that a session token with the claim azp may be for, with commas between; empty means the audience and the client below"},
+			Usage: "clients that the claim azp of a session token may name, separated by commas; empty means the audience and the client below"},
 		{Name: "oidc-max-lifetime", Arg: "duration", Default: "24h", Parse: settings.Duration(&s.OIDCMaxLifetime),
 			Usage: "longest life of a session token, from its iat or, without one, from now; longer ones are refused"},
 		{Name: "oidc-client-id", Arg: "name", Parse: settings.Text(&s.OIDCClientID),
 			Usage: "public client at the issuer with which people sign in; if it is the audience, their ID tokens are session tokens, otherwise their access tokens; empty offers no sign-in"},
 		{Name: "oidc-scopes", Arg: "names", Default: "openid,offline_access", Parse: settings.List(&s.OIDCScopes),
-			Usage: "scopes that people ask for when they sign in, with commas between; offline_access asks for a refresh token"},
+			Usage: "scopes to request when people sign in, separated by commas; offline_access requests a refresh token"},
 	}
 }
 

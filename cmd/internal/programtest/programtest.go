@@ -27,7 +27,7 @@ const Patience = 60 * time.Second
 // Build builds commands into a folder as they are shipped: without the race detector and without cgo.
 func Build(folder string, packages ...string) error {
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", folder + "/"}
-	cmd := exec.Command("go", append(args, packages...)...) //nolint:gosec // G204: a test names them
+	cmd := exec.CommandContext(context.Background(), "go", append(args, packages...)...) //nolint:gosec // G204: a test names them
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, output)

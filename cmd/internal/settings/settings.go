@@ -109,8 +109,8 @@ func (s *Set) Read(environ []string, checks ...func() (complaints []string)) err
 	return nil
 }
 
-// checkText refuses what no setting means to have: files of variables with Windows line ends leave a carriage return in the
-// value, and some programs that read such files leave the quotes. The error does not repeat the text.
+// checkText refuses characters that no setting contains. A file of variables with Windows line ends leaves a carriage return in
+// the value, and some programs that read such files leave the quotes. The error does not repeat the text.
 func checkText(text string) error {
 	if strings.ContainsFunc(text, unicode.IsControl) {
 		return errors.New("has a control character, such as a line end or a carriage return; write it without")
