@@ -18,12 +18,8 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-var (
-	// errNoTest says that a credential can't be tested.
-	errNoTest = errors.New("no test is known")
-	// errNotForDataPlanes says that no data plane can make a test.
-	errNotForDataPlanes = fmt.Errorf("%w: no data plane can make the test", models.ErrNotFound)
-)
+// errNoTest says that a credential can't be tested.
+var errNoTest = errors.New("no test is known")
 
 // ClaimKeyTest gives a data plane the request that tests a key. It opens the key as a fetch does, and the claim is on record before
 // it is answered. It stores the result itself if no data plane can make the test.
@@ -62,7 +58,7 @@ func (s *server) ClaimKeyTest(ctx context.Context, req gen.ClaimKeyTestRequestOb
 	if err != nil && reasonOf(err) == reasonFailed {
 		return nil, err // for the log
 	}
-	return nil, cmp.Or(unanswered, errNotForDataPlanes)
+	return nil, cmp.Or(unanswered, fmt.Errorf("%w: no data plane can make the test", models.ErrNotFound))
 }
 
 // openedTest is a test that was opened. It has no request if the credential has a Grant.
@@ -101,12 +97,8 @@ func (s *server) openTest(ctx context.Context, t models.KeyTest, now time.Time) 
 	return opened, err
 }
 
-// The bounds of the time that a data plane has for a test. They are needed because another replica, with another clock, may have
-// stored the test.
-const (
-	leastTestTime = time.Second
-	mostTestTime  = keytests.Timeout
-)
+// leastTestTime is the least time that a data plane has for a test, even if the clock of the replica that stored it is behind.
+const leastTestTime = time.Second
 
 // wireTest returns a test with the key in plain text.
 func wireTest(opened openedTest, t models.KeyTest, now time.Time) gen.ClaimKeyTest200JSONResponse {
@@ -115,7 +107,7 @@ func wireTest(opened openedTest, t models.KeyTest, now time.Time) gen.ClaimKeyTe
 	answer := gen.ClaimKeyTest200JSONResponse{
 		Provider: t.Provider, BaseURL: opened.credential.BaseURL, Method: r.Method, URL: r.URL.String(), Headers: wireHeaders(r.Header),
 		MadeUpHeaders: wireHeaders(opened.test.MadeUp), Answers: wireRules(opened.test.Rules), Signed: opened.test.Signed,
-		ExpiresInMs: min(max(left, leastTestTime), mostTestTime).Milliseconds(),
+		ExpiresInMs: min(max(left, leastTestTime), keytests.Timeout).Milliseconds(),
 	}
 	if r.ContentLength > 0 {
 		body, _ := io.ReadAll(r.Body) // a text

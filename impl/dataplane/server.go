@@ -24,7 +24,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/impl/verification"
-	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -43,12 +42,6 @@ type Store interface {
 	AnswerKeyTest(ctx context.Context, dataPlaneID, id, verdict, reason string) error
 }
 
-// Feed streams changes to data planes; *feed.Feed is one.
-type Feed interface {
-	Subscribe(ctx context.Context, sub feed.Subscription) (*feed.Stream, error)
-	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error
-}
-
 // Config is what the data planes' API needs. All fields but Tests, Exchanger, CustomProviders, MaxStale and Now are required.
 type Config struct {
 	Store     Store
@@ -56,7 +49,7 @@ type Config struct {
 	Providers *providers.Catalogue
 	// Sessions authenticates the callers on whose behalf data planes fetch keys.
 	Sessions auth.Sessions
-	Feed     Feed
+	Feed     *feed.Feed
 	// Tests tests the keys that data planes report as refused; nil tests none.
 	Tests *verification.Keys
 	// Exchanger exchanges the credentials of clouds for tokens; nil means a new one.

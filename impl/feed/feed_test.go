@@ -218,7 +218,7 @@ type member struct {
 func (r *replica) tryConnect(sub Subscription, onMessage func(feedtest.Message)) (*member, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := feedtest.NewClient(r.env.t, cancel)
-	c.OnMessage = onMessage
+	c.OnMessage, sub.Arrived = onMessage, time.Now()
 	s, err := r.Subscribe(ctx, sub)
 	if err != nil {
 		cancel()

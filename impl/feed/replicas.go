@@ -86,28 +86,28 @@ func (f *Feed) endSilentStreams() {
 
 // endRevokedStreams ends the streams of data planes whose credential was revoked or has expired.
 func (f *Feed) endRevokedStreams(ctx context.Context) error {
-	connected := map[string][]*Stream{} // data plane's id → its streams
+	revoked := map[string]bool{} // ids of data planes
 	f.mu.Lock()
 	for _, s := range f.streams {
 		if s.isOpen() {
-			connected[s.DataPlane.ID] = append(connected[s.DataPlane.ID], s)
+			revoked[s.DataPlane.ID] = true
 		}
 	}
 	f.mu.Unlock()
-	if len(connected) == 0 {
+	if len(revoked) == 0 {
 		return nil
 	}
-	live, err := f.store.LiveDataPlanes(ctx, slices.Collect(maps.Keys(connected)), time.Now().UnixMicro())
+	live, err := f.store.LiveDataPlanes(ctx, slices.Collect(maps.Keys(revoked)), time.Now().UnixMicro())
 	if err != nil {
 		return err
 	}
 	for _, id := range live {
-		delete(connected, id)
+		delete(revoked, id)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, streams := range connected {
-		for _, s := range streams {
+	for _, s := range f.streams {
+		if revoked[s.DataPlane.ID] {
 			f.endStream(s, endRevoked)
 		}
 	}

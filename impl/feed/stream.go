@@ -65,7 +65,7 @@ type Subscription struct {
 	MaxStale time.Duration
 	// TestsKeys is whether the data plane tests keys for the control plane.
 	TestsKeys bool
-	// Arrived is when the request arrived; zero means now. Only its monotonic reading counts.
+	// Arrived is when the request arrived. Only its monotonic reading counts.
 	Arrived time.Time
 }
 
@@ -112,10 +112,7 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	if sub.Previous == "" {
 		s.uncounted = 1
 	}
-	arrived := s.acknowledgedAt
-	if !sub.Arrived.IsZero() {
-		arrived -= time.Since(sub.Arrived)
-	}
+	arrived := s.acknowledgedAt - time.Since(sub.Arrived)
 	if err := f.ensureReplicaHeartbeat(ctx, 2*f.params.maintenance); err != nil {
 		return nil, err
 	}

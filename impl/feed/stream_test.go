@@ -24,8 +24,7 @@ import (
 func TestHello(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(withLease(700 * time.Millisecond))
-		sub := Subscription{DataPlane: e.dataPlane(), Arrived: time.Now()}
-		m := r.subscribe(sub)
+		m := r.connect()
 		all := m.All()
 		require.Equal(t, "hello", all[0].Type, "it comes first")
 		require.Len(t, *all[0].SessionID, 26)
@@ -201,7 +200,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			served := make(chan error, 1)
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				s, err := r.Subscribe(req.Context(), Subscription{DataPlane: dataPlane})
+				s, err := r.Subscribe(req.Context(), Subscription{DataPlane: dataPlane, Arrived: time.Now()})
 				if err == nil {
 					err = s.Serve(req.Context(), w)
 				}

@@ -161,7 +161,7 @@ type Sealed struct {
 	Fingerprints [][]byte
 }
 
-// SealSecret is Seal for the secret of a key, of which it also makes the fingerprints.
+// SealSecret seals the secret of a key, and makes the fingerprints of its parts.
 func (c *Checker) SealSecret(ctx context.Context, binding sealer.Binding, secret sealer.Secret, parts []string) (Sealed, error) {
 	envelope, err := c.Seal(ctx, binding, secret)
 	if err != nil {
@@ -177,16 +177,11 @@ const askInterval = time.Minute
 // canary.
 var ErrNoFingerprints = fmt.Errorf("%w: the canary, from which the key of fingerprints is derived, could not be opened", sealer.ErrUnavailable)
 
-// FingerprintsOf returns the fingerprints of a customer's secrets, in their order. Without the key of fingerprints it returns nil, which
-// keeps no secret from being stored.
-func (c *Checker) FingerprintsOf(ctx context.Context, customerID string, secrets ...string) [][]byte {
-	key, err := c.Fingerprints(ctx)
-	if err != nil {
-		return nil
-	}
-	found, err := key.Of(customerID, secrets...)
-	if err != nil {
-		return nil
+// FingerprintsOf returns the fingerprints of a customer's secrets, in their order. Without the key of fingerprints it returns nil:
+// secrets are stored nevertheless.
+func (c *Checker) FingerprintsOf(ctx context.Context, customerID string, secrets ...string) (found [][]byte) {
+	if key, err := c.Fingerprints(ctx); err == nil {
+		found, _ = key.Of(customerID, secrets...)
 	}
 	return found
 }
@@ -280,9 +275,9 @@ func sealCanary(ctx context.Context, s sealer.Sealer) (sealer.Envelope, error) {
 	return envelope, nil
 }
 
-// FingerprintKey makes the fingerprints of secrets, by which equal ones are found without opening any. Without it, a fingerprint says
-// nothing about its secret, and no guess can be tested. Each customer has a key derived from it, so that the fingerprints of one secret
-// differ between customers. It does not print.
+// FingerprintKey makes the fingerprints of secrets, which show that two secrets are equal without opening either. Without the key, a
+// fingerprint says nothing about its secret, and guesses can't be tested. A key is derived from it for each customer, so that the
+// fingerprints of one secret differ between customers. It does not print.
 type FingerprintKey struct{ root string }
 
 // String implements fmt.Stringer.
@@ -300,7 +295,7 @@ func NewFingerprintKey(random []byte) (FingerprintKey, error) {
 	return FingerprintKey{string(root)}, nil
 }
 
-// Of returns the fingerprints of a customer's secrets, in their order. White space does not count, nor a line end that is written as a
+// Of returns the fingerprints of a customer's secrets, in their order. It ignores white space, and line ends that are written as a
 // backslash and a letter: a private key is the same key however its lines are broken.
 func (k FingerprintKey) Of(customerID string, secrets ...string) ([][]byte, error) {
 	key, err := hkdf.Expand(sha256.New, []byte(k.root), "customer:"+customerID, sha256.Size)
