@@ -29,19 +29,19 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 		return nil, err
 	}
 	now := s.Now()
-	found, err := s.find(ctx, req.Body, now)
+	found, err := s.findKey(ctx, req.Body, now)
 	if err == nil {
 		err = checkEnforced(found.Key, req.Params.AgentrouterEnforces)
 	}
 	var key plaintextKey
 	if err == nil {
-		key, err = s.open(ctx, found.Key, now)
+		key, err = s.openKey(ctx, found.Key, now)
 	}
 	record := fetchRecord(ctx, now, found, err)
 	if key.Life > 0 {
 		record.DerivedUntil = now.Add(key.Life).UnixMicro()
 	}
-	if unrecorded := s.record(ctx, record, err); unrecorded != nil {
+	if unrecorded := s.recordFetch(ctx, record, err); unrecorded != nil {
 		return nil, unrecorded
 	}
 	if errors.Is(err, exchange.ErrRefused) {
@@ -145,7 +145,7 @@ func describeStop(f found, kind error) string {
 	return whose + name + stopped + consequence
 }
 
-// found is what find has found. After an error it holds what was known by then, for the record.
+// found is what findKey has found. After an error it holds what was known by then, for the record.
 type found struct {
 	// caller is the user or the project on whose behalf the data plane asks, or which has the key that it asks for by id.
 	caller models.Caller
@@ -155,8 +155,8 @@ type found struct {
 	resolution.Fetched
 }
 
-// find finds the key that a data plane asks for.
-func (s *server) find(ctx context.Context, body *gen.FetchRequest, now time.Time) (found, error) {
+// findKey finds the key that a data plane asks for.
+func (s *server) findKey(ctx context.Context, body *gen.FetchRequest, now time.Time) (found, error) {
 	dataPlaneID := auth.PrincipalFrom(ctx).DataPlaneID
 	if body.KeyID != nil {
 		f, err := s.findByID(ctx, dataPlaneID, *body.KeyID, now)
@@ -225,9 +225,9 @@ type plaintextKey struct {
 	provider providers.Provider
 }
 
-// open unseals a key and, if its provider's cloud requires it, exchanges it for a token. From here on the plaintext is in the
+// openKey unseals a key and, if its provider's cloud requires it, exchanges it for a token. From here on the plaintext is in the
 // answer only.
-func (s *server) open(ctx context.Context, key models.Key, now time.Time) (plaintextKey, error) {
+func (s *server) openKey(ctx context.Context, key models.Key, now time.Time) (plaintextKey, error) {
 	provider, err := s.findProvider(ctx, key)
 	if err != nil {
 		return plaintextKey{}, err
@@ -384,8 +384,8 @@ func reasonOf(err error) string {
 	return reasonFailed
 }
 
-// record stores the record of a fetch, unless its outcome leaves none.
-func (s *server) record(ctx context.Context, r models.FetchRecord, outcome error) error {
+// recordFetch stores the record of a fetch, unless its outcome leaves none.
+func (s *server) recordFetch(ctx context.Context, r models.FetchRecord, outcome error) error {
 	if slices.ContainsFunc(unrecorded, func(err error) bool { return errors.Is(outcome, err) }) {
 		return nil
 	}

@@ -40,7 +40,7 @@ func (s *server) ClaimKeyTest(ctx context.Context, req gen.ClaimKeyTestRequestOb
 	if opened.credential.Grant != nil {
 		record.DataPlaneID = models.ControlPlane // which makes the exchange
 	}
-	if unrecorded := s.record(ctx, record, err); unrecorded != nil {
+	if unrecorded := s.recordFetch(ctx, record, err); unrecorded != nil {
 		return nil, unrecorded
 	}
 	if err == nil && opened.credential.Grant == nil {

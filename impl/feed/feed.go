@@ -193,7 +193,7 @@ type duty struct {
 // Run serves streams until ctx ends, and then ends all of them. If the database can't be reached yet, it waits, and no stream
 // opens until it can.
 func (f *Feed) Run(ctx context.Context) error {
-	defer f.stop()
+	defer f.endAllStreams()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return f.store.Watch(ctx, f.wake) })
 	group.Go(func() error { f.followChanges(ctx); return nil })
@@ -219,7 +219,7 @@ func (f *Feed) Run(ctx context.Context) error {
 			problem: "streams and replicas that have ended can't be looked for",
 		},
 	} {
-		group.Go(func() error { f.repeat(ctx, d); return nil })
+		group.Go(func() error { f.repeatDuty(ctx, d); return nil })
 	}
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("feed: %w", err)
@@ -227,8 +227,8 @@ func (f *Feed) Run(ctx context.Context) error {
 	return nil
 }
 
-// repeat runs a duty at once, and again until ctx ends.
-func (f *Feed) repeat(ctx context.Context, d duty) {
+// repeatDuty runs a duty at once, and again until ctx ends.
+func (f *Feed) repeatDuty(ctx context.Context, d duty) {
 	ticker := time.NewTicker(d.interval)
 	defer ticker.Stop()
 	for failing := false; ; {
@@ -341,12 +341,12 @@ func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error)
 		f.resetStreams(now, began)
 		return false, nil
 	}
-	return f.publish(changes, now, began, due), nil
+	return f.publishChanges(changes, now, began, due), nil
 }
 
-// publish moves the feed to a position and sends every stream the changes that led there, with a heartbeat. It reports
+// publishChanges moves the feed to a position and sends every stream the changes that led there, with a heartbeat. It reports
 // whether it has sent a heartbeat.
-func (f *Feed) publish(changes []models.Change, now position.Position, began time.Duration, due bool) bool {
+func (f *Feed) publishChanges(changes []models.Change, now position.Position, began time.Duration, due bool) bool {
 	frames, whole := make([]customerFrame, len(changes)), []byte(nil) // whole is shared by all streams that may be sent everything
 	for i, c := range changes {
 		frames[i] = customerFrame{c.CustomerID, changeFrame(c)}
@@ -368,11 +368,11 @@ func (f *Feed) publish(changes []models.Change, now position.Position, began tim
 		switch {
 		case isNews:
 			s.serving, s.uncounted = f.serving, 0
-			f.send(s, append(s.framesServed(frames), f.nextHeartbeat(s)...))
+			f.sendMessage(s, append(s.framesServed(frames), f.nextHeartbeat(s)...))
 		case s.DataPlane.Customers != nil && len(changes) > 0:
-			f.send(s, append(s.framesServed(frames), heartbeat...))
+			f.sendMessage(s, append(s.framesServed(frames), heartbeat...))
 		default:
-			f.send(s, whole)
+			f.sendMessage(s, whole)
 		}
 	}
 	return heartbeat != nil
@@ -392,15 +392,15 @@ func (f *Feed) announceKeyTests(ctx context.Context) error {
 	defer f.mu.Unlock()
 	for _, s := range f.streams {
 		if s.state == statePersisted && s.TestsKeys {
-			f.send(s, s.framesServed(frames)) // one message, so that many tests fill no queue
+			f.sendMessage(s, s.framesServed(frames)) // one message, so that many tests fill no queue
 		}
 	}
 	return nil
 }
 
-// send queues a message for a stream that is open. A stream whose queue is full is ended, so that it delays no other; its
+// sendMessage queues a message for a stream that is open. A stream whose queue is full is ended, so that it delays no other; its
 // data plane resumes. The caller holds mu.
-func (f *Feed) send(s *Stream, message []byte) {
+func (f *Feed) sendMessage(s *Stream, message []byte) {
 	if !s.isOpen() || len(message) == 0 {
 		return
 	}
@@ -466,7 +466,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	life := time.NewTimer(streamLife + rand.N(streamLife/2)) //nolint:gosec // spreads load, guards nothing
 	defer life.Stop()
 	for message := s.first; ; {
-		if s.write(w, out, message) != nil {
+		if s.writeMessages(w, out, message) != nil {
 			return nil // net/http closes the connection, since a write to it has failed
 		}
 		select {
@@ -475,7 +475,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 			for range len(s.queue) {
 				<-s.queue // no longer valid: only last may follow
 			}
-			_ = s.write(w, out, s.last)
+			_ = s.writeMessages(w, out, s.last)
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -485,9 +485,9 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	}
 }
 
-// write writes a message, and those that have queued up behind it, within writeTimeout. It removes the deadline afterwards, because
+// writeMessages writes a message, and those that have queued up behind it, within writeTimeout. It removes the deadline afterwards, because
 // a deadline that passes between two writes would end a stream over HTTP/2.
-func (s *Stream) write(w http.ResponseWriter, out *http.ResponseController, message []byte) error {
+func (s *Stream) writeMessages(w http.ResponseWriter, out *http.ResponseController, message []byte) error {
 	if len(message) == 0 {
 		return nil
 	}

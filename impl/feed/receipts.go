@@ -187,7 +187,7 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 		}
 		delete(t.waiting, s)
 		requests, counts := inFlight[t.stop.Subject]
-		t.count(s.DataPlane.Name, now-t.seenAt, requests, counts)
+		t.countAcknowledgement(s.DataPlane.Name, now-t.seenAt, requests, counts)
 		f.unsaved[t.id] = t
 		if t.acknowledged == t.dataPlanes {
 			signal(f.saveSignal)
@@ -197,8 +197,8 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 	return true
 }
 
-// count counts the acknowledgement of one stream. If counts is true, it said how many requests were in flight.
-func (t *tally) count(dataPlane string, took time.Duration, requests int, counts bool) {
+// countAcknowledgement counts the acknowledgement of one stream. If counts is true, it said how many requests were in flight.
+func (t *tally) countAcknowledgement(dataPlane string, took time.Duration, requests int, counts bool) {
 	one := models.DataPlaneReceipt{Name: dataPlane, Streams: 1, Acknowledged: 1, SlowestUs: max(1, took.Microseconds())}
 	if counts {
 		one.Counted, one.InFlight = 1, int64(requests)
@@ -376,12 +376,12 @@ func (f *Feed) Receipt(ctx context.Context, stop models.Stop) (Receipt, error) {
 		r.Remaining = max(0, f.params.lease+time.Duration(longest)*time.Millisecond-f.age(stop))
 		r.Complete = r.Remaining == 0
 	}
-	r.list(all)
+	r.setLists(all)
 	return r, nil
 }
 
-// list fills in the lists of data planes.
-func (r *Receipt) list(all []models.DataPlaneReceipt) {
+// setLists fills in the lists of data planes.
+func (r *Receipt) setLists(all []models.DataPlaneReceipt) {
 	slices.SortFunc(all, byProgress)
 	for _, d := range all[:min(len(all), maxListed)] {
 		plane := Plane{Name: d.Name, State: PlaneAcknowledged, Took: time.Duration(d.SlowestUs) * time.Microsecond}

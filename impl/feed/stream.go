@@ -77,7 +77,7 @@ type Stream struct {
 	feed  *Feed
 	id    string
 	first []byte        // hello, what was missed, and a heartbeat
-	queue chan []byte   // messages to write, in order; feed.send is the only sender
+	queue chan []byte   // messages to write, in order; feed.sendMessage is the only sender
 	ended chan struct{} // closed when the state becomes stateDraining
 
 	// last is written after ended is closed, if there is anything. It is set before that and never changes afterwards.
@@ -116,7 +116,7 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	if err := f.ensureReplicaHeartbeat(ctx, 2*f.params.maintenance); err != nil {
 		return nil, err
 	}
-	start, within, first, err := f.join(s)
+	start, within, first, err := f.joinStream(s)
 	if err != nil {
 		return nil, err
 	}
@@ -144,9 +144,9 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	return s, nil
 }
 
-// join adds a stream to the feed, which from then on sends it every change that is not in the start position. The first heartbeat
+// joinStream adds a stream to the feed, which from then on sends it every change that is not in the start position. The first heartbeat
 // has the same position.
-func (f *Feed) join(s *Stream) (start position.Position, within int, heartbeat []byte, err error) {
+func (f *Feed) joinStream(s *Stream) (start position.Position, within int, heartbeat []byte, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.ready || f.serving == nil || f.stopped {
@@ -279,7 +279,7 @@ func (f *Feed) resetStreams(now position.Position, began time.Duration) {
 	f.adoptPosition(now, began)
 	message := append(resetFrame(), f.nextHeartbeat(nil)...)
 	for _, s := range f.streams {
-		f.send(s, message)
+		f.sendMessage(s, message)
 	}
 }
 
@@ -300,8 +300,8 @@ func (f *Feed) endRestoredStreams(now position.Position, began time.Duration) {
 	}
 }
 
-// stop ends all streams, and every wait for a receipt.
-func (f *Feed) stop() {
+// endAllStreams ends all streams, and every wait for a receipt.
+func (f *Feed) endAllStreams() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stopped = true

@@ -85,7 +85,7 @@ func (c *Checker) Check(ctx context.Context) error {
 	case errors.Is(err, models.ErrNotFound) && c.use == OpenOnly:
 		return ErrNoCanary
 	case errors.Is(err, models.ErrNotFound):
-		row, err = c.create(ctx)
+		row, err = c.createCanary(ctx)
 	}
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func (c *Checker) Check(ctx context.Context) error {
 	if c.use == SealOnly {
 		err = c.trySeal(ctx)
 	} else {
-		err = c.open(ctx, row)
+		err = c.openCanary(ctx, row)
 	}
 	c.isRight = err == nil
 	return err
@@ -131,7 +131,7 @@ func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
 	if c.use == SealOnly {
 		err = c.requireProven(ctx, keks)
 	} else {
-		err = c.openAgain(ctx)
+		err = c.reopenCanary(ctx)
 	}
 	if errors.Is(err, ErrWrongKEK) {
 		return fmt.Errorf("%w: %w", sealer.ErrUnavailable, err)
@@ -195,14 +195,14 @@ func (c *Checker) Fingerprints(ctx context.Context) (FingerprintKey, error) {
 	if now-last < askInterval.Nanoseconds() || !c.asked.CompareAndSwap(last, now) {
 		return FingerprintKey{}, ErrNoFingerprints
 	}
-	if err := c.openAgain(ctx); err != nil {
+	if err := c.reopenCanary(ctx); err != nil {
 		return FingerprintKey{}, fmt.Errorf("%w: %w", ErrNoFingerprints, err)
 	}
 	return *c.fingerprints.Load(), nil
 }
 
-// openAgain opens the canary even if Check has succeeded.
-func (c *Checker) openAgain(ctx context.Context) error {
+// reopenCanary opens the canary even if Check has succeeded.
+func (c *Checker) reopenCanary(ctx context.Context) error {
 	if err := c.Check(ctx); err != nil { // creates a missing canary
 		return err
 	}
@@ -210,11 +210,11 @@ func (c *Checker) openAgain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.open(ctx, row)
+	return c.openCanary(ctx, row)
 }
 
-// open opens the canary, derives the key of fingerprints from it, and wipes the plaintext.
-func (c *Checker) open(ctx context.Context, row models.Canary) error {
+// openCanary opens the canary, derives the key of fingerprints from it, and wipes the plaintext.
+func (c *Checker) openCanary(ctx context.Context, row models.Canary) error {
 	opened, err := c.sealer.Open(ctx, sealer.CanaryBinding(), row.Envelope)
 	defer opened.Wipe()
 	switch {
@@ -245,8 +245,8 @@ func (c *Checker) requireProven(ctx context.Context, kekID string) error {
 	return err
 }
 
-// create seals and stores a new canary. If several replicas start at once, all get the canary that was stored first.
-func (c *Checker) create(ctx context.Context) (models.Canary, error) {
+// createCanary seals and stores a new canary. If several replicas start at once, all get the canary that was stored first.
+func (c *Checker) createCanary(ctx context.Context) (models.Canary, error) {
 	envelope, err := sealCanary(ctx, c.sealer)
 	if err != nil {
 		return models.Canary{}, err

@@ -134,7 +134,7 @@ func Resolve(ctx context.Context, keys Keys, r Request, policy models.Policy, fo
 		}
 		ranked = rank(userKeys, r.UserID, all)
 	}
-	choice := ranked.choose(r, policy)
+	choice := ranked.chooseKey(r, policy)
 	if choice.Key.ID != "" || choice.Reason == KeyRestricted {
 		return choice, nil
 	}
@@ -256,9 +256,9 @@ func (r Request) reasonToSkip(policy models.Policy, k models.Key) Reason {
 	return ""
 }
 
-// choose returns the first key that is neither skipped nor bad. Without such a key, a good key at a limit serves rather than a bad one,
+// chooseKey returns the first key that is neither skipped nor bad. Without such a key, a good key at a limit serves rather than a bad one,
 // and otherwise the first of all: that a key is bad is a guess from its last use, and the provider decides.
-func (r ranked) choose(of Request, policy models.Policy) Choice {
+func (r ranked) chooseKey(of Request, policy models.Policy) Choice {
 	if len(r.keys) == 0 {
 		return Choice{Reason: r.reason}
 	}
