@@ -12,25 +12,24 @@ import (
 const (
 	// denialWindow is how long repeated denied attempts are counted before an event is written for them.
 	denialWindow = time.Minute
-	// maxDenialTargets is how many different attempts of a user in a project are counted apart in a window. Further ones are counted by
+	// maxDenialTargets is how many different attempts of a user in a project are counted separately in a window. Others are counted by
 	// their type alone.
 	maxDenialTargets = 20
-	// maxDenials bounds the memory: attempts beyond it have an event each.
+	// maxDenials bounds the memory: attempts beyond it are not counted, but have an event each.
 	maxDenials = 10_000
 )
 
-// Denials writes the events of denied attempts. The first attempt of a kind is written at once. Its repetitions are counted, and written
-// as one event when the window ends: the database's user may add events and not change them. What a process has counted when it
-// crashes is lost.
+// Denials writes the events of denied attempts. It writes the first attempt of a kind at once, counts its repetitions, and writes one event
+// for them when the window ends, because the database's user may add events but not change them. If the process crashes, its counts are lost.
 type Denials struct {
 	store *models.Store
 	log   *slog.Logger
 	ids   models.IDs
-	room  int // how many of counting there may be
+	room  int // the most entries of counting
 
 	mu       sync.Mutex               // guards the fields below
-	counting map[models.Event]*denial // :: what the attempts have in common → those that are not written
-	targets  map[[3]string]int        // :: customer, project and user → how many of counting are theirs
+	counting map[models.Event]*denial // :: what repeated attempts have in common → the attempts not yet written
+	targets  map[[3]string]int        // :: customer, project and user → their entries in counting
 }
 
 // denial counts attempts that are not written yet.
@@ -82,8 +81,8 @@ func (d *Denials) record(ctx context.Context, event models.Event) error {
 	return err
 }
 
-// find returns where the repetitions of an attempt are counted, and whether this is one, which it has counted then. It returns nil if
-// there is no more room.
+// find returns the count of an attempt's repetitions, and whether this attempt is a repetition, which it then counts. It returns nil if there
+// is no room for another count.
 func (d *Denials) find(event models.Event) (counted *denial, isRepeated bool) {
 	key, user := event, [3]string{event.CustomerID, event.ProjectID, event.ActorUserID}
 	key.ID, key.At, key.RequestID = "", 0, ""
@@ -107,7 +106,7 @@ func (d *Denials) find(event models.Event) (counted *denial, isRepeated bool) {
 	return counted, false
 }
 
-// Flush ends the window: it writes an event for each attempt that was repeated. What can't be written is kept for the next window.
+// Flush ends the window: it writes an event for each attempt that was repeated. After an error it keeps the rest for the next window.
 func (d *Denials) Flush(ctx context.Context) {
 	d.mu.Lock()
 	keys := make([]models.Event, 0, len(d.counting))

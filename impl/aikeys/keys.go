@@ -139,7 +139,7 @@ func (s *server) checkRegistration(provider providers.Provider, body *gen.Regist
 	return form, err
 }
 
-// errNameTaken says which field a models.ErrAlreadyExists is about.
+// errNameTaken adds the field "name" to a models.ErrAlreadyExists.
 func errNameTaken(err error) error {
 	return &problem.Error{Kind: err, Fields: []problem.Field{{Field: "name", Message: "is taken by an active key"}}}
 }
@@ -212,11 +212,11 @@ func idempotencyRecord(
 	}
 }
 
-// errSecretRejected says that the provider does not take the secret of a registration.
+// errSecretRejected says that the provider rejects the secret of a registration.
 var errSecretRejected = errors.New("secret is rejected by the provider")
 
-// verifySecret tests the secret of a registration at its provider, if the caller wants that and may register the key: others
-// could try out secrets with it. It sets the key's verdict, and returns what the event says of it.
+// verifySecret tests the secret of a registration at its provider, if the request asks for that and the caller may register the key:
+// anyone else could use it to try secrets out. It sets the key's verdict, and returns the state for the event.
 func (s *server) verifySecret(
 	ctx context.Context, caller models.Caller, provider providers.Provider, key *models.Key, body *gen.RegisterRequest,
 ) (*models.EventState, error) {
@@ -422,7 +422,7 @@ func (s *server) VerifyKey(ctx context.Context, req gen.VerifyKeyRequestObject) 
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
-	key, err := s.Store.GetKey(ctx, caller, tested.ID, s.Now().UnixMicro()) // as it is now, with what the policy says of it
+	key, err := s.Store.GetKey(ctx, caller, tested.ID, s.Now().UnixMicro()) // as it is now, with the policy's choice
 	if err != nil {
 		return nil, err
 	}
@@ -475,7 +475,7 @@ func keyPath(k models.Key) string {
 }
 
 // caller returns the user on whose behalf a request acts, and the project that it acts on. A session reaches only the projects of
-// its own customer; for another customer's projects the answer is the same as for projects of which the user is no member.
+// its own customer: another customer's project gets the same answer as a project that the user is not a member of.
 func (s *server) caller(ctx context.Context, customerID, projectID string) (models.Caller, error) {
 	who := auth.PrincipalFrom(ctx)
 	if customerID == httpapi.SessionDefault {
@@ -508,8 +508,8 @@ func (s *server) keyEvent(ctx context.Context, what models.EventType, caller mod
 	return event
 }
 
-// recordDenied returns err. If err says that a member lacks the role, it first adds the denied attempt to the audit trail, even
-// if the client has disconnected, and returns the error that says what was refused.
+// recordDenied returns err, unless err is models.ErrForbidden. Then it adds the denied attempt to the audit trail, even if the client has
+// disconnected, and returns the error for the refused write.
 func (s *server) recordDenied(ctx context.Context, err error, event models.Event) error {
 	if !errors.Is(err, models.ErrForbidden) {
 		return err
@@ -525,7 +525,7 @@ func (s *server) recordDenied(ctx context.Context, err error, event models.Event
 	return err
 }
 
-// notServing returns why a key can't serve, or "". That its provider rejects it holds until the key is used with success or tested again.
+// notServing returns why a key can't serve, or "". A key that its provider has rejected can't serve until it is used with success or passes a test.
 func notServing(k models.Key, now int64) string {
 	switch stopped := k.StopReason(now); {
 	case stopped != "":

@@ -18,10 +18,10 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// leakRate is how often a user may search for leaks: each search tests up to 100 values.
+// leakRate limits a user's searches for leaks, each of which tests up to 100 values.
 var leakRate = ratelimit.Rate{PerSecond: 10.0 / 60, Burst: 10}
 
-// reasonLeaked is the reason of events about what was revoked or destroyed because it has leaked.
+// reasonLeaked is the reason in the events of keys, versions and API keys that were ended because they have leaked.
 const reasonLeaked = "leaked"
 
 // The actions of a search with revoke.
@@ -37,9 +37,9 @@ type leakSearch struct {
 	caller models.Caller
 	revoke bool
 	source string
-	// deadline is until when receipts are waited for.
+	// deadline is when waiting for receipts ends.
 	deadline time.Time
-	// done has what was found before, by key and version or by API key: two values may be of one key.
+	// done has the matches so far, by key and version or by API key: two values may belong to one key.
 	done map[string]gen.LeakMatch
 }
 
@@ -88,10 +88,10 @@ func (l leakSearch) check(ctx context.Context, values []string) error {
 	return nil
 }
 
-// maxMatches is how many matches an answer has: one key may match many values. What is revoked does not depend on it.
+// maxMatches is how many matches an answer lists: one key may match many values. A search revokes all matches, listed or not.
 const maxMatches = 1000
 
-// run returns the first matches by the places of their values. All values are looked up in one query, whether they match or not.
+// run returns the matches in the order of their values. It looks all values up in one query, whether they match or not.
 func (l leakSearch) run(ctx context.Context, values []string) ([]gen.LeakMatch, error) {
 	key, err := l.Keyset.Fingerprints(ctx)
 	if err != nil {
@@ -156,7 +156,7 @@ func (l leakSearch) matchKeys(ctx context.Context, fingerprints [][]byte, found 
 	return matches, nil
 }
 
-// endKey returns the match of a version of a key, after its end if that is wanted.
+// endKey returns the match of a version of a key. If the search revokes, it ends the version first.
 func (l leakSearch) endKey(ctx context.Context, leak models.Leak) (gen.LeakMatch, error) {
 	action := actionNone
 	if l.revoke {
@@ -261,8 +261,8 @@ func (l leakSearch) matchTokens(ctx context.Context, candidates []string) (match
 	return matches, nil
 }
 
-// endToken returns the match of an API key, after its end if that is wanted. It ends everywhere: with its text, the caller could do so as its
-// user.
+// endToken returns the match of an API key. If the search revokes, it revokes the API key first, for all projects: with its text, the caller
+// could do so as its user.
 func (l leakSearch) endToken(ctx context.Context, t models.Token) (gen.LeakMatch, error) {
 	match := gen.LeakMatch{Kind: "api_key", TokenID: optional(t.ID), UserID: optional(t.UserID), Action: actionNone, LastUsedAt: optionalTime(t.LastUsedAt)}
 	if l.revoke {

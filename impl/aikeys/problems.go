@@ -15,7 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// The errors of what takes an owner. Each is a models.ErrForbidden.
+// The errors of requests that only an owner may make. Each is a models.ErrForbidden.
 var (
 	errRegister     = fmt.Errorf("register a project-level key: %w", models.ErrForbidden)
 	errUpdate       = fmt.Errorf("change a project-level key: %w", models.ErrForbidden)
@@ -38,14 +38,14 @@ var (
 // errTokenQuota is a models.ErrQuotaExceeded of API keys.
 var errTokenQuota = fmt.Errorf("API keys of a user: %w", models.ErrQuotaExceeded)
 
-// The errors of what owners do with servers of their own.
+// The errors of adding and removing a project's own servers.
 var (
 	errProviderQuota = fmt.Errorf("servers of a project: %w", models.ErrQuotaExceeded)
 	errSlugTaken     = fmt.Errorf("slug of a server: %w", models.ErrAlreadyExists)
 	errOperatorsAdd  = errors.New("servers are added by operators")
 )
 
-// refusals are the errors of writes that take an owner, by their events.
+// refusals are the errors of writes that only an owner may make, by the types of their events.
 var refusals = map[models.EventType]error{
 	models.EventKeyRegistered: errRegister, models.EventKeyRevoked: errRevoke, models.EventKeyVerified: errVerify,
 	models.EventKeyUpdated: errUpdate, models.EventKeyDisabled: errUpdate, models.EventKeyEnabled: errUpdate,
@@ -55,13 +55,12 @@ var refusals = map[models.EventType]error{
 	models.EventProviderCreated: errSetProvider, models.EventProviderDeleted: errSetProvider,
 }
 
-// ownersOnly returns the row for what takes an owner. The detail says what was refused, and who may do it.
+// ownersOnly returns the row of a request that only an owner may make. The detail says what was refused, and who may do it.
 func ownersOnly(err error, detail string) problem.Row {
 	return problem.Row{Err: err, Status: http.StatusForbidden, Code: "permission_denied", Slug: "permission-denied", Title: "Permission denied", Detail: detail}
 }
 
-// problems maps the errors of the packages below to answers. An error of the sealer other than ErrUnavailable is an internal one:
-// the caller can do nothing about it.
+// problems maps errors to answers. An error of the sealer other than ErrUnavailable is an internal error: the caller can do nothing about it.
 var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	{Err: models.ErrNotMember, Status: http.StatusForbidden, Code: "permission_denied", Slug: "permission-denied", Title: "Permission denied",
 		Detail: "You are not a member of this project; its owners can add users of their own customer."},

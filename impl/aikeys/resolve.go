@@ -73,7 +73,7 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	return reply, nil
 }
 
-// wireIfReadable returns a key as the caller may read it, nil if they may not or there is none.
+// wireIfReadable returns a key for the answer, or nil if there is no key or the caller may not read it.
 func (s *server) wireIfReadable(k models.Key, caller models.Caller, policy models.Policy) *gen.Key {
 	if k.ID == "" || k.UserID != "" && k.UserID != caller.UserID {
 		return nil

@@ -17,16 +17,16 @@ import (
 )
 
 var (
-	// errSameSecret says that a key is rotated to a secret that it has.
+	// errSameSecret says that the key already has the secret of a rotation.
 	errSameSecret = errors.New("key has this secret already")
-	// errRotationRejected says that the provider does not take the secret of a rotation.
+	// errRotationRejected says that the provider rejects the secret of a rotation.
 	errRotationRejected = errors.New("secret of the rotation is rejected by the provider")
 )
 
 const (
 	// defaultOverlap is how long a replaced version stays if the request does not say.
 	defaultOverlap = 15 * time.Minute
-	// maxRotateTries is how often a secret is sealed for a number that another rotation takes meanwhile.
+	// maxRotateTries is how often a secret is sealed again because another rotation has taken its version number.
 	maxRotateTries = 5
 	// reasonRotation is the reason of the records of versions that were opened to compare them with a new secret.
 	reasonRotation = "rotation"
@@ -47,7 +47,7 @@ type rotation struct {
 	tested *verification.Result
 }
 
-// RotateKey seals another secret as the next version of a key, and has it serve as the request says.
+// RotateKey seals another secret as the next version of a key, and activates it when the request says.
 func (s *server) RotateKey(ctx context.Context, req gen.RotateKeyRequestObject) (gen.RotateKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -98,8 +98,8 @@ func (s *server) parseRotation(caller models.Caller, req gen.RotateKeyRequestObj
 	return r, nil
 }
 
-// rotate adds the version, and returns the key as it is then, and the number of the version. No transaction is open while the secret is
-// tested and sealed; if another rotation takes the number meanwhile, it is sealed for the next one.
+// rotate adds the version, and returns the key after that, and the number of the version. No transaction is open while the secret is tested
+// and sealed. If another rotation has taken the number by then, the secret is sealed again for the next number.
 func (s *server) rotate(ctx context.Context, caller models.Caller, r *rotation) (versioned, uint32, error) {
 	for try := 1; ; try++ {
 		found, kept, err := s.beginRotation(ctx, caller, r)
@@ -301,7 +301,7 @@ func (v versioned) find(number uint32) models.KeyVersion {
 	return v.key.ActiveVersion()
 }
 
-// versionChange says which key's versions are to be changed, which etags it may have, and what a denied attempt is.
+// versionChange describes a change of a key's versions: the key, the request's If-Match, and the event of a denied attempt.
 type versionChange struct {
 	keyID   string
 	ifMatch *string

@@ -349,8 +349,8 @@ type MiddlewareConfig struct {
 	Metrics *Metrics
 }
 
-// NewGuesses returns a limit of the failed authentications of each address. What it refuses is counted, and the first of an address
-// in each minute logged; metrics and log may be nil.
+// NewGuesses returns a limit on the failed authentications of each address. Refused requests are counted, and the first of an address in
+// each minute is logged. metrics and log may be nil.
 func NewGuesses(failures ratelimit.Rate, metrics *Metrics, log *slog.Logger) *ratelimit.Guesses {
 	return ratelimit.NewGuesses(failures, func(ctx context.Context, address netip.Addr, isFirst bool) {
 		metrics.countRefusedGuess()

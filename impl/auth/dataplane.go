@@ -33,7 +33,7 @@ func (a *Authenticator) AuthenticateCertificate(ctx context.Context, names []str
 	})
 }
 
-// cacheKeyOfNames returns the cache's key for the names. It differs from the key of every token, whatever its text.
+// cacheKeyOfNames returns the cache's key for the names. No token has the same key.
 func cacheKeyOfNames(names []string) cacheKey {
 	var text []byte
 	for _, name := range names {

@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	// usesInterval is how long uses of API keys gather before they are stored.
+	// usesInterval is how long uses of API keys are collected before they are stored.
 	usesInterval = 30 * time.Second
-	// maxUses bounds the memory. Uses of further API keys are not noted until the next time.
+	// maxUses bounds the memory. Uses of other API keys are not noted until old ones are forgotten.
 	maxUses = 50_000
-	// maxUsesStored is how many are stored in one transaction.
+	// maxUsesStored is how many uses one transaction stores.
 	maxUsesStored = 500
 )
 
@@ -23,15 +23,15 @@ type UseStore interface {
 	MarkTokensUsed(ctx context.Context, uses map[string]int64) error
 }
 
-// TokenUses notes when API keys are used, and stores that in batches: of each at most once in models.TokenUseInterval, however often it is
-// used. What a process has noted when it crashes is lost. It is safe for concurrent use.
+// TokenUses notes when API keys are used, and stores the times in batches: for each API key at most once in models.TokenUseInterval. If the
+// process crashes, times that are not stored yet are lost. It is safe for concurrent use.
 type TokenUses struct {
 	store UseStore
 	log   *slog.Logger
 
 	mu     sync.Mutex
-	noted  map[string]int64 // when each was noted last; guarded by mu
-	unsent map[string]int64 // of these, what is to be stored; guarded by mu
+	noted  map[string]int64 // :: API key → when its use was last noted; guarded by mu
+	unsent map[string]int64 // the entries of noted that are not stored yet; guarded by mu
 }
 
 // NewTokenUses returns a TokenUses. Run stores what it notes.
@@ -52,7 +52,7 @@ func (u *TokenUses) note(id string, now time.Time) {
 	u.noted[id], u.unsent[id] = at, at
 }
 
-// Run stores what was noted, until ctx is done, and once more then.
+// Run stores what was noted at each interval until ctx is done, and then once more.
 func (u *TokenUses) Run(ctx context.Context) error {
 	ticker := time.NewTicker(usesInterval)
 	defer ticker.Stop()
@@ -68,7 +68,7 @@ func (u *TokenUses) Run(ctx context.Context) error {
 	}
 }
 
-// Flush stores what was noted. What can't be stored is dropped, and noted again at the next use after a while.
+// Flush stores what was noted. A batch that can't be stored is dropped: its API keys are noted again when they are used later.
 func (u *TokenUses) Flush(ctx context.Context) {
 	for {
 		batch := u.take()
@@ -98,7 +98,7 @@ func (u *TokenUses) take() map[string]int64 {
 	return batch
 }
 
-// forget drops what says nothing about a next use.
+// forget drops the API keys whose next use would be noted anyway.
 func (u *TokenUses) forget(now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

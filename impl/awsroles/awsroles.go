@@ -28,7 +28,7 @@ import (
 // life is how long a session with a role lasts: the longest that AWS allows for an identity that is itself a role's.
 const life = time.Hour
 
-// scope is the policy of each session: whatever the role may do, what is made with it can call models, and no more.
+// scope is the policy of each session: credentials made with the role can call models and no more, even if the role may do more.
 const scope = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Resource":"*","Action":[` +
 	`"bedrock:InvokeModel","bedrock:InvokeModelWithResponseStream","bedrock:CallWithBearerToken","bedrock:ApplyGuardrail","bedrock:CountTokens",` +
 	`"bedrock:Get*","bedrock:List*","s3:GetObject","s3:PutObject","aws-marketplace:ViewSubscriptions"]}]}`
@@ -86,7 +86,7 @@ func (r *Roles) assume(ctx context.Context, role providers.Role, externalID *str
 	}, nil
 }
 
-// classify returns ErrRefused for what is about the role, and ErrUnavailable for the rest, such as what is about this process's identity.
+// classify returns ErrRefused for an error about the role, and ErrUnavailable for any other, such as one about this process's identity.
 func classify(err error) error {
 	var answer *smithyhttp.ResponseError
 	var api smithy.APIError

@@ -34,14 +34,14 @@ var (
 )
 
 const (
-	// maxWait is how long a fetch waits for an exchange: less than data planes wait for a fetch.
+	// maxWait is how long a fetch waits for an exchange. Data planes wait longer for a fetch.
 	maxWait = 1500 * time.Millisecond
 	// timeout bounds an exchange, which goes on when its callers have left. dialTimeout bounds its connection.
 	timeout, dialTimeout = 5 * time.Second, 5 * time.Second
 	maxIdleConns         = 32
-	// After an exchange that failed, the next one is made after a pause.
+	// unavailablePause and refusedPause are the times between a failed exchange and the next one.
 	unavailablePause, refusedPause = 2 * time.Second, 15 * time.Second
-	// maxLife is how long a token is used at most.
+	// maxLife is how long a token is used, at most.
 	maxLife = time.Hour
 	// maxAtOnce bounds the exchanges under way with one service.
 	maxAtOnce = 16
@@ -95,7 +95,7 @@ func NewClient(transport http.RoundTripper, timeout time.Duration) *http.Client 
 // SetRoles has the Exchanger assume roles. Without it, credentials that name a role get ErrUnavailable. It must come before the first use.
 func (x *Exchanger) SetRoles(roles Roles) { x.roles = roles }
 
-// outcome is what is known of a key's token. A token from before serves while the service is unavailable.
+// outcome is the state of a key's token. An old token still serves while the service is unavailable.
 type outcome struct {
 	token   string
 	expires time.Time
@@ -132,7 +132,7 @@ func (x *Exchanger) Complete(ctx context.Context, key string, c *providers.Crede
 	}
 }
 
-// Try makes an exchange whose token nobody gets: ErrRefused, ErrUnavailable. It is for a credential that is not a key's yet.
+// Try makes an exchange and drops the token: ErrRefused, ErrUnavailable. It tests a credential.
 func (x *Exchanger) Try(ctx context.Context, grant providers.Grant) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -157,14 +157,14 @@ func (o outcome) complete(c *providers.Credential) error {
 	return nil
 }
 
-// recall returns what is known of a key's token.
+// recall returns the state of a key's token.
 func (x *Exchanger) recall(key string) outcome {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.held[key]
 }
 
-// renew makes an exchange and returns what is known then.
+// renew makes an exchange, and returns and stores the new state of the key's token.
 func (x *Exchanger) renew(ctx context.Context, key string, grant providers.Grant) outcome {
 	if held := x.recall(key); time.Now().Before(held.next) {
 		return held // an exchange has ended since the caller looked

@@ -41,8 +41,8 @@ type Config struct {
 	// Problems is the API's table of problems, made by the function Problems.
 	Problems problem.Table
 	Observer *Observer
-	// Authenticate stands before the validation of every operation, but for those whose own "security" is empty. It authenticates the request, sets the Actor of its Call
-	// and decides whether it may go on. It is required unless no operation of the document asks for credentials.
+	// Authenticate comes before the validation of each operation, except those whose own "security" is empty. It authenticates the request,
+	// sets the Actor of its Call, and may refuse it. It is required unless no operation of the document asks for credentials.
 	Authenticate echo.MiddlewareFunc
 	// Ready reports whether requests may be served yet; until then every operation answers 503. Nil is always.
 	Ready func() bool
@@ -50,7 +50,7 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 	// Site is what is served beside the API; nil is nothing.
 	Site Site
-	// Examples has a request that prefers an example of the document answered with it (see answerByExample): for mocks.
+	// Examples makes the API answer with an example of the document where the request prefers one (see answerByExample): for mocks.
 	Examples bool
 	// MaxBody is the most bytes that a request body may have; 0 means DefaultMaxBody.
 	MaxBody int
@@ -227,7 +227,7 @@ func servePages(site Site) echo.MiddlewareFunc {
 	}
 }
 
-// Call is what is known of the request at hand. The middlewares fill it in on the way to the handler, one after another.
+// Call describes the current request. The middlewares fill it in, one after another, on the way to the handler.
 type Call struct {
 	// ID is a ULID, minted here: a caller's own id could be anything.
 	ID string
@@ -235,7 +235,7 @@ type Call struct {
 	SourceIP string
 	// Operation is the operationId of the document; empty where no operation matched.
 	Operation string
-	// Actor is on whose behalf the request acts; nil before authentication.
+	// Actor is the authenticated caller; nil before authentication.
 	Actor Actor
 	// Started is when the request's head was read.
 	Started time.Time
@@ -270,8 +270,8 @@ func newRequestID(now time.Time) string {
 	return ulid.MustNew(millis, rand.Reader).String() // it fails only for a time out of range, or without random numbers
 }
 
-// Observer gives every request its id, log line, metrics and span. What it writes is an allow-list: operation ids, our own
-// ids, statuses and times. Paths, query strings, headers and bodies, which can hold anything, are never written.
+// Observer gives every request its id, log line, metrics and span. It writes only operation ids, our own ids, statuses and times, and never
+// paths, query strings, headers or bodies, which can hold anything.
 type Observer struct {
 	log      *slog.Logger
 	tracer   trace.Tracer

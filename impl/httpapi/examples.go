@@ -71,7 +71,7 @@ func exampleHeader(response *openapi3.Response) http.Header {
 	return header
 }
 
-// preference finds what a header Prefer (RFC 7240) says of the example that is wanted.
+// preference matches the preferences "code" and "example" in a header Prefer (RFC 7240).
 var preference = regexp.MustCompile(`(?i)(?:^|[,;])\s*(code|example)\s*=\s*"?([^",;\s]*)"?`)
 
 // answerByExample returns a middleware that answers with an example instead of the handler, if the header Prefer asks for one:
@@ -104,7 +104,7 @@ func answerByExample(op *openapi3.Operation) (echo.MiddlewareFunc, error) {
 	}, nil
 }
 
-// chooseExample returns the first example that is as wanted, and otherwise says which there are.
+// chooseExample returns the first example that has the wanted code and name. Its error lists the codes or names that there are.
 func chooseExample(examples []Example, wanted map[string]string) (Example, error) {
 	var statuses, names []string
 	for _, e := range examples {
@@ -120,7 +120,7 @@ func chooseExample(examples []Example, wanted map[string]string) (Example, error
 		return e, nil
 	}
 	if len(names) > 0 {
-		return Example{}, problem.Invalid("Prefer", "has an example that is not there; there are "+strings.Join(slices.Compact(names), ", "))
+		return Example{}, problem.Invalid("Prefer", "has an example that does not exist; there are "+strings.Join(slices.Compact(names), ", "))
 	}
 	return Example{}, problem.Invalid("Prefer", "has a code that this method does not answer; it answers "+strings.Join(slices.Compact(statuses), ", "))
 }

@@ -12,8 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
-// Refused TLS handshakes are logged a few at once and then one now and then: anyone who reaches the port can fail as often
-// as they like.
+// Failed TLS handshakes are logged at a limited rate, because anyone who reaches the port can cause them.
 const (
 	handshakeLogBurst    = 5
 	handshakeLogInterval = 10 * time.Second
@@ -23,14 +22,14 @@ const (
 type handshakeLog struct {
 	log      *slog.Logger
 	limit    *rate.Limiter
-	unlogged atomic.Int64 // since the last one that was logged
+	unlogged atomic.Int64 // failures since the last line
 }
 
 func newHandshakeLog(log *slog.Logger) *handshakeLog {
 	return &handshakeLog{log: log, limit: rate.NewLimiter(rate.Every(handshakeLogInterval), handshakeLogBurst)}
 }
 
-// add logs a failed handshake unless there were too many lately. The text is net/http's: the client's address and the cause.
+// add logs a failed handshake, or only counts it if it is over the rate. The text is net/http's: the client's address and the cause.
 func (h *handshakeLog) add(ctx context.Context, text string) {
 	if !h.limit.Allow() {
 		h.unlogged.Add(1)
@@ -38,11 +37,11 @@ func (h *handshakeLog) add(ctx context.Context, text string) {
 	}
 	address, cause, _ := strings.Cut(text, ": ")
 	h.log.InfoContext(ctx, "TLS handshake refused", slog.String("source_ip", netaddr.Parse(address).String()),
-		slog.String("cause", handshakeCause(cause)), slog.Int64("untold_before", h.unlogged.Swap(0)))
+		slog.String("cause", handshakeCause(cause)), slog.Int64("unlogged_before", h.unlogged.Swap(0)))
 }
 
-// handshakeCause returns why a handshake failed, in fixed words. Those of crypto/tls may quote what the client sent, and
-// most of its errors have no type of their own.
+// handshakeCause returns why a handshake failed, in fixed words: the text of crypto/tls may quote what the client sent, and most of its
+// errors have no type of their own.
 func handshakeCause(text string) string {
 	for _, known := range [...]struct{ contains, means string }{
 		{"didn't provide a certificate", "the client showed no certificate"},

@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// The refusals that every API has, besides problem.ErrInvalid.
+// The refusals that all APIs have in common, besides problem.ErrInvalid.
 var (
 	ErrTooLarge         = errors.New("body too large")
 	ErrMediaType        = errors.New("unsupported media type")
@@ -85,7 +85,7 @@ func (a *API) document(err error, requestID string) problem.Document {
 	return doc
 }
 
-// mapRouterError gives the router's errors their own rows, so that an unknown path is told from a missing resource.
+// mapRouterError gives the router's errors their own rows, so that an unknown path differs from a missing resource.
 func mapRouterError(err error) error {
 	switch {
 	case errors.Is(err, echo.ErrNotFound):

@@ -69,7 +69,7 @@ func (c *Catalogue) WithoutRoles() *Catalogue {
 // All returns every provider, in the file's order. They are the catalogue's own, and must not be changed.
 func (c *Catalogue) All() []Provider { return c.providers }
 
-// Lookup returns the provider with this slug, which is compared exactly. What it refers to must not be changed.
+// Lookup returns the provider with exactly this slug. Its slices and maps are the catalogue's own and must not be changed.
 func (c *Catalogue) Lookup(slug string) (Provider, bool) {
 	for _, p := range c.providers {
 		if p.Slug == slug {
@@ -126,7 +126,7 @@ var (
 	placeholderPattern    = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
-// The styles that a provider may have, of which a route may have the first four, and the dialects.
+// styles are the auth styles of providers; a route may have one of the first four.
 var (
 	styles   = []AuthStyle{AuthBearer, AuthXAPIKey, AuthXGoogAPIKey, AuthAPIKey, AuthAWSSigV4, AuthGCPOAuth}
 	dialects = []Dialect{DialectOpenAI, DialectPerplexity, DialectAnthropic, DialectGoogle}
@@ -331,7 +331,7 @@ type Provider struct {
 	Destination string `yaml:"-"`
 }
 
-// Unserved is a part of a provider's API, and the sentence of its refusal.
+// Unserved is a part of a provider's API that gateways refuse: its path, and the two parts of the refusal's sentence.
 type Unserved struct {
 	Path string `yaml:"path"`
 	What string `yaml:"what"`
@@ -349,7 +349,7 @@ const (
 	DialectGoogle     Dialect = "google"
 )
 
-// Route is what else of the host of a provider's BaseURL is served. AuthStyle and Dialect are empty where they are the provider's.
+// Route is a path outside BaseURL that is served too. AuthStyle and Dialect are empty where they are the provider's.
 type Route struct {
 	Path      string    `yaml:"path"` // * is one segment
 	Host      string    `yaml:"host"` // empty: BaseURL's; * stands for the path's last *

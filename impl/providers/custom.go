@@ -25,7 +25,7 @@ const (
 	AuthNone   AuthStyle = "none"   // no key at all
 )
 
-// NoSecret is the secret of a key for a provider that takes none: the key says only that the provider may be used.
+// NoSecret is the secret of a key for a provider that takes no key. Such a key only allows the use of the provider.
 const NoSecret = "none"
 
 // Custom describes a provider that is a server of a customer's own.

@@ -76,11 +76,11 @@ var (
 // byteOrderMark is U+FEFF, with which some editors and shells begin a file.
 const byteOrderMark = "\ufeff"
 
-// Form is what a secret's form tells of it.
+// Form describes a secret that has the form of its provider's secrets.
 type Form struct {
 	// DisplaySuffix is the end of the secret that may be displayed: see the function of that name.
 	DisplaySuffix string
-	// Parts are what is secret in it: see SecretParts.
+	// Parts are the texts in it that are secret: see SecretParts.
 	Parts []string
 }
 
@@ -368,7 +368,7 @@ func (p Provider) joinAlternatives() string {
 	return strings.Join(choices, ", or ")
 }
 
-// refuseMember returns what is wrong with a member's value as the end of a sentence, or "".
+// refuseMember returns the fault of a member's value as the end of a sentence, or "".
 func (p Provider) refuseMember(f Field, value jsontext.Value) string {
 	unquoted, err := jsontext.AppendUnquote(nil, value) // an error for any value but a string
 	text := string(unquoted)
@@ -407,7 +407,7 @@ func (f Field) reasonUnserved(value string) string {
 	return ""
 }
 
-// refusePEM returns what is wrong with a PEM block as the end of a sentence, or "".
+// refusePEM returns the fault of a PEM block as the end of a sentence, or "".
 func refusePEM(text string) string {
 	switch {
 	case strings.Contains(text, `\n`):
@@ -627,8 +627,8 @@ func (p Provider) open(
 	return use(opened, secret)
 }
 
-// SecretParts returns what is secret in a provider's secret: the whole of it, and the fields of a credential that are neither public nor the
-// same in all credentials. It returns nothing for a provider that takes no key.
+// SecretParts returns the texts that are secret in a provider's secret: the whole, and the fields of a credential that are neither public nor
+// the same in all credentials. It returns nothing for a provider that takes no key.
 func (p Provider) SecretParts(secret string) []string {
 	if p.AuthStyle == AuthNone {
 		return nil
@@ -649,8 +649,8 @@ func (p Provider) SecretParts(secret string) []string {
 // maxCandidates bounds how many texts Candidates returns.
 const maxCandidates = 24
 
-// Candidates returns the texts that may be the secret in what was found somewhere: all of it, and what is left without a name and quotes, as
-// in a line of an .env file, a header or a credential's JSON.
+// Candidates returns the texts that may be the secret in a text that was found somewhere: all of it, and what follows a name, without quotes,
+// as in a line of an .env file, a header or a credential's JSON.
 func Candidates(found string) []string {
 	found = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(found), byteOrderMark))
 	all := []string{found}

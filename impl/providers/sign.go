@@ -23,7 +23,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// How long what is signed is valid. A data plane fetches again when most of it has passed.
+// bedrockLife and googleLife are how long signed tokens are valid. A data plane fetches a new one when most of the time has passed.
 const (
 	bedrockLife = time.Hour
 	googleLife  = 15 * time.Minute
@@ -37,8 +37,8 @@ const (
 // emptyBody is the SHA-256 of a body without bytes.
 const emptyBody = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-// ErrCannotSign says that a credential has nothing that could sign, such as a private key that was cut off. The error holds no part of
-// the credential.
+// ErrCannotSign says that nothing in a credential can sign: a private key was cut off, for example. The error holds no part of the
+// credential.
 var ErrCannotSign = fmt.Errorf("%w: it can't sign", ErrCredential)
 
 // signs reports whether the provider takes a token that is signed with the credential, rather than a part of it.
@@ -125,7 +125,7 @@ type Grant struct {
 // Role is a role in a customer's AWS account, which the service assumes for them.
 type Role struct {
 	ARN, Region string
-	// ExternalID is the customer's, which the role's trust policy must require; Session says for which key the role is assumed.
+	// ExternalID is the customer's: the role's trust policy must require it. Session names the key for which the role is assumed.
 	ExternalID, Session string
 }
 
@@ -136,7 +136,7 @@ const fieldRole = "role_arn"
 // another's role (docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html).
 func ExternalID(customerID string) string { return "aikeys:" + customerID }
 
-// SetHolder says whose credential it is; keyID is empty before the key exists. A role is assumed only for its own customer.
+// SetHolder sets whose credential it is; keyID is empty before the key exists. A role is assumed only for its own customer.
 func (c *Credential) SetHolder(customerID, keyID string) {
 	if c.Grant != nil && c.Grant.Role != nil {
 		c.Grant.Role.ExternalID, c.Grant.Role.Session = ExternalID(customerID), cmp.Or(keyID, "aikeys-verification")

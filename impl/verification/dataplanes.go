@@ -12,7 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// look is the longest time between two looks at a test that a request waits for, and lookPause the least.
+// look is the longest time between two look-ups of a test that a request waits for, and lookPause the shortest.
 const (
 	look      = 250 * time.Millisecond
 	lookPause = 50 * time.Millisecond
@@ -21,7 +21,7 @@ const (
 // RecordedReason is the reason of the records of keys and secrets that were opened to test them.
 const RecordedReason = "verification"
 
-// Feed says when something may have been committed; *feed.Feed is one.
+// Feed signals that something may have been committed; *feed.Feed implements it.
 type Feed interface {
 	Changed() <-chan struct{}
 }
@@ -31,8 +31,8 @@ type Sealer interface {
 	Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error)
 }
 
-// DataPlanes has data planes make tests: it stores what is to be tested, of which the replicas tell the data planes, and waits until one
-// has answered. It opens nothing. It is safe for concurrent use.
+// DataPlanes has data planes make tests: it stores a test, which the replicas announce to the data planes, and waits until a data plane has
+// answered. It opens no secrets. It is safe for concurrent use.
 type DataPlanes struct {
 	store  *models.Store
 	sealer Sealer
@@ -49,7 +49,7 @@ func NewDataPlanes(store *models.Store, s Sealer, f Feed, wait time.Duration) *D
 	return &DataPlanes{store: store, sealer: s, feed: f, wait: wait}
 }
 
-// testSecret has a secret tested that is not a key's yet.
+// testSecret has a data plane test a secret that no key has yet.
 func (d *DataPlanes) testSecret(ctx context.Context, caller models.Caller, p providers.Provider, secret string) Result {
 	t := models.KeyTest{
 		ID: d.ids.Next("", time.Now()), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: caller.UserID, TokenID: caller.TokenID,
@@ -72,7 +72,7 @@ func SecretBinding(t models.KeyTest, p providers.Provider) sealer.Binding {
 	}
 }
 
-// test stores a test, and returns what a data plane has found by it.
+// test stores a test, and returns a data plane's result.
 func (d *DataPlanes) test(ctx context.Context, t models.KeyTest) Result {
 	now := time.Now()
 	if t.ID == "" {
@@ -117,7 +117,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// Judge returns what is to be stored of a data plane's answer to a test that was claimed at a time. date is that of the provider's answer
+// Judge returns the result to store for a data plane's answer to a test that it claimed at a time. date is the Date of the provider's answer
 // to a signed request, and otherwise empty.
 func Judge(result Result, date string, claimed, now time.Time) Result {
 	if !agreesOnTime(keytests.Answer{Result: keytests.Result(result), Date: date}, claimed, now) {

@@ -34,7 +34,7 @@ const (
 	interval = 10 * time.Second
 	// retestInterval is the time between a test of a key and one because its provider refuses it.
 	retestInterval = 10 * time.Minute
-	// maxWaiting is how many refused keys wait for their test; further ones go without. retesters is how many are tested at a time.
+	// maxWaiting is how many refused keys may wait for their test; more are not tested. retesters is how many are tested at a time.
 	maxWaiting = 256
 	retesters  = 2
 	// openTimeout bounds the opening of a secret, and each use of the database after that.
@@ -69,7 +69,7 @@ type Keys struct {
 // Refused is a key that its provider has begun to refuse.
 type Refused struct {
 	KeyID string
-	// Event is that of the test, with who reported the refusal.
+	// Event is the event of the test; its actor is the data plane that reported the refusal.
 	Event models.Event
 }
 
@@ -84,8 +84,8 @@ func NewKeys(cfg KeysConfig) *Keys {
 // Allow checks, in the transaction in which a key is opened, that it may be tested. It returns the key, and the event of its test.
 type Allow func(tx *models.Tx) (models.Key, models.Event, error)
 
-// Test tests a key for a user if allow has no error, and stores the verdict, even if ctx ends meanwhile. No test begins after its
-// key was revoked or disabled. Errors: those of allow, those above, sealer.ErrUnavailable, models.ErrUnavailable.
+// Test tests a key for a user unless allow returns an error, and stores the verdict even if ctx ends during the test. No test begins after
+// its key was revoked or disabled. Errors: those of allow, those above, sealer.ErrUnavailable, models.ErrUnavailable.
 func (k *Keys) Test(ctx context.Context, user string, allow Allow) (models.Key, error) {
 	return k.test(ctx, user, interval, allow)
 }
@@ -216,7 +216,7 @@ func (k *Keys) open(ctx context.Context, key models.Key, event models.Event) (Re
 	return k.Verifier.test(ctx, provider, key.CustomerID, key.ID, string(plain.Reveal())), nil
 }
 
-// TryExchange tests a credential by an exchange for a token, for a test that a data plane has claimed: none can exchange credentials.
+// TryExchange tests a credential by exchanging it for a token, for a test that a data plane has claimed: data planes can't exchange credentials.
 func (k *Keys) TryExchange(ctx context.Context, grant providers.Grant) Result {
 	if k == nil || k.Verifier == nil {
 		return Unsupported()
@@ -226,8 +226,8 @@ func (k *Keys) TryExchange(ctx context.Context, grant providers.Grant) Result {
 	return k.Verifier.tryExchange(ctx, grant)
 }
 
-// Enqueue has a key tested soon, unless it was tested within the last ten minutes. It does not wait. Without a test for the key's
-// provider it does nothing.
+// Enqueue has a refused key tested soon, unless it was tested within the last ten minutes. It does not wait. It does nothing if no test is
+// known for the key's provider.
 func (k *Keys) Enqueue(refused Refused) {
 	if k == nil || k.Verifier == nil || !k.canTest(refused.Event.Provider) {
 		return

@@ -1,6 +1,7 @@
-// Package verification tests secrets at their providers, with the requests that the catalogue has for that: a Verifier a secret that is to be
-// registered, and Keys a stored key. This process makes the requests, or DataPlanes has data planes make them. Requests of this process go to the catalogue's hosts alone, follow no redirects, and are short. No error, log or
-// verdict holds any part of a secret or of an answer.
+// Package verification tests secrets at their providers, with the requests that the catalogue has for that. A Verifier tests a secret that is
+// to be registered, and Keys tests a stored key. This process makes the requests, or DataPlanes has data planes make them. Requests of this
+// process go to the catalogue's hosts alone, follow no redirects, and are short. No error, log or verdict holds any part of a secret or of an
+// answer.
 //
 // The package may import impl/exchange, impl/providers, models, sealer and internal.
 package verification
@@ -21,7 +22,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// Result is what a test says of a secret, and why: the reason is empty if the outcome says all.
+// Result is the outcome of a test of a secret, and its reason, which may be empty.
 type Result keytests.Result
 
 // The outcomes.
@@ -31,7 +32,7 @@ const (
 	Unreachable = keytests.Unreachable
 )
 
-// The reasons, as the API's document describes them, beside those of package keytests.
+// The reasons besides those of package keytests. The API's document describes them.
 const (
 	reasonExternalID  = "external_id"
 	reasonClock       = "clock"
@@ -41,7 +42,7 @@ const (
 	reasonOff         = "off"
 )
 
-// Unsupported is the result for a secret of which no test is known.
+// Unsupported is the result for a secret of a provider without a known test.
 func Unsupported() Result { return Result{Unreachable, reasonUnsupported} }
 
 // TurnedOff is the result for a secret that was to be tested where the operator allows no tests.
@@ -51,12 +52,12 @@ const (
 	timeout = keytests.Timeout
 	// maxSkew is how far a provider's clock may be from ours. Beyond it, a refused signature says nothing about the key.
 	maxSkew = 10 * time.Second
-	// maxTests is how many tests a process has under way. Further ones are not made. Of these, one user and the users of one customer may
-	// have fewer, so that others can have theirs, and all users leave room for the tests that the service makes by itself.
+	// maxTests is how many tests a process makes at a time; it refuses more. One user, and the users of one customer, may have only some of
+	// them, so that others get theirs. All users together leave room for the tests of refused keys.
 	maxTests, maxOfUsers, maxOfCustomer, maxOfUser = 32, maxTests - retesters, 12, 4
 )
 
-// perUser is how often a user may have secrets tested, so that nobody uses the service to try secrets out.
+// perUser limits how often a user may have secrets tested, so that the service can't be used to try secrets out.
 var perUser = ratelimit.Rate{PerSecond: 0.5, Burst: 20}
 
 // Config holds the settings of a Verifier.
@@ -176,14 +177,14 @@ func (v *Verifier) test(ctx context.Context, p providers.Provider, customerID, k
 	return Result(answer.Result)
 }
 
-// agreesOnTime reports whether the time of a refusal is that of this process, or absent. What is signed here is not valid elsewhere at
-// another time, and the answers to that look like those to a wrong key.
+// agreesOnTime reports whether the Date of a refusal is this process's time, or absent. A provider with another clock refuses a signed
+// request, and its answer looks like the answer to a wrong key.
 func agreesOnTime(answer keytests.Answer, began, ended time.Time) bool {
 	at, err := http.ParseTime(answer.Date)
 	return answer.Outcome != Rejected || err != nil || at.After(began.Add(-maxSkew)) && at.Before(ended.Add(maxSkew))
 }
 
-// tryExchange tests a client secret or a role by an exchange for a token, which nobody gets.
+// tryExchange tests a client secret or a role by exchanging it for a token, which is dropped.
 func (v *Verifier) tryExchange(ctx context.Context, grant providers.Grant) Result {
 	err := v.exchanger.Try(ctx, grant)
 	switch {

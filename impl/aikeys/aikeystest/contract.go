@@ -75,7 +75,7 @@ func closeSchema(ref *openapi3.SchemaRef, closed map[*openapi3.Schema]bool) {
 	}
 }
 
-// Complaints says what is wrong with a reply, and repeats nothing of the request. The body of a stream is not checked.
+// Complaints returns the faults of a reply, in words that repeat nothing of the request. The body of a stream is not checked.
 func (c *Contract) Complaints(req *http.Request, resp *http.Response, body []byte) []string {
 	var found []string
 	complain := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }

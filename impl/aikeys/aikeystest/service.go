@@ -2,7 +2,7 @@
 // a project of owners and members and sessions for them.
 //
 // Each answer of a Service is checked against the OpenAPI document. Its answers, log, metrics and traces are searched for the
-// secrets that the test used. A violation fails the test, whatever the test is about. The package is for tests only; it may
+// secrets that the test used. A violation fails any test. The package is for tests only; it may
 // import gen, impl, models and sealer.
 package aikeystest
 

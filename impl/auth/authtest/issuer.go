@@ -119,7 +119,7 @@ func (i *Issuer) Key() jose.JSONWebKey {
 	return i.keys[len(i.keys)-1]
 }
 
-// Break makes the issuer answer in another way; Break(Healthy) mends it.
+// Break changes how the issuer answers; Break(Healthy) repairs it.
 func (i *Issuer) Break(mode Mode) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
