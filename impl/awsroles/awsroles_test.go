@@ -31,9 +31,10 @@ const (
 // isSigned reports whether a request has the signature of our credential.
 func isSigned(r *http.Request, body []byte) bool {
 	given := r.Header.Get("Authorization")
-	signedHeaders := strings.Split(between(given, "SignedHeaders=", ","), ";")
+	_, names, _ := strings.Cut(given, "SignedHeaders=")
+	names, _, _ = strings.Cut(names, ",")
 	again := &http.Request{Method: r.Method, Host: r.Host, URL: &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path}, Header: http.Header{}, ContentLength: r.ContentLength}
-	for _, name := range signedHeaders {
+	for name := range strings.SplitSeq(names, ";") {
 		if name != "host" && name != "content-length" {
 			again.Header.Set(name, r.Header.Get(name))
 		}
@@ -45,12 +46,6 @@ func isSigned(r *http.Request, body []byte) bool {
 	sum := sha256.Sum256(body)
 	err = v4.NewSigner().SignHTTP(r.Context(), aws.Credentials{AccessKeyID: ours, SecretAccessKey: secret}, again, hex.EncodeToString(sum[:]), "sts", role.Region, at)
 	return err == nil && again.Header.Get("Authorization") == given
-}
-
-func between(text, before, after string) string {
-	_, text, _ = strings.Cut(text, before)
-	text, _, _ = strings.Cut(text, after)
-	return text
 }
 
 // start returns a Roles whose requests come to AWS's token service as answer plays it, for signed requests alone.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -243,13 +244,10 @@ func TestNoAnswerIsUnreachable(t *testing.T) {
 	require.Equal(t, verification.Result{Outcome: verification.Unreachable, Reason: "timeout"}, f.verify(ctx, t, "openai"))
 }
 
-// hanging is a transport of which no request ends before its context.
-type hanging struct{}
+// roundTripper is a function as an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
 
-func (hanging) RoundTrip(r *http.Request) (*http.Response, error) {
-	<-r.Context().Done()
-	return nil, r.Context().Err()
-}
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestTestsEndInTime(t *testing.T) {
 	catalogue, err := providers.Load()
@@ -257,7 +255,10 @@ func TestTestsEndInTime(t *testing.T) {
 	p, _ := catalogue.Lookup("openai")
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		v := verification.New(verification.Config{Transport: hanging{}})
+		v := verification.New(verification.Config{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})})
 		require.Equal(t, verification.Result{Outcome: verification.Unreachable, Reason: "timeout"}, v.Verify(t.Context(), models.Caller{UserID: "u"}, p, p.Example))
 		require.Equal(t, 8*time.Second, time.Since(began))
 	})
@@ -286,19 +287,6 @@ func TestEveryKnownProviderCanBeTested(t *testing.T) {
 	}
 }
 
-// exchanging answers as Microsoft's token service does, for any tenant.
-type exchanging func(form string) (status int, body string)
-
-// RoundTrip implements http.RoundTripper.
-func (e exchanging) RoundTrip(r *http.Request) (*http.Response, error) {
-	form, err := io.ReadAll(r.Body)
-	if err != nil || r.URL.Host != "login.microsoftonline.com" {
-		return nil, fmt.Errorf("the test asks %s", r.URL.Host)
-	}
-	status, body := e(string(form))
-	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
-}
-
 // The exchange alone says whether a client secret is good, and costs nothing.
 func TestClientSecretsAreTestedByAnExchange(t *testing.T) {
 	catalogue, err := providers.Load()
@@ -313,12 +301,13 @@ func TestClientSecretsAreTestedByAnExchange(t *testing.T) {
 		`503 {"error": "temporarily_unavailable"}`:          {Outcome: verification.Unreachable, Reason: "no_connection"},
 		`302 `: {Outcome: verification.Unreachable, Reason: "no_connection"},
 	} {
-		v := verification.New(verification.Config{Transport: exchanging(func(form string) (status int, body string) {
-			if !strings.Contains(form, "client_secret=EXAMPLE-CLIENT-SECRET") {
-				return http.StatusBadRequest, ""
+		v := verification.New(verification.Config{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			form, err := io.ReadAll(r.Body)
+			if err != nil || r.URL.Host != "login.microsoftonline.com" || !strings.Contains(string(form), "client_secret=EXAMPLE-CLIENT-SECRET") {
+				return nil, fmt.Errorf("the test asks %s", r.URL.Host)
 			}
-			_, _ = fmt.Sscan(answer, &status)
-			return status, answer[4:]
+			status, err := strconv.Atoi(answer[:3])
+			return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(answer[4:])), Request: r}, err
 		})})
 		require.Equal(t, want, v.Verify(t.Context(), models.Caller{CustomerID: "acme", UserID: "alice"}, azure, secret), answer)
 	}
