@@ -70,7 +70,7 @@ func TestListKeys(t *testing.T) {
 	})
 }
 
-// What rules a key out is said at once: by register, get, list and resolve.
+// Register, get, list and resolve say at once why a key can't serve.
 func TestKeysSayWhyTheyCannotServe(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		says := func(key gen.Key, reason string) {
@@ -553,7 +553,7 @@ func TestSealingAfterTheKeysetWasReplaced(t *testing.T) {
 	require.Len(t, list(t, s, owner), 2)
 }
 
-// What needs no secret asks for none: a key whose envelope is damaged is listed, read, resolved and revoked like any other.
+// A key whose envelope is damaged is listed, read, resolved and revoked like any other, since none of that needs its secret.
 func TestUnreadableKey(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		created := []string{s.As(owner).Register(t, s.Shared("damaged")).ID, s.As(owner).Register(t, s.Shared("sound")).ID}
@@ -1216,7 +1216,7 @@ func TestNoSecretIsTestedUnasked(t *testing.T) {
 	})
 }
 
-// Who may not register the key could otherwise try out secrets.
+// A user who may not register the key could otherwise try secrets out.
 func TestOnlyWhoMayRegisterHasSecretsTested(t *testing.T) {
 	v := &fakeVerifier{result: verification.Result{Outcome: verification.Valid}}
 	each(t, func(t *testing.T, s *aikeystest.Service) {

@@ -34,7 +34,7 @@ func (s *server) WhoAmI(ctx context.Context, _ gen.WhoAmIRequestObject) (gen.Who
 	return reply, nil
 }
 
-// signInCaching lets clients keep how to sign in, which only a restart of the service changes.
+// signInCaching lets clients cache the sign-in options, which change only when the service restarts.
 const signInCaching = "public, max-age=60"
 
 // GetSignInOptions returns how to sign in. It is the only method that takes no credential, and asks neither the database nor the
@@ -165,7 +165,7 @@ func (s *server) SetMember(ctx context.Context, req gen.SetMemberRequestObject) 
 	return gen.SetMember200JSONResponse{Member: wireMember(member)}, nil
 }
 
-// RemoveMember removes a member from the project, and answers with the receipt: at once, or once it is complete if the caller waits for that.
+// RemoveMember removes a member from the project and answers with the receipt. If the request waits, it answers when the receipt is complete.
 func (s *server) RemoveMember(ctx context.Context, req gen.RemoveMemberRequestObject) (gen.RemoveMemberResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -215,7 +215,7 @@ func (s *server) RestoreMember(ctx context.Context, req gen.RestoreMemberRequest
 	}, nil
 }
 
-// GetMemberImpact returns what the removal of a member would do, to an owner.
+// GetMemberImpact shows an owner what the removal of a member would do.
 func (s *server) GetMemberImpact(ctx context.Context, req gen.GetMemberImpactRequestObject) (gen.GetMemberImpactResponseObject, error) {
 	caller, role, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
@@ -362,7 +362,7 @@ func wireState(s *models.EventState) *gen.EventState {
 	return state
 }
 
-// page is a part of a list.
+// page says which part of a list to return.
 type page struct {
 	after string // the id after which it begins; empty for the first page
 	size  int
@@ -407,7 +407,7 @@ func (s *server) member(ctx context.Context, customerID, projectID string) (mode
 	return caller, role, err
 }
 
-// asOwner runs a write that only an owner may do, and that stores event. A member's attempt is recorded as denied.
+// asOwner runs a write that only an owner may make and that stores the event. It records the attempt of another member as denied.
 func (s *server) asOwner(ctx context.Context, caller models.Caller, event models.Event, write func(*models.Tx) error) error {
 	err := s.Store.Transact(ctx, func(tx *models.Tx) error {
 		role, err := tx.Role(caller)

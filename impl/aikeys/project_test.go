@@ -194,7 +194,7 @@ func TestEventsOfWrites(t *testing.T) {
 		setPolicy(t, s, map[string]any{"user_keys": "allow"})
 		require.Equal(t, http.StatusOK, put(t, s, owner, project+"/members/new", map[string]any{"role": "member"}).Status)
 		require.Equal(t, http.StatusOK, del(t, s, owner, project+"/members/new").Status)
-		// What a member may not do, and what fails for another reason.
+		// Writes that a member may not make, and writes that fail for other reasons.
 		require.Equal(t, http.StatusForbidden, post(t, s, member, project+"/aikeys", s.Shared("denied")).Status)
 		require.Equal(t, http.StatusForbidden, del(t, s, member, project+"/aikeys/"+shared.ID).Status)
 		require.Equal(t, http.StatusForbidden, put(t, s, member, project+"/policy", map[string]any{"user_keys": "allow"}).Status)
@@ -270,7 +270,7 @@ func TestMembersSeeNoAddressesOfOthers(t *testing.T) {
 	})
 }
 
-// What the operator does by command has no user, no address and no request.
+// The events of operators' commands have no user, address or request.
 func TestEventsOfOperators(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		for i, kind := range []models.EventType{models.EventTokenCreated, models.EventTokenRevoked, models.EventMemberSet, models.EventMemberRemoved} {

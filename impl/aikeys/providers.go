@@ -15,7 +15,7 @@ import (
 // maxProviders is how many servers the owners of a project may add.
 const maxProviders = 20
 
-// ListProviders returns the catalogue. It looks up the caller's role only to check that the session is still good.
+// ListProviders returns the catalogue. It looks the caller's role up only to check that the session is still live.
 func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestObject) (gen.ListProvidersResponseObject, error) {
 	if _, err := s.ownRole(ctx); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (s *server) RemoveCustomProvider(ctx context.Context, req gen.RemoveCustomP
 	return gen.RemoveCustomProvider200JSONResponse{Provider: wireCustom(removed)}, nil
 }
 
-// changeProviders runs a change of the project's own servers, which takes an owner and the operator's leave.
+// changeProviders changes the project's own servers, for an owner. The operator must allow that.
 func (s *server) changeProviders(
 	ctx context.Context, caller models.Caller, what models.EventType, slug string, change func(*models.Tx, models.Event) error,
 ) error {

@@ -465,7 +465,7 @@ func TestBadCredentials(t *testing.T) {
 	require.Empty(t, list(t, s, owner))
 }
 
-// Who has no session learns nothing of what else is wrong with a request, and can make the service read no body.
+// A request without a session learns nothing about its other faults, and its body is not read.
 func TestCredentialIsCheckedFirst(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
@@ -491,7 +491,7 @@ func TestCredentialSpellings(t *testing.T) {
 	}
 }
 
-// The handlers ask the database whether the key is still good, so a cached session helps nobody.
+// The handlers check in the database that the API key is live, so a cached session is refused too.
 func TestRevokedCredential(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		for _, o := range aikeystest.Operations(t) {
@@ -1136,7 +1136,7 @@ func TestBadQuery(t *testing.T) {
 	}
 }
 
-// That no line holds a token is checked of every service; see aikeystest.
+// aikeystest checks for every service that no line holds a token.
 func TestLogOfRefusals(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	revoked := s.NewSession("acme", "web", owner, time.Time{})
@@ -1198,7 +1198,7 @@ func TestLogLevelOfStrangersRequests(t *testing.T) {
 	require.Equal(t, "DEBUG", level(send(http.MethodPatch, "/v1/aikeys", ""), http.StatusMethodNotAllowed))
 	require.Equal(t, "INFO", level(send(http.MethodGet, "/v1/whoami", ""), http.StatusUnauthorized), "within the limit")
 	require.Equal(t, "DEBUG", level(send(http.MethodGet, "/v1/whoami", ""), http.StatusTooManyRequests))
-	// Who calls is known.
+	// These callers are authenticated.
 	path := project + "/aikeys/byok_01JD8Q6Z3VQW2E4R6T8Y0A1S3D"
 	require.Equal(t, "INFO", level(send(http.MethodGet, path, s.As(owner).Token), http.StatusNotFound))
 	require.Equal(t, "DEBUG", level(send(http.MethodGet, "/v1/whoami", s.As(owner).Token), http.StatusOK))
@@ -1559,7 +1559,7 @@ func TestReplicasAgree(t *testing.T) {
 	})
 }
 
-// What the log, the metrics and the traces hold is an allow-list; this is it.
+// The fields of the log, the metrics and the traces are an allow-list; this is it.
 func TestObservedFields(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	name := "a-name-that-is-nobody-elses-business"

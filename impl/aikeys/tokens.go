@@ -67,7 +67,7 @@ func (s *server) ListTokens(ctx context.Context, req gen.ListTokensRequestObject
 	return gen.ListTokens200JSONResponse{Tokens: convert(tokens, wire), NextPageToken: next}, nil
 }
 
-// ListProjectTokens returns a page of the API keys that reach a project, to an owner.
+// ListProjectTokens shows an owner a page of the API keys that can act in the project.
 func (s *server) ListProjectTokens(ctx context.Context, req gen.ListProjectTokensRequestObject) (gen.ListProjectTokensResponseObject, error) {
 	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, models.ValidID)
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *server) ListProjectTokens(ctx context.Context, req gen.ListProjectToken
 	return gen.ListProjectTokens200JSONResponse{Tokens: convert(tokens, wire), NextPageToken: next}, nil
 }
 
-// CreateToken makes an API key of the caller's, and answers with it.
+// CreateToken makes an API key for the caller, and answers with it.
 func (s *server) CreateToken(ctx context.Context, req gen.CreateTokenRequestObject) (gen.CreateTokenResponseObject, error) {
 	caller, err := s.caller(ctx, httpapi.SessionDefault, httpapi.SessionDefault)
 	if err != nil {
@@ -157,7 +157,7 @@ func (s *server) parseToken(caller models.Caller, body *gen.CreateTokenRequest, 
 	return t, nil
 }
 
-// RevokeToken revokes an API key of the caller's, and answers with the receipt: at once, or once it is complete if the caller waits for that.
+// RevokeToken revokes one of the caller's API keys and answers with the receipt. If the request waits, it answers when the receipt is complete.
 func (s *server) RevokeToken(ctx context.Context, req gen.RevokeTokenRequestObject) (gen.RevokeTokenResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, httpapi.SessionDefault, httpapi.SessionDefault, req.Params.Wait)
 	if err != nil {
@@ -182,7 +182,7 @@ func (s *server) RevokeToken(ctx context.Context, req gen.RevokeTokenRequestObje
 	return gen.RevokeToken200JSONResponse{Token: s.wireToken(caller, token), Receipt: receipt}, nil
 }
 
-// RevokeProjectToken keeps a member's API key from acting in a project, on behalf of an owner, and answers as RevokeToken does.
+// RevokeProjectToken bars a member's API key from the project, for an owner, and answers like RevokeToken.
 func (s *server) RevokeProjectToken(ctx context.Context, req gen.RevokeProjectTokenRequestObject) (gen.RevokeProjectTokenResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -207,7 +207,7 @@ func (s *server) RevokeProjectToken(ctx context.Context, req gen.RevokeProjectTo
 
 func tokenID(t models.Token) string { return t.ID }
 
-// wireToken returns what a user sees of an API key of their own.
+// wireToken returns an API key as its user sees it.
 func (s *server) wireToken(caller models.Caller, t models.Token) gen.Token {
 	token := gen.Token{
 		TokenID: t.ID, Name: optional(t.Name), UserID: t.UserID, ProjectID: t.ProjectID, Projects: t.Projects.List(),
@@ -224,7 +224,7 @@ func (s *server) wireToken(caller models.Caller, t models.Token) gen.Token {
 	return token
 }
 
-// wireProjectToken returns what an owner of a project sees of an API key that reaches it: nothing of other projects.
+// wireProjectToken returns an API key as an owner of the project sees it: without anything about other projects.
 func (s *server) wireProjectToken(caller models.Caller, t models.Token) gen.Token {
 	token := s.wireToken(caller, t)
 	others := slices.DeleteFunc(t.Projects.List(), func(id string) bool { return !t.Reaches(id) || id == caller.ProjectID })

@@ -15,16 +15,16 @@ import (
 )
 
 var (
-	// errRevoked says that a key that is to be changed is revoked.
+	// errRevoked says that a revoked key can't be changed.
 	errRevoked = errors.New("key is revoked")
-	// errPrecondition says that If-Match names other states of the key than the one it has.
+	// errPrecondition says that If-Match does not name the key's state.
 	errPrecondition = errors.New("key has another etag")
-	// errSuspended says that a key that is to be enabled was suspended by its user's removal.
+	// errSuspended says that a key can't be enabled because its user's removal suspended it.
 	errSuspended = errors.New("key is suspended by the removal of its user")
 )
 
-// UpdateKey changes what the request names of a key, and answers with the key. If that disables it, the answer has the receipt: at once,
-// or once it is complete if the caller waits for that.
+// UpdateKey changes the members of a key that the request names, and answers with the key. The answer for a disabled key has the receipt; if
+// the request waits, it comes when the receipt is complete.
 func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) (gen.UpdateKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -68,7 +68,7 @@ func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) 
 	}, nil
 }
 
-// checkChange checks whether a change can be made of a key. ifMatch is nil if the request has none.
+// checkChange returns an error if a change of a key is refused. ifMatch is nil if the request has none.
 func checkChange(key models.Key, change models.KeyChange, ifMatch *string) error {
 	switch {
 	case key.RevokedAt != 0:
@@ -83,7 +83,7 @@ func checkChange(key models.Key, change models.KeyChange, ifMatch *string) error
 	return nil
 }
 
-// parseChange returns what a request changes. It makes the checks that the document can't express.
+// parseChange returns the change that a request asks for. It makes the checks that the document can't express.
 func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, err error) {
 	change.Disabled = body.Disabled
 	if body.Name != nil {
@@ -114,7 +114,7 @@ func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, 
 	return change, nil
 }
 
-// changedRestrictions returns what a request changes of a key's restrictions; nil changes nothing.
+// changedRestrictions returns the change of a key's restrictions; nil changes nothing.
 func changedRestrictions(given nullable.Nullable[gen.RestrictionsChange]) *models.RestrictionsChange {
 	switch {
 	case !given.IsSpecified():
@@ -135,7 +135,7 @@ func changedRestrictions(given nullable.Nullable[gen.RestrictionsChange]) *model
 	return &models.RestrictionsChange{Users: list(body.Users), Models: list(body.Models), Operations: list(body.Operations)}
 }
 
-// changedLimits returns what a request changes of a key's limits; nil changes nothing.
+// changedLimits returns the change of a key's limits; nil changes nothing.
 func changedLimits(given nullable.Nullable[gen.KeyLimitChange]) *models.LimitsChange {
 	switch {
 	case !given.IsSpecified():

@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// ListUsage returns a page of the usage: the project's for an owner, and for other members what was served to them.
+// ListUsage returns a page of the usage: all of the project's to an owner, and their own to other members.
 func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) (gen.ListUsageResponseObject, error) {
 	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, func(text string) bool {
 		_, ok := models.ParseUsageKey(text)
@@ -60,7 +60,7 @@ func wireUsage(u models.Usage) gen.Usage {
 	}
 }
 
-// ListFetches returns a page of the records of fetches, to an owner.
+// ListFetches shows an owner a page of the records of fetches.
 func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObject) (gen.ListFetchesResponseObject, error) {
 	page, err := parsePage(req.Params.PageSize, defaultEvents, req.Params.PageToken, func(id string) bool { return parseFetchID(id) > 0 })
 	if err != nil {

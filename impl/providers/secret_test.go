@@ -408,7 +408,7 @@ func TestRegionsThatAreNotServedAreRefused(t *testing.T) {
 	}
 }
 
-// What a credential says may choose among a provider's hosts, never lead away from them.
+// A credential may choose among its provider's hosts, and can't name any other.
 func TestCheckSecretCannotRedirectTheKey(t *testing.T) {
 	c := load(t)
 	for slug, member := range map[string]string{"azure_openai": "resource", "bedrock": "region"} {

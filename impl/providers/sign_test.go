@@ -154,7 +154,7 @@ func BenchmarkSign(b *testing.B) {
 	}
 }
 
-// What can't sign is refused when it is registered, rather than at each request.
+// A private key that can't sign is refused when it is registered, rather than at each request.
 func TestPrivateKeysThatCannotSignAreRefused(t *testing.T) {
 	c := load(t)
 	vertex := lookup(t, c, "vertex")

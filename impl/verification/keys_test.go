@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// held is a service whose keys are tested at a handler in the place of OpenAI.
+// held is a service whose OpenAI keys are tested at a handler.
 type held struct {
 	*aikeystest.Service
 	t *testing.T

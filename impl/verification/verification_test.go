@@ -191,7 +191,7 @@ func TestRefusedSignatureIsTestedOnceMore(t *testing.T) {
 	}
 }
 
-// What is signed here is refused where it is another time, and that says nothing of the key.
+// A provider whose clock differs refuses what is signed here, which says nothing about the key.
 func TestWrongClockIsNoVerdict(t *testing.T) {
 	for _, name := range []string{"bedrock", "vertex", "openai"} {
 		for _, off := range []time.Duration{-time.Hour, -20 * time.Second, 0, time.Hour} {
