@@ -133,9 +133,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = systemClock{start: time.Now()} //nolint:forbidigo // the start of a monotonic clock, never shown as a date
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
+	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))
 	return cfg, nil
 }
 

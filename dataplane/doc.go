@@ -10,7 +10,7 @@
 //   - The lease. A heartbeat on the stream says that every change up to its time has been sent. It lets the cache be
 //     used for about a second, measured on this process's monotonic clock. When heartbeats stop, every call asks the
 //     control plane; when that does not answer either, calls fail with [ErrUnavailable]. Config.MaxStale lets an
-//     operator serve cached keys for longer; the control plane is told, and adds that time before it calls a
+//     operator serve cached keys for longer; the data plane declares it, and the control plane adds that time before it calls a
 //     revocation complete.
 //   - The fence. An answer that was in flight while an event arrived is used only if its position contains the event's
 //     transaction, that is, if the answer is newer than the event. Otherwise it is discarded and fetched again.

@@ -72,7 +72,7 @@ func ExampleRequest() {
 	// {Credential: CustomerID:acme ProjectID:chat UserID:alice Provider:openai KeyID: limited:}
 }
 
-// A proxy that sets headers itself is told which.
+// A proxy that sets headers itself needs the name and the value.
 func ExampleKey_Header() {
 	cp, end := exampleControlPlane()
 	defer end()

@@ -19,15 +19,18 @@ const (
 // keys whose requests are counted.
 type Sizes struct{ Indexed, Reports, Usage, Limited int }
 
-// SizesOf returns the sizes of a resolver that nobody uses now.
+// SizesOf returns the sizes of a resolver.
 func SizesOf(r *Resolver) Sizes {
-	for _, mu := range []sync.Locker{&r.store.mu, &r.reports.mu, &r.usage.mu, &r.limiter.mu} {
+	all := []sync.Locker{&r.store.mu, &r.reports.mu, &r.usage.mu, &r.limiter.mu}
+	for _, mu := range all {
 		mu.Lock()
-		defer mu.Unlock()
 	}
 	sizes := Sizes{Reports: len(r.reports.outcomes), Usage: len(r.usage.counts), Limited: len(r.limiter.counted)}
 	for _, entries := range r.store.byProject {
 		sizes.Indexed += len(entries)
+	}
+	for _, mu := range all {
+		mu.Unlock()
 	}
 	return sizes
 }

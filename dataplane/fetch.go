@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -139,13 +140,12 @@ func readAnswer(req Request, status int, body []byte) (*entry, error) {
 		return nil, unreachable{fmt.Errorf("it answers %d", status)}
 	}
 	refused := refusals[problemAnswer{status, slug}]
-	switch refused { //nolint:errorlint // a value of the table
-	case nil:
+	if refused == nil {
 		return nil, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)
-	case ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired:
-		if len(problem.Detail) <= maxDetail {
-			refused = &Refusal{refused, problem.Detail}
-		}
+	}
+	isStopped := slices.Contains([]error{ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired}, refused)
+	if isStopped && len(problem.Detail) <= maxDetail {
+		refused = &Refusal{refused, problem.Detail}
 	}
 	e := &entry{err: refused, provider: req.Provider, user: req.UserID, keyID: req.KeyID}
 	if req.CustomerID != "" && req.ProjectID != "" {

@@ -85,7 +85,7 @@ type Restrictions struct {
 	// Models are names of models. A * at the end matches any rest.
 	Models []string
 	// Operations are paths below BaseURL, or on its host, each with everything below it. * matches one segment, and *:name
-	// one that ends in :name.
+	// a segment that ends in :name.
 	Operations []string
 }
 

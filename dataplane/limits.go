@@ -34,7 +34,7 @@ const (
 
 // LimitError is ErrKeyLimited with what a caller may want to know.
 type LimitError struct {
-	// Limit is the one that is reached: requests_per_minute, requests_per_day or concurrent.
+	// Limit is the limit that is reached: requests_per_minute, requests_per_day or concurrent.
 	Limit string
 	// RetryAfter is when a request may be served again, at least a second.
 	RetryAfter time.Duration

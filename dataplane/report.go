@@ -66,7 +66,7 @@ func (r *Resolver) Report(key *Key, status int) { r.ReportAnswer(key, status, ni
 
 // ReportAnswer records a provider's answer to a key, of whose body the first verdict.BodyLimit bytes are enough. The provider's
 // rules decide whether it is the key's failure or its use; most answers need no rule: see verdict.Rules.Judge. A 403 that no rule knows
-// is a failure if two users get it within five minutes and nobody has success between; a single user's may be about what was asked
+// is a failure if two users get it within five minutes with no success in between; a single user's may be about what was asked
 // for. After a 429, it leaves the key aside as SetAside does. Run sends the reports in batches. ReportAnswer counts the request as CountUse
 // does, and never blocks.
 func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
@@ -139,7 +139,7 @@ func (p *reports) addSuccess(keyID string, now time.Duration) {
 	p.add(keyID, outcome{used: now, refused: never, exposed: never})
 }
 
-// add merges an outcome into the one that waits for the same key; later times win, and refusals of later versions.
+// add merges an outcome into a waiting outcome of the same key. Later times win, and refusals of later versions.
 func (p *reports) add(keyID string, o outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

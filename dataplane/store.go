@@ -40,7 +40,7 @@ type entry struct {
 	provider, user, token, keyID string
 
 	// freshUntil is the earlier of agedAt and validUntil. agedAt is when MaxAge or NegativeTTL has passed. validUntil is
-	// when the caller's credential has to be checked again, or when the provider no longer takes what was made for it.
+	// when the caller's credential has to be checked again, or when what was made for the provider expires.
 	freshUntil, agedAt, validUntil time.Duration
 	// From refreshFrom on, the next use of the entry also fetches it again, in the background.
 	refreshFrom time.Duration
@@ -268,7 +268,7 @@ func (s *store) setFence(p *pendingFetch) {
 }
 
 // commitFetch ends a fetch with an answer and caches it. It returns false if the answer is older than an event that
-// touches it: then the fetch has to be sent again. On the last try such a refusal is handed out, but not cached.
+// touches it: then the fetch has to be sent again. On the last try such a refusal is returned, but not cached.
 func (s *store) commitFetch(p *pendingFetch, e *entry, last bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -327,7 +327,8 @@ func (s *store) endFetch(p *pendingFetch, key *Key, err error) {
 	close(p.done)
 }
 
-// apply drops the entries that an event touches, or has them serve until they are fetched again, and keeps the event for the fetches in flight.
+// apply drops the entries that an event touches, or lets them serve until they have been fetched again. It keeps the event for
+// the fetches in flight.
 func (s *store) apply(ev event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -59,8 +59,8 @@ func (e *tooStaleError) Error() string {
 
 // streamState is what Status shows of the stream, and what the next connection resumes from.
 //
-// The stream is connected from hello to its end. Otherwise it is being opened: failing, if the last attempt did not get
-// as far as hello, and tooStale, if that was because of Config.MaxStale.
+// The stream is connected from hello to its end. Otherwise it is being opened: failing if the last attempt brought no
+// hello, and tooStale if Config.MaxStale was the reason.
 type streamState struct {
 	connected bool
 	failing   bool

@@ -215,7 +215,7 @@ func TestRefusedMaxStaleIsLoggedOnce(t *testing.T) {
 	r, err := dataplane.New(cfg)
 	require.NoError(t, err)
 	dataplanetest.Run(t, r)
-	dataplanetest.Eventually(t, "another failure is told", func() bool { return strings.Contains(log.String(), "no stream of events can be opened") })
+	dataplanetest.Eventually(t, "another failure is logged", func() bool { return strings.Contains(log.String(), "no stream of events can be opened") })
 	require.False(t, r.Status().TooStale)
 	cp.SetFault(dataplanetest.Healthy, dataplanetest.Events)
 

@@ -91,7 +91,7 @@ func (cp *ControlPlane) Down() {
 	cp.Cut()
 }
 
-// Up has the control plane answer again.
+// Up makes the control plane answer again.
 func (cp *ControlPlane) Up() { cp.update(func() { cp.down = false }) }
 
 // Cut breaks every open connection; new ones are accepted.

@@ -44,12 +44,12 @@ type Key struct {
 	ProjectID, UserID, Provider, Secret, BaseURL, AuthStyle string
 	Routes                                                  []gen.Route
 	Answers                                                 []gen.AnswerRule
-	// Inject and Life are those of a key that is made for a while.
+	// Inject and Life are for keys that the control plane makes for a limited time.
 	Inject []gen.InjectedHeader
 	Life   time.Duration
-	// Restrict is what it is restricted to; data planes that do not enforce that get no such key.
+	// Restrict are its restrictions. Data planes that do not enforce them do not get the key.
 	Restrict *gen.Restrictions
-	// Limit are its limits; data planes that do not enforce them get no such key.
+	// Limit are its limits. Data planes that do not enforce them do not get the key.
 	Limit *gen.KeyLimit
 	// NextIfLimited is whether the policy has the next key serve while this one is at a limit.
 	NextIfLimited bool
@@ -175,12 +175,12 @@ func (cp *ControlPlane) SetDisabledIn(tx int64, id string, disabled bool) int64 
 	})
 }
 
-// RotateKey has a key serve with another secret, as its next version. The version before is gone at once.
+// RotateKey gives a key another secret, as its next version. The version before is gone at once.
 func (cp *ControlPlane) RotateKey(id, secret string) (tx int64) {
 	return cp.RotateKeyWithin(id, secret, 0)
 }
 
-// RotateKeyWithin has a key serve with another secret, as its next version. The version before is kept for the overlap.
+// RotateKeyWithin gives a key another secret, as its next version, and keeps the version before for the overlap.
 func (cp *ControlPlane) RotateKeyWithin(id, secret string, overlap time.Duration) (tx int64) {
 	return cp.commit(cp.Begin(), func() gen.StreamMessage {
 		k := cp.key(id)
@@ -203,7 +203,7 @@ func (cp *ControlPlane) DestroyVersion(id string, version int) (tx int64) {
 	})
 }
 
-// SetExpiry has a key expire after d from now on; 0 is never.
+// SetExpiry makes a key expire after d; 0 is never.
 func (cp *ControlPlane) SetExpiry(id string, d time.Duration) (tx int64) {
 	return cp.commit(cp.Begin(), func() gen.StreamMessage {
 		cp.key(id).endsAt = cp.later(d)
@@ -376,8 +376,7 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 	return cp.response(able[0], scopeOf(able[0])+"_key", caller), nil
 }
 
-// able returns the keys of the owners that may serve, in the order in which they come, and why the last of the others does not. The caller
-// holds mu.
+// able returns the owners' keys that may serve, in order, and why the last of their other keys may not. The caller holds mu.
 func (cp *ControlPlane) able(project, provider string, owners []string) (able []*key, refused *refusal) {
 	for _, owner := range owners {
 		for _, k := range slices.Backward(cp.keys) {

@@ -89,7 +89,7 @@ func (cp *ControlPlane) Usage() []gen.UsageReport {
 	return read(cp, func() []gen.UsageReport { return slices.Clone(cp.usage) })
 }
 
-// LoseUsageAnswers makes the answers to batches of counts get lost, or not any more. The batches arrive.
+// LoseUsageAnswers sets whether the answers to batches of counts are lost. The batches arrive.
 func (cp *ControlPlane) LoseUsageAnswers(lose bool) { cp.update(func() { cp.losesUsage = lose }) }
 
 func (cp *ControlPlane) acknowledge(w http.ResponseWriter, r *http.Request) {

@@ -3,7 +3,6 @@ package gateway
 import (
 	"cmp"
 	"context"
-	"errors"
 	"hash/maphash"
 	"iter"
 	"log/slog"
@@ -287,7 +286,7 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 			found.add(key)
 		}
 	}
-	if provider == QueryKeyProvider && rawQuery != "" {
+	if provider == QueryKeyProvider {
 		for pair := range parameters(rawQuery) {
 			if parameterName(pair) == QueryKey {
 				_, value, _ := strings.Cut(pair, "=")
@@ -441,25 +440,18 @@ func (g *Guard) resolve(
 	}
 	key, err := resolver.Resolve(ctx, request)
 	switch {
-	case err == nil && !known:
-		g.recentlyServed.Set(id, struct{}{})
-	case isFailure(err):
+	case err == nil:
+		if !known {
+			g.recentlyServed.Set(id, struct{}{})
+		}
+	case isAny(err, dataplane.ErrCallerUnauthenticated, dataplane.ErrNotMember, dataplane.ErrInvalid):
+		// Strangers can cause these refusals at will, each with a look-up.
 		g.recentlyServed.Invalidate(id)
 		if !g.guesses.Fail(ctx, g.clientAddress(peer, header)) {
 			return nil, g.tooManyFailures()
 		}
 	}
 	return key, err
-}
-
-// isFailure reports whether strangers can cause the refusal at will, each time with a look-up.
-func isFailure(err error) bool {
-	for _, failure := range [...]error{dataplane.ErrCallerUnauthenticated, dataplane.ErrNotMember, dataplane.ErrInvalid} {
-		if errors.Is(err, failure) {
-			return true
-		}
-	}
-	return false
 }
 
 func (g *Guard) hash(request dataplane.Request) uint64 {

@@ -19,8 +19,8 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 )
 
-// FuzzQuery: whoever takes the parameters out, the proxy or an Envoy that is told their names, leaves none that bears the
-// caller's credential, and none that Gemini would read as a key; and the proxy leaves everything else.
+// The proxy, or an Envoy that gets the names, removes every parameter that contains the caller's credential or that Gemini
+// would read as a key. The proxy leaves everything else.
 func FuzzQuery(f *testing.F) {
 	const credential = "ak_EXAMPLE"
 	for _, query := range []string{

@@ -3,10 +3,10 @@
 //   - New is a reverse proxy: it sends /{provider}/… to the provider's base URL, with the provider's key in the place of
 //     the caller's credential.
 //   - NewForwardAuth answers other proxies that ask over HTTP (nginx, Caddy, Traefik), and package extauthz answers Envoy
-//     over gRPC. They are told which header to set, and send the request to the provider themselves.
+//     over gRPC. The answer says which header to set; the proxy sends the request to the provider itself.
 //
 // All three read a caller's credential with CallerOf and refuse with ProblemOf. None of them sends a request a second
-// time: the provider's answer is final, and the resolver is told its status.
+// time: the provider's answer is final, and its status is reported to the resolver.
 //
 // NewServer serves a handler on a listener, with limits that do not affect streams.
 //
@@ -77,7 +77,7 @@ type Config struct {
 	// Upstreams replace the base URLs of providers, by slug, for private deployments and tests. They must be https, or
 	// http to this machine. Providers' keys are sent to them.
 	Upstreams map[string]*url.URL
-	// StreamGrace is how long a streamed answer goes on after its key, or its caller, was revoked. Upgraded connections are closed at
+	// StreamGrace is how long a streamed answer continues after its key or its caller was revoked. Upgraded connections are closed at
 	// once.
 	StreamGrace time.Duration
 	// UpgradeLife is how long an upgraded connection may last; 0 is no limit.

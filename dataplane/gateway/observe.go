@@ -37,13 +37,9 @@ func NewRequestID(now time.Time) string {
 // loggedProvider returns the name to log for a provider whose key could not be resolved: its slug, if the error shows
 // that the control plane knows it.
 func loggedProvider(slug string, err error) string {
-	for _, known := range [...]error{
-		dataplane.ErrNoKey, dataplane.ErrUserKeyRequired, dataplane.ErrKeyRevoked, dataplane.ErrKeyDisabled, dataplane.ErrKeyExpired,
-		dataplane.ErrUnsupportedAuth,
-	} {
-		if errors.Is(err, known) {
-			return slug
-		}
+	if isAny(err, dataplane.ErrNoKey, dataplane.ErrUserKeyRequired, dataplane.ErrKeyRevoked, dataplane.ErrKeyDisabled,
+		dataplane.ErrKeyExpired, dataplane.ErrUnsupportedAuth) {
+		return slug
 	}
 	return noProvider
 }

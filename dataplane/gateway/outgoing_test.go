@@ -358,8 +358,7 @@ func TestTestsGoWhereRequestsGo(t *testing.T) {
 	}
 }
 
-// Whatever style a caller's credential comes in, the provider gets its own key in its own style, and noAnswer of the
-// caller's.
+// The provider gets its own key in its own style, and no credential of the caller's, whatever style that comes in.
 func TestCredentialsAreReplacedByTheKey(t *testing.T) {
 	callers := map[string]http.Header{
 		"bearer":         {"Authorization": {"Bearer " + callersKey}},

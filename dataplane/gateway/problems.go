@@ -45,6 +45,11 @@ var (
 	errNoPath = errors.New("no path named")
 )
 
+// isAny reports whether an error is one of some kinds.
+func isAny(err error, kinds ...error) bool {
+	return slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
+}
+
 // codes are the codes of problems by their status.
 var codes = map[int]string{
 	http.StatusBadRequest:          "invalid_argument",

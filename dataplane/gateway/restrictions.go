@@ -30,13 +30,9 @@ const reasonNextKey = "next_key_limited"
 // asLimit returns the error for a request that a key may not serve. If a restriction is the cause, and the key serves only
 // while the first one is at a limit, it returns errNextRestricted: the request may be repeated later.
 func asLimit(key *dataplane.Key, err error) error {
-	if key == nil || key.Reason != reasonNextKey {
-		return err
-	}
-	for _, restriction := range []error{errModelRestricted, errOperationRestricted, errModelUnreadable, errModelInBody} {
-		if errors.Is(err, restriction) {
-			return errNextRestricted
-		}
+	if key != nil && key.Reason == reasonNextKey &&
+		isAny(err, errModelRestricted, errOperationRestricted, errModelUnreadable, errModelInBody) {
+		return errNextRestricted
 	}
 	return err
 }

@@ -122,7 +122,7 @@ func TestAKeyServesTheOperationsItIsRestrictedTo(t *testing.T) {
 
 func TestASecondModelThatComesLaterReachesNobody(t *testing.T) {
 	const begin = `{"model":"m","messages":[`
-	received, begun := make(chan string, 1), make(chan struct{})
+	reached, begun := make(chan bool, 1), make(chan struct{})
 	body, write := io.Pipe()
 	go func() {
 		_, _ = io.WriteString(write, begin)
@@ -135,10 +135,7 @@ func TestASecondModelThatComesLaterReachesNobody(t *testing.T) {
 		_, _ = io.ReadFull(r.Body, first)
 		close(begun)
 		rest, err := io.ReadAll(r.Body)
-		if err == nil {
-			rest = append(rest, " and the end"...)
-		}
-		received <- string(first) + string(rest)
+		reached <- len(rest) > 0 || err == nil
 	})
 	key := newKey(t, "openai", upstream+"/v1")
 	key.Restrictions = &dataplane.Restrictions{Models: []string{"m"}}
@@ -147,7 +144,7 @@ func TestASecondModelThatComesLaterReachesNobody(t *testing.T) {
 	r.Header.Set("Content-Type", "application/json")
 	head, answered := do(t, r)
 	require.Equal(t, http.StatusForbidden, head.StatusCode, answered)
-	require.Equal(t, begin, <-received, "the provider never gets a whole body")
+	require.False(t, <-reached, "the provider never gets a whole body, nor the second model")
 }
 
 // scan returns the model that a body in one piece names, or "".

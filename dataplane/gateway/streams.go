@@ -90,11 +90,10 @@ func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 		_, byCaller := g.resolver.Resolve(ctx, p.caller)
 		_, byID := g.resolver.Resolve(ctx, dataplane.ByID(p.key.ID))
 		switch {
-		case errors.Is(byCaller, dataplane.ErrCallerUnauthenticated), errors.Is(byCaller, dataplane.ErrNotMember),
-			errors.Is(byCaller, dataplane.ErrCustomerNotServed), errors.Is(byID, dataplane.ErrCustomerNotServed),
-			errors.Is(byID, dataplane.ErrKeyRevoked), errors.Is(byID, dataplane.ErrKeyDisabled), errors.Is(byID, dataplane.ErrKeyExpired),
-			errors.Is(byID, dataplane.ErrNotMember), errors.Is(byID, dataplane.ErrNoKey),
-			errors.Is(byCaller, dataplane.ErrDataPlaneUnauthenticated), errors.Is(byID, dataplane.ErrDataPlaneUnauthenticated):
+		case isAny(byCaller, dataplane.ErrCallerUnauthenticated, dataplane.ErrNotMember, dataplane.ErrCustomerNotServed,
+			dataplane.ErrDataPlaneUnauthenticated),
+			isAny(byID, dataplane.ErrKeyRevoked, dataplane.ErrKeyDisabled, dataplane.ErrKeyExpired, dataplane.ErrNotMember,
+				dataplane.ErrNoKey, dataplane.ErrCustomerNotServed, dataplane.ErrDataPlaneUnauthenticated):
 			return true
 		case !errors.Is(byCaller, dataplane.ErrUnavailable) && !errors.Is(byID, dataplane.ErrUnavailable):
 			return false
