@@ -29,7 +29,7 @@ func collect[T any](t *testing.T, items iter.Seq2[T, error]) (found []T) {
 
 func TestAgainstTheService(t *testing.T) {
 	dir := t.TempDir()
-	command(t, filepath.Join("..", ".."), []string{"CGO_ENABLED=0"}, "go", "build", "-o", dir+"/", "./cmd/aikeysd", "./cmd/aikeys-gateway")
+	command(t, filepath.Join("..", ".."), []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", "./cmd/aikeysd", "./cmd/aikeys-gateway")
 	const port = "127.0.0.1:0"
 	server := exec.CommandContext(t.Context(), filepath.Join(dir, "aikeysd"), "dev", "--data", dir, "--listen", port,
 		"--dataplane-listen", port, "--ops-listen", port, "--gateway-listen", port)
@@ -179,4 +179,23 @@ func TestAgainstTheService(t *testing.T) {
 		_, err := newClient("ak_nobody").WhoAmI(ctx)
 		is(t, err, agentrouter.ErrUnauthenticated)
 	})
+}
+
+func command(t *testing.T, dir string, env []string, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return string(out)
+}
+
+func TestPackedSDKIsReproducible(t *testing.T) {
+	archive := "agentrouter-go-" + agentrouter.Version + ".tar.gz"
+	first, second := t.TempDir(), t.TempDir()
+	command(t, ".", nil, "./dist.sh", first)
+	command(t, ".", []string{"TZ=Asia/Tokyo", "LC_ALL=C"}, "bash", "-c", "umask 077; ./dist.sh "+second)
+	command(t, ".", nil, "cmp", filepath.Join(first, archive), filepath.Join(second, archive))
 }

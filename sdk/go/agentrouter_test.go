@@ -1,10 +1,18 @@
 package agentrouter_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -118,25 +126,13 @@ func TestUserAgent(t *testing.T) {
 	contains(t, agent, "bot/1.4 agentrouter-go/"+agentrouter.Version+" (go")
 }
 
-// blocked is a server that answers nothing until the test ends. It calls arrived for each request.
-func blocked(t *testing.T, arrived func()) string {
-	t.Helper()
-	end := make(chan struct{})
-	url := serve(t, func(_ http.ResponseWriter, r *http.Request) {
-		arrived()
-		select {
-		case <-end:
-		case <-r.Context().Done():
-		}
-	})
-	t.Cleanup(func() { close(end) })
-	return url
-}
-
 func TestTimeout(t *testing.T) {
 	var seen atomic.Int32
-	arrived := func() { seen.Add(1) }
-	c := client(t, blocked(t, arrived), agentrouter.WithTimeout(20*time.Millisecond), agentrouter.WithMaxRetries(1))
+	url := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		seen.Add(1)
+		<-r.Context().Done() // until the client gives up
+	})
+	c := client(t, url, agentrouter.WithTimeout(20*time.Millisecond), agentrouter.WithMaxRetries(1))
 	_, err := c.AIKeys().Get(t.Context(), "", "", "x")
 	equal(t, as[*agentrouter.ConnectionError](t, err).Timeout(), true)
 	is(t, err, context.DeadlineExceeded)
@@ -147,8 +143,12 @@ func TestCancelledCallIsNotRepeated(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var seen atomic.Int32
-	c := client(t, blocked(t, func() { seen.Add(1); cancel() }))
-	_, err := c.AIKeys().Get(ctx, "", "", "x")
+	url := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		seen.Add(1)
+		cancel()
+		<-r.Context().Done()
+	})
+	_, err := client(t, url).AIKeys().Get(ctx, "", "", "x")
 	equal(t, as[*agentrouter.ConnectionError](t, err).Timeout(), false)
 	is(t, err, context.Canceled)
 	equal(t, seen.Load(), int32(1))
@@ -244,4 +244,246 @@ func TestResultsPrintAsJSON(t *testing.T) {
 	printed := fmt.Sprintf("%+v", reply)
 	contains(t, printed, `"id":"byok_01M83VVAHV8M2T5K7N9R4W1XYZ"`)
 	lacks(t, printed, "0x")
+}
+
+func TestRegisterKeyTakesItsArgumentsByName(t *testing.T) {
+	var path, body string
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		path, body = r.URL.Path, string(text)
+		_, _ = w.Write([]byte(keyBody))
+	})
+	params := agentrouter.RegisterParams{Provider: aikeysv1.ProviderOpenai, Name: "openai-prod", Secret: markedSecret, ProjectID: "chat"}
+	hidesSecrets(t, params)
+	hidesSecrets(t, &params)
+	_, err := client(t, url).AIKeys().RegisterKey(t.Context(), params)
+	must(t, err)
+	equal(t, path, "/v1/customers/-/projects/chat/aikeys")
+	equal(t, body, `{"provider":"openai","name":"openai-prod","secret":"`+markedSecret+`","user_scope":false}`)
+}
+
+func TestTheAPIKeySourceIsAskedForEachAttempt(t *testing.T) {
+	var keys []string
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if keys = append(keys, r.Header.Get("Authorization")); len(keys) == 1 {
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write([]byte(keyBody))
+	})
+	var asked atomic.Int64
+	c := client(t, url, agentrouter.WithAPIKeySource(func(context.Context) (string, error) {
+		return "ak_" + strconv.FormatInt(asked.Add(1), 10), nil
+	}))
+	_, err := c.AIKeys().Get(t.Context(), "", "", "byok_1")
+	must(t, err)
+	equal(t, keys, []string{"Bearer ak_1", "Bearer ak_2"})
+}
+
+func TestWithoutAnAPIKeyNothingIsSent(t *testing.T) {
+	url := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("a request was sent") })
+	expired := errors.New("the session has expired")
+	for text, cause := range map[string]error{"": expired, "ak_x\r\n": nil, "\n": nil} {
+		c := client(t, url, agentrouter.WithAPIKeySource(func(context.Context) (string, error) { return text, cause }))
+		_, err := c.WhoAmI(t.Context())
+		found := as[*agentrouter.CredentialError](t, err)
+		if cause != nil {
+			is(t, found, expired)
+		}
+	}
+}
+
+func TestOptionsOfAllCalls(t *testing.T) {
+	var attempts int
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		attempts++
+		equal(t, r.Header.Get("X-Tenant"), "acme")
+		equal(t, r.Header.Get("Authorization"), "Bearer ak_test")
+		w.Header().Set("X-Request-Id", "req-1")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	var last agentrouter.Response
+	c := client(t, url).With(agentrouter.MaxRetries(0), agentrouter.Header("X-Tenant", "acme"), agentrouter.Header("Authorization", "mine"),
+		agentrouter.ResponseInto(&last))
+	for _, call := range []func() error{
+		func() error { _, err := c.WhoAmI(t.Context()); return err },
+		func() error { _, err := c.Policy().Get(t.Context(), "", ""); return err },
+		func() error { _, err := c.Providers().List(t.Context()); return err },
+		func() error { _, err := c.Leaks().Find(t.Context(), "", "", []string{"x"}); return err },
+		func() error { _, err := c.AIKeys().Get(t.Context(), "", "", "byok_1"); return err },
+	} {
+		attempts, last = 0, agentrouter.Response{}
+		is(t, call(), agentrouter.ErrUnavailable)
+		equal(t, attempts, 1)
+		equal(t, last.RequestID, "req-1")
+		equal(t, last.Status, http.StatusServiceUnavailable)
+	}
+	for _, option := range []agentrouter.CallOption{
+		agentrouter.Timeout(-1), agentrouter.MaxRetries(-1), agentrouter.Header("", "x"), agentrouter.Header("X", "a\r\nb"),
+	} {
+		_, err := client(t, url).With(option).WhoAmI(t.Context())
+		as[*agentrouter.ArgumentError](t, err)
+	}
+}
+
+func TestTimeoutOfOneCall(t *testing.T) {
+	url := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	_, err := client(t, url).With(agentrouter.Timeout(20*time.Millisecond), agentrouter.MaxRetries(0)).WhoAmI(t.Context())
+	equal(t, as[*agentrouter.ConnectionError](t, err).Timeout(), true)
+}
+
+func TestAResponsePrintsNeitherHeadersNorBody(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"user_id":"alice","note":"` + markedSecret + `"}`))
+	})
+	var last agentrouter.Response
+	_, err := client(t, url).With(agentrouter.ResponseInto(&last)).WhoAmI(t.Context())
+	must(t, err)
+	contains(t, string(last.Body()), markedSecret)
+	hidesSecrets(t, last)
+	hidesSecrets(t, &last)
+}
+
+func TestAttemptsAreLoggedWithoutSecrets(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Request-Id", "req-1")
+		_, _ = w.Write([]byte(keyBody))
+	})
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	c := client(t, url, agentrouter.WithAPIKey(markedKey), agentrouter.WithLogger(logger))
+	_, err := c.AIKeys().Register(t.Context(), "", "", "openai", "n", markedSecret, false)
+	must(t, err)
+	contains(t, log.String(), `method=POST path=/v1/customers/{customer_id}/projects/{project_id}/aikeys`)
+	contains(t, log.String(), "status=200 request_id=req-1")
+	lacks(t, log.String(), markedKey)
+	lacks(t, log.String(), markedSecret)
+}
+
+const (
+	markedKey    = "ak_MARKED_CREDENTIAL"
+	markedSecret = "sk-MARKED-PROVIDER-SECRET"
+)
+
+// hidesSecrets fails if a program can print the marked secrets with a value.
+func hidesSecrets(t *testing.T, value any) {
+	t.Helper()
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%T"} {
+		fmt.Fprintf(&out, verb+"\n", value)
+	}
+	log.New(&out, "", 0).Println(value)
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", slog.Any("value", value))
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", slog.Any("value", value))
+	if text, err := json.Marshal(value); err == nil {
+		out.Write(text)
+	}
+	for _, secret := range []string{markedKey, markedSecret} {
+		lacks(t, out.String(), secret)
+		lacks(t, out.String(), fmt.Sprintf("%x", secret))
+	}
+}
+
+func TestPrintingAClientHidesTheAPIKey(t *testing.T) {
+	c := client(t, "https://aikeys.example.com", agentrouter.WithAPIKey(markedKey))
+	hidesSecrets(t, c)
+	hidesSecrets(t, *c)
+	hidesSecrets(t, []any{c, struct{ C agentrouter.Client }{*c}})
+	hidesSecrets(t, c.AIKeys())
+	hidesSecrets(t, *c.AIKeys())
+	hidesSecrets(t, agentrouter.WithAPIKey(markedKey))
+}
+
+func TestErrorsHideSecrets(t *testing.T) {
+	register := func(url string) error {
+		c := client(t, url, agentrouter.WithAPIKey(markedKey), agentrouter.WithMaxRetries(0))
+		_, err := c.AIKeys().Register(t.Context(), "", "", "openai", "n", markedSecret, false)
+		if err == nil {
+			t.Fatal("no error")
+		}
+		return err
+	}
+	answers := map[string]http.HandlerFunc{
+		"a problem": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"code":"invalid_argument","detail":"no"}`))
+		},
+		"an echo of the request": func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusBadGateway)
+			_ = r.Write(w)
+		},
+		"an echo as a success": func(w http.ResponseWriter, r *http.Request) { _ = r.Write(w) },
+		"no answer":            func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"a redirect":           func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", http.StatusFound) },
+	}
+	for name, handler := range answers {
+		t.Run(name, func(t *testing.T) {
+			for err := register(serve(t, handler)); err != nil; err = errors.Unwrap(err) {
+				hidesSecrets(t, err)
+			}
+		})
+	}
+	t.Run("no server", func(t *testing.T) {
+		server := httptest.NewServer(http.NotFoundHandler())
+		server.Close()
+		for err := register(server.URL); err != nil; err = errors.Unwrap(err) {
+			hidesSecrets(t, err)
+		}
+	})
+}
+
+// The module requires nothing, so that the reference's examples run without a go.sum: hence no assertion library.
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func equal(t *testing.T, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("got  %v\nwant %v", got, want)
+	}
+}
+
+func contains(t *testing.T, text, part string) {
+	t.Helper()
+	if !strings.Contains(text, part) {
+		t.Fatalf("%q does not contain %q", text, part)
+	}
+}
+
+func lacks(t *testing.T, text, part string) {
+	t.Helper()
+	if strings.Contains(text, part) {
+		t.Fatalf("%q contains %q", text, part)
+	}
+}
+
+func is(t *testing.T, err, target error) {
+	t.Helper()
+	if !errors.Is(err, target) {
+		t.Fatalf("%v is not %v", err, target)
+	}
+}
+
+func as[T error](t *testing.T, err error) T {
+	t.Helper()
+	found, ok := errors.AsType[T](err)
+	if !ok {
+		t.Fatalf("%v (%T) is no %T", err, err, found)
+	}
+	return found
+}
+
+func asJSON(t *testing.T, value any) any {
+	t.Helper()
+	text, err := json.Marshal(value)
+	must(t, err)
+	var plain any
+	must(t, json.Unmarshal(text, &plain))
+	return plain
 }
