@@ -44,6 +44,7 @@ func TestCompletionFromTheService(t *testing.T) {
 }
 
 func TestFailedCompletionIsSilent(t *testing.T) {
+	t.Parallel()
 	hanging := newFakeService(t, func(_ string, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	refusing := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "30")

@@ -12,6 +12,7 @@ import (
 )
 
 func TestUncertainWritesAreReported(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t, func(_ string, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	got := s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--timeout", "100ms", "--wait", "0")
 	require.Equal(t, exitUnavailable, got.code)
@@ -24,6 +25,7 @@ func TestUncertainWritesAreReported(t *testing.T) {
 }
 
 func TestExitCodesAndHints(t *testing.T) {
+	t.Parallel()
 	problem := func(status int, code string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { writeProblem(w, status, code, "Something happened.") }
 	}
@@ -80,6 +82,7 @@ func TestExitCodesAndHints(t *testing.T) {
 }
 
 func TestUnavailableServiceIsRetried(t *testing.T) {
+	t.Parallel()
 	var calls atomic.Int32
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
 		if calls.Add(1) == 1 {
@@ -123,6 +126,7 @@ func TestSecretOfAnotherProvider(t *testing.T) {
 }
 
 func TestTimeoutCoversRetries(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t, func(_ string, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	got := s.user(t).run("whoami --timeout 300ms")
 	require.Equal(t, exitUnavailable, got.code)

@@ -13,6 +13,7 @@ import (
 )
 
 func TestPendingReceipt(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
 		holdResponse(r)
 		writeJSON(w, http.StatusOK, receiptDocument(1))
@@ -151,6 +152,7 @@ func TestReceiptIsPendingIfTheServiceFails(t *testing.T) {
 }
 
 func TestWaitIsPacedIfTheServiceDoesNotHold(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, receiptDocument(1))
 	})

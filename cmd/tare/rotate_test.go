@@ -21,6 +21,7 @@ func rotationDocument(acknowledged int) map[string]any {
 }
 
 func TestRotateWaitsUntilTheOldSecretMayGo(t *testing.T) {
+	t.Parallel()
 	var acknowledged atomic.Int64
 	acknowledged.Store(1)
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {

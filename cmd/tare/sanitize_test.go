@@ -55,6 +55,7 @@ func requireSafe(t *testing.T, text string) {
 const testDocument = "{\n  \"type\": \"service_account\",\n  \"private_key\": \"<hunter2&hunter2>\"\n}"
 
 func TestHostileTextIsEscaped(t *testing.T) {
+	t.Parallel()
 	u := newFakeService(t, serveHostile).user(t)
 	for _, command := range []string{
 		"api byok list", "api byok get " + sampleID, "api members list", "api providers", "api providers list --custom", "whoami", "api byok events", "api byok usage", "api byok fetches", "api policy get",

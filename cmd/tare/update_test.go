@@ -18,6 +18,7 @@ func disabledDocument(acknowledged int) map[string]any {
 }
 
 func TestDisableWaitsForItsReceipt(t *testing.T) {
+	t.Parallel()
 	var acknowledged atomic.Int64
 	acknowledged.Store(1)
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the generated part of the package anew from spec/aikeys.yaml; --check fails where that makes a difference.
+# Generates the generated part of the package from spec/aikeys.yaml; with --check, fails if it has changed.
 set -euo pipefail
 cd "$(dirname "$0")"
 source ./setup.sh

@@ -1,4 +1,4 @@
-"""Writes what is generated of the package: the models, the table of operations, and the sync client.
+"""Writes the generated files of the package: the models, the table of operations, and the sync client.
 
 Usage: generate.py SPEC PACKAGE-FOLDER
 """
@@ -100,7 +100,7 @@ def write_models(document: Dict[str, Any], target: Path) -> None:
             check=True,
         )
     text = target.read_text().replace("from agentrouter_sdk._model import Model", "from ._model import Model")
-    target.write_text(text.replace(HEADER, HEADER + '\n"""What the service answers."""\n', 1))
+    target.write_text(text.replace(HEADER, HEADER + '\n"""The responses of the service."""\n', 1))
 
 
 def aliases_of(document: Dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ import { Transport } from './transport.js';
 import type { CallOptions, SignInOptionsResponse, WhoAmIResponse } from './types.js';
 
 /**
- * A client of AgentRouter AI Keys. It can be shared, has nothing to close, and shows its API key to nobody: neither
- * when it is printed nor as JSON.
+ * A client of AgentRouter AI Keys. It can be shared and need not be closed. It does not show its API key, neither when it is
+ * printed nor as JSON.
  */
 export class Client {
   readonly #transport: Transport;
@@ -18,11 +18,11 @@ export class Client {
   readonly events: Events;
   /** Which data planes fetched which keys. */
   readonly fetches: Fetches;
-  /** How often which key served whom. */
+  /** How often each key served each user. */
   readonly usage: Usage;
   /** The project's members. */
   readonly members: Members;
-  /** What has leaked. */
+  /** Keys that have leaked. */
   readonly leaks: Leaks;
   /** The projects in which the caller may act. */
   readonly projects: Projects;
@@ -31,7 +31,7 @@ export class Client {
   /** The catalogue of providers. */
   readonly providers: Providers;
 
-  /** Reads from the environment what the options leave out. Throws an ArgumentError for what is missing or wrong. */
+  /** Reads missing options from the environment. Throws an ArgumentError if one is missing or wrong. */
   constructor(options: ClientOptions = {}) {
     const transport = new Transport(readConfig(options));
     this.#transport = transport;
@@ -47,7 +47,7 @@ export class Client {
     this.providers = new Providers(transport);
   }
 
-  /** Shows the session: whom the API key stands for, and which customer and project `''` means. */
+  /** Shows the session: the user of the API key, and the customer and project that `''` means. */
   async whoAmI(options?: CallOptions): Promise<WhoAmIResponse> {
     return this.#transport.send({ method: 'GET', path: '/v1/whoami', expect: ['user_id', 'string'] }, options);
   }

@@ -1,27 +1,27 @@
-/** Reads and checks what a client is made from. */
+/** Reads and checks the settings of a client. */
 
 import { ArgumentError } from './errors.js';
 import type { Attempt } from './types.js';
 
 export interface ClientOptions {
-  /** Where the service is. Left out, `AGENTROUTER_BASE_URL` of the environment. */
+  /** The address of the service. By default the environment's `AGENTROUTER_BASE_URL`. */
   baseUrl?: string | undefined;
   /**
-   * An API key or a session token, or what gives one: it is asked for each attempt, so that session tokens can be replaced while
-   * the program runs. Left out, `AGENTROUTER_API_KEY` of the environment.
+   * An API key or a session token, or a function that returns one: it is called for each attempt, so that session tokens can be
+   * replaced while the program runs. By default the environment's `AGENTROUTER_API_KEY`.
    */
   apiKey?: string | (() => string | Promise<string>) | undefined;
   /** Used instead of the platform's `fetch`. */
   fetch?: typeof globalThis.fetch | undefined;
-  /** How long one attempt may take: 30 000 unless given. */
+  /** How long one attempt may take; the default is 30 000. */
   timeoutMs?: number | undefined;
-  /** How many times a failed attempt is repeated: 2 unless given. */
+  /** How many times a failed attempt is repeated; the default is 2. */
   maxRetries?: number | undefined;
-  /** Lets the API key go over plain HTTP to another machine. */
+  /** Allows sending the API key over plain HTTP to another machine. */
   allowInsecureHttp?: boolean | undefined;
-  /** Further headers of every request, such as those that a proxy asks for. */
+  /** More headers for every request, such as those that a proxy asks for. */
   headers?: Record<string, string> | undefined;
-  /** Gets each attempt of each call, to log it. */
+  /** Called with each attempt of each call, to log it. */
   log?: ((attempt: Attempt) => void) | undefined;
 }
 
@@ -44,14 +44,14 @@ interface Runtime {
 
 const runtime = (): Runtime['process'] => (globalThis as Runtime).process;
 
-/** The runtime's name and version, unless it is a browser: those send a User-Agent of their own. */
+/** The runtime's name and version, or nothing in a browser, which sends its own User-Agent. */
 export function runtimeVersion(): string | undefined {
   const versions = runtime()?.versions ?? {};
   const name = ['bun', 'deno', 'node'].find((known) => versions[known]);
   return name && `${name} ${versions[name]}`;
 }
 
-/** A variable of the environment, where there is one and it may be read: Deno asks for leave. */
+/** An environment variable, if there is one and it may be read: Deno asks for permission. */
 function fromEnvironment(name: string): string | undefined {
   try {
     return runtime()?.env?.[name];
@@ -107,7 +107,7 @@ export function checkHeaders(headers: Record<string, string>): Record<string, st
   return { ...headers };
 }
 
-/** The longest time that timers can keep. */
+/** The longest time that timers support. */
 const maxTimeoutMs = 2 ** 31 - 1;
 
 export function checkTimeout(timeoutMs: number): number {
@@ -124,7 +124,7 @@ export function checkRetries(maxRetries: number): number {
   return maxRetries;
 }
 
-/** What the options say wins over the environment; what is wrong is said without repeating it. */
+/** Options win over the environment. Errors do not repeat a wrong value. */
 export function readConfig(options: ClientOptions): Config {
   return {
     baseUrl: checkBaseUrl(options.baseUrl || fromEnvironment('AGENTROUTER_BASE_URL'), !!options.allowInsecureHttp),

@@ -28,9 +28,9 @@ export class TimeoutError extends ConnectionError {
   }
 }
 
-/** The answer is not of the contract: a redirect, or a success without what it must have. */
+/** The answer is not one of the API's: a redirect, or a success without a required member. */
 export class ResponseError extends AgentRouterError {
-  /** The HTTP status; 0 where a browser hides it, as it does for redirects. */
+  /** The HTTP status; 0 if a browser hides it, as it does for redirects. */
   readonly status: number;
   /** The request's id, to quote to support. */
   readonly requestId: string | undefined;
@@ -48,7 +48,7 @@ export class ResponseError extends AgentRouterError {
 
 const suffix = (requestId: string | undefined): string => (requestId ? ` (request ${requestId})` : '');
 
-/** What an answer says of an error. */
+/** The error in an answer. */
 export interface ErrorDetails {
   status: number;
   code: ErrorCode;
@@ -61,7 +61,7 @@ export interface ErrorDetails {
   problem: Record<string, unknown> | undefined;
 }
 
-/** The service refused the request or failed. Its subclasses tell by the problem's `code`, else by the status. */
+/** The service refused the request or failed. Its subclasses go by the problem's `code`, or else by the status. */
 export class APIError extends AgentRouterError {
   readonly #problem: Record<string, unknown> | undefined;
 
@@ -69,7 +69,7 @@ export class APIError extends AgentRouterError {
   readonly status: number;
   /** A stable code to branch on. */
   readonly code: ErrorCode;
-  /** A URI reference that names the kind of problem; finer than `code`. */
+  /** A URI reference that names the kind of problem, more exactly than `code`. */
   readonly type: string | undefined;
   /** The kind of problem in a few words. */
   readonly title: string | undefined;
@@ -77,9 +77,9 @@ export class APIError extends AgentRouterError {
   readonly detail: string;
   /** The request's id, to quote to support. */
   readonly requestId: string | undefined;
-  /** The fields at fault. */
+  /** The invalid fields. */
   readonly errors: FieldError[];
-  /** How many seconds to wait before another try, where the service says so. */
+  /** How many seconds to wait before a retry, if the service says so. */
   readonly retryAfter: number | undefined;
 
   constructor(of: ErrorDetails) {
@@ -100,7 +100,7 @@ export class APIError extends AgentRouterError {
     return 'APIError';
   }
 
-  /** The whole problem document as it came, with the fields that this version does not know. */
+  /** The whole problem document, with the fields that this version does not know. */
   get problem(): Record<string, unknown> | undefined {
     return this.#problem;
   }

@@ -1,9 +1,9 @@
-/** Makes an error of an answer that is none of success. */
+/** Makes an error from an answer that is not a success. */
 
 import * as errors from './errors.js';
 import type { FieldError } from './types.js';
 
-/** What the transport keeps of an answer. */
+/** The parts of an answer that the transport keeps. */
 export interface Answer {
   status: number;
   headers: Headers;
@@ -22,7 +22,7 @@ const classes = new Map<string, typeof errors.APIError>([
   ['internal', errors.InternalError],
 ]);
 
-/** The code of an answer that has none of its own, or one that this version does not know. */
+/** The code for a status, for an answer that has no code, or one that this version does not know. */
 function codeOf(status: number): string {
   switch (status) {
     case 401:
@@ -48,7 +48,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** The JSON object that a text is, with its strings passed through a function where there is one; or undefined. */
+/** Parses a text as a JSON object, and passes its strings through a function if there is one. Returns undefined for other texts. */
 export function parseObject(text: string, pass?: (text: string) => string): Record<string, unknown> | undefined {
   const revive = pass && ((_: string, value: unknown): unknown => (typeof value === 'string' ? pass(value) : value));
   try {
@@ -70,7 +70,7 @@ export const requestIdOf = (headers: Headers): string | undefined => headers.get
 const isFieldError = (value: unknown): value is FieldError =>
   isObject(value) && typeof value['field'] === 'string' && typeof value['message'] === 'string';
 
-/** The error that an answer is, with what must not show hidden: a proxy's answer may repeat the request. */
+/** The error in an answer, with secrets hidden: a proxy's answer may repeat the request. */
 export function errorOf({ status, headers, text }: Answer, hide: (text: string) => string): errors.APIError {
   const problem = parseObject(text, hide);
   const read = (name: string): string | undefined => {

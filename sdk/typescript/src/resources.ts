@@ -1,4 +1,4 @@
-/** The methods, grouped as the service has them. `''` for a customer or a project stands for the session's own. */
+/** The methods of the API, in groups. `''` for a customer or a project stands for the session's own. */
 
 import { ArgumentError } from './errors.js';
 import { segment, type Transport } from './transport.js';
@@ -15,14 +15,14 @@ function project(customerId: string, projectId: string): string {
 const pageQuery = (options: t.PageOptions) =>
   ({ page_size: options.pageSize, page_token: options.pageToken }) satisfies Record<keyof t.PageQuery, unknown>;
 
-/** The size of an iterator's pages, unless given. */
+/** The default size of an iterator's pages. */
 const iteratorPageSize = 100;
 
 interface Page {
   next_page_token?: string;
 }
 
-/** Gives the items of all pages, and asks for a page when the one before is used up. */
+/** Yields the items of all pages. It requests each page when it is needed. */
 async function* iterate<P extends Page, Item>(
   options: t.PageOptions,
   list: (options: t.PageOptions) => Promise<P>,
@@ -36,7 +36,7 @@ async function* iterate<P extends Page, Item>(
   } while (pageToken);
 }
 
-/** Returns the page that was asked for; where none was, the items of all pages as one. */
+/** Returns the page that was asked for, or otherwise the items of all pages as one. */
 async function collect<P extends Page>(
   options: t.PageOptions,
   list: (options: t.PageOptions) => Promise<P>,
@@ -70,7 +70,7 @@ export class AIKeys {
 
   /** Seals a provider's key and stores it. Safe to repeat: see `idempotencyKey`. */
   register(params: t.RegisterParams, options?: t.RegisterOptions): Promise<t.RegisterResponse>;
-  /** The same by position. */
+  /** The same with positional arguments. */
   register(
     customerId: string,
     projectId: string,
@@ -119,7 +119,7 @@ export class AIKeys {
     return this.#transport.send({ method: 'GET', path, query, extraMs, expect: ['key', 'object'] }, options);
   }
 
-  /** Lists the project's keys and the caller's own, newest first; all of them, unless a page is asked for. */
+  /** Lists the project's keys and the caller's own, newest first; all of them, or the page that is asked for. */
   async list(customerId: string, projectId: string, options: t.ListOptions = {}): Promise<t.ListResponse> {
     const path = `${project(customerId, projectId)}/aikeys`;
     return collect<t.ListResponse>(
@@ -133,7 +133,7 @@ export class AIKeys {
     );
   }
 
-  /** Gives all keys that `list` has, page by page. */
+  /** Yields all keys, page by page. */
   iterate(customerId: string, projectId: string, options: t.ListOptions = {}): t.Items<t.AIKey> {
     return iterate(
       options,
@@ -143,7 +143,7 @@ export class AIKeys {
   }
 
   /**
-   * Changes what is given of a key, and returns the key. One that is disabled by then comes with its `disable_receipt`, for which
+   * Changes the given properties of a key, and returns the key. If it is then disabled, it comes with its `disable_receipt`, for which
    * `wait` waits.
    */
   async update(
@@ -173,7 +173,7 @@ export class AIKeys {
     return this.#transport.send({ method: 'PATCH', ...call, expect: ['key', 'object'] }, options);
   }
 
-  /** Ends a key for good, and returns the receipt of its revocation. */
+  /** Revokes a key permanently, and returns the receipt. */
   async revoke(
     customerId: string,
     projectId: string,
@@ -188,8 +188,8 @@ export class AIKeys {
   }
 
   /**
-   * Seals another secret as the key's next version. The receipt of an active one, for which `wait` waits, says when the old secret
-   * may be deleted at the provider. Safe to repeat: see `idempotencyKey`.
+   * Seals another secret as the key's next version. If it is active, it comes with a receipt, for which `wait` waits and which says when
+   * the old secret may be deleted at the provider. Safe to repeat: see `idempotencyKey`.
    */
   async rotate(
     customerId: string,
@@ -229,7 +229,7 @@ export class AIKeys {
     return this.#transport.send({ method: 'GET', ...call, expect: ['versions', 'array'] }, options);
   }
 
-  /** Has a pending version serve, or a retiring one again. */
+  /** Activates a pending version, or a retiring one again. */
   async activateVersion(
     customerId: string,
     projectId: string,
@@ -241,7 +241,7 @@ export class AIKeys {
     return this.#change(path, options);
   }
 
-  /** Has the version serve again that the active one replaced, while it is retiring. */
+  /** Activates the version that the active one replaced, while it is still retiring. */
   async rollback(
     customerId: string,
     projectId: string,
@@ -257,7 +257,7 @@ export class AIKeys {
     return this.#transport.send({ method: 'POST', ...call, expect: ['version', 'object'] }, options);
   }
 
-  /** Destroys a version that is not active: there is no rollback to it after that. */
+  /** Destroys a version that is not active. It can't be activated again. */
   async destroyVersion(
     customerId: string,
     projectId: string,
@@ -270,13 +270,13 @@ export class AIKeys {
     return this.#transport.send({ method: 'DELETE', path, headers, expect: ['version', 'object'] }, options);
   }
 
-  /** Tests a stored key at its provider. The verdict stays on the key, which is used as before. At most once in ten seconds. */
+  /** Tests a stored key at its provider, and stores the verdict with the key, which stays in use. At most once in ten seconds. */
   async verify(customerId: string, projectId: string, id: string, options?: Options): Promise<t.VerifyResponse> {
     const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}/verify`;
     return this.#transport.send({ method: 'POST', path, expect: ['verification', 'object'] }, options);
   }
 
-  /** Shows which key would serve the caller's requests to a provider now, and why: with `userId`, another member's. */
+  /** Shows which key would serve the caller's requests to a provider now, and why; with `userId`, another member's requests. */
   async resolve(
     customerId: string,
     projectId: string,
@@ -315,23 +315,23 @@ function versionText(version: number): string {
   return String(version);
 }
 
-/** How long a version stays, as the service takes it; a number is of milliseconds. */
+/** The time for which a version is kept, in the service's form; a number is in milliseconds. */
 function overlapText(overlap: string | number | undefined): string | undefined {
   return typeof overlap === 'number' ? `${Math.ceil(overlap / 1_000)}s` : overlap;
 }
 
-/** A time as the service takes it; a number is of milliseconds. */
+/** A duration in the service's form; a number is in milliseconds. */
 function waitText(wait: string | number | undefined): string | undefined {
   return typeof wait === 'number' ? `${Math.ceil(wait)}ms` : wait;
 }
 
-/** A time such as `500ms` or `2s` in milliseconds; 0 for what the service will refuse. */
+/** A duration such as `500ms` or `2s` in milliseconds; 0 for a text that the service will refuse. */
 function waitMs(wait: string | undefined): number {
   const [, amount, unit] = /^(\d{1,5})(ms|s)$/.exec(wait ?? '') ?? [];
   return Number(amount ?? 0) * (unit === 's' ? 1_000 : 1);
 }
 
-/** The project's written policy on whose keys serve whom. */
+/** The project's policy. */
 export class PolicyMethods {
   readonly #transport: Transport;
 
@@ -345,7 +345,7 @@ export class PolicyMethods {
     return this.#transport.send({ method: 'GET', path, expect: ['policy', 'object'] }, options);
   }
 
-  /** Replaces the whole policy; what is `undefined` returns to its default. */
+  /** Replaces the whole policy. Values that are `undefined` return to their defaults. */
   async set(
     customerId: string,
     projectId: string,
@@ -388,7 +388,7 @@ export class Events {
     return this.#transport.send({ method: 'GET', path, query, expect: ['events', 'array'] }, options);
   }
 
-  /** Gives the whole audit trail, page by page. */
+  /** Yields the whole audit trail, page by page. */
   iterate(customerId: string, projectId: string, options: t.EventOptions = {}): t.Items<t.Event> {
     return iterate(
       options,
@@ -398,7 +398,7 @@ export class Events {
   }
 }
 
-/** Which data planes fetched which keys, for owners. */
+/** The records of which data planes fetched which keys. Owners only. */
 export class Fetches {
   readonly #transport: Transport;
 
@@ -416,7 +416,7 @@ export class Fetches {
     return this.#transport.send({ method: 'GET', path, query, expect: ['fetches', 'array'] }, options);
   }
 
-  /** Gives all records, page by page. */
+  /** Yields all records, page by page. */
   iterate(customerId: string, projectId: string, options: t.FetchOptions = {}): t.Items<t.Fetch> {
     return iterate(
       options,
@@ -426,7 +426,7 @@ export class Fetches {
   }
 }
 
-/** How often which key served whom. */
+/** How often each key served each user. */
 export class Usage {
   readonly #transport: Transport;
 
@@ -435,7 +435,7 @@ export class Usage {
   }
 
   /**
-   * Lists the usage, newest day first; all of it, unless a page is asked for. An owner gets the project's, other members
+   * Lists the usage, newest day first; all of it, or the page that is asked for. An owner gets the project's, other members
    * what was served to them.
    */
   async list(customerId: string, projectId: string, options: t.UsageOptions = {}): Promise<t.ListUsageResponse> {
@@ -453,7 +453,7 @@ export class Usage {
     );
   }
 
-  /** Gives all entries that `list` has, page by page. */
+  /** Yields all entries, page by page. */
   iterate(customerId: string, projectId: string, options: t.UsageOptions = {}): t.Items<t.UsageEntry> {
     return iterate(
       options,
@@ -474,7 +474,7 @@ export class Members {
     this.#transport = transport;
   }
 
-  /** Lists the members, sorted by user id; all of them, unless a page is asked for. */
+  /** Lists the members, sorted by user id; all of them, or the page that is asked for. */
   async list(customerId: string, projectId: string, options: t.PageOptions = {}): Promise<t.ListMembersResponse> {
     const path = `${project(customerId, projectId)}/members`;
     return collect<t.ListMembersResponse>(
@@ -487,7 +487,7 @@ export class Members {
     );
   }
 
-  /** Gives all members, page by page. */
+  /** Yields all members, page by page. */
   iterate(customerId: string, projectId: string, options: t.PageOptions = {}): t.Items<t.Member> {
     return iterate(
       options,
@@ -496,7 +496,7 @@ export class Members {
     );
   }
 
-  /** Adds a user to the project, or gives a member another role. */
+  /** Adds a user to the project, or changes a member's role. */
   async set(
     customerId: string,
     projectId: string,
@@ -510,7 +510,7 @@ export class Members {
     return this.#transport.send({ method: 'PUT', path, body, headers, expect: ['member', 'object'] }, options);
   }
 
-  /** Takes a member out of the project, and suspends their own keys and API keys there. `restore` undoes it for a time. */
+  /** Removes a member from the project, and suspends their own keys and API keys there. `restore` can undo it for a time. */
   async remove(
     customerId: string,
     projectId: string,
@@ -523,7 +523,7 @@ export class Members {
     return this.#transport.send({ method: 'DELETE', path, query, extraMs: waitMs(wait) }, options);
   }
 
-  /** Shows what the removal of a member would do, for owners. */
+  /** Shows what the removal of a member would do. Owners only. */
   async impact(
     customerId: string,
     projectId: string,
@@ -546,7 +546,7 @@ export class Members {
   }
 }
 
-/** What has leaked. Its methods take at most 100 values, and an owner of the project as the caller. */
+/** Keys that have leaked. The methods take at most 100 values. Owners only. */
 export class Leaks {
   readonly #transport: Transport;
 
@@ -554,14 +554,14 @@ export class Leaks {
     this.#transport = transport;
   }
 
-  /** Finds the keys and API keys that the values are secrets of. A value may be a line of a file with one. */
+  /** Finds the keys and API keys whose secrets are among the values. A value may be a line of a file that contains one. */
   async find(customerId: string, projectId: string, values: string[], options: Options = {}): Promise<t.LeaksResponse> {
     return this.#send(customerId, projectId, { values, revoke: false }, options);
   }
 
   /**
-   * Finds as `find` does, and revokes what was found: a key by the secret of its active version, and an API key everywhere.
-   * Another version of a key is destroyed.
+   * Revokes the keys and API keys that `find` would return. If a value is the secret of an inactive version, it destroys only that
+   * version.
    */
   async revoke(
     customerId: string,
@@ -592,7 +592,7 @@ export class Projects {
     this.#transport = transport;
   }
 
-  /** Lists the projects with the caller's role, sorted by id; all of them, unless a page is asked for. */
+  /** Lists the projects with the caller's role, sorted by id; all of them, or the page that is asked for. */
   async list(options: t.PageOptions = {}): Promise<t.ListProjectsResponse> {
     return collect<t.ListProjectsResponse>(
       options,
@@ -613,12 +613,12 @@ export class Tokens {
     this.#transport = transport;
   }
 
-  /** Lists the caller's own API keys, newest first; all of them, unless a page is asked for. */
+  /** Lists the caller's own API keys, newest first; all of them, or the page that is asked for. */
   async list(options: t.TokenListOptions = {}): Promise<t.ListTokensResponse> {
     return this.#list('/v1/tokens', options);
   }
 
-  /** Lists the API keys with which members may act in a project, for its owners. */
+  /** Lists the API keys with which members can act in a project. Owners only. */
   async listInProject(
     customerId: string,
     projectId: string,
@@ -639,7 +639,7 @@ export class Tokens {
     );
   }
 
-  /** Makes an API key of the caller's. Its `api_key` is shown this once; a repeat makes another API key. */
+  /** Creates an API key for the caller. Its `api_key` is not shown again; repeating the call creates another API key. */
   async create(name: string, options: t.CreateTokenOptions = {}): Promise<t.CreateTokenResponse> {
     const { projects, expiresAt } = options;
     const body: t.CreateTokenRequest = { name };
@@ -649,12 +649,12 @@ export class Tokens {
     return this.#transport.send({ method: 'POST', path: '/v1/tokens', body, headers, expect: ['api_key', 'string'] }, options);
   }
 
-  /** Revokes an API key of the caller's, which may be the one in use. The receipt says how many data planes have confirmed. */
+  /** Revokes an API key of the caller, even the one in use. The receipt says how many data planes have confirmed. */
   async revoke(id: string, options: t.RevokeTokenOptions = {}): Promise<t.RevokeTokenResponse> {
     return this.#revoke(`/v1/tokens/${segment('id', id)}`, options);
   }
 
-  /** Keeps a member's API key from acting in a project, for its owners. */
+  /** Bars a member's API key from a project. Owners only. */
   async revokeInProject(
     customerId: string,
     projectId: string,
@@ -686,13 +686,13 @@ export class Providers {
     return this.#transport.send({ method: 'GET', path: '/v1/providers', expect: ['providers', 'array'] }, options);
   }
 
-  /** Returns the servers of your own that are providers of a project beside the catalogue's. */
+  /** Returns the project's own servers, which are its providers beside those of the catalogue. */
   async listCustom(customerId: string, projectId: string, options?: Options): Promise<t.ListCustomProvidersResponse> {
     const path = `${project(customerId, projectId)}/providers`;
     return this.#transport.send({ method: 'GET', path, expect: ['providers', 'array'] }, options);
   }
 
-  /** Makes a server of your own a provider of a project. It never changes. */
+  /** Adds a server of your own to a project's providers. It can't be changed. */
   async addCustom(
     customerId: string,
     projectId: string,
@@ -711,7 +711,7 @@ export class Providers {
     return this.#transport.send({ method: 'POST', path, body, headers, expect: ['provider', 'object'] }, options);
   }
 
-  /** Removes a server that a project's owners added. It is refused while it has keys that are not revoked. */
+  /** Removes a server that a project's owners added. Revoke its keys first, or the call fails. */
   async removeCustom(
     customerId: string,
     projectId: string,

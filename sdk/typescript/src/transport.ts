@@ -1,4 +1,4 @@
-/** Sends a call until it has an answer: attempts, waits between them, and what counts as a good answer. */
+/** Sends calls: attempts, the waits between them, and what counts as a good answer. */
 
 import { checkApiKey, checkHeaders, checkRetries, checkTimeout, type Config, runtimeVersion } from './config.js';
 import { ArgumentError, ConnectionError, ResponseError, TimeoutError } from './errors.js';
@@ -12,11 +12,11 @@ export interface Call {
   query?: Record<string, string | number | undefined>;
   body?: object;
   headers?: Record<string, string>;
-  /** The member that a good answer has at its top, and what it is. */
+  /** The member that a good answer has at its top level, and its type. */
   expect?: [name: string, kind: 'object' | 'array' | 'string'];
-  /** What may not show in an error, apart from the API key. */
+  /** Texts that must not show in an error, apart from the API key. */
   secret?: string | readonly string[];
-  /** What the service takes by design, on top of the timeout. */
+  /** How long the service may hold its answer, which is added to the timeout. */
   extraMs?: number;
 }
 
@@ -39,7 +39,7 @@ export class Transport {
     this.#headers = merge(config.headers, own);
   }
 
-  /** Resolves with the answer's JSON object, as it came. */
+  /** Resolves with the answer's JSON object. */
   async send<T>(call: Call, options: CallOptions = {}): Promise<T> {
     const { signal } = options;
     const timeoutMs = checkTimeout(options.timeoutMs ?? this.#config.timeoutMs) + (call.extraMs ?? 0);
@@ -116,7 +116,7 @@ export class Transport {
       if (controller.signal.reason instanceof TimeoutError) {
         throw controller.signal.reason;
       }
-      // The cause is told and not kept: it may hold the request, and with it the API key.
+      // The message has the cause's text, but the error does not hold the cause: that may hold the request with the API key.
       throw new ConnectionError(`${where()}: ${hide(reasonOf(error))}`);
     } finally {
       clearTimeout(timer);
@@ -125,7 +125,7 @@ export class Transport {
   }
 }
 
-/** Header names are told apart without regard to case; the later ones win. */
+/** Merges headers, whose names ignore case. Later ones win. */
 function merge(...all: Record<string, string>[]): Record<string, string> {
   const merged: Record<string, string> = {};
   for (const [name, value] of all.flatMap((headers) => Object.entries(headers))) {
@@ -139,7 +139,7 @@ function queryOf(query: Call['query'] = {}): string {
   return given.length ? `?${new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString()}` : '';
 }
 
-/** Takes secrets out of a text. What is very short is none, and may be a part of any word. */
+/** Removes secrets from a text. A very short text is not a secret, and may be a part of any word. */
 function redact(text: string, secrets: (string | undefined)[]): string {
   const long = secrets.filter((secret) => secret !== undefined && secret.length > 3) as string[];
   return long.reduce((rest, secret) => rest.replaceAll(secret, '[redacted]'), text);
@@ -169,7 +169,7 @@ function refusal(answer: Answer, hide: (text: string) => string): Error {
   return new ResponseError(answer.status, what, requestIdOf(answer.headers));
 }
 
-/** What a failed fetch says, and its cause, which is what really was. Errors may come from another realm. */
+/** The message of a failed fetch and that of its cause, which says what happened. Errors may come from another realm. */
 function reasonOf(error: unknown): string {
   const texts: string[] = [];
   for (let next = error; isObject(next) && texts.length < 3; next = next['cause']) {
@@ -194,7 +194,7 @@ function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
   });
 }
 
-/** One segment of a path. Of an empty one or of dots, URLs make another path. */
+/** One segment of a path. URLs resolve an empty segment, and one of dots, to another path. */
 export function segment(name: string, value: string): string {
   if (!value || value === '.' || value === '..') {
     throw new ArgumentError(`${name} must not be empty, "." or ".."`);

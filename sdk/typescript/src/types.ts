@@ -33,7 +33,7 @@ export type UsageEntry = Schemas['Usage'];
 export type Actor = Schemas['Actor'];
 export type Member = Schemas['Member'];
 export type Project = Schemas['Project'];
-/** What is known of an API key of the service. */
+/** The metadata of an API key of the service. */
 export type Token = Schemas['Token'];
 export type Provider = Schemas['Provider'];
 export type FieldError = Schemas['FieldError'];
@@ -62,7 +62,7 @@ export type MemberImpactResponse = Schemas['MemberImpactResponse'];
 export type LeaksResponse = Schemas['LeaksResponse'];
 export type ListProjectsResponse = Schemas['ListProjectsResponse'];
 export type ListTokensResponse = Schemas['ListTokensResponse'];
-/** A new API key. Its `api_key` is a secret, and shown this once. */
+/** A new API key. Its `api_key` is a secret, and is not shown again. */
 export type CreateTokenResponse = Schemas['CreateTokenResponse'];
 export type RevokeTokenResponse = Schemas['RevokeTokenResponse'];
 export type ListProvidersResponse = Schemas['ListProvidersResponse'];
@@ -105,21 +105,21 @@ export type ResolveQuery = operations['resolveKey']['parameters']['query'];
 /** The items of all pages, for `for await`. */
 export type Items<Item> = AsyncGenerator<Item, void, undefined>;
 
-/** What every method takes as its last argument. */
+/** The options that every method takes as its last argument. */
 export interface CallOptions {
-  /** Ends the call, also while it waits for its next attempt; it then rejects with the signal's reason. */
+  /** Aborts the call, also while it waits for a retry; it then rejects with the signal's reason. */
   signal?: AbortSignal | undefined;
   /** How long one attempt may take, instead of the client's. */
   timeoutMs?: number | undefined;
   /** How many times a failed attempt is repeated, instead of the client's. */
   maxRetries?: number | undefined;
-  /** Further headers of this call. The SDK's own win. */
+  /** More headers for this call. The SDK's own win. */
   headers?: Record<string, string> | undefined;
-  /** Gets each response of this call, be it an error's: for its headers, its request id, and its body as it came. */
+  /** Called with each response of this call, also an error's: for its headers, its request id and its raw body. */
   onResponse?: ((response: RawResponse) => void) | undefined;
 }
 
-/** A response as it came. */
+/** A raw response. */
 export interface RawResponse {
   status: number;
   headers: Headers;
@@ -141,75 +141,75 @@ export interface Attempt {
   error?: string;
 }
 
-/** What `register` takes by names, so that a name and a secret can't be exchanged by mistake. */
+/** The named arguments of `register`, so that a name and a secret can't be swapped by mistake. */
 export interface RegisterParams {
   provider: AIKeyProvider;
   /** Tells people which key it is. It is not secret. */
   name: string;
   secret: string;
-  /** Makes it the caller's own key. Left out, it is the project's, and the caller must be an owner. */
+  /** Registers the caller's own key. Otherwise it is the project's, and the caller must be an owner. */
   userScope?: boolean | undefined;
-  /** Left out, the session's. */
+  /** By default the session's. */
   customerId?: string | undefined;
-  /** Left out, the session's. */
+  /** By default the session's. */
   projectId?: string | undefined;
 }
 
 export interface RegisterOptions extends CallOptions {
-  /** Makes a repeat safe for 24 hours. Left out, it is a fresh UUID, the same over the call's own retries. */
+  /** Makes the call safe to repeat for 24 hours. By default a random UUID, the same for all retries of the call. */
   idempotencyKey?: string | undefined;
-  /** Tests the secret at its provider first. One that the provider rejects is an error of status 422, and is not stored. */
+  /** Tests the secret at its provider first. If the provider rejects it, nothing is stored, and the call fails with status 422. */
   verify?: boolean | undefined;
-  /** Stores a key with `verify` even if its provider rejects it. */
+  /** Stores the key even if `verify` finds that its provider rejects it. */
   force?: boolean | undefined;
   /** When the key stops serving; it must be in the future. */
   expiresAt?: string | Date | undefined;
-  /** Its place among the keys of its scope and provider: the lowest serves, and of the same order the newest. It is 0 otherwise. */
+  /** Its place among the keys of its scope and provider: the lowest serves; among equals, the newest. The default is 0. */
   order?: number | undefined;
   /** Its share of the callers among keys of its order that have a weight. */
   weight?: number | undefined;
-  /** What it may be used for: by which users, with which models, for which operations. */
+  /** The only users, models and operations that it serves. */
   restrict?: Restrictions | undefined;
   /** How many requests it serves at most. */
   limit?: KeyLimit | undefined;
 }
 
-/** What to change of a key. What is `undefined` stays as it is. */
+/** The changes to a key. Values that are `undefined` stay as they are. */
 export interface KeyChanges {
   /** Its new label. */
   name?: string | undefined;
-  /** Whether it serves nobody until this is `false` again. */
+  /** Whether it is disabled: it serves nobody until this is `false` again. */
   disabled?: boolean | undefined;
-  /** When it stops serving; `null` is never. */
+  /** When it stops serving; `null` means never. */
   expiresAt?: string | Date | null | undefined;
-  /** Its place among the keys of its scope and provider: the lowest serves, and of the same order the newest. */
+  /** Its place among the keys of its scope and provider: the lowest serves; among equals, the newest. */
   order?: number | undefined;
-  /** Its share of the callers among keys of its order that have a weight; `null` takes it away. */
+  /** Its share of the callers among keys of its order that have a weight; `null` removes it. */
   weight?: number | null | undefined;
-  /** What it may be used for. A list replaces the one before, `null` takes one away, or all of them. */
+  /** The only users, models and operations that it serves. A list replaces the one before; `null` removes one, or all of them. */
   restrict?: Schemas['RestrictionsChange'] | null | undefined;
-  /** How many requests it serves at most. A limit replaces the one before, `null` takes one away, or all of them. */
+  /** How many requests it serves at most. A limit replaces the one before; `null` removes one, or all of them. */
   limit?: Schemas['KeyLimitChange'] | null | undefined;
 }
 
 export interface ResolveOptions extends CallOptions {
   /** Lists every key that could serve as `candidates`, and why each does or does not. */
   explain?: boolean | undefined;
-  /** Whom the key would serve, if not the caller. It takes an owner. */
+  /** The user whose requests the key would serve, by default the caller. Owners only. */
   userId?: string | undefined;
-  /** The id of a key to be taken as one that is at a limit, as data planes see it. */
+  /** The id of a key to treat as being at a limit, which only data planes know. */
   limited?: string | undefined;
 }
 
 export interface SetPolicyOptions extends CallOptions {
   /** What happens when a key is at a limit; without it, the default. */
   onLimited?: OnLimited | undefined;
-  /** For how many days the removal of a member can be undone if it does not say itself; after 0 it can't. Without it, 30. */
+  /** For how many days the removal of a member can be undone, unless the removal says otherwise; with 0 it can't. The default is 30. */
   removalGraceDays?: number | undefined;
 }
 
 export interface UpdateOptions extends CallOptions {
-  /** The key's `etag` as you know it: nothing is changed if it is another one by now. */
+  /** The key's `etag` as you know it: the call fails if the key has another by now. */
   ifMatch?: string | undefined;
   /** How long to wait until the receipt of a disabled key is complete, such as `2s`, or in milliseconds. At most 30 seconds. */
   wait?: string | number | undefined;
@@ -226,25 +226,25 @@ export interface RevokeOptions extends CallOptions {
 }
 
 export interface ChangeVersionOptions extends CallOptions {
-  /** The key's `etag` as you know it: nothing is changed if it is another one by now. */
+  /** The key's `etag` as you know it: the call fails if the key has another by now. */
   ifMatch?: string | undefined;
   /** How long to wait for the receipt to be complete, such as `2s`, or in milliseconds. At most 30 seconds. */
   wait?: string | number | undefined;
 }
 
 export interface RotateOptions extends ChangeVersionOptions {
-  /** When the new version serves. Left out, its secret is tested first, and it serves if that is valid. */
+  /** When the new version serves. By default its secret is tested first, and it serves if the secret is valid. */
   activate?: RotateRequest['activate'];
-  /** How long the replaced version stays, such as `15m`, or in milliseconds, of which whole seconds count. */
+  /** How long the replaced version is kept, such as `15m`, or in milliseconds, of which whole seconds count. */
   overlap?: string | number | undefined;
-  /** When the key stops serving, from the activation on; `null` is never. Left out, that stays as it is. */
+  /** When the key stops serving, from the activation on; `null` means never. By default that stays as it is. */
   expiresAt?: string | Date | null | undefined;
-  /** Makes a repeat safe for 24 hours. Left out, it is a fresh UUID, the same over the call's own retries. */
+  /** Makes the call safe to repeat for 24 hours. By default a random UUID, the same for all retries of the call. */
   idempotencyKey?: string | undefined;
 }
 
 export interface PageOptions extends CallOptions {
-  /** How many to return at the most. */
+  /** How many to return at most. */
   pageSize?: number | undefined;
   /** The `next_page_token` of the page before. */
   pageToken?: string | undefined;
@@ -260,7 +260,7 @@ export interface ListOptions extends PageOptions {
 export interface EventOptions extends PageOptions {
   /** Only events about this key. */
   keyId?: string | undefined;
-  /** Only what this user did, or this operator. */
+  /** Only what this user or operator did. */
   actor?: string | undefined;
   /** Only events of this type. */
   type?: Event['type'] | undefined;
@@ -298,14 +298,14 @@ export interface UsageOptions extends PageOptions {
   userId?: string | undefined;
   /** Only the usage of keys of this provider. */
   provider?: AIKeyProvider | undefined;
-  /** Only what was counted from this time on; the whole hour that it falls into is included. */
+  /** Only usage from this time on, including its whole hour. */
   from?: string | Date | undefined;
-  /** Only what was counted before this time; the whole hour that it falls into is included. */
+  /** Only usage before this time, including its whole hour. */
   to?: string | Date | undefined;
 }
 
 export interface RemoveMemberOptions extends RevokeOptions {
-  /** For how many days the removal can be undone, instead of the project's grace: 30 unless its policy says otherwise. */
+  /** For how many days the removal can be undone, in place of the policy's days, 30 by default. */
   graceDays?: number | undefined;
 }
 
@@ -315,9 +315,9 @@ export interface TokenListOptions extends PageOptions {
 }
 
 export interface CreateTokenOptions extends CallOptions {
-  /** The projects in which it may act; all of the caller's if it is left out. */
+  /** The only projects in which it can act, by default all of the caller's. */
   projects?: string[] | undefined;
-  /** When it expires, instead of after 90 days; `null` is never. */
+  /** When it expires, instead of after 90 days; `null` means never. */
   expiresAt?: string | Date | null | undefined;
 }
 
@@ -340,6 +340,6 @@ export interface AddCustomProviderOptions extends CallOptions {
 }
 
 export interface RevokeTokenOptions extends RevokeOptions {
-  /** Whether to end the API keys that were made with it, too. */
+  /** Whether to revoke the API keys that were created with it, too. */
   cascade?: boolean | undefined;
 }

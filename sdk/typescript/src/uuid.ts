@@ -3,8 +3,8 @@ interface Crypto {
 }
 
 /**
- * A fresh UUID (version 4). It has to be another one each time and may be guessed, so that Math.random will do where
- * the platform shows no crypto, as Node 18 does not. Pages that came over plain HTTP have no `crypto.randomUUID`.
+ * A random UUID (version 4). It must be unique but may be guessed, so Math.random will do if the platform has no global crypto,
+ * like Node 18. Pages that came over plain HTTP have no `crypto.randomUUID`.
  */
 export function freshKey(): string {
   const bytes = Uint8Array.from({ length: 16 }, () => Math.random() * 256);

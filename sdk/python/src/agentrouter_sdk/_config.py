@@ -1,4 +1,4 @@
-"""What a client is made of: checked once, when it is made."""
+"""The settings of a client, which are checked when it is created."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEADER_VALUE = re.compile(r"[\t -~]*\Z")
 
 @dataclass(frozen=True)
 class RawResponse:
-    """A response as it came. It prints without headers and body."""
+    """A raw response. It prints without headers and body."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -56,7 +56,7 @@ def configure(
     max_retries: int,
     allow_insecure_http: bool,
 ) -> Config:
-    """Check the settings, taking from the environment what is not given."""
+    """Check the settings, and read missing ones from the environment."""
     key = api_key or os.environ.get(ENV_API_KEY, "")
     if not key:
         raise ConfigurationError(f"no API key: pass api_key, or set {ENV_API_KEY}")
@@ -73,14 +73,14 @@ def configure(
 
 
 def checked_key(key: object) -> Secret[str]:
-    """Return an API key, if it can be one."""
+    """Return an API key unchanged, if it is well-formed."""
     if not isinstance(key, str) or not _VISIBLE.match(key):
-        raise ConfigurationError("the API key is malformed: it may hold visible ASCII alone, and no space or line end")
+        raise ConfigurationError("the API key is malformed: it must be visible ASCII, without spaces and line ends")
     return Secret(key)
 
 
 def checked_retries(max_retries: int) -> int:
-    """Return a number of retries as it is, if it can be one."""
+    """Return a number of retries unchanged, if it is valid."""
     if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
         raise ConfigurationError("max_retries must be a whole number, 0 or more")
     return max_retries
@@ -95,7 +95,7 @@ def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def checked_timeout(timeout: float) -> float:
-    """Return a timeout as it is, if it can be one."""
+    """Return a timeout unchanged, if it is valid."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise ConfigurationError("timeout must be a number of seconds")
     if not 0 < timeout < math.inf:
@@ -104,7 +104,7 @@ def checked_timeout(timeout: float) -> float:
 
 
 def _checked_url(text: str, allow_insecure_http: bool) -> str:
-    # The text is not repeated in errors: people have put credentials into it.
+    # Errors do not repeat the URL: people have put credentials into it.
     if not isinstance(text, str) or not _VISIBLE.match(text) or "\\" in text:
         raise ConfigurationError("the base URL is malformed")
     try:

@@ -1,4 +1,4 @@
-"""What sync and async share of an exchange: the request's headers, what an answer means, and when to try again."""
+"""What the sync and async clients share: the headers of requests, the meaning of answers, and the retries."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ LONGEST_RETRY_AFTER = 30
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 4.0
 
-# What is shorter is no key, and is found in any text.
+# A shorter text is not a key, and occurs in any text.
 SHORTEST_SCRUBBED = 8
 
 
@@ -71,12 +71,12 @@ def headers_of(config: Config, key: Secret[str], call: Call[Any]) -> Dict[str, s
 
 
 def timeout_of(config: Config, call: Call[Any]) -> float:
-    """Return how long an attempt may take: what the service holds its answer for comes on top."""
+    """Return how long an attempt may take, including the time for which the service may hold its answer."""
     return (config.timeout if call.timeout is None else call.timeout) + call.hold
 
 
 def read(key: Secret[str], call: Call[T], response: httpx.Response, body: bytes) -> Union[T, AgentRouterError]:
-    """Return an answer's meaning: the result or an error, which is not raised here so that no frame is in it."""
+    """Return the result or the error of an answer. It does not raise the error, so that its traceback has no frame."""
     status = response.status_code
     if status >= 400:
         return _problem(key, call, response, body)
@@ -95,7 +95,7 @@ def _problem(key: Secret[str], call: Call[Any], response: httpx.Response, body: 
     status = response.status_code
     retry_after = _retry_after(response.headers)
     try:
-        # A service never repeats what it was sent. Something in between might.
+        # The service never repeats what it was sent, but a proxy might.
         problem = Problem.model_validate_json(_scrubbed(key, call, body.decode("utf-8", "replace")))
     except ValidationError:
         code, request_id = code_of_status(status), response.headers.get("X-Request-Id", "")
@@ -115,7 +115,7 @@ def _problem(key: Secret[str], call: Call[Any], response: httpx.Response, body: 
 
 
 def connection_error(key: Secret[str], call: Call[Any], cause: Exception, timeout: float) -> APIConnectionError:
-    """Return the error for an exchange that failed. The cause stays out of it: it holds the request."""
+    """Return the error for an exchange that failed. It leaves out the cause, which holds the request."""
     name = f"{call.operation.method} {call.operation.path}"
     if isinstance(cause, httpx.TimeoutException):
         return APITimeoutError(f"{name}: no answer within {timeout:g} s ({type(cause).__name__})")
@@ -124,7 +124,7 @@ def connection_error(key: Secret[str], call: Call[Any], cause: Exception, timeou
 
 
 def pause_before_retry(config: Config, error: AgentRouterError, attempt: int) -> Optional[float]:
-    """Return how long to wait before trying again after attempt 0, 1, …; None: do not."""
+    """Return how long to wait before the retry after attempt 0, 1, …, or None if there is none."""
     if attempt >= config.max_retries:
         return None
     if isinstance(error, APIError):
@@ -148,7 +148,7 @@ def next_token(last: Optional[str], following: Optional[str]) -> Optional[str]:
 def as_last_page(listed: Listed) -> Listed:
     """Return a list without its next_page_token: no page follows."""
     listed.next_page_token = None
-    listed.model_fields_set.discard("next_page_token")  # So that it prints as an answer without one.
+    listed.model_fields_set.discard("next_page_token")  # So that it prints like an answer without a token.
     return listed
 
 

@@ -24,12 +24,12 @@ def _shown(value: Any) -> Any:
 
 
 class Model(BaseModel):
-    """What the service answered. Fields that this version does not know are kept, as attributes and in model_extra."""
+    """A response. Fields that this version does not know are kept, as attributes and in model_extra."""
 
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True, protected_namespaces=())
 
     def __repr_args__(self) -> Iterable[Tuple[Optional[str], Any]]:
-        # Only what came: most optional fields of most answers have nothing to say.
+        # Only the fields that came: most answers lack most optional fields.
         return [(name, _shown(value)) for name, value in self if name in self.model_fields_set]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What an operation of the contract is, and what one call of it sends."""
+"""The operations of the contract, and their calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WAIT = re.compile(r"([0-9]{1,5})(ms|s)\Z")
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One call: what every attempt of it sends."""
+    """One call, which every attempt sends."""
 
     operation: Operation[T]
     target: str
@@ -41,7 +41,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
-    """An operation of the contract. The table of them is generated."""
+    """An operation of the contract. The table of operations is generated."""
 
     id: str
     method: str
@@ -64,7 +64,7 @@ class Operation(Generic[T]):
         idempotency_key: Optional[str] = None,
         if_match: Optional[str] = None,
     ) -> Call[T]:
-        """Make a call of arguments by their names in the contract; None is one that is not given."""
+        """Return a call with arguments by their names in the contract. None means that an argument is not given."""
         headers: Dict[str, str] = {}
         if self.idempotent_by_key:
             headers["Idempotency-Key"] = _checked_idempotency_key(idempotency_key)
@@ -121,7 +121,7 @@ def _checked_etag(etag: str) -> str:
 
 
 class Unchanged(Enum):
-    """What stands for an argument that changes nothing, where None does change something."""
+    """The type of UNCHANGED: the default of arguments for which None is a change."""
 
     UNCHANGED = "unchanged"
 
@@ -144,7 +144,7 @@ def changed_time(name: str, when: Union[str, datetime, None, Unchanged]) -> Any:
 
 
 def overlap_text(overlap: Union[str, float, timedelta, None]) -> Optional[str]:
-    """Write a time as the contract does, such as 15m or 0s. A number is one of seconds, rounded up."""
+    """Write a time as the contract does, such as 15m or 0s. A number is in seconds, and rounded up."""
     if overlap is None or isinstance(overlap, str):
         return overlap
     seconds = overlap.total_seconds() if isinstance(overlap, timedelta) else overlap
@@ -152,7 +152,7 @@ def overlap_text(overlap: Union[str, float, timedelta, None]) -> Optional[str]:
 
 
 def wait_text(wait: Union[str, float, timedelta, None]) -> Optional[str]:
-    """Write a time as the contract does, such as 500ms or 2s. A number is one of seconds."""
+    """Write a time as the contract does, such as 500ms or 2s. A number is in seconds."""
     if wait is None or isinstance(wait, str):
         return wait
     seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait

@@ -1,4 +1,4 @@
-"""A value that does not show: not when printed, formatted, logged, copied to JSON or pickled."""
+"""A value that is never shown: not printed, formatted, logged, written as JSON or pickled."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ REDACTED = "[redacted]"
 
 
 class Secret(Generic[V]):
-    """Holds a text or bytes for the one place that needs it, which calls reveal."""
+    """A secret text or bytes. Code that needs the value calls reveal."""
 
     __slots__ = ("_reveal",)
     _reveal: Callable[[], V]
 
     def __init__(self, value: V) -> None:
-        # In a function, as what walks over attributes would find a plain value.
+        # In a function: code that walks over attributes would find a plain value.
         def reveal() -> V:
             return value
 

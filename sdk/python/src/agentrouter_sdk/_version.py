@@ -1,3 +1,3 @@
-"""The version of the package, which is said here alone."""
+"""The version of the package."""
 
 __version__ = "0.1.1"

@@ -1,4 +1,4 @@
-"""What a call can raise. Every class is an AgentRouterError; none of them holds a request or a secret."""
+"""The errors of this package. Every class is an AgentRouterError; none of them holds a request or a secret."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class AgentRouterError(Exception):
 
 
 class ConfigurationError(AgentRouterError, ValueError):
-    """The client cannot be made of what it was given."""
+    """The settings of the client are not valid."""
 
 
 class ArgumentError(AgentRouterError, ValueError):
-    """A call was refused before anything was sent, as one of its arguments cannot be right."""
+    """An argument of a call is not valid. Nothing was sent."""
 
 
 class APIConnectionError(AgentRouterError):
-    """The service gave no answer, or broke off in the middle of it, on the last attempt too."""
+    """The last attempt, too, got no answer, or only a part of one."""
 
 
 class APITimeoutError(APIConnectionError):
-    """The service gave no answer in time, on the last attempt too."""
+    """The last attempt, too, got no answer in time."""
 
 
 class UnexpectedResponseError(AgentRouterError):
-    """The answer is not of the API: no JSON, of another shape, or a redirect. Something else may be at that address."""
+    """The answer is not one of the API's: not JSON, of another shape, or a redirect, perhaps from another server."""
 
     def __init__(self, message: str, status: int = 0, request_id: str = "") -> None:
         super().__init__(message, status, request_id)
@@ -93,7 +93,7 @@ class APIError(AgentRouterError):
         retry_after: Optional[int] = None,
         extra: Optional[Mapping[str, Any]] = None,
     ) -> None:
-        # All of them to the base, by position: that is how an exception is pickled.
+        # Exceptions are pickled with the positional arguments of the base class.
         super().__init__(status, code, type, title, detail, request_id, errors, retry_after, extra)
         self.status = status
         self.code = code
@@ -116,19 +116,19 @@ class APIError(AgentRouterError):
 
 
 class InvalidArgumentError(APIError):
-    """The request is not as the method describes it; errors names each field at fault."""
+    """The request is not as the method describes it; errors names each invalid field."""
 
 
 class UnauthenticatedError(APIError):
-    """The API key opens no session: it is wrong, revoked or expired."""
+    """The API key is wrong, revoked or expired."""
 
 
 class PermissionDeniedError(APIError):
-    """The caller is no member of the project, or their role does not suffice."""
+    """The caller is not a member of the project, or their role does not suffice."""
 
 
 class NotFoundError(APIError):
-    """There is no such thing, or none that the caller may see."""
+    """What was asked for does not exist, or the caller may not see it."""
 
 
 class AlreadyExistsError(APIError):
@@ -136,7 +136,7 @@ class AlreadyExistsError(APIError):
 
 
 class FailedPreconditionError(APIError):
-    """The state of things does not allow it."""
+    """The project's state does not allow it."""
 
 
 class ResourceExhaustedError(APIError):
@@ -144,7 +144,7 @@ class ResourceExhaustedError(APIError):
 
 
 class UnavailableError(APIError):
-    """Something that the request needs cannot be reached now; see retry_after."""
+    """The service can't serve the request now; see retry_after."""
 
 
 class InternalError(APIError):
@@ -181,5 +181,5 @@ def code_of_status(status: int) -> str:
 
 
 def class_of(code: str, status: int) -> Type[APIError]:
-    """Return the class of a problem: that of its code, or of its status where this version does not know the code."""
+    """Return the class of a problem: that of its code, or of its status if this version does not know the code."""
     return _BY_CODE.get(code) or _BY_CODE[code_of_status(status)]

@@ -32,12 +32,12 @@ class Client:
 
     It may be used by many threads at a time. Close it after use, or use it as a context manager.
 
-    - base_url and api_key: where they are not given, AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY are read. An api_key
-      may be a function that returns it: each attempt asks it, so that session tokens can be replaced meanwhile.
+    - base_url and api_key: by default AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY. An api_key may be a function that
+      returns it, which is called for each attempt, so that session tokens can be replaced.
     - timeout: how many seconds one attempt may take.
-    - max_retries: how often to try again what failed for a reason that may pass. 0: never.
-    - allow_insecure_http: whether the API key may go in clear to another machine, with a base URL of http://.
-    - http_client: an httpx client to use, for a proxy or certificates of one's own. It stays open after close.
+    - max_retries: how often to retry a call that failed for a temporary reason; 0 means never.
+    - allow_insecure_http: whether to send the API key in clear text to another machine, with a base URL of http://.
+    - http_client: the httpx client to use, for a proxy or your own certificates. close does not close it.
     """
 
     aikeys: AIKeys
@@ -53,7 +53,7 @@ class Client:
     members: Members
     """The project's members."""
     leaks: Leaks
-    """Find and revoke what has leaked."""
+    """Find and revoke keys that have leaked."""
     projects: Projects
     """The projects in which the caller may act."""
     tokens: Tokens
@@ -98,8 +98,8 @@ class Client:
     ) -> Client:
         """Return a client with other settings for some calls. It shares this one's connections and need not be closed.
 
-        - headers: further headers of each request. The SDK's own win.
-        - on_response: gets each response, be it an error's, with its request_id and its body as it came.
+        - headers: more headers for each request. The SDK's own win.
+        - on_response: called with each response, also an error's, with its request_id and its raw body.
         """
         config = self._transport.config
         if timeout is not None:
@@ -115,7 +115,7 @@ class Client:
         return client
 
     def whoami(self, *, timeout: Optional[float] = None) -> WhoAmIResponse:
-        """Show whom the API key stands for, and the customer and project that "" means."""
+        """Show the user of the API key, and the customer and project that "" means."""
         return self._transport.send(operations.WHO_AM_I.call({}, timeout=timeout))
 
     def sign_in_options(self, *, timeout: Optional[float] = None) -> SignInOptionsResponse:

@@ -55,7 +55,7 @@ class _Resource:
 
 
 def _each(page_at: Callable[[Optional[str]], Listed], items_of: Callable[[Listed], List[Item]]) -> Iterator[Item]:
-    """Give the items of all pages. A page is requested when its first item is."""
+    """Yield the items of all pages. Each page is requested when it is needed."""
     token: Optional[str] = None
     while True:
         page = page_at(token)
@@ -67,7 +67,7 @@ def _each(page_at: Callable[[Optional[str]], Listed], items_of: Callable[[Listed
 
 
 class AIKeys(_Resource):
-    """Provider keys, and which of them serves."""
+    """Provider keys."""
 
     @overload
     def register(
@@ -132,15 +132,15 @@ class AIKeys(_Resource):
     ) -> models.RegisterResponse:
         """Seal a provider's key and store it under a project, or as the caller's own with user_scope.
 
-        Give provider, name and secret by name, so that no two of them can be exchanged by mistake.
+        Pass provider, name and secret as keywords, so that they can't be swapped by mistake.
 
-        With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless
-        with force. With expires_at, the key stops serving at that time. Of several keys, the lowest order
-        serves, or the newest; those of one order that have a weight share the callers. With restrict, it may be used
-        only by these users, with these models, for these operations; with limit, it serves at most so many
-        requests_per_minute, requests_per_day and concurrent ones.
+        With verify, the service tests the secret at its provider first, and does not store a secret that the provider
+        rejects, unless force is given. With expires_at, the key stops serving at that time. Of several keys, the one
+        with the lowest order serves, among equals the newest; keys of one order that have a weight share the callers.
+        With restrict, the key serves only these users, models and operations; with limit, it serves at most so many
+        requests_per_minute, requests_per_day and concurrent requests.
 
-        The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
+        The call is safe to repeat: it sends an Idempotency-Key, by default a random one.
         """
         call = _operations.REGISTER_KEY.call(
             {
@@ -173,7 +173,7 @@ class AIKeys(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.GetResponse:
-        """Return one key's metadata, active or revoked. With wait, the answer comes when its receipt is complete."""
+        """Return one key's metadata, active or revoked. With wait, the service answers when its receipt is complete."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
         return self._transport.send(_operations.GET_KEY.call(arguments, timeout=timeout))
 
@@ -188,9 +188,9 @@ class AIKeys(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListResponse:
-        """List the project's keys and the caller's own, newest first: all of them, or a page where one is asked for.
+        """List the project's keys and the caller's own, newest first: all of them, or the page that is asked for.
 
-        All of them takes a request for each 1,000.
+        Listing all takes one request for each 1,000.
         """
         arguments = {
             "customer_id": customer_id,
@@ -212,7 +212,7 @@ class AIKeys(_Resource):
         page_size: int = PAGE_SIZE,
         timeout: Optional[float] = None,
     ) -> Iterator[models.Key]:
-        """Give the keys of all pages, one by one; a page is asked for when its first key is."""
+        """Yield the keys of all pages. Each page is requested when it is needed."""
         return _each(
             lambda token: self.list(
                 customer_id,
@@ -243,14 +243,14 @@ class AIKeys(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.UpdateResponse:
-        """Change what is given of a key, and return the key. An expires_at of None has it serve without end.
+        """Change the given properties of a key, and return the key. An expires_at of None removes the expiry.
 
-        Of several keys, the lowest order serves, or the newest; those of one order that have a weight share callers,
-        which a weight of None ends. The lists of restrict, users, models and operations, replace those of the key: None
-        takes one away, and a restrict of None all. The same goes for limit.
+        Of several keys, the one with the lowest order serves, among equals the newest; keys of one order that have a
+        weight share the callers. A weight of None removes the weight. The lists in restrict (users, models, operations)
+        replace those of the key; None removes a list, and a restrict of None removes all. The same goes for limit.
 
-        A key that is disabled by then comes with its disable_receipt, for which wait waits as for a revocation's. With
-        if_match, the key's etag, nothing is changed that others have changed since.
+        A key that is then disabled comes with its disable_receipt, for which wait waits as for a revocation's. With
+        if_match, the key's etag, the call fails if others have changed the key since.
         """
         arguments = {
             "customer_id": customer_id,
@@ -279,10 +279,10 @@ class AIKeys(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.RevokeResponse:
-        """End a key for good and return the revocation's receipt.
+        """Revoke a key permanently and return the receipt.
 
-        With wait, in seconds or such as "500ms", the service holds its answer until every data plane has confirmed, or
-        until that time is up. It comes on top of the timeout.
+        With wait, in seconds or such as "500ms", the service answers only when every data plane has confirmed, or when
+        that time is up. It is added to the timeout.
         """
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
         return self._transport.send(_operations.REVOKE_KEY.call(arguments, timeout=timeout))
@@ -304,12 +304,12 @@ class AIKeys(_Resource):
     ) -> models.RotateResponse:
         """Seal another secret as the key's next version.
 
-        It is tested at its provider first, and serves if it is valid; if nothing is known of it, the version is
-        pending. With activate "now" it serves at once, and with "manual" once it is activated. The replaced version
-        stays for overlap, in seconds or such as "15m", so that a rollback is possible. The receipt, for which wait
-        waits, says when the old secret may be deleted at the provider.
+        The service tests it at its provider first. If it is valid, the version serves; if the test has no result, the
+        version stays pending. With activate "now" it serves at once, and with "manual" once it is activated. The
+        replaced version is kept for overlap, in seconds or such as "15m", so that a rollback is possible. The receipt,
+        for which wait waits, says when the old secret may be deleted at the provider.
 
-        The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
+        The call is safe to repeat: it sends an Idempotency-Key, by default a random one.
         """
         call = _operations.ROTATE_KEY.call(
             {
@@ -353,7 +353,7 @@ class AIKeys(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.RotateResponse:
-        """Have a pending version serve, or a retiring one again."""
+        """Activate a pending version, or a retiring one again."""
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
@@ -374,7 +374,7 @@ class AIKeys(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.RotateResponse:
-        """Have the version serve again that the active one replaced, while it is retiring."""
+        """Activate the version that the active one replaced, while it is still retiring."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
         return self._transport.send(_operations.ROLLBACK_KEY.call(arguments, if_match=if_match, timeout=timeout))
 
@@ -388,7 +388,7 @@ class AIKeys(_Resource):
         if_match: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.DestroyVersionResponse:
-        """Destroy a version that is not active: there is no rollback to it after that."""
+        """Destroy a version that is not active. It can't be activated again."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "version": version}
         call = _operations.DESTROY_KEY_VERSION.call(arguments, if_match=if_match, timeout=timeout)
         return self._transport.send(call)
@@ -396,9 +396,9 @@ class AIKeys(_Resource):
     def verify(
         self, customer_id: str, project_id: str, id: str, *, timeout: Optional[float] = None
     ) -> models.VerifyResponse:
-        """Test a stored key at its provider. The verdict stays on the key, which is used as before.
+        """Test a stored key at its provider, and store the verdict with the key, which stays in use.
 
-        A key is tested at most once in ten seconds.
+        A key can be tested once in ten seconds.
         """
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id}
         return self._transport.send(_operations.VERIFY_KEY.call(arguments, timeout=timeout))
@@ -417,7 +417,8 @@ class AIKeys(_Resource):
         """Show which key would serve the caller's request to a provider now, and why.
 
         With explain, candidates lists every key that could serve, and why each does or does not. With user_id, an owner
-        sees what serves another member. With limited, the id of a key, it shows what serves while that is at a limit.
+        sees which key serves another member. With limited, it shows which key serves while the one with this id is at
+        a limit.
         """
         arguments = {
             "customer_id": customer_id,
@@ -431,7 +432,7 @@ class AIKeys(_Resource):
 
 
 class Policy(_Resource):
-    """The project's written policy on whose keys serve whom."""
+    """The project's policy."""
 
     def get(self, customer_id: str, project_id: str, *, timeout: Optional[float] = None) -> models.PolicyResponse:
         """Return the policy in force."""
@@ -451,7 +452,7 @@ class Policy(_Resource):
         removal_grace_days: Optional[int] = None,
         timeout: Optional[float] = None,
     ) -> models.PolicyResponse:
-        """Replace the whole policy. What is left out returns to its default."""
+        """Replace the whole policy. Values that are left out return to their defaults."""
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
@@ -484,7 +485,7 @@ class Events(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListEventsResponse:
-        """Return a page of events, newest first: the 50 newest unless another one is asked for."""
+        """Return a page of events, newest first: by default the 50 newest."""
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
@@ -515,7 +516,7 @@ class Events(_Resource):
         page_size: int = PAGE_SIZE,
         timeout: Optional[float] = None,
     ) -> Iterator[models.Event]:
-        """Give the events of all pages, one by one; a page is asked for when its first event is."""
+        """Yield the events of all pages. Each page is requested when it is needed."""
         return _each(
             lambda token: self.list(
                 customer_id,
@@ -536,7 +537,7 @@ class Events(_Resource):
 
 
 class Fetches(_Resource):
-    """Which data planes fetched which keys, for owners."""
+    """The records of which data planes fetched which keys. Owners only."""
 
     def list(
         self,
@@ -554,7 +555,7 @@ class Fetches(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListFetchesResponse:
-        """Return a page of records, newest first: the 50 newest unless another one is asked for."""
+        """Return a page of records, newest first: by default the 50 newest."""
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
@@ -585,7 +586,7 @@ class Fetches(_Resource):
         page_size: int = PAGE_SIZE,
         timeout: Optional[float] = None,
     ) -> Iterator[models.Fetch]:
-        """Give the records of all pages, one by one; a page is asked for when its first record is."""
+        """Yield the records of all pages. Each page is requested when it is needed."""
         return _each(
             lambda token: self.list(
                 customer_id,
@@ -606,7 +607,7 @@ class Fetches(_Resource):
 
 
 class Usage(_Resource):
-    """How often which key served whom."""
+    """How often each key served each user."""
 
     def list(
         self,
@@ -622,9 +623,10 @@ class Usage(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListUsageResponse:
-        """List the usage, newest day first: all of it, or a page where one is asked for.
+        """List the usage, newest day first: all of it, or the page that is asked for.
 
-        An owner gets the project's, other members what was served to them. All of it takes a request for each 1,000.
+        An owner gets the project's usage, other members what was served to them. Listing all takes one request for each
+        1,000 entries.
         """
         arguments = {
             "customer_id": customer_id,
@@ -652,7 +654,7 @@ class Usage(_Resource):
         page_size: int = PAGE_SIZE,
         timeout: Optional[float] = None,
     ) -> Iterator[models.Usage]:
-        """Give the entries of all pages, one by one; a page is asked for when its first entry is."""
+        """Yield the entries of all pages. Each page is requested when it is needed."""
         return _each(
             lambda token: self.list(
                 customer_id,
@@ -682,9 +684,9 @@ class Members(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListMembersResponse:
-        """List the members by user id: all of them, or a page where one is asked for.
+        """List the members by user id: all of them, or the page that is asked for.
 
-        All of them takes a request for each 1,000.
+        Listing all takes one request for each 1,000.
         """
         arguments = {
             "customer_id": customer_id,
@@ -697,7 +699,7 @@ class Members(_Resource):
     def iterate(
         self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
     ) -> Iterator[models.Member]:
-        """Give the members of all pages, one by one; a page is asked for when its first member is."""
+        """Yield the members of all pages. Each page is requested when it is needed."""
         return _each(
             lambda token: self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout),
             lambda page: page.members,
@@ -706,7 +708,7 @@ class Members(_Resource):
     def set(
         self, customer_id: str, project_id: str, user_id: str, role: Role, *, timeout: Optional[float] = None
     ) -> models.MemberResponse:
-        """Add a member, or give one another role."""
+        """Add a member, or change their role."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id, "role": role}
         return self._transport.send(_operations.SET_MEMBER.call(arguments, timeout=timeout))
 
@@ -720,10 +722,10 @@ class Members(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.RemoveMemberResponse:
-        """Take a member out of the project, and suspend their own keys and API keys there.
+        """Remove a member from the project, and suspend their own keys and API keys there.
 
-        For grace_days, restore undoes it; without grace_days, for the project's grace, 30 days unless its policy says
-        otherwise. The receipt is for all of it; wait waits for that as for a key's.
+        restore can undo that for grace_days, or else for the days in the project's policy, 30 by default. There is one
+        receipt for all of it, for which wait waits as for a key's.
         """
         arguments = {
             "customer_id": customer_id,
@@ -737,7 +739,7 @@ class Members(_Resource):
     def impact(
         self, customer_id: str, project_id: str, user_id: str, *, timeout: Optional[float] = None
     ) -> models.MemberImpactResponse:
-        """Show what the removal of a member would do, for owners."""
+        """Show what the removal of a member would do. Owners only."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id}
         return self._transport.send(_operations.GET_MEMBER_IMPACT.call(arguments, timeout=timeout))
 
@@ -750,14 +752,14 @@ class Members(_Resource):
 
 
 class Leaks(_Resource):
-    """What has leaked."""
+    """Keys that have leaked."""
 
     def find(
         self, customer_id: str, project_id: str, values: Sequence[str], *, timeout: Optional[float] = None
     ) -> models.LeaksResponse:
-        """Find the keys and API keys that at most 100 values are secrets of, for owners of the project.
+        """Find the keys and API keys whose secrets are among at most 100 values. Owners only.
 
-        A value may be a line of a file with a secret.
+        A value may be a line of a file that contains a secret.
         """
         arguments = {"customer_id": customer_id, "project_id": project_id, "values": list(values), "revoke": False}
         return self._transport.send(_operations.FIND_LEAKS.call(arguments, timeout=timeout))
@@ -772,9 +774,10 @@ class Leaks(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.LeaksResponse:
-        """Find as find does, and revoke what was found: a key by its active version, and an API key everywhere.
+        """Revoke the keys and API keys that find would return.
 
-        Another version of a key is destroyed. The source says where the values were found, for the audit trail.
+        If a value is the secret of an inactive version, only that version is destroyed. The source says where the
+        values were found, for the audit trail.
         """
         arguments = {
             "customer_id": customer_id,
@@ -797,7 +800,7 @@ class Projects(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListProjectsResponse:
-        """List the projects with the caller's role, by id: all of them, or a page where one is asked for."""
+        """List the projects with the caller's role, by id: all of them, or the page that is asked for."""
         arguments = {"page_size": page_size, "page_token": page_token}
         return self._list(_operations.LIST_PROJECTS, arguments, timeout, lambda page: page.projects)
 
@@ -813,7 +816,7 @@ class Tokens(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListTokensResponse:
-        """List the caller's own API keys, newest first: all of them, or a page where one is asked for.
+        """List the caller's own API keys, newest first: all of them, or the page that is asked for.
 
         With the state "active", only those that are neither revoked nor expired.
         """
@@ -830,7 +833,7 @@ class Tokens(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListTokensResponse:
-        """List the API keys with which members may act in a project, for its owners."""
+        """List the API keys with which members can act in a project. Owners only."""
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
@@ -848,12 +851,12 @@ class Tokens(_Resource):
         expires_at: Union[str, datetime, None, Unchanged] = UNCHANGED,
         timeout: Optional[float] = None,
     ) -> models.CreateTokenResponse:
-        """Make an API key of the caller's. Its api_key, whose get_secret_value() is the text, is shown this once.
+        """Create an API key for the caller. Its text is api_key.get_secret_value(); it is not shown again.
 
-        A repeat makes another API key.
+        Repeating the call creates another API key.
 
-        Without projects it acts in all of the caller's. It expires after 90 days unless expires_at is another time, or
-        None for never.
+        Without projects it can act in all of the caller's. It expires after 90 days, or at expires_at, where None means
+        never.
         """
         arguments = {
             "name": name,
@@ -870,9 +873,9 @@ class Tokens(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.RevokeTokenResponse:
-        """End an API key of the caller's, which may be the one in use; with cascade also those that were made with it.
+        """Revoke an API key of the caller, even the one in use; with cascade also those that were created with it.
 
-        The receipt is that of all of them; wait waits for it as for a key's.
+        There is one receipt for all of them, for which wait waits as for a key's.
         """
         arguments = {"token_id": id, "cascade": "true" if cascade else None, "wait": wait_text(wait)}
         return self._transport.send(_operations.REVOKE_TOKEN.call(arguments, timeout=timeout))
@@ -887,7 +890,7 @@ class Tokens(_Resource):
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.RevokeTokenResponse:
-        """Keep a member's API key from acting in a project, for its owners."""
+        """Bar a member's API key from a project. Owners only."""
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
@@ -908,7 +911,7 @@ class Providers(_Resource):
     def list_custom(
         self, customer_id: str, project_id: str, *, timeout: Optional[float] = None
     ) -> models.ListCustomProvidersResponse:
-        """List the servers of your own that are providers of the project beside the catalogue's."""
+        """List the project's own servers, which are its providers beside those of the catalogue."""
         arguments = {"customer_id": customer_id, "project_id": project_id}
         return self._transport.send(_operations.LIST_CUSTOM_PROVIDERS.call(arguments, timeout=timeout))
 
@@ -925,10 +928,10 @@ class Providers(_Resource):
         header: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.CustomProviderResponse:
-        """Make a server of your own a provider of the project, which it is as it was added.
+        """Add a server of your own to the project's providers. It can't be changed.
 
-        It speaks the API of OpenAI unless the dialect is another. Its key goes as a bearer token unless auth_style is
-        header, with the name of one, or none.
+        It speaks OpenAI's API unless dialect says otherwise. It gets its key as a bearer token unless auth_style is
+        "none", or "header" with the name of a header.
         """
         arguments = {
             "customer_id": customer_id,
@@ -945,6 +948,6 @@ class Providers(_Resource):
     def remove_custom(
         self, customer_id: str, project_id: str, slug: str, *, timeout: Optional[float] = None
     ) -> models.CustomProviderResponse:
-        """Remove a server that the project's owners added. It is refused while it has keys that are not revoked."""
+        """Remove a server that the project's owners added. Revoke its keys first, or the call fails."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "slug": slug}
         return self._transport.send(_operations.REMOVE_CUSTOM_PROVIDER.call(arguments, timeout=timeout))

@@ -21,7 +21,7 @@ _log = logging.getLogger("agentrouter_sdk")
 
 
 class Transport:
-    """Sends calls over an HTTP client, its own unless it was given one."""
+    """Sends calls over an HTTP client, by default its own."""
 
     def __init__(self, config: Config, http_client: Optional[httpx.Client]) -> None:
         self.config = config
@@ -30,11 +30,11 @@ class Transport:
         self._http = httpx.Client() if http_client is None else http_client
 
     def with_config(self, config: Config) -> Transport:
-        """Return a transport with other settings, over the same connections. Its close closes nothing."""
+        """Return a transport with other settings that uses the same connections. Its close does nothing."""
         return Transport(config, self._http)
 
     def close(self) -> None:
-        """Close the connections, unless they are somebody else's."""
+        """Close the connections, unless they belong to a given HTTP client."""
         if self._owned:
             self._http.close()
 
@@ -53,7 +53,7 @@ class Transport:
             time.sleep(pause)
 
     def _attempt(self, call: Call[T]) -> Union[T, AgentRouterError]:
-        """Return the result or the error. The HTTP client's errors end here: they and their frames hold the request."""
+        """Return the result or the error. The HTTP client's errors end here: they hold the request."""
         source = self.config.api_key
         key = checked_key(source()) if callable(source) else source
         timeout = timeout_of(self.config, call)
@@ -81,7 +81,7 @@ class Transport:
         return read(key, call, response, body)
 
     def _body(self, response: httpx.Response, deadline: float) -> bytes:
-        # The HTTP client bounds the wait for each piece, and not that for all of them.
+        # The HTTP client limits the wait for each piece, not for the whole response.
         pieces: List[bytes] = []
         for piece in response.iter_bytes():
             pieces.append(piece)
