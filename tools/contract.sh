@@ -9,7 +9,7 @@ released=${2:+$(realpath "$2")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# The linter phones home and looks for updates unless it is told not to.
+# Without these variables, the linter sends statistics and looks for updates.
 export REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true REDOCLY_SUPPRESS_NOTIFICATIONS=true
 
 # run WHAT COMMAND…: runs it, and notes whether it has failed. All checks run.

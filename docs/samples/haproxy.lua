@@ -1,16 +1,16 @@
--- AI Keys with HAProxy: the action of haproxy.cfg that asks aikeys-gateway whose provider key serves a request, and puts it in place of
--- the caller's credential. The gateway's refusals go to the client as they are.
+-- AI Keys with HAProxy: the action of haproxy.cfg. It asks aikeys-gateway for the provider key of a request, and replaces the caller's
+-- credential with it. The gateway's refusals go to the client unchanged.
 
 local GATEWAY = "unix@/run/aikeys-gateway/forward-auth.sock"
 local CREDENTIALS = {"authorization", "x-api-key", "x-goog-api-key", "api-key"}
 
--- What the gateway is not asked with: what belongs to the connection and the body, and what a client might say of itself.
+-- Headers that the question leaves out: those of the connection and the body, and those in which a client could forge facts.
 local NOT_ASKED = {
   "host", "connection", "content-length", "transfer-encoding", "expect", "upgrade", "te", "trailer",
   "forwarded", "x-forwarded-for", "x-forwarded-method", "x-forwarded-uri", "x-original-method", "x-original-uri",
 }
 
--- first returns the first value of a header of the gateway's answer, and "" if there is none.
+-- first returns the first value of a header of the gateway's answer, or "".
 local function first(values)
   return values and values[0] or ""
 end

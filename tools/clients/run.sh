@@ -24,7 +24,7 @@ install() {
   ../venv.sh "$here"
 }
 
-# The generators need Node 22.18. Where the machine's is older, the one that npm has brought runs them.
+# The generators need Node 22.18. If the machine's Node is older, npm's copy runs them.
 choose_node() {
   local enough='const [a, b] = process.versions.node.split("."); process.exit(a > 22 || (a == 22 && b >= 18) ? 0 : 1)'
   node -e "$enough" || export PATH="$here/node_modules/node-linux-$(node -p process.arch)/bin:$PATH"

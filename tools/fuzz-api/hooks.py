@@ -3,7 +3,7 @@
 Requests that are right by the document are made sensible here, so that they reach what lies behind validation: ids that
 exist, credentials of providers in their shape, positions that were given out. Those that are wrong on purpose stay so.
 Every secret that is sent holds CANARY. Own checks look for it in the answers, and for keys that come back to life.
-Each answer is noted in the ledger, from which runs.py tells whether every operation was reached.
+The ledger has a line for each answer. runs.py reads it to check that every operation was reached.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_query(case: Any, query: dict[str, Any]) -> dict[str, Any]:
-    """The document can't say which providers and page tokens there are, that a wait is 30 s at the most, nor that from is not
+    """The document can't say which providers and page tokens there are, that a wait is at most 30 s, nor that from is not
     after to. No wait lasts that long, since no data plane follows the stream by then."""
     if "provider" in query:
         query["provider"] = one_of(case, "provider", list(examples()))

@@ -1,5 +1,5 @@
-// AI Keys for the Portkey gateway: callers send their requests here, with an API key of AI Keys in place of a provider's. For each one
-// this asks the agent of AI Keys which provider key serves it, and sends it on to Portkey with that key. Run with: node front.mjs
+// AI Keys for the Portkey gateway. Callers send their requests to this program, with an API key of AI Keys in place of a provider's. For
+// each request, it asks the agent of AI Keys for the provider key, and forwards the request to Portkey with that key. Run: node front.mjs
 //
 //   caller ──ak_…──> front.mjs ──provider's key──> Portkey ──> provider
 //                       └─ak_…─> aikeys-gateway agent --auth-socket-users=portkey
@@ -10,8 +10,8 @@ const AGENT = "/run/aikeys-gateway/agent.sock";
 const PORTKEY = "http://127.0.0.1:8787";
 const LIMIT = 32 << 20; // bytes of a request's body
 
-// What callers may ask of Portkey, by its provider: the path below the provider's base URL, for which the key is asked, and how much of
-// it Portkey adds itself. Everything else is refused.
+// The requests that callers may send, by provider: Portkey's path, the path below the provider's base URL for which the key is requested,
+// and the part of that which Portkey appends itself. Everything else is refused.
 const ROUTES = {
   openai: {
     "/v1/chat/completions": ["/chat/completions", "/chat/completions"],
@@ -23,7 +23,7 @@ const ROUTES = {
   },
 };
 
-// The headers that go on. Those of Portkey do not: they could say where the key goes.
+// The headers that are forwarded. Portkey's own are not: they could send the key elsewhere.
 const PASSED = ["content-type", "accept", "anthropic-version", "anthropic-beta"];
 
 class Refusal extends Error {
