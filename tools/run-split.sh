@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Starts what `make run` starts, with the keyset in a process of its own: secrets-svc on a unix socket, and `aikeysd dev`
-# as its client. One Ctrl-C ends both. What they make stays in DATA (data/split) and the next start uses it again.
-# Arguments go to `aikeysd dev`. The programs are those in BIN (bin), as `make build` leaves them.
+# Does the same as `make run`, with the keyset in a process of its own: secrets-svc on a unix socket, and `aikeysd dev` as
+# its client. One Ctrl-C ends both. Their data stays in DATA (data/split), and the next start uses it again. Arguments go
+# to `aikeysd dev`. The programs come from BIN (bin), where `make build` puts them.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=${DATA:-$root/data/split} bin=${BIN:-$root/bin}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the contract as its users meet it, against a live service: clients that others' generators make of it, programs
-# as published with the packed SDKs and nothing else, and the code samples as they stand.
+# Checks the contract from its users' side, against a live service: clients made by other people's generators, the published
+# programs with nothing but the packed SDKs, and the code samples as written.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

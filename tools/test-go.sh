@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the Go tests of every module of ours, with the race detector where there is a C compiler for it. Its arguments
-# are go test's, such as -run. With -v every test is shown, else those that fail, once more at the end.
+# Runs the Go tests of each of our modules, with the race detector if there is a C compiler. Its arguments are go test's,
+# such as -run. With -v it shows every test; otherwise it shows those that fail, again at the end.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 gotestsum=$PWD/bin/gotestsum

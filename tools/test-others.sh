@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests that are not in Go, two scripts at a time, on one build of the service. It prints the output of each script
-# when that ends. The slowest begin first.
+# Runs the tests that are not in Go, two scripts at a time, on one build of the service. It prints a script's output when the
+# script ends. The slowest scripts start first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts=(

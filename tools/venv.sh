@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fills FOLDER/.venv with what FOLDER/FILE lists (requirements.txt unless given), and nothing whose hash is not there; at
-# once where that has been done. `make lock-python` writes such lists.
+# Installs the packages that FOLDER/FILE lists (requirements.txt by default) into FOLDER/.venv, by their hashes, unless they
+# are installed. `make lock-python` writes such lists.
 #   tools/venv.sh FOLDER [FILE]
 set -euo pipefail
 cd "$1"

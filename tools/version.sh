@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the version of what is checked out, from git: 1.2.3 at the tag v1.2.3; 1.2.3+4.gabc1234567 four commits after it, which
+# Prints the version of the checkout, from git: 1.2.3 at the tag v1.2.3; 1.2.3+4.gabc1234567 four commits after it, which
 # sorts between it and 1.2.4; 0.0.0+… before the first tag; with .dirty at the end if files were changed. VERSION overrides it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

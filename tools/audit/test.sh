@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shows that `make audit` tells a clean bill from a database that did not answer, for each kind of package, and that a
-# vulnerability is never lost: stand-ins for the three tools answer as the real ones do.
+# Shows that `make audit` distinguishes a clean result from a database that did not answer, for each kind of package, and
+# never loses a vulnerability. Stand-ins answer like the three real tools.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 stubs=$(mktemp -d)
@@ -8,7 +8,7 @@ trap 'rm -rf "$stubs"' EXIT
 
 stub() { printf '#!/bin/sh\n%s\n' "$2" >"$stubs/$1" && chmod +x "$stubs/$1"; }
 
-# answer TOOL WHAT: lets a stand-in answer as the tool does where it is clean, has found something, or reached no database.
+# answer TOOL WHAT: makes a stand-in answer like the tool: clean, with a finding, or without a database.
 answer() {
   case $1-$2 in
     govulncheck-clean) stub "$1" 'echo "No vulnerabilities found."' ;;
@@ -19,7 +19,7 @@ answer() {
     npm-silent) stub "$1" 'echo "{\"message\": \"405 Method Not Allowed\"}"; echo "npm error audit endpoint" >&2; exit 1' ;;
     pip-audit-clean) stub "$1" 'echo "{\"dependencies\": [{\"name\": \"a\", \"version\": \"1\", \"vulns\": []}]}"' ;;
     pip-audit-found) stub "$1" 'echo "{\"dependencies\": [{\"name\": \"a\", \"vulns\": [{\"id\": \"X-1\"}]}]}"; exit 1' ;;
-    # It skips what it could not ask about, and ends with 0 all the same.
+    # It skips packages for which no database answers, and still exits with 0.
     pip-audit-silent) stub "$1" 'echo "{\"dependencies\": [{\"name\": \"a\", \"skip_reason\": \"not found\"}]}"' ;;
     pip-audit-broken) stub "$1" 'echo "Traceback" >&2; exit 1' ;;
   esac

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Shows that teams can generate clients of their own from the documents that the service serves: each generator reads
-# /openapi.yaml and /openapi.json of a live service without an error or a warning, what it makes compiles under strict
-# settings with every type known, and a program written with it registers, reads, lists and revokes a key.
+# Shows that teams can generate clients of their own from the documents that the service serves. Each generator must read
+# /openapi.yaml and /openapi.json of a live service without an error or a warning. Its code must compile under strict
+# settings with every type known, and a program that uses it must register, read, list and revoke a key.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 here=$PWD
@@ -11,7 +11,7 @@ if [[ ${1-} != live ]]; then
   exec ../live.sh "$here/run.sh" live
 fi
 
-# fresh FOLDER KEY: FOLDER was filled for KEY, and wholly.
+# fresh FOLDER KEY: reports whether FOLDER was filled completely, for KEY.
 fresh() { [[ $(cat "$1/.stamp" 2>/dev/null) == "$2" ]]; }
 
 install() {
@@ -49,15 +49,14 @@ generate() {
 }
 kind() { if [[ $1 == http* ]]; then echo "$2"; else echo "$3"; fi; }
 
-# datamodels DOCUMENT FILE KIND. The generator asks to be told its formatter, and that a service on this machine is
-# meant; mypy needs annotated types.
+# datamodels DOCUMENT FILE KIND: generates models. The generator wants an explicit formatter, and permission to read from
+# this machine; mypy needs annotated types.
 datamodels() {
   datamodel-codegen "$(kind "$1" --url --input)" "$1" --allow-private-network --input-file-type openapi --formatters \
     builtin --use-annotated --disable-timestamp --output "$2" --output-model-type "$3"
 }
 
-# quiet GENERATOR DOCUMENT FOLDER: generates there, and fails where the generator does or says anything that sounds like
-# a complaint.
+# quiet GENERATOR DOCUMENT FOLDER: generates there, and fails if the generator fails or prints a complaint.
 complaints='warn|deprecat|error|exception|invalid|unsupported|unresolv|unknown|unable|skip|ignor|fail'
 complaints+='|cannot|can.t|missing|duplicat'
 quiet() {
@@ -76,7 +75,7 @@ trap 'rm -rf "$work"' EXIT
 typescript=(openapi-typescript hey-api orval)
 python=(openapi_python_client datamodel_code_generator)
 
-# A check that notices nothing passes on everything: a reference that leads nowhere is complained of by all of them.
+# The check itself is checked: every generator must complain about a dangling reference.
 curl -sSf -o "$work/openapi.yaml" "$AGENTROUTER_BASE_URL/openapi.yaml"
 sed "s|'#/components/schemas/KeyState'|'#/components/schemas/Gone'|" "$work/openapi.yaml" >"$work/flawed.yaml"
 cmp -s "$work/openapi.yaml" "$work/flawed.yaml" && { echo 'the flawed document has no flaw' >&2 && exit 1; }

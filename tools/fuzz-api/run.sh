@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzes a running aikeysd from the OpenAPI documents in spec/: as a project's owner, as a member, without a credential,
-# and as a data plane. Fails on a 5xx, on a status, media type, header or body that the document does not know, on wrong
-# data that is taken and right data that is refused, on an operation that was not reached, and on a secret that shows.
-# Before that it makes sure that it would notice. Whoever wants to go deeper sets
+# and as a data plane. It fails on a 5xx, on a status, media type, header or body that the document does not have, on
+# invalid data that is accepted and valid data that is refused, on an operation that was not reached, and on a leaked
+# secret. Before that, it proves that it would notice each of these. To go deeper, set
 #   FUZZ_EXAMPLES  generated requests for each operation and phase (default 30)
 #   FUZZ_SEED      the number that they are drawn from (default 1), or "random"
 # schemathesis.toml says what is checked, hooks.py how requests are made sensible, fuzz.py does the rest.

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Lints the OpenAPI documents in spec/ with our rules and with OWASP's, once both have shown on bad.yaml that they still
-# notice something.
+# Lints the OpenAPI documents in spec/ with our rules and with OWASP's. First, both must find the mistakes in bad.yaml.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shows that programs written as the published examples are work with what `make dist` packs, and nothing else of this
-# repository: each makes a folder of its own, with the tarball unpacked in third_party, and runs on a live service.
+# Shows that programs like the published examples need nothing of this repository but what `make dist` packs. Each program
+# gets a folder of its own, with the tarball unpacked in third_party, and runs against a live service.
 #   tools/reference/run.sh [FOLDER]
 # FOLDER (fixtures, unless given) holds LANGUAGE/METHOD/ for go, python and typescript, and register, get, list and revoke;
 # files of LANGUAGE/ itself go with each method. In a file that ends in .tmpl, {{provider}} and the like are filled in.
@@ -20,7 +20,7 @@ trap 'rm -rf "$work"' EXIT
 secret=sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001
 id=
 
-# lay LANGUAGE METHOD: puts the program's files into the language's folder, with its placeholders filled in.
+# lay LANGUAGE METHOD: copies the program's files into the language's folder, and fills in the placeholders.
 lay() {
   local file name
   for file in "$programs/$1"/* "$programs/$1/$2"/*; do
@@ -54,7 +54,7 @@ run_go() {
 install_python() {
   local pip=(venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input)
   python3 -m venv venv
-  # What the SDK needs comes first, checked by hash, so that the program's own list brings the SDK alone.
+  # Install the SDK's dependencies first, by hash, so that the program's own list adds only the SDK.
   "${pip[@]}" --require-hashes --requirement "$sdk/python/requirements.txt" --requirement "$sdk/python/requirements-dist.txt"
   "${pip[@]}" --no-index --no-build-isolation --requirement requirements.txt
 }
@@ -69,7 +69,7 @@ run_typescript() {
   npx --no-install tsc --noEmit --project . && npx --yes tsx index.ts
 }
 
-# check LANGUAGE METHOD: runs one program, and looks for what its result must show.
+# check LANGUAGE METHOD: runs one program, and checks its output.
 check() {
   local output want
   output=$(cd "$work/$1" && "run_$1" 2>&1) || { printf '%s %s failed:\n%s\n' "$1" "$2" "$output" >&2 && return 1; }
@@ -92,7 +92,7 @@ for language in go python typescript; do
   prepare "$language"
   for method in register get list revoke; do
     lay "$language" "$method"
-    # What the first program of a language needs, all of them do.
+    # All programs of a language need the same packages as the first.
     if [[ $method == register && $(type -t "install_$language") == function ]]; then
       (cd "$work/$language" && "install_$language")
     fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the code samples of spec/aikeys.yaml as they stand, each language on a live service of its own and with the SDK of
-# this tree: curl, Go, Python and TypeScript. samples.py says what each must show.
+# Runs the code samples of spec/aikeys.yaml as written: curl, Go, Python and TypeScript, each language on a live service of
+# its own and with the SDK of this tree. samples.py says what each sample must print.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 root=$(cd ../.. && pwd)
