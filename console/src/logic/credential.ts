@@ -35,5 +35,5 @@ export function refuseCredential(text: string): string {
   }
   if (text.startsWith('dp_')) return 'This is the credential of a data plane. Sign in with an API key of your own.';
   if (/^eyJ[\w-]+\.[\w-]+\.[\w-]+$/.test(text)) return '';
-  return 'This is no AgentRouter API key: those begin with ak_. A provider’s key (sk-…) is added after you have signed in. Nothing was sent.';
+  return 'This is not an AgentRouter API key: those begin with ak_. A provider’s key (sk-…) is added after you have signed in. Nothing was sent.';
 }

@@ -38,7 +38,7 @@ export function effectOf(before: Policy, after: Policy, keys: readonly Key[], us
   }
   if ((before.operations ?? 'inference') !== (after.operations ?? 'inference')) {
     effects.push(after.operations === 'all'
-      ? { provider: '', tone: 'bad', text: 'Requests that administer a provider’s account are served too. Credentials that they make outlive a revocation here.' }
+      ? { provider: '', tone: 'bad', text: 'Requests that administer a provider’s account are served too. Credentials created this way outlive a revocation here.' }
       : { provider: '', tone: 'warn', text: 'Requests that administer a provider’s account are refused.' });
   }
   const [was, is] = [graceOf(before), graceOf(after)];

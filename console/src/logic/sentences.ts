@@ -42,7 +42,7 @@ export function verdictSentence(verification: NonNullable<Key['verification']>, 
   switch (verification.verdict) {
     case 'valid': return `${providerName} takes the key${because}.`;
     case 'rejected': return `${providerName} rejects the key${because}.`;
-    default: return `Not tested${because}: nothing is known of the key.`;
+    default: return `Not tested${because}: the key’s state is unknown.`;
   }
 }
 

@@ -114,7 +114,7 @@ function EndToken({ token, onClose }: { token: Token; onClose: () => void }) {
   });
   return (
     <Dialog title={`Revoke ${token.name ?? token.token_id}?`} onClose={onClose}>
-      <p>Whatever uses this API key is refused from the next request on, and by gateways within a second. This can’t be undone.{token.current && <b> It is the one that you are signed in with: you will have to sign in with another.</b>}</p>
+      <p>Whatever uses this API key is refused from the next request on, and by gateways within a second. This can’t be undone.{token.current && <b> You are signed in with this API key, and will have to sign in with another.</b>}</p>
       {error !== undefined && <Fault error={error} />}
       <div className="bar end"><button type="button" data-autofocus onClick={onClose}>Keep it</button><button type="button" className="danger" disabled={busy} onClick={() => void run()}>Revoke</button></div>
       <CopyAs commands={[curl(location.origin, 'DELETE', `/v1/tokens/${token.token_id}`), tare(['tokens', 'revoke', token.token_id])]} />

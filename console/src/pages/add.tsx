@@ -169,8 +169,8 @@ function AddForm({ providers, onClose }: { providers: Provider[]; onClose: () =>
     const display = nameOf(slug, providers);
     const rule = ruleFor(policy.data, slug);
     const collides = taken.some((k) => k.name === name.trim()) ? ' An active key has this name already.' : '';
-    if (own && rule === 'forbid') return `It will be stored, and serve nobody: the policy forbids members’ own keys for ${display}.${collides}`;
-    if (!own && rule === 'require') return `It will be stored, and serve nobody: the policy requires that members use keys of their own for ${display}.${collides}`;
+    if (own && rule === 'forbid') return `It will be stored, but serve nobody: the policy forbids members’ own keys for ${display}.${collides}`;
+    if (!own && rule === 'require') return `It will be stored, but serve nobody: the policy requires that members use keys of their own for ${display}.${collides}`;
     const replaced = servingKey(taken, { ...(policy.data ?? { user_keys_by_provider: {}, on_bad_key: 'fail' }), user_keys: 'allow', user_keys_by_provider: {} }, slug, now);
     const whom = own ? 'your requests' : 'the project’s requests';
     return `${replaced ? `${replaced.weight || (replaced.order ?? 0) < 0 ? `It stays behind ${titleOf(replaced)}, which serves ${whom} to ${display}.` : `It takes over ${whom} to ${display} from ${titleOf(replaced)} at once; that key stays as standby.`}` : `It will serve ${whom} to ${display} at once.`}${collides}`;
@@ -214,7 +214,7 @@ function DocumentFields({ provider, input, fields, error }: DocumentProps) {
   const read = async (file: File | undefined) => {
     if (!file) return;
     if (file.size > 16_384) {
-      setFileFault('The file is larger than 16 KiB: it is no credential document.');
+      setFileFault('The file is larger than 16 KiB: it is not a credential document.');
       return;
     }
     const text = await file.text();

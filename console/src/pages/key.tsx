@@ -151,7 +151,7 @@ export async function update(item: Key, body: Change) {
 
 export function Changed({ error }: { error: unknown }) {
   if (error instanceof Refusal && error.status === 412) {
-    return <div className="fault" role="alert"><p><b>Someone else has changed this key in the meantime.</b> Nothing was saved. It is shown as it is now: look at it, and save again if you still want to.</p></div>;
+    return <div className="fault" role="alert"><p><b>Someone else has changed this key in the meantime.</b> Nothing was saved. The current state is shown: check it, and save again if you still want to.</p></div>;
   }
   return error === undefined ? null : <Fault error={error} />;
 }
@@ -267,7 +267,7 @@ function DisableDialog({ item, all, onClose }: { item: Key; all: Key[]; onClose:
   return (
     <Dialog title={<>Disable {titleOf(item)}?</>} onClose={onClose}>
       <ul className="impact">
-        <li>Data planes drop it within a second, as with a revocation, and you get a receipt. It was used last: <b><When at={item.last_used_at} now={now} /></b>.</li>
+        <li>Data planes drop it within a second, as with a revocation, and you get a receipt. Last used: <b><When at={item.last_used_at} now={now} /></b>.</li>
         <li className={impact.wasServing && !impact.next ? 'bad' : undefined}>{impact.sentence}</li>
         <li>You can enable it again at any time.</li>
       </ul>

@@ -64,7 +64,7 @@ export function KeysPage() {
         </select>
       </div>
       {policy.data?.user_keys === 'forbid' && (keys.data ?? []).some((k) => k.user_scope && k.state !== 'revoked') && (
-        <p className="notice">The policy forbids members’ own keys: yours are stored, and serve nobody.</p>
+        <p className="notice">The policy forbids members’ own keys: yours are stored, but serve nobody.</p>
       )}
       <Await query={keys} rows={6}>
         {(all) => shown.length > 0

@@ -18,21 +18,21 @@ export function PolicyPage() {
 }
 
 const userKeys: [Policy['user_keys'], string, string][] = [
-  ['allow', 'Members may use keys of their own', 'A member’s own key goes first; who has none is served by the project’s.'],
+  ['allow', 'Members may use keys of their own', 'A member’s own key serves first; members without one are served by the project’s.'],
   ['require', 'Members must use keys of their own', 'The project’s keys serve nobody.'],
-  ['forbid', 'Only the project’s keys serve', 'Members’ own keys are stored, and serve nobody.'],
+  ['forbid', 'Only the project’s keys serve', 'Members’ own keys are stored, but serve nobody.'],
 ];
 const onBadKey: [Policy['on_bad_key'], string, string][] = [
   ['fail', 'Return the provider’s error', 'A bad key shows at once.'],
-  ['next_key', 'Try the next key', 'The refused key is passed over for five minutes.'],
+  ['next_key', 'Try the next key', 'The refused key is skipped for five minutes.'],
 ];
 const onLimited: [NonNullable<Policy['on_limited']>, string, string][] = [
-  ['fail', 'Return the 429', 'A limit shows at once, the provider’s or the key’s own.'],
-  ['next_key', 'Use the next key', 'Data planes leave the key aside for as long as the provider says, or while it is at its own limit.'],
+  ['fail', 'Return the 429', 'Callers see a limit at once, the provider’s or the key’s own.'],
+  ['next_key', 'Use the next key', 'Data planes set the key aside for as long as the provider says, or while it is at its own limit.'],
 ];
 const operations: [NonNullable<Policy['operations']>, string, string][] = [
-  ['inference', 'Inference only', 'What administers a provider’s account, or makes further credentials, is refused.'],
-  ['all', 'Everything', 'Credentials that are made this way outlive a revocation here.'],
+  ['inference', 'Inference only', 'Requests that administer a provider’s account, or create credentials, are refused.'],
+  ['all', 'Everything', 'Credentials created this way outlive a revocation here.'],
 ];
 
 type Draft = Required<Pick<Policy, 'user_keys' | 'user_keys_by_provider' | 'on_bad_key' | 'on_limited' | 'operations'>> & { removal_grace_days: number | undefined };
@@ -108,11 +108,11 @@ function Form({ saved }: { saved: Policy }) {
         <Panel title="What this changes" note="from who was served in the last 30 days">
           <ul className="effects panel-body" role="status">
             {effects.map((e, i) => <li key={i}><Tone tone={e.tone}>{e.provider && <b>{e.provider}. </b>}{e.text}</Tone></li>)}
-            {effects.length === 0 && <li className="quiet">Nobody who was served lately is served otherwise.</li>}
+            {effects.length === 0 && <li className="quiet">No recently served member is affected.</li>}
           </ul>
         </Panel>
       )}
-      {stale && <div className="fault" role="alert"><p><b>The policy has been changed in the meantime.</b> Nothing was saved.</p><button type="button" onClick={() => void queries.invalidateQueries({ queryKey: ['policy'] })}>Show the new one</button></div>}
+      {stale && <div className="fault" role="alert"><p><b>Someone else has changed the policy in the meantime.</b> Nothing was saved.</p><button type="button" onClick={() => void queries.invalidateQueries({ queryKey: ['policy'] })}>Show the new one</button></div>}
       {error !== undefined && <Fault error={error} />}
       <div className="bar">
         {isOwner && <><button type="submit" className="primary" disabled={!dirty || busy}>{busy ? 'Saving…' : 'Save'}</button>{dirty && <button type="button" onClick={() => setDraft(start)}>Discard</button>}</>}

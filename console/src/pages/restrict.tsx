@@ -34,7 +34,7 @@ export function RestrictDialog({ item, onClose }: { item: Key; onClose: () => vo
       <form onSubmit={(e) => { e.preventDefault(); void run(); }}>
         {field('models', 'Models', 'One a line, as requests name them, such as gpt-4o or o4-*. Empty allows all.', true)}
         {field('operations', 'Operations', 'Paths of the provider’s API, such as /chat/completions. Empty allows all.')}
-        {!item.user_scope && field('users', 'Users', 'Whom it serves. Others are served as if the key were not there. Empty is all members.')}
+        {!item.user_scope && field('users', 'Users', 'The members whom it serves. For others, the key does not exist. Empty means all members.')}
         <Changed error={error} />
         <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy}>Save</button></div>
       </form>

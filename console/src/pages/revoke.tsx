@@ -28,7 +28,7 @@ export function RevokeDialog({ target, onClose }: { target: Key; onClose: () => 
   return (
     <Dialog title={<>Revoke {titleOf(target)}?</>} onClose={onClose}>
       <ul className="impact">
-        <li>It was used last: <b><When at={target.last_used_at} now={now} /></b>. Requests that it is serving end at once, streams included.</li>
+        <li>Last used: <b><When at={target.last_used_at} now={now} /></b>. Requests that it is serving end at once, including streams.</li>
         <li className={impact.wasServing && !impact.next ? 'bad' : undefined}>{impact.sentence}</li>
         <li>This can’t be undone. To stop it for now, disable it on <Link href={`/keys/${target.id}`} onClick={onClose}>its page</Link>.</li>
         <li>{nameOf(target.provider, providers.data)} itself still accepts it until you delete it there.</li>

@@ -35,7 +35,7 @@ export function SignIn({ again, answer }: { again?: WhoAmI; answer?: Answer }) {
       else await queries.invalidateQueries();
     } catch (error) {
       setFault(error instanceof Refusal && error.status === 401
-        ? 'The service does not take it. It may have been revoked or have expired: ask for another one.'
+        ? 'The service does not accept it. It may have been revoked or have expired: ask for another one.'
         : error instanceof Refusal ? error.message
           : error instanceof NoAnswer ? 'The service does not answer. Check that it runs, then try again.' : 'This page has failed. Load it again.');
       input.current?.focus();
