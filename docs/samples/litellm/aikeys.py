@@ -14,7 +14,7 @@ from litellm.proxy._types import UserAPIKeyAuth
 
 AGENT = "/run/aikeys-gateway/agent.sock"
 
-# What callers may ask of LiteLLM, and where each kind of call goes at the provider. LiteLLM refuses all else.
+# The calls that LiteLLM accepts, and the path of each at the provider. It refuses all others.
 ROUTES = ("/chat/completions", "/v1/chat/completions", "/embeddings", "/v1/embeddings", "/v1/messages")
 PATHS = {
     ("openai", "acompletion"): "/chat/completions",
