@@ -7,17 +7,18 @@ import (
 	"gorm.io/gorm/clause"
 )
 
-// The types of events about custom providers: system events of what an operator did, and events of projects of what an owner did.
+// The types of events about custom providers: system events for what an operator did, project events for what an owner did.
 const (
 	EventProviderCreated EventType = "provider.created"
 	EventProviderDeleted EventType = "provider.deleted"
 )
 
-// CustomProvider is a server of a customer's own. It never changes: keys are sealed for its Digest.
+// CustomProvider is a customer's own server. It never changes, because keys are sealed for its Digest.
 type CustomProvider struct {
 	CustomerID string `gorm:"primaryKey" json:"-"`
 	Slug       string `gorm:"primaryKey" json:"slug"`
-	// ProjectID is the project whose owners added it, and which alone can use it; empty if an operator added it for all of the customer's.
+	// ProjectID is the project whose owners added it; only that project can use it. It is empty if an operator added it for
+	// all of the customer's projects.
 	ProjectID string `json:"project_id,omitempty"`
 	Name      string `json:"name"`
 	BaseURL   string `gorm:"column:base_url" json:"base_url"`
@@ -30,35 +31,31 @@ type CustomProvider struct {
 	CreatedBy string `json:"-"`
 }
 
-// State returns what events of projects say of the provider.
-func (p CustomProvider) State() *EventState { return &EventState{Name: p.Name, BaseURL: p.BaseURL} }
+// state returns the provider in the form that project events hold.
+func (p CustomProvider) state() *EventState { return &EventState{Name: p.Name, BaseURL: p.BaseURL} }
 
 // usableProviders selects the custom providers that a project can use.
 const usableProviders = "customer_id = ? AND project_id IN ('', ?)"
 
 // CustomProvider returns a provider that a project can use: ErrNotFound.
 func (s *Store) CustomProvider(ctx context.Context, customerID, projectID, slug string) (CustomProvider, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var p CustomProvider
-	err := s.orm(ctx).Where(usableProviders, customerID, projectID).Where("slug = ?", slug).Take(&p).Error
-	return p, s.classify(err)
+	return take[CustomProvider](ctx, s, func(db *gorm.DB) *gorm.DB {
+		return db.Where(usableProviders, customerID, projectID).Where("slug = ?", slug)
+	})
 }
 
-// ListCustomProviders returns the providers of a customer by their slugs, those that one project can use unless projectID is empty.
+// ListCustomProviders returns a customer's providers in the order of their slugs. With a projectID, it returns only those that
+// the project can use.
 func (s *Store) ListCustomProviders(ctx context.Context, customerID, projectID string) ([]CustomProvider, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	db := s.orm(ctx).Where("customer_id = ?", customerID)
-	if projectID != "" {
-		db = s.orm(ctx).Where(usableProviders, customerID, projectID)
-	}
-	var all []CustomProvider
-	err := db.Order("slug").Find(&all).Error
-	return all, s.classify(err)
+	return find[CustomProvider](ctx, s, func(db *gorm.DB) *gorm.DB {
+		if projectID != "" {
+			return db.Where(usableProviders, customerID, projectID).Order("slug")
+		}
+		return db.Where("customer_id = ?", customerID).Order("slug")
+	})
 }
 
-// CreateCustomProvider stores a provider of an operator's, with a system event: ErrAlreadyExists where the customer has one with that slug.
+// CreateCustomProvider stores an operator's provider, with a system event: ErrAlreadyExists if the slug is taken.
 func (tx *Tx) CreateCustomProvider(p CustomProvider) error {
 	p.CreatedAt = tx.Now
 	if err := tx.db.Create(&p).Error; err != nil {
@@ -67,8 +64,8 @@ func (tx *Tx) CreateCustomProvider(p CustomProvider) error {
 	return tx.AppendSystemEvent(SystemEvent{Type: EventProviderCreated, CustomerID: p.CustomerID, Subject: p.Slug, After: StateInJSON(p)})
 }
 
-// AddProjectProvider stores a provider of a project's, of which there may be quota: ErrQuotaExceeded, ErrAlreadyExists as for
-// CreateCustomProvider. Tx.Role must have locked the project.
+// AddProjectProvider stores a project's provider, of which the project may have at most quota: ErrQuotaExceeded, ErrAlreadyExists.
+// Tx.Role must have locked the project.
 func (tx *Tx) AddProjectProvider(p *CustomProvider, quota int64, event Event) error {
 	var count int64
 	err := tx.db.Model(&CustomProvider{}).Where("customer_id = ? AND project_id = ?", p.CustomerID, p.ProjectID).Count(&count).Error
@@ -82,12 +79,12 @@ func (tx *Tx) AddProjectProvider(p *CustomProvider, quota int64, event Event) er
 	if err := tx.db.Create(p).Error; err != nil {
 		return err
 	}
-	event.After = p.State()
+	event.After = p.state()
 	return tx.AppendEvent(event)
 }
 
-// DeleteCustomProvider deletes a provider, with a system event, and with the event that newEvent makes in each project that it is taken
-// from: the one whose owners added it, or those that had keys for it. Errors: ErrNotFound, and ErrInUse while it has keys that are not revoked.
+// DeleteCustomProvider deletes a provider, with a system event and with newEvent's event in each project that loses it: the
+// project whose owners added it, or those that had keys for it. Errors: ErrNotFound, and ErrInUse if keys for it are not revoked.
 func (tx *Tx) DeleteCustomProvider(customerID, slug string, newEvent func(projectID string) Event) error {
 	p, err := tx.dropProvider(tx.db.Where("customer_id = ? AND slug = ?", customerID, slug))
 	if err != nil {
@@ -104,7 +101,7 @@ func (tx *Tx) DeleteCustomProvider(customerID, slug string, newEvent func(projec
 	}
 	for _, project := range projects {
 		event := newEvent(project)
-		event.Provider, event.Before = slug, p.State()
+		event.Provider, event.Before = slug, p.state()
 		if err := tx.appendToProject(event); err != nil {
 			return err
 		}
@@ -112,17 +109,17 @@ func (tx *Tx) DeleteCustomProvider(customerID, slug string, newEvent func(projec
 	return tx.AppendSystemEvent(SystemEvent{Type: EventProviderDeleted, CustomerID: customerID, ProjectID: p.ProjectID, Subject: slug, Before: StateInJSON(p)})
 }
 
-// RemoveProjectProvider deletes a provider of a project's and returns it. Errors are those of DeleteCustomProvider.
+// RemoveProjectProvider deletes a project's provider and returns it. Errors: ErrNotFound, ErrInUse.
 func (tx *Tx) RemoveProjectProvider(c Caller, slug string, event Event) (CustomProvider, error) {
 	p, err := tx.dropProvider(tx.db.Where("customer_id = ? AND project_id = ? AND slug = ?", c.CustomerID, c.ProjectID, slug))
 	if err != nil {
 		return p, err
 	}
-	event.Before = p.State()
+	event.Before = p.state()
 	return p, tx.AppendEvent(event)
 }
 
-// dropProvider deletes the provider that db selects, and returns it. Registers wait for it, or it for them.
+// dropProvider deletes the provider that db selects, and returns it. It and registrations of keys for the provider take turns.
 func (tx *Tx) dropProvider(db *gorm.DB) (p CustomProvider, err error) {
 	if err := db.Clauses(clause.Locking{Strength: "UPDATE"}).Take(&p).Error; err != nil {
 		return p, err
@@ -138,8 +135,8 @@ func (tx *Tx) dropProvider(db *gorm.DB) (p CustomProvider, err error) {
 	return p, tx.db.Delete(&p).Error
 }
 
-// IsDestinationKept returns an expression that reports whether the custom provider of the new key is still the one that the key was
-// sealed for. lock goes behind the row that it reads.
+// IsDestinationKept returns an SQL expression that reports whether the custom provider that the new key was sealed for still
+// exists. lock is the clause that locks its row.
 func (r Registration) IsDestinationKept(params *Params, lock string) string {
 	if r.Key.Destination == "" {
 		return "true"

@@ -36,7 +36,7 @@ func TestACustomProviderWithKeysStays(t *testing.T) {
 		key, err := register("d1")
 		require.NoError(t, err)
 		require.ErrorIs(t, remove(acme), models.ErrInUse)
-		sealed, err := f.SealedKey(t.Context(), key.ID)
+		sealed, err := f.SealedVersion(t.Context(), key.ID, 0)
 		require.NoError(t, err)
 		require.Equal(t, "d1", sealed.Destination, "re-wrapping needs it")
 

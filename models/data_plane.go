@@ -6,24 +6,24 @@ import (
 	"slices"
 	"time"
 
-	"gorm.io/gorm/clause"
+	"gorm.io/gorm"
 )
 
-// DataPlane is a gateway's credential, and the customers that it may serve.
+// DataPlane is the credential of a data plane, with the customers that it may serve.
 type DataPlane struct {
 	ID   string `gorm:"primaryKey"`
 	Name string
-	// Hash is the SHA-256 of its token's secret part, Certificate the name in client certificates that stands for it, such
-	// as dns:edge-1.internal. It has one of the two, and the other is empty.
+	// Hash is the SHA-256 of its token's secret part. Certificate is the name by which client certificates identify it, such
+	// as dns:edge-1.internal. One of the two is empty.
 	Hash        []byte
 	Certificate string
-	// Customers are the customers that it may serve. Nil is all of them.
+	// Customers are the customers that it may serve. Nil means all of them.
 	Customers []string `gorm:"serializer:json"`
 	CreatedAt int64    `gorm:"autoCreateTime:false"`
-	// ExpiresAt is zero for a credential that does not expire, RevokedAt is zero while it is active.
+	// ExpiresAt is zero if the credential never expires. RevokedAt is zero while it is active.
 	ExpiresAt int64
 	RevokedAt int64
-	// CreatedBy and RevokedBy are the operators who did it, as they gave their names; empty where they did not.
+	// CreatedBy and RevokedBy are the names that the operators gave; empty if they gave none.
 	CreatedBy string
 	RevokedBy string
 }
@@ -33,19 +33,19 @@ func (d DataPlane) Serves(customerID string) bool {
 	return d.Customers == nil || slices.Contains(d.Customers, customerID)
 }
 
-// Live reports whether the credential is good at a time.
+// Live reports whether the credential is neither revoked nor expired at a time.
 func (d DataPlane) Live(now int64) bool {
 	return d.RevokedAt == 0 && (d.ExpiresAt == 0 || d.ExpiresAt > now)
 }
 
-// CreateDataPlane stores a data plane: ErrAlreadyExists when an active one has its name, or its certificate.
+// CreateDataPlane stores a data plane: ErrAlreadyExists if an active one has its name or its certificate.
 func (tx *Tx) CreateDataPlane(d DataPlane) error {
-	customers, err := json.Marshal(d.Customers) // by hand, as GORM's serializer makes NULL of nil
+	customers, err := json.Marshal(d.Customers) // by hand, because GORM's serializer stores nil as NULL
 	if err != nil {
 		return err
 	}
 	if d.Hash == nil {
-		d.Hash = []byte{} // no NULL
+		d.Hash = []byte{} // not NULL
 	}
 	err = tx.db.Model(&DataPlane{}).Create(map[string]any{
 		"id": d.ID, "name": d.Name, "hash": d.Hash, "certificate": d.Certificate, "customers": string(customers),
@@ -57,7 +57,7 @@ func (tx *Tx) CreateDataPlane(d DataPlane) error {
 	return tx.AppendSystemEvent(SystemEvent{Type: EventDataPlaneCreated, Subject: d.ID, After: d.state()})
 }
 
-// state returns what system events say of the data plane, in JSON.
+// state returns the data plane in the JSON form that system events hold.
 func (d DataPlane) state() string {
 	var expires time.Time
 	if d.ExpiresAt != 0 {
@@ -72,11 +72,9 @@ func (d DataPlane) state() string {
 	}{d.Name, d.Certificate, d.Customers == nil, d.Customers, expires})
 }
 
-// RevokeDataPlane ends the active data plane of a name and returns it: ErrNotFound. by is the operator who does it.
-func (tx *Tx) RevokeDataPlane(name, by string) (DataPlane, error) {
-	var d DataPlane
-	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("name = ? AND revoked_at = 0", name).Take(&d).Error
-	if err != nil {
+// RevokeDataPlane revokes the active data plane of that name and returns it: ErrNotFound. by is the operator.
+func (tx *Tx) RevokeDataPlane(name, by string) (d DataPlane, err error) {
+	if err := tx.locking().Where("name = ? AND revoked_at = 0", name).Take(&d).Error; err != nil {
 		return d, err
 	}
 	d.RevokedAt, d.RevokedBy = tx.Now, by
@@ -90,62 +88,44 @@ func (tx *Tx) RevokeDataPlane(name, by string) (DataPlane, error) {
 
 // FindDataPlane returns the data plane with that id, revoked or not: ErrNotFound.
 func (s *Store) FindDataPlane(ctx context.Context, id string) (DataPlane, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var d DataPlane
-	err := s.orm(ctx).Where("id = ?", id).Take(&d).Error
-	return d, s.classify(err)
+	return take[DataPlane](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Where("id = ?", id) })
 }
 
-// FindDataPlanesByCertificate returns the active data planes of the names in a certificate, expired ones included.
+// FindDataPlanesByCertificate returns the data planes of the names in a certificate that are not revoked; some may have expired.
 func (s *Store) FindDataPlanesByCertificate(ctx context.Context, names []string) ([]DataPlane, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var found []DataPlane
-	err := s.orm(ctx).Where("certificate IN ? AND certificate <> '' AND revoked_at = 0", names).Find(&found).Error
-	return found, s.classify(err)
+	return find[DataPlane](ctx, s, func(db *gorm.DB) *gorm.DB {
+		return db.Where("certificate IN ? AND certificate <> '' AND revoked_at = 0", names)
+	})
 }
 
-// DataPlaneNames returns the names of data planes by their ids, of revoked ones too.
+// DataPlaneNames returns the names of data planes by their ids, including revoked ones.
 func (s *Store) DataPlaneNames(ctx context.Context, ids []string) (map[string]string, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var found []DataPlane
-	if err := s.orm(ctx).Select("id, name").Where("id IN ?", ids).Find(&found).Error; err != nil {
-		return nil, s.classify(err)
-	}
+	found, err := find[DataPlane](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Select("id, name").Where("id IN ?", ids) })
 	names := make(map[string]string, len(found))
 	for _, d := range found {
 		names[d.ID] = d.Name
 	}
-	return names, nil
+	return names, err
 }
 
-// ListDataPlanes returns all data planes by age, revoked ones included.
+// ListDataPlanes returns all data planes, oldest first, including revoked ones.
 func (s *Store) ListDataPlanes(ctx context.Context) ([]DataPlane, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var all []DataPlane
-	err := s.orm(ctx).Order("id").Find(&all).Error
-	return all, s.classify(err)
+	return find[DataPlane](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Order("id") })
 }
 
 // UnknownCustomers returns those of the customers that have no project.
 func (s *Store) UnknownCustomers(ctx context.Context, customers []string) ([]string, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	var known []string
-	err := s.orm(ctx).Model(&Project{}).Where("customer_id IN ?", customers).Distinct().Pluck("customer_id", &known).Error
-	unknown := slices.DeleteFunc(slices.Clone(customers), func(id string) bool { return slices.Contains(known, id) })
-	return unknown, s.classify(err)
+	err := s.read(ctx, func(db *gorm.DB) error {
+		return db.Model(&Project{}).Where("customer_id IN ?", customers).Distinct().Pluck("customer_id", &known).Error
+	})
+	return slices.DeleteFunc(slices.Clone(customers), func(id string) bool { return slices.Contains(known, id) }), err
 }
 
-// LiveDataPlanes returns those of the ids whose credential is good at a time.
-func (s *Store) LiveDataPlanes(ctx context.Context, ids []string, now int64) ([]string, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var live []string
-	err := s.background(ctx).Model(&DataPlane{}).
-		Where("id IN ? AND revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)", ids, now).Pluck("id", &live).Error
-	return live, s.classify(err)
+// LiveDataPlanes returns those of the ids whose credential is live at a time.
+func (s *Store) LiveDataPlanes(ctx context.Context, ids []string, now int64) (live []string, err error) {
+	err = s.readFrom(ctx, BackgroundPool, func(db *gorm.DB) error {
+		return db.Model(&DataPlane{}).Where("id IN ?", ids).Where(whereLive, now).Pluck("id", &live).Error
+	})
+	return live, err
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/position"
 )
 
-// EventType is what was done.
+// EventType says what was done.
 type EventType string
 
 // The types of events.
@@ -31,7 +31,7 @@ const (
 	EventKeyVerified   EventType = "key.verified"
 	EventKeyFailing    EventType = "key.failing"
 	EventKeyExposed    EventType = "key.exposed"
-	// EventKeyRotated and EventKeyRotationRolledBack are that another version became active.
+	// EventKeyRotated and EventKeyRotationRolledBack say that another version became active.
 	EventKeyRotated            EventType = "key.rotated"
 	EventKeyRotationRolledBack EventType = "key.rotation_rolled_back"
 	EventKeyVersionAdded       EventType = "key.version_added"
@@ -44,7 +44,7 @@ const (
 	EventTokenRevoked  EventType = "token.revoked"
 )
 
-// Outcome is whether an act was carried out or refused.
+// Outcome says whether an act was carried out or refused.
 type Outcome string
 
 // The outcomes. A denied act changed nothing.
@@ -53,42 +53,42 @@ const (
 	OutcomeDenied  Outcome = "denied"
 )
 
-// Event is one line of the audit trail, written in the transaction of the act it records.
+// Event is one line of the audit trail, written in the transaction of the act that it records.
 type Event struct {
 	CustomerID string `gorm:"primaryKey"`
 	ProjectID  string `gorm:"primaryKey"`
-	// ScopeUserID is the user whose own key the event is about; only they may read it. Empty for all others.
+	// ScopeUserID is the user whose own key the event is about; only they may read it. It is empty for all other events.
 	ScopeUserID string `gorm:"primaryKey"`
 	// ID is "evt_" and a ULID.
 	ID      string `gorm:"primaryKey"`
 	Type    EventType
 	Outcome Outcome
 	At      int64
-	// ActorUserID, ActorMethod and ActorTokenID say who did it, and how their session was authenticated. An operator's name is
-	// that of a user of a machine, with @ and the machine's name.
+	// ActorUserID, ActorMethod and ActorTokenID say who did it, and how their session was authenticated. An operator's id is
+	// Process.Operator.
 	ActorUserID  string
 	ActorMethod  string
 	ActorTokenID string
-	// KeyID, TokenID, Provider, MemberID and Role are what it was done to; empty where they do not apply. MemberID and TokenID
-	// of EventKeyFailing and EventKeyExposed are the caller's whose request it was.
+	// KeyID, TokenID, Provider, MemberID and Role say what was acted on; empty where they do not apply. In EventKeyFailing and
+	// EventKeyExposed, MemberID and TokenID identify the caller whose request it was.
 	KeyID    string
 	TokenID  string
 	Provider string
 	MemberID string
 	Role     Role
-	// SourceIP and RequestID say where it came from; empty for an operator's command.
+	// SourceIP and RequestID identify the request; empty for an operator's command.
 	SourceIP  string
 	RequestID string
-	// Before and After are what a change of the policy, of a member or of a key changed; After is also what a test of a key found. Nil is
-	// what did not exist, and in other events.
+	// Before and After are the states of a policy, a member or a key that was changed, nil where it did not exist. After also has
+	// the result of a key's test. Both are nil in other events.
 	Before, After *EventState `gorm:"serializer:json"`
-	// Repeated is how many denied attempts the event stands for, of which the first was at FirstAt and the last at At; the rest of the
-	// event is about the last one. Zero in events of one attempt.
+	// Repeated counts the denied attempts that the event stands for, from FirstAt to At; its other fields are about the last one.
+	// Both are zero in an event of one attempt.
 	Repeated, FirstAt int64
 }
 
-// EventState is a member's role, a policy, what was changed of a key, what a test of it found, why and from where it was found to have leaked,
-// or a server of a customer's own.
+// EventState holds a member's role, a policy, the changed fields of a key, the result of a key's test, where a key leaked and
+// why that counts, or a custom provider.
 type EventState struct {
 	Name               string              `json:"name,omitempty"`
 	ExpiresAt          int64               `json:"expires_at,omitempty"`
@@ -108,18 +108,15 @@ type EventState struct {
 	Forced             bool                `json:"forced,omitempty"`
 	Version            uint32              `json:"version,omitempty"`
 	BaseURL            string              `json:"base_url,omitempty"`
-	// RetireAt is when the version is due to be destroyed; zero if that is at once.
+	// RetireAt is when the version is due to be destroyed; zero means at once.
 	RetireAt int64  `json:"retire_at,omitempty"`
 	Source   string `json:"source,omitempty"`
 }
 
-// text returns the state as the column holds it.
-func (s *EventState) text() string {
-	text, _ := json.Marshal(s) // strings: it can't fail
-	return string(text)
-}
+// text returns the state in the form of its column.
+func (s *EventState) text() string { return StateInJSON(s) }
 
-// EventRow returns an event as the row to store. Its column tx is the number of the transaction.
+// EventRow returns an event as the row to store. The statement adds the column tx, the transaction's number.
 func EventRow(e Event) *Insert {
 	return newInsert("events").
 		set("customer_id", e.CustomerID).set("project_id", e.ProjectID).set("scope_user_id", e.ScopeUserID).set("id", e.ID).
@@ -132,8 +129,8 @@ func EventRow(e Event) *Insert {
 		set("repeated", e.Repeated).set("first_at", e.FirstAt)
 }
 
-// AppendEvent adds to the audit trail, and what an operator did to the system trail too. Data planes are sent the events whose
-// outcome is allowed.
+// AppendEvent adds an event to the audit trail, and to the system trail too if an operator did it. Data planes get the events
+// whose outcome is allowed.
 func (tx *Tx) AppendEvent(e Event) error {
 	if err := tx.appendToProject(e); err != nil || e.ActorMethod != MethodAdmin {
 		return err
@@ -144,39 +141,31 @@ func (tx *Tx) AppendEvent(e Event) error {
 	})
 }
 
-// appendToProject adds to the audit trail alone. It is hand-written because the database computes tx.
+// appendToProject adds an event to the audit trail alone. It is hand-written because the database computes tx.
 func (tx *Tx) appendToProject(e Event) error {
 	row, params := EventRow(e), Params{}
 	_, err := tx.exec(row.Into("tx")+`VALUES (`+tx.number+`, `+params.Add(row.Values...)+`)`, params)
 	return err
 }
 
-// EventFilter selects events. What is zero selects all.
+// EventFilter selects events. Zero values select everything.
 type EventFilter struct {
 	KeyID, Actor, Provider string
 	Type                   EventType
 	Outcome                Outcome
-	// From and To bound when it was done, in microseconds since the Unix epoch: at From or later, and before To.
+	// From and To bound the time of the event, in microseconds since the Unix epoch: at From or later, and before To.
 	From, To int64
 }
 
 // apply adds the filter to a query of events.
 func (f EventFilter) apply(db *gorm.DB) *gorm.DB {
-	for _, equal := range [...]struct{ column, value string }{
-		{"key_id", f.KeyID}, {"actor_user_id", f.Actor}, {"provider", f.Provider}, {"type", string(f.Type)}, {"outcome", string(f.Outcome)},
-	} {
-		if equal.value != "" {
-			db = db.Where(equal.column+" = ?", equal.value)
-		}
-	}
+	db = whereEqual(db, "key_id", f.KeyID, "actor_user_id", f.Actor, "provider", f.Provider, "type", string(f.Type), "outcome", string(f.Outcome))
 	return between(db, f.From, f.To)
 }
 
-// ListEvents returns a page of the project's events that the caller may read and the filter selects, newest first. before is the id
-// of the last event of the page before; empty begins with the newest.
-func (s *Store) ListEvents(ctx context.Context, c Caller, filter EventFilter, before string, limit int) ([]Event, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
+// ListEvents returns a page of the project's events that the caller may read and the filter selects, newest first. before is the
+// id of the last event of the previous page; empty begins with the newest.
+func (s *Store) ListEvents(ctx context.Context, c Caller, filter EventFilter, before string, limit int) (events []Event, err error) {
 	// A page of each scope is read from its own range of the index, so that other members' events cost nothing.
 	page := func(db *gorm.DB, scope string) *gorm.DB {
 		db = db.Model(&Event{}).Where("customer_id = ? AND project_id = ? AND scope_user_id = ?", c.CustomerID, c.ProjectID, scope)
@@ -185,39 +174,39 @@ func (s *Store) ListEvents(ctx context.Context, c Caller, filter EventFilter, be
 		}
 		return filter.apply(db).Order("id DESC").Limit(limit)
 	}
-	db := s.orm(ctx)
-	var events []Event
-	err := db.Raw("SELECT * FROM (SELECT * FROM (?) AS shared UNION ALL SELECT * FROM (?) AS own) AS e ORDER BY id DESC LIMIT ?",
-		page(db, ""), page(db, c.UserID), limit).Scan(&events).Error
-	return events, s.classify(err)
+	err = s.read(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT * FROM (SELECT * FROM (?) AS shared UNION ALL SELECT * FROM (?) AS own) AS e ORDER BY id DESC LIMIT ?",
+			page(db, ""), page(db, c.UserID), limit).Scan(&events).Error
+	})
+	return events, err
 }
 
-// Change is an act that was carried out, as data planes are told of it.
+// Change is an allowed event in the form for data planes.
 type Change struct {
 	// Tx is the number of the transaction that made it.
 	Tx         int64
 	Type       EventType
 	CustomerID string
 	ProjectID  string
-	// UserID is whose own key, membership or API key it is about; empty where it is about the project.
+	// UserID is the user whose own key, membership or API key it is about; empty if it is about the project.
 	UserID   string
 	KeyID    string
 	TokenID  string
 	Provider string
-	// Version is the version that was replaced or destroyed, and RetireAt when the one that was replaced is due to be destroyed. Zero in
-	// other changes.
+	// Version is the version that was replaced or destroyed, and RetireAt when a replaced one is due to be destroyed. Both are
+	// zero in other changes.
 	Version  uint32
 	RetireAt int64
 }
 
-// ChangeColumns select a Change from an event. An event is about the user of its scope, else about its member.
+// ChangeColumns select a Change from an event. An event is about the user of its scope or, without one, about its member.
 const ChangeColumns = `tx, type, customer_id, project_id, CASE WHEN scope_user_id <> '' THEN scope_user_id ELSE member_id END AS user_id,
 key_id, token_id, provider, CASE WHEN type IN ('` + string(EventKeyRotated) + `', '` + string(EventKeyRotationRolledBack) + `', '` + string(EventKeyVersionDestroyed) + `')
 THEN "before" ELSE '' END AS old`
 
-// ChangesStatement returns a statement that selects the expression now once, and beside it the changes that unseen selects. A row
-// with an empty Change comes even when there are none. Both are of one snapshot. It is hand-written since every heartbeat and
-// every resumed stream runs it, and since GORM has no words for it.
+// ChangesStatement returns a statement that selects the expression now and, in the same snapshot, the changes that unseen selects.
+// If there are none, it returns one row with an empty Change. It is hand-written because every heartbeat and every resumed
+// stream runs it, and because GORM cannot express it.
 func ChangesStatement(now, unseen string) string {
 	return `SELECT ` + now + `, COALESCE(c.tx, 0), COALESCE(c.type, ''), COALESCE(c.customer_id, ''), COALESCE(c.project_id, ''),
 COALESCE(c.user_id, ''), COALESCE(c.key_id, ''), COALESCE(c.token_id, ''), COALESCE(c.provider, ''), COALESCE(c.old, '')
@@ -234,7 +223,7 @@ func ScanChange(row Row, now *string, changes *[]Change) error {
 		return err
 	}
 	var before EventState
-	if json.Unmarshal([]byte(old), &before) == nil { // what can't be read must not keep data planes from their leases
+	if json.Unmarshal([]byte(old), &before) == nil { // an unreadable state must not cost data planes their leases
 		c.Version, c.RetireAt = before.Version, before.RetireAt
 	}
 	if c.Type != "" {
@@ -243,9 +232,10 @@ func ScanChange(row Row, now *string, changes *[]Change) error {
 	return nil
 }
 
-// Changes returns what was committed since a position, and the position as of now: the two differ by exactly these changes,
-// whatever order their transactions committed in and whatever is still running. They are in the order of their numbers. If there are
-// more than limit changes, it returns the first limit of them. A position that ends before since shows that the database was put back to an earlier state.
+// Changes returns the changes committed since a position, in the order of their transactions' numbers, and the present position.
+// The two positions differ by exactly these changes, whatever the order of commits, and whatever is still running. If there are
+// more than limit changes, it returns the first limit of them. If the present position ends before since, the database was
+// restored from a backup.
 func (s *Store) Changes(ctx context.Context, since position.Position, limit int) ([]Change, position.Position, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -257,7 +247,7 @@ func (s *Store) Changes(ctx context.Context, since position.Position, limit int)
 	return changes[:min(len(changes), limit)], now, nil
 }
 
-// Position returns what is committed now.
+// Position returns the present position.
 func (s *Store) Position(ctx context.Context) (position.Position, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -265,9 +255,9 @@ func (s *Store) Position(ctx context.Context) (position.Position, error) {
 	return now, s.classify(err)
 }
 
-// Watch calls wake, which must not block, whenever something may have been committed by this Store or, on PostgreSQL, by
-// another one, until ctx ends. While the connection to PostgreSQL is lost, wake-ups are lost too: who must not miss a change
-// also looks from time to time. A Store has one watcher at a time.
+// Watch calls wake, which must not block, whenever this Store or, on PostgreSQL, another one may have committed something, until
+// ctx ends. While the connection to PostgreSQL is lost, wake-ups are lost too, so a watcher that must not miss a change also
+// polls. A Store has one watcher at a time.
 func (s *Store) Watch(ctx context.Context, wake func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.engine.Listen(ctx, wake) })
@@ -279,8 +269,8 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 		})
 		return nil
 	})
-	// In a goroutine of its own, so that a slow database does not delay our own watcher. After the commit, because NOTIFY within
-	// a transaction would make writers take turns. A failure is not reported: watchers look from time to time.
+	// In a goroutine of its own, so that a slow database does not delay our own watcher; after the commit, because a NOTIFY in
+	// the transaction would serialize writers. A failure is ignored, because watchers also poll.
 	group.Go(func() error {
 		forEach(ctx, committed, func() {
 			ctx, cancel := s.bounded(ctx)
@@ -292,8 +282,8 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 	return group.Wait()
 }
 
-// CheckNotifications returns ErrNoNotifications if the database does not notify this Store of what other processes commit. The feed then
-// finds changes only by polling.
+// CheckNotifications returns ErrNoNotifications if the database does not notify this Store of other processes' commits. The feed
+// then finds changes only by polling.
 func (s *Store) CheckNotifications(ctx context.Context) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -312,7 +302,7 @@ func forEach(ctx context.Context, signals <-chan struct{}, do func()) {
 	}
 }
 
-// signal leaves a signal, unless one waits already.
+// signal sends a signal, unless one is waiting already.
 func signal(to chan<- struct{}) {
 	select {
 	case to <- struct{}{}:
@@ -323,27 +313,27 @@ func signal(to chan<- struct{}) {
 // Wake wakes the watchers of the database, as a commit does.
 func (s *Store) Wake() { signal(s.changed) }
 
-// Stream is the connection over which a data plane is told of changes. Its row outlives the connection by the lease that the
-// data plane may still hold.
+// Stream is the connection over which a data plane gets changes. Its row outlives the connection by the lease that the data plane
+// may still hold.
 type Stream struct {
 	// ID is a ULID.
 	ID          string `gorm:"primaryKey"`
 	DataPlaneID string
 	ReplicaID   string
-	// MaxStaleMs is how much longer than its lease the data plane serves from its cache while no replica answers.
+	// MaxStaleMs is the data plane's grace: how long it serves from its cache beyond its lease while no replica answers.
 	MaxStaleMs int
-	// TestsKeys is whether the data plane tests keys for the control plane.
+	// TestsKeys reports whether the data plane tests keys for the control plane.
 	TestsKeys bool
-	// Position is where the stream began, Settled its xmin. The data plane knows what is in it without the stream.
+	// Position is where the stream began, Settled its xmin. The data plane knew of everything before without the stream.
 	Position string
 	Settled  int64
-	// Forwarded is a position that the data plane acknowledged at another replica; empty when there is none. ForwardedInFlight came
-	// with it and those before: for each key, a line with its id, a space and how many requests were in flight.
+	// Forwarded is a position that the data plane acknowledged at another replica; empty for none. ForwardedInFlight came with it
+	// and with earlier ones: for each key, a line with its id, a space and how many requests were in flight.
 	Forwarded         string
 	ForwardedInFlight string
 }
 
-// maxForwarded bounds how many bytes of ForwardedInFlight wait to be taken, so that a data plane can't fill a row whose replica has died.
+// maxForwarded bounds ForwardedInFlight, in bytes, so that a data plane cannot fill a row whose replica has died.
 const maxForwarded = 64 << 10
 
 // InFlight returns ForwardedInFlight by key id.
@@ -361,11 +351,11 @@ func (s Stream) InFlight() map[string]int {
 // Replica is a process that serves streams.
 type Replica struct {
 	ID string `gorm:"primaryKey"`
-	// Heartbeats counts the heartbeats that it has stored. It stands still when the process has died.
+	// Heartbeats counts the heartbeats that it has stored. It stops increasing when the process dies.
 	Heartbeats int64 `gorm:"column:beat"`
 }
 
-// OpenStream stores a stream, in place of the stream that it continues: previous, which is empty when there is none.
+// OpenStream stores a stream, and deletes the stream that it continues: previous, which is empty for none.
 func (s *Store) OpenStream(ctx context.Context, stream Stream, previous string) error {
 	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
 		if previous != "" {
@@ -385,15 +375,15 @@ func (s *Store) DropStreams(ctx context.Context, ids []string) error {
 	})
 }
 
-// ForwardAcknowledgement stores an acknowledged position for the replica that has the stream, and how many requests were in flight
-// with revoked keys, by key id: ErrNotFound when the data plane has no such stream.
+// ForwardAcknowledgement stores an acknowledged position for the replica that has the stream, and how many requests were in
+// flight with revoked keys, by key id: ErrNotFound if the data plane has no such stream.
 func (s *Store) ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position, inFlight map[string]int) error {
 	var lines strings.Builder
 	for key, n := range inFlight {
-		_, _ = fmt.Fprintf(&lines, "%s %d\n", key, n) // it can't fail
+		_, _ = fmt.Fprintf(&lines, "%s %d\n", key, n) // it cannot fail
 	}
 	change := map[string]any{"forwarded": at.String()}
-	if lines.Len() > 0 { // what waits to be taken stays
+	if lines.Len() > 0 { // added to the lines that wait to be taken
 		change["forwarded_in_flight"] = gorm.Expr(
 			"CASE WHEN LENGTH(forwarded_in_flight) < ? THEN forwarded_in_flight || ? ELSE forwarded_in_flight END", maxForwarded, lines.String())
 	}
@@ -406,18 +396,17 @@ func (s *Store) ForwardAcknowledgement(ctx context.Context, id, dataPlaneID stri
 	})
 }
 
-// TakeForwarded returns the streams of a replica that have forwarded positions, and clears these.
-func (s *Store) TakeForwarded(ctx context.Context, replicaID string) ([]Stream, error) {
+// TakeForwarded returns the streams of a replica that have forwarded positions, and clears those.
+func (s *Store) TakeForwarded(ctx context.Context, replicaID string) (waiting []Stream, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	var waiting []Stream
-	err := s.engine.ORM(ReservedPool).WithContext(ctx).Where("replica_id = ? AND forwarded <> ''", replicaID).Find(&waiting).Error
+	err = s.engine.ORM(ReservedPool).WithContext(ctx).Where("replica_id = ? AND forwarded <> ''", replicaID).Find(&waiting).Error
 	if err != nil || len(waiting) == 0 {
 		return nil, s.classify(err)
 	}
 	err = s.engine.Transact(ctx, ReservedPool, func(tx *Tx) error {
 		for _, stream := range waiting {
-			// Unless something has been forwarded since, which the next call returns.
+			// Unless another one was forwarded since, which the next call returns.
 			cleared := tx.db.Model(&Stream{}).
 				Where("id = ? AND forwarded = ? AND forwarded_in_flight = ?", stream.ID, stream.Forwarded, stream.ForwardedInFlight).
 				Updates(map[string]any{"forwarded": "", "forwarded_in_flight": ""})
@@ -431,65 +420,57 @@ func (s *Store) TakeForwarded(ctx context.Context, replicaID string) ([]Stream, 
 }
 
 // StreamIDs returns the ids of a replica's streams.
-func (s *Store) StreamIDs(ctx context.Context, replicaID string) ([]string, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var ids []string
-	err := s.background(ctx).Model(&Stream{}).Where("replica_id = ?", replicaID).Pluck("id", &ids).Error
-	return ids, s.classify(err)
-}
-
-// background returns GORM over the connections for the feed's bookkeeping.
-func (s *Store) background(ctx context.Context) *gorm.DB {
-	return s.engine.ORM(BackgroundPool).WithContext(ctx)
+func (s *Store) StreamIDs(ctx context.Context, replicaID string) (ids []string, err error) {
+	err = s.readFrom(ctx, BackgroundPool, func(db *gorm.DB) error {
+		return db.Model(&Stream{}).Where("replica_id = ?", replicaID).Pluck("id", &ids).Error
+	})
+	return ids, err
 }
 
 // LongestStale returns the greatest MaxStaleMs of all streams whose data planes serve a customer.
-func (s *Store) LongestStale(ctx context.Context, customerID string) (int, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var longest int
-	err := s.servedStreams(ctx, customerID).Select("COALESCE(MAX(streams.max_stale_ms), 0)").Scan(&longest).Error
-	return longest, s.classify(err)
+func (s *Store) LongestStale(ctx context.Context, customerID string) (longest int, err error) {
+	err = s.read(ctx, func(db *gorm.DB) error {
+		return servedStreams(db, customerID).Select("COALESCE(MAX(streams.max_stale_ms), 0)").Scan(&longest).Error
+	})
+	return longest, err
 }
 
-// servedStreams selects the streams whose data planes serve a customer. Ids need no escaping in JSON, so that a list of
-// customers holds one if it holds its id in quotes.
-func (s *Store) servedStreams(ctx context.Context, customerID string) *gorm.DB {
-	return s.orm(ctx).Model(&Stream{}).Joins("JOIN data_planes d ON d.id = streams.data_plane_id").
+// servedStreams selects the streams whose data planes serve a customer. Ids are not escaped in JSON, so a list of customers
+// contains an id if the JSON contains it in quotes.
+func servedStreams(db *gorm.DB, customerID string) *gorm.DB {
+	return db.Model(&Stream{}).Joins("JOIN data_planes d ON d.id = streams.data_plane_id").
 		Where("(d.customers = 'null' OR REPLACE(d.customers, ?, '') <> d.customers)", `"`+customerID+`"`)
 }
 
 // CountStreams returns how many streams each data plane has, by its id. Data planes without streams are left out.
 func (s *Store) CountStreams(ctx context.Context) (map[string]int, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	var rows []struct {
 		DataPlaneID string
 		Streams     int
 	}
-	err := s.orm(ctx).Model(&Stream{}).Select("data_plane_id, count(*) AS streams").Group("data_plane_id").Find(&rows).Error
+	err := s.read(ctx, func(db *gorm.DB) error {
+		return db.Model(&Stream{}).Select("data_plane_id, count(*) AS streams").Group("data_plane_id").Find(&rows).Error
+	})
 	counts := make(map[string]int, len(rows))
 	for _, row := range rows {
 		counts[row.DataPlaneID] = row.Streams
 	}
-	return counts, s.classify(err)
+	return counts, err
 }
 
-// ServingStreams is how many streams there are of the data planes that serve these customers; nil is all of them.
+// ServingStreams counts the streams of the data planes that serve exactly these customers; nil means all customers.
 type ServingStreams struct {
 	Customers []string `gorm:"serializer:json"`
 	Streams   int
 }
 
-// CountServingStreams returns how many streams there are, by whom their data planes serve.
-func (s *Store) CountServingStreams(ctx context.Context) ([]ServingStreams, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var counts []ServingStreams
-	err := s.background(ctx).Model(&Stream{}).Joins("JOIN data_planes d ON d.id = streams.data_plane_id").
-		Select("d.customers, count(*) AS streams").Group("d.customers").Find(&counts).Error
-	return counts, s.classify(err)
+// CountServingStreams counts the streams by the customers that their data planes serve.
+func (s *Store) CountServingStreams(ctx context.Context) (counts []ServingStreams, err error) {
+	err = s.readFrom(ctx, BackgroundPool, func(db *gorm.DB) error {
+		return db.Model(&Stream{}).Joins("JOIN data_planes d ON d.id = streams.data_plane_id").
+			Select("d.customers, count(*) AS streams").Group("d.customers").Find(&counts).Error
+	})
+	return counts, err
 }
 
 // RecordHeartbeat stores that a replica is alive.
@@ -502,21 +483,21 @@ func (s *Store) RecordHeartbeat(ctx context.Context, replicaID string) error {
 	}))
 }
 
-// Replicas returns all replicas: those that have stored heartbeats, and with zero heartbeats those that only have streams.
-func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var all []Replica
-	err := s.background(ctx).Raw(`SELECT id, MAX(beat) AS beat FROM (SELECT id, beat FROM replicas
+// Replicas returns all replicas: those that have stored heartbeats and, with zero heartbeats, those that only have streams.
+func (s *Store) Replicas(ctx context.Context) (all []Replica, err error) {
+	err = s.readFrom(ctx, BackgroundPool, func(db *gorm.DB) error {
+		return db.Raw(`SELECT id, MAX(beat) AS beat FROM (SELECT id, beat FROM replicas
 UNION ALL SELECT DISTINCT replica_id, 0 FROM streams) AS known GROUP BY id ORDER BY id`).Scan(&all).Error
-	return all, s.classify(err)
+	})
+	return all, err
 }
 
-// DeleteDeadReplica deletes the streams of a replica whose last heartbeat was so long ago that leases of up to maxStaleMs have run
-// out. It deletes the replica with the last of them. It does nothing if the replica has stored a heartbeat since r was read.
+// DeleteDeadReplica deletes the streams of a dead replica whose MaxStaleMs is at most maxStaleMs: the caller knows that their
+// leases have ended. With the last stream it deletes the replica. It does nothing if the replica has stored a heartbeat since r
+// was read.
 func (s *Store) DeleteDeadReplica(ctx context.Context, r Replica, maxStaleMs int) error {
 	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
-		// The write holds the row until the end, though there may be no row yet: a heartbeat comes before it, and then no row
+		// This locks the row, which it makes if there is none, until the end. So a heartbeat comes either before, and then no row
 		// matches, or after the deletion.
 		held := tx.db.Exec(`INSERT INTO replicas (id, beat) VALUES (?, ?)
 ON CONFLICT (id) DO UPDATE SET beat = replicas.beat WHERE replicas.beat = excluded.beat`, r.ID, r.Heartbeats)
@@ -530,29 +511,28 @@ ON CONFLICT (id) DO UPDATE SET beat = replicas.beat WHERE replicas.beat = exclud
 	})
 }
 
-// Receipt is what the data planes at one replica have acknowledged of one stop.
+// Receipt counts the acknowledgements of one stop by the data planes at one replica.
 type Receipt struct {
 	// StopID is the Stop's ID.
 	StopID    string `gorm:"primaryKey;column:key_id"`
 	ReplicaID string `gorm:"primaryKey"`
-	// DataPlanes is how many had to acknowledge it, Acknowledged how many have.
+	// DataPlanes counts those that had to acknowledge it, Acknowledged those that have.
 	DataPlanes   int
 	Acknowledged int
 	// SlowestUs is how long the slowest acknowledgement took, in microseconds.
 	SlowestUs int64
-	// Counted is how many of Acknowledged said how many requests were in flight when they dropped the key, InFlight what they add
-	// up to.
+	// Counted is how many of Acknowledged reported the requests in flight when they dropped the key, InFlight the sum of those.
 	Counted  int
 	InFlight int64
-	// ByDataPlane has the same of data planes, of some where there are many.
+	// ByDataPlane has the same for each data plane, or for some if there are many.
 	ByDataPlane []DataPlaneReceipt `gorm:"serializer:json"`
 }
 
-// DataPlaneReceipt is what the streams of one data plane have acknowledged of one stop.
+// DataPlaneReceipt counts the acknowledgements of one stop by the streams of one data plane.
 type DataPlaneReceipt struct {
 	Name string `json:"name"`
-	// Streams is how many had to acknowledge it, and Expired how many had not when their leases ended. Releases before stored neither, nor
-	// SlowestUs, which is zero if it is not known.
+	// Streams counts those that had to acknowledge it, Expired those whose leases ended first. Earlier releases stored neither,
+	// nor SlowestUs, which is zero if unknown.
 	Streams      int   `json:"streams,omitempty"`
 	Acknowledged int   `json:"acknowledged"`
 	Expired      int   `json:"expired,omitempty"`
@@ -571,21 +551,22 @@ func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
 	})
 }
 
-// Receipts returns the receipts of a stop. unheard has the names of the data planes of streams that may not have been told of it yet: they
-// began before it, and are at replicas that have made no receipt.
+// Receipts returns the receipts of a stop. unheard has the data planes' names for streams that may not have sent it yet: streams
+// that began before it, at replicas without a receipt.
 func (s *Store) Receipts(ctx context.Context, stop Stop) (receipts []Receipt, unheard []string, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	var open []struct{ ReplicaID, Position, Name string }
-	err = s.servedStreams(ctx, stop.CustomerID).Select("streams.replica_id, streams.position, d.name").
-		Where("streams.settled <= ? AND streams.replica_id NOT IN (SELECT replica_id FROM receipts WHERE key_id = ?)", stop.Tx, stop.ID()).
-		Find(&open).Error
-	// The streams first: a receipt that is made between the two reads accounts for them.
-	if err == nil {
-		err = s.orm(ctx).Where("key_id = ?", stop.ID()).Find(&receipts).Error
-	}
+	err = s.read(ctx, func(db *gorm.DB) error {
+		err := servedStreams(db, stop.CustomerID).Select("streams.replica_id, streams.position, d.name").
+			Where("streams.settled <= ? AND streams.replica_id NOT IN (SELECT replica_id FROM receipts WHERE key_id = ?)", stop.Tx, stop.ID()).
+			Find(&open).Error
+		if err != nil {
+			return err
+		}
+		// After the streams: a receipt made between the two reads counts them.
+		return db.Where("key_id = ?", stop.ID()).Find(&receipts).Error
+	})
 	if err != nil {
-		return nil, nil, s.classify(err)
+		return nil, nil, err
 	}
 	for _, stream := range open {
 		began, invalid := position.Parse(stream.Position)

@@ -8,24 +8,25 @@ import (
 	"slices"
 	"strconv"
 
+	"gorm.io/gorm"
+
 	"github.com/agentrouter/aikeys/internal/position"
 )
 
-// Fetched is what one statement found for a fetch, all as of one position.
+// Fetched is the result of a fetch's statement, as of one position.
 type Fetched struct {
 	Policy Policy
-	// Serving are the keys that may serve, with their envelopes: the newest ones, and all others only if any key is arranged.
+	// Serving has the keys that may serve, with their envelopes: the newest of each scope or, if any key is arranged, all of them.
 	Serving
-	// AsOf is the position, in text.
+	// AsOf is the position as text.
 	AsOf string
 }
 
-// FetchRow is the row that an engine's statement for a fetch returns: what FetchColumns select, and the position that the
-// statement saw.
+// FetchRow is the row of an engine's statement for a fetch: the values of FetchColumns, and the position that the statement saw.
 type FetchRow struct {
 	dataPlane dataPlaneStatus
 	caller    CallerStatus
-	// byProvider is the policy's map in JSON. The policy is empty where the project has written none.
+	// byProvider is the policy's map in JSON. The policy is empty if the project has written none.
 	policy       Policy
 	byProvider   string
 	own, project Key
@@ -33,10 +34,10 @@ type FetchRow struct {
 	AsOf         position.Position
 }
 
-// FetchColumns and FetchTables are what every engine's statement for a fetch has: the data plane, the caller, the policy, and
-// the keys o and k, the newest Usable ones of the user and of the project, which the engine's statement joins. ArrangedKeys follow. It is
-// hand-written because a fetch is a request that waits for its key, and because all of it must be of one snapshot. The
-// parameters are FetchParams.
+// FetchColumns and FetchTables are common to the engines' statements for a fetch. They select the data plane, the caller, the
+// policy, and the keys o and k: the newest Usable ones of the user and of the project, which each engine joins in its own way.
+// ArrangedKeys follows. The statement is hand-written because an inference request waits for it, and because all of it must be of
+// one snapshot. Its parameters are FetchParams.
 const (
 	FetchColumns = dataPlaneColumns + `, ` + CallerColumns + `,
 COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''), COALESCE(p.on_limited, ''), COALESCE(p.operations, ''),
@@ -50,12 +51,12 @@ LEFT JOIN project_policies p ON p.customer_id = $3 AND p.project_id = $4
 	dataPlaneColumns = `d.id IS NOT NULL, COALESCE(d.customers, 'null')`
 )
 
-// FetchParams are the parameters of FetchColumns and FetchTables: CallerParams, the provider ($6) and the data plane ($7).
+// FetchParams returns the parameters of FetchColumns and FetchTables: CallerParams, the provider ($6) and the data plane ($7).
 func FetchParams(dataPlaneID string, c Caller, provider string, now int64) Params {
 	return append(CallerParams(c, now), provider, dataPlaneID)
 }
 
-// Dest returns where FetchColumns go.
+// Dest returns where to scan FetchColumns.
 func (r *FetchRow) Dest() []any {
 	return []any{
 		&r.dataPlane.live, &r.dataPlane.customers, &r.caller.Live, &r.caller.Role,
@@ -66,17 +67,17 @@ func (r *FetchRow) Dest() []any {
 	}
 }
 
-// AnyArranged reports in SQL whether a key of the provider in one of the two scopes is arranged.
+// AnyArranged is the condition that a key of the provider in one of the two scopes is arranged.
 const AnyArranged = `EXISTS (SELECT 1 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND user_id IN ('', $5) AND arranged
 AND revoked_at = 0)`
 
-// ArrangedKeys is what follows FetchColumns: empty unless AnyArranged, and otherwise the keys of both scopes that may serve, as an array of
-// arrangedKey in JSON. It is a column, and not rows, so that all fetches are one row, and so that those of projects that arrange nothing pay
-// for one look into an index that has none of their keys. The arguments are the engine's names for an array of rows, for an object, and for
-// an envelope in hexadecimal digits.
+// ArrangedKeys returns the column that follows FetchColumns: if AnyArranged, the keys of both scopes that may serve, as a JSON
+// array of arrangedKey; otherwise an empty text. As a column rather than rows, it keeps every fetch to one row, and costs projects
+// that arrange nothing one look into an index without keys of theirs. The arguments are the engine's functions for a JSON array of
+// rows and a JSON object, and its expression for the envelope in hexadecimal.
 //
-// PostgreSQL does not look into (SELECT $3) when it plans. With plain parameters it would find that a plan for their values is cheaper by
-// an estimate, and plan each fetch, which takes ten times as long as to run it.
+// The planner of PostgreSQL does not look into (SELECT $3). With a plain $3, it would estimate that a plan for its value is
+// cheaper, and plan each fetch, which takes ten times as long as running it.
 func ArrangedKeys(array, object, hexEnvelope string) string {
 	scope := func(user string) string {
 		return `SELECT * FROM (SELECT * FROM ai_keys WHERE customer_id = (SELECT $3) AND project_id = (SELECT $4) AND provider = (SELECT $6) AND user_id = ` + user + ` AND ` + Usable + `
@@ -104,7 +105,7 @@ type arrangedKey struct {
 	Envelope          string `json:"envelope"`
 }
 
-// truth is a truth value, which SQLite has as a number.
+// truth is a boolean, which SQLite represents as a number.
 type truth bool
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -113,10 +114,10 @@ func (t *truth) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// IsArranged reports whether a key of the row's scopes is arranged.
+// IsArranged reports whether the statement found AnyArranged.
 func (r *FetchRow) IsArranged() bool { return r.arranged != "" }
 
-// serving returns the keys of the row.
+// serving returns the row's keys.
 func (r *FetchRow) serving(c Caller, provider string) (found Serving, err error) {
 	if !r.IsArranged() {
 		r.own.setScope(c, provider, c.UserID)
@@ -156,8 +157,8 @@ func (r *FetchRow) serving(c Caller, provider string) (found Serving, err error)
 	return found, nil
 }
 
-// Fetch returns what could serve a user's requests to a provider through a data plane, or with an empty UserID the project's.
-// Errors: ErrDataPlaneEnded, ErrNotServed, ErrSessionEnded, ErrNotMember.
+// Fetch returns the keys that may serve a user's requests to a provider through a data plane, or the project's if the UserID is
+// empty. Errors: ErrDataPlaneEnded, ErrNotServed, ErrSessionEnded, ErrNotMember.
 func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provider string, now int64) (Fetched, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -182,15 +183,15 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 	return Fetched{Policy: policy, Serving: serving, AsOf: row.AsOf.String()}, err
 }
 
-// setScope fills in whose key it is, which the statement was given and does not select.
+// setScope sets the fields that are parameters of the statement, which does not select them.
 func (k *Key) setScope(c Caller, provider, userID string) {
 	if k.ID != "" {
 		k.CustomerID, k.ProjectID, k.Provider, k.UserID = c.CustomerID, c.ProjectID, provider, userID
 	}
 }
 
-// FetchByIDRow is the row that an engine's statement for a fetch by id returns: what FetchByIDColumns select, and the position
-// that the statement saw.
+// FetchByIDRow is the row of an engine's statement for a fetch by id: the values of FetchByIDColumns, and the position that the
+// statement saw.
 type FetchByIDRow struct {
 	dataPlane dataPlaneStatus
 	// member reports whether the key's user is a member of its project.
@@ -199,7 +200,7 @@ type FetchByIDRow struct {
 	AsOf   position.Position
 }
 
-// FetchByIDColumns and FetchByIDTables are the statement for a fetch by a key's id. Its parameters are the data plane, the time
+// FetchByIDColumns and FetchByIDTables make the statement for a fetch by a key's id. Its parameters are the data plane, the time
 // and the key's id.
 const (
 	FetchByIDColumns = dataPlaneColumns + `, m.user_id IS NOT NULL, ` + keyColumns + `, k.envelope, COALESCE(k.kek_id, '')`
@@ -209,14 +210,14 @@ LEFT JOIN ai_keys k ON k.id = $3
 LEFT JOIN project_members m ON m.customer_id = k.customer_id AND m.project_id = k.project_id AND m.user_id = k.user_id`
 )
 
-// Dest returns where FetchByIDColumns go.
+// Dest returns where to scan FetchByIDColumns.
 func (r *FetchByIDRow) Dest() []any {
 	dest := append([]any{&r.dataPlane.live, &r.dataPlane.customers, &r.member}, keyFields(&r.key)...)
 	return append(dest, &r.key.Envelope, &r.key.KEKID)
 }
 
-// FetchByID returns a key with its envelope, whether it may serve or not, and the position as of which it is so. Errors: ErrDataPlaneEnded,
-// ErrNotServed, ErrNotFound, and ErrNotMember for the own key of a user who has left the project.
+// FetchByID returns a key with its envelope, whether it may serve or not, and the position that it saw. Errors:
+// ErrDataPlaneEnded, ErrNotServed, ErrNotFound, and ErrNotMember for the own key of a user who has left the project.
 func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (Key, string, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -236,7 +237,7 @@ func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64
 	return row.key, row.AsOf.String(), nil
 }
 
-// dataPlaneStatus is what a statement found of the data plane that fetches.
+// dataPlaneStatus is what a statement found out about the data plane that fetches.
 type dataPlaneStatus struct {
 	live      bool
 	customers string // in JSON
@@ -256,16 +257,16 @@ func (d dataPlaneStatus) check(customerID string) error {
 	return nil
 }
 
-// Candidates returns all keys of a provider that may serve, with their envelopes. A fetch needs them only if the newest key is bad, so its
-// own statement leaves them out.
+// Candidates returns all keys of a provider that may serve, with their envelopes. Fetch leaves them out, because a fetch needs
+// them only if the newest key is bad.
 func (s *Store) Candidates(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
-	return s.servingKeys(ctx, c, provider, now)
+	return s.candidates(ctx, c, provider, usable, now)
 }
 
 // ControlPlane is the DataPlaneID of the record of a key that the control plane opened for itself.
 const ControlPlane = "control_plane"
 
-// FetchRecord is one fetch by a data plane, allowed or refused, or a key that the control plane opened to test it.
+// FetchRecord records a fetch by a data plane, allowed or refused, or that the control plane opened a key to test it.
 type FetchRecord struct {
 	ID          int64
 	At          int64
@@ -275,24 +276,24 @@ type FetchRecord struct {
 	UserID      string
 	TokenID     string
 	Provider    string
-	// KeyID and Version are those of the key that was given out, asked for by its id, or found revoked or unreadable. They are
-	// empty and zero where there was no such key.
+	// KeyID and Version identify the key that was given out, requested by its id, or found to be revoked or unreadable. They are
+	// empty and zero if there was none.
 	KeyID    string
 	Version  uint32
 	Decision Outcome
-	// Reason is the reason code of the resolution, or why it was refused.
+	// Reason is the reason code of the resolution or of the refusal.
 	Reason    string
 	RequestID string
-	// DerivedUntil is when what was given out ends, in microseconds, if it was made from the key and is not the key's secret itself; zero
-	// otherwise.
+	// DerivedUntil is when the credential that was given out expires, in microseconds, if it was derived from the key's secret;
+	// zero if the secret itself was given out.
 	DerivedUntil int64
 }
 
 // TableName is the table's name.
 func (FetchRecord) TableName() string { return "fetches" }
 
-// RecordFetch stores the record of a fetch. When it returns, the record is committed, and so outlives this process. On
-// PostgreSQL the commit may not have reached the disk yet: a crash of the database server would lose it.
+// RecordFetch stores the record of a fetch. When it returns, the record is committed and survives this process. On PostgreSQL
+// the commit may not have reached the disk yet, so a crash of the database server may lose it.
 func (s *Store) RecordFetch(ctx context.Context, r FetchRecord) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -310,24 +311,23 @@ type FetchFilter struct {
 	Decision  Outcome
 	// From and To bound the time of the fetch, in microseconds since the Unix epoch: at From or later, and before To.
 	From, To int64
-	// Before is the id of the last record of the page before.
+	// Before is the id of the last record of the previous page.
 	Before int64
 	Limit  int
 }
 
 // ListFetches returns a page of a project's fetches, newest first. The caller must check that the user may read it.
 func (s *Store) ListFetches(ctx context.Context, customerID, projectID string, f FetchFilter) ([]FetchRecord, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	// The project's records are read in the order of their index until the page is full: every further index would cost each fetch.
-	db := s.orm(ctx).Where("customer_id = ? AND project_id = ?", customerID, projectID)
-	for _, equal := range [...]struct{ column, value string }{
-		{"key_id", f.KeyID}, {"user_id", f.UserID}, {"provider", f.Provider}, {"decision", string(f.Decision)},
-	} {
-		if equal.value != "" {
-			db = db.Where(equal.column+" = ?", equal.value)
-		}
-	}
+	return find[FetchRecord](ctx, s, func(db *gorm.DB) *gorm.DB {
+		// The project's records are read in the order of their index until the page is full, since another index would make every
+		// fetch slower.
+		return f.apply(db.Where("customer_id = ? AND project_id = ?", customerID, projectID)).Order("id DESC").Limit(f.Limit)
+	})
+}
+
+// apply adds the filter to a query of records.
+func (f FetchFilter) apply(db *gorm.DB) *gorm.DB {
+	db = whereEqual(db, "key_id", f.KeyID, "user_id", f.UserID, "provider", f.Provider, "decision", string(f.Decision))
 	if f.DataPlane != "" {
 		db = db.Where("(data_plane_id = ? OR data_plane_id IN (SELECT d.id FROM data_planes d WHERE d.name = ?))", f.DataPlane, f.DataPlane)
 	}
@@ -340,13 +340,11 @@ func (s *Store) ListFetches(ctx context.Context, customerID, projectID string, f
 	if f.Before > 0 {
 		db = db.Where("id < ?", f.Before)
 	}
-	var page []FetchRecord
-	err := db.Order("id DESC").Limit(f.Limit).Find(&page).Error
-	return page, s.classify(err)
+	return db
 }
 
-// ForgetFetches deletes the limit oldest of the records made before a time (microseconds), and returns how many. It
-// searches the limit records that were stored first: an index on their time would cost every fetch.
+// ForgetFetches deletes those of the limit oldest records that were made before a time (microseconds), and returns how many.
+// There is no index on the time, which would make every fetch slower.
 func (tx *Tx) ForgetFetches(before int64, limit int) (int64, error) {
 	oldest := tx.db.Model(&FetchRecord{}).Select("id").Order("id").Limit(limit)
 	done := tx.db.Where("id IN (?) AND at < ?", oldest, before).Delete(&FetchRecord{})

@@ -3,13 +3,14 @@ package models
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 )
 
-// KeyFingerprint is the keyed fingerprint of what is secret in a version of a key, whole or a field of it. It stays when the version is
-// destroyed: its secret may still be good at the provider.
+// KeyFingerprint is the keyed fingerprint of the secret of a version of a key, or of one of the secret's fields. It is kept when
+// the version is destroyed, because the provider may still accept the secret.
 type KeyFingerprint struct {
 	CustomerID  string `gorm:"primaryKey"`
 	Fingerprint []byte `gorm:"primaryKey"`
@@ -17,7 +18,7 @@ type KeyFingerprint struct {
 	Version     uint32 `gorm:"primaryKey;autoIncrement:false"`
 }
 
-// isKept is the condition that the version of a fingerprint f is one of the key k that can serve, or could again.
+// isKept is the condition that the version of a fingerprint f of the key k serves or could be made to.
 const isKept = `k.revoked_at = 0 AND (f.version = k.version OR
 EXISTS (SELECT 1 FROM key_versions v WHERE v.key_id = f.key_id AND v.version = f.version AND v.state <> 'destroyed'))`
 
@@ -27,8 +28,8 @@ func FingerprintRow(f KeyFingerprint) *Insert {
 		set("customer_id", f.CustomerID).set("fingerprint", f.Fingerprint).set("key_id", f.KeyID).set("version", f.Version)
 }
 
-// SharedFingerprint selects whether the customer $3 has a key with a fingerprint: a condition on it follows. It keeps a register fast, which
-// looks for duplicates only where there is one.
+// SharedFingerprint selects whether the customer $3 has a key with a fingerprint; a condition on the fingerprint follows. It keeps
+// registrations fast: they look for duplicates only if it finds one.
 const SharedFingerprint = `SELECT 1 FROM key_fingerprints WHERE customer_id = $3 AND fingerprint `
 
 // Duplicates returns the ids of up to ten other keys within the caller's reach that have one of the fingerprints.
@@ -46,7 +47,7 @@ WHERE f.customer_id = ? AND f.fingerprint IN ? AND k.project_id = ? AND (k.user_
 	return ids, err
 }
 
-// AddFingerprints stores the fingerprints of a version of a key. Those that are stored already stay.
+// AddFingerprints stores those fingerprints of a version of a key that are not stored yet.
 func (tx *Tx) AddFingerprints(customerID, keyID string, version uint32, fingerprints [][]byte) error {
 	if len(fingerprints) == 0 {
 		return nil
@@ -58,8 +59,8 @@ func (tx *Tx) AddFingerprints(customerID, keyID string, version uint32, fingerpr
 	return tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(&rows).Error
 }
 
-// FingerprintedVersions returns the numbers of the versions of a key that have fingerprints, and of those that have the given one. Without
-// one, it returns none.
+// FingerprintedVersions returns which versions of a key have fingerprints, and which of them have the given one. If it is nil,
+// both results are empty.
 func (tx *Tx) FingerprintedVersions(customerID, keyID string, fingerprint []byte) (having, same map[uint32]bool, err error) {
 	having, same = map[uint32]bool{}, map[uint32]bool{}
 	if fingerprint == nil {
@@ -76,34 +77,25 @@ func (tx *Tx) FingerprintedVersions(customerID, keyID string, fingerprint []byte
 	return having, same, err
 }
 
-// WithoutFingerprints returns those keys, as SealedKeys returns them, whose versions have no fingerprints.
+// WithoutFingerprints returns those of the versions from SealedKeys that have no fingerprints.
 func (s *Store) WithoutFingerprints(ctx context.Context, keys []Key) ([]Key, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	var customers, ids []string
 	for _, k := range keys {
 		customers, ids = append(customers, k.CustomerID), append(ids, k.ID)
 	}
-	var found []KeyFingerprint
-	if err := s.orm(ctx).Where("customer_id IN ? AND key_id IN ?", customers, ids).Find(&found).Error; err != nil {
-		return nil, s.classify(err)
-	}
+	found, err := find[KeyFingerprint](ctx, s, func(db *gorm.DB) *gorm.DB {
+		return db.Where("customer_id IN ? AND key_id IN ?", customers, ids)
+	})
 	having := make(map[string]bool, len(found))
 	for _, f := range found {
 		having[SealedName(f.KeyID, f.Version)] = true
 	}
-	var without []Key
-	for _, k := range keys {
-		if !having[SealedName(k.ID, k.Version)] {
-			without = append(without, k)
-		}
-	}
-	return without, nil
+	return slices.DeleteFunc(slices.Clone(keys), func(k Key) bool { return having[SealedName(k.ID, k.Version)] }), err
 }
 
-// Leak is a version of a key with a secret of which a fingerprint was searched for.
+// Leak is a version of a key whose secret has one of the fingerprints of a search.
 type Leak struct {
-	// Key is without its envelope, and its version the active one.
+	// Key has no envelope. Its version is the active one.
 	Key         Key `gorm:"embedded"`
 	Fingerprint []byte
 	LeakVersion uint32
@@ -114,27 +106,23 @@ type Leak struct {
 // maxLeaks bounds how many versions of keys FindLeaks returns.
 const maxLeaks = 1000
 
-// FindLeaks returns the versions of keys in a project, of all its users, that have one of the fingerprints; those of revoked keys come last.
-// The caller must check that the user is an owner.
-func (s *Store) FindLeaks(ctx context.Context, c Caller, fingerprints [][]byte) (found []Leak, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	err = s.orm(ctx).Table("key_fingerprints AS f").
-		Select(`k.id, k.customer_id, k.project_id, k.user_id, k.provider, k.name, k.version, k.revoked_at, k.revoked_by, k.revocation_tx, k.last_used_at,
+// FindLeaks returns the versions of a project's keys, including all users' own, that have one of the fingerprints, those of
+// revoked keys last. The caller must check that the user is an owner.
+func (s *Store) FindLeaks(ctx context.Context, c Caller, fingerprints [][]byte) ([]Leak, error) {
+	return find[Leak](ctx, s, func(db *gorm.DB) *gorm.DB {
+		return db.Table("key_fingerprints AS f").
+			Select(`k.id, k.customer_id, k.project_id, k.user_id, k.provider, k.name, k.version, k.revoked_at, k.revoked_by, k.revocation_tx, k.last_used_at,
 f.fingerprint, f.version AS leak_version, COALESCE(v.state, '') AS version_state`).
-		Joins("JOIN ai_keys k ON k.id = f.key_id AND k.customer_id = f.customer_id").
-		Joins("LEFT JOIN key_versions v ON v.key_id = f.key_id AND v.version = f.version").
-		Where("f.customer_id = ? AND k.project_id = ? AND f.fingerprint IN ?", c.CustomerID, c.ProjectID, fingerprints).
-		Order("CASE WHEN k.revoked_at = 0 THEN 0 ELSE 1 END, k.id, f.version").Limit(maxLeaks).Find(&found).Error
-	return found, s.classify(err)
+			Joins("JOIN ai_keys k ON k.id = f.key_id AND k.customer_id = f.customer_id").
+			Joins("LEFT JOIN key_versions v ON v.key_id = f.key_id AND v.version = f.version").
+			Where("f.customer_id = ? AND k.project_id = ? AND f.fingerprint IN ?", c.CustomerID, c.ProjectID, fingerprints).
+			Order("CASE WHEN k.revoked_at = 0 THEN 0 ELSE 1 END, k.id, f.version").Limit(maxLeaks)
+	})
 }
 
-// KeyOf returns a key of the caller's project, another member's own key too, which no other transaction can change until this one ends:
-// ErrNotFound. The caller must check that the user is an owner.
-func (tx *Tx) KeyOf(c Caller, id string) (Key, error) {
-	var k Key
-	err := lockForUpdate(tx.db).Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ?", id, c.CustomerID, c.ProjectID).Take(&k).Error
+// KeyOf locks and returns a key of the caller's project, even another member's own: ErrNotFound. The caller must check that the
+// user is an owner.
+func (tx *Tx) KeyOf(c Caller, id string) (k Key, err error) {
+	err = tx.locking().Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ?", id, c.CustomerID, c.ProjectID).Take(&k).Error
 	return k, err
 }
-
-func lockForUpdate(db *gorm.DB) *gorm.DB { return db.Clauses(clause.Locking{Strength: "UPDATE"}) }

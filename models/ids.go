@@ -9,9 +9,9 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// IDs makes ULIDs (https://github.com/ulid/spec) that rise as long as it lives, also within one millisecond and when the
-// clock steps back: an id's time is then that of the id before it. Ids of different processes are ordered as their clocks are.
-// The zero value is ready; it is safe for concurrent use.
+// IDs makes ULIDs (https://github.com/ulid/spec). Each is greater than the one before, even within a millisecond or when the
+// clock steps back: then it has the time of the one before. Ids of different processes are ordered by their clocks.
+// The zero value is ready to use, and safe for concurrent use.
 type IDs struct {
 	mu      sync.Mutex
 	entropy *ulid.MonotonicEntropy
@@ -24,7 +24,7 @@ const (
 	EventIDPrefix = "evt_"
 )
 
-// maxMillis is short of a ULID's 48 bits by what running out of values may add.
+// maxMillis is the latest time of an id. It leaves room in a ULID's 48 bits for the milliseconds that Next may add.
 const maxMillis = 1<<48 - 1<<20
 
 // Next returns prefix and a new ULID.
@@ -34,10 +34,10 @@ func (g *IDs) Next(prefix string, now time.Time) string {
 	if g.entropy == nil {
 		g.entropy = ulid.Monotonic(rand.Reader, 0)
 	}
-	// A ULID holds the years from 1970 to 10889; a clock beyond them is broken.
+	// A ULID's time ranges from 1970 to 10889; a clock outside of that is broken.
 	g.last = max(g.last, uint64(min(max(now.UnixMilli(), 0), maxMillis)))
 	id, err := ulid.New(g.last, g.entropy)
-	if err != nil { // the millisecond's values ran out
+	if err != nil { // the millisecond has no values left
 		g.last++
 		id = ulid.MustNew(g.last, g.entropy)
 	}
@@ -46,8 +46,8 @@ func (g *IDs) Next(prefix string, now time.Time) string {
 
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// ValidID reports whether text can name a customer, project or user: 1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and
-// dash. A lone dash, which stands for the session's default, and "." and "..", which paths resolve away, are not ids.
+// ValidID reports whether text can be the id of a customer, project or user: 1 to 64 characters of A-Z, a-z, 0-9, dot,
+// underscore and dash, except "-", which stands for the session's default, and "." and "..", which URL paths drop.
 func ValidID(text string) bool {
 	return idPattern.MatchString(text) && text != "-" && text != "." && text != ".."
 }

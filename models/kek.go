@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 )
 
@@ -18,22 +19,23 @@ func (KEK) TableName() string { return "keks" }
 
 // HasKEK reports whether AddKEKs has stored a KEK.
 func (s *Store) HasKEK(ctx context.Context, id string) (bool, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var found int64
-	err := s.orm(ctx).Model(&KEK{}).Where("id = ?", id).Count(&found).Error
-	return found > 0, s.classify(err)
+	known, err := s.countKEKs(ctx, id)
+	return known > 0, err
 }
 
-// AddKEKs stores the ids of KEKs that belong to this database's keyset. If all of them are there, it writes nothing.
+func (s *Store) countKEKs(ctx context.Context, ids ...string) (known int64, err error) {
+	err = s.read(ctx, func(db *gorm.DB) error {
+		return db.Model(&KEK{}).Where("id IN ?", ids).Count(&known).Error
+	})
+	return known, err
+}
+
+// AddKEKs stores the ids of KEKs that belong to this database's keyset. If it has all of them, it writes nothing.
 func (s *Store) AddKEKs(ctx context.Context, ids []string) error {
 	ids = slices.Compact(slices.Sorted(slices.Values(ids))) // in one order, so that two processes don't deadlock
-	var known int64
-	bounded, cancel := s.bounded(ctx)
-	defer cancel()
-	err := s.orm(bounded).Model(&KEK{}).Where("id IN ?", ids).Count(&known).Error
+	known, err := s.countKEKs(ctx, ids...)
 	if err != nil || int(known) == len(ids) {
-		return s.classify(err)
+		return err
 	}
 	return s.Transact(ctx, func(tx *Tx) error {
 		rows := make([]KEK, len(ids))

@@ -13,28 +13,28 @@ import (
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 )
 
-// Key is a provider key that we hold. Reads that need no envelope leave Envelope and KEKID empty.
+// Key is a provider key that the service holds. Reads without envelopes leave Envelope and KEKID empty.
 type Key struct {
 	// ID is "byok_" and a ULID.
 	ID         string `gorm:"primaryKey"`
 	CustomerID string
 	ProjectID  string
-	// UserID is whose own key it is; empty for a project-level key.
+	// UserID is the user whose own key it is; empty for a project-level key.
 	UserID        string
 	Provider      string
 	Name          string
 	DisplaySuffix string
-	// Destination is the digest of the custom provider that the secret was sealed for; empty for a provider of the catalogue. Only reads
-	// for re-wrapping fill it in: where a key may be sent is for the provider to say.
+	// Destination is the digest of the custom provider that the secret was sealed for; empty for a provider of the catalogue.
+	// Only reads for re-wrapping set it; the provider decides where a key may be sent.
 	Destination string
-	// Version is the number of the active version, and LastVersion the highest that was given out; the first is 1.
+	// Version is the number of the active version, LastVersion the highest number so far. The first version is 1.
 	Version, LastVersion uint32
-	// VersionAt and VersionBy are when and by whom the active version was handed in, ActivatedAt when it became active; zero and empty for
-	// the first. RotatedAt, RotatedBy and RotationTx are of the change that made it active in place of ReplacedVersion; zero and empty for
-	// none. RotatedBy is also empty for a version that the service rolled back to. Until ProbationUntil, a refusal by the provider rolls it back.
+	// VersionAt and VersionBy say when and by whom the active version was handed in, ActivatedAt when it became active; zero and
+	// empty for the first version. RotatedAt, RotatedBy and RotationTx describe the change that made it active in place of
+	// ReplacedVersion; zero and empty if there was none. RotatedBy is also empty if the service rolled the key back. Until
+	// ProbationUntil, a refusal by the provider rolls the key back.
 	VersionAt       int64
 	VersionBy       string
 	ActivatedAt     int64
@@ -43,7 +43,7 @@ type Key struct {
 	RotationTx      int64
 	ReplacedVersion uint32
 	ProbationUntil  int64
-	// Envelope is the sealed secret, opaque here. KEKID names the key-encryption key it needs.
+	// Envelope is the sealed secret, opaque here. KEKID names the key-encryption key that opens it.
 	Envelope  []byte
 	KEKID     string `gorm:"column:kek_id"`
 	CreatedAt int64  `gorm:"autoCreateTime:false"`
@@ -51,62 +51,61 @@ type Key struct {
 	// RevokedAt is zero, and RevokedBy empty, while the key is active.
 	RevokedAt int64
 	RevokedBy string
-	// RevocationTx is the number of the transaction that revoked it; zero while it is active, and for keys that were revoked
-	// before there were data planes.
+	// RevocationTx is the number of the transaction that revoked it; zero while it is active, and for keys revoked by releases
+	// without data planes.
 	RevocationTx int64
-	// DisabledAt is when it was disabled, by DisabledBy, in the transaction DisabledTx; zero, and empty, while it is not.
+	// DisabledAt, DisabledBy and DisabledTx say when, by whom and in which transaction it was disabled; zero and empty while it
+	// is enabled.
 	DisabledAt int64
 	DisabledBy string
 	DisabledTx int64
-	// ExpiresAt is until when it serves, and ExpiryDueAt when its next EventKeyExpiring or EventKeyExpired is due; zero for never.
+	// ExpiresAt is when it stops serving, ExpiryDueAt when its next EventKeyExpiring or EventKeyExpired is due; zero for never.
 	ExpiresAt   int64
 	ExpiryDueAt int64
-	// RemovalID is the removal of its user that has suspended it; empty for none. Only LockKey and its like fill it in.
+	// RemovalID is the removal of its user that has suspended it; empty for none. Only reads that lock the key set it.
 	RemovalID string
-	// Revision counts what people have changed of it, from 1 for its registration.
+	// Revision counts people's changes to it. Its registration is 1.
 	Revision int64
-	// Order is its place among the keys of its scope, the lowest first. Weight is its share of the callers among keys of the same
-	// order; zero for none.
-	Order  int `gorm:"column:serve_order"`
-	Weight int
-	// Restrictions are what it may be used for.
+	// Order is its place among the keys of its scope; the lowest is first. Weight is its share of the callers among keys of the
+	// same order; zero for none.
+	Order        int `gorm:"column:serve_order"`
+	Weight       int
 	Restrictions Restrictions
-	// Limits are how many requests it serves.
-	Limits Limits
+	Limits       Limits
 	// LastUsedAt is when a data plane last used it with success, LastFailureAt when its provider last refused it, with
 	// LastFailureStatus; zero for never. LastFailureReason is empty if the data plane did not say.
 	LastUsedAt        int64
 	LastFailureAt     int64
 	LastFailureStatus int
 	LastFailureReason string
-	// UserKeys is the written policy's choice on members' own keys of the provider, in what GetKey, ListKeys and RegisterKey return;
-	// empty without a written policy.
+	// UserKeys is the written policy's choice on members' own keys of the provider; empty without a written policy. GetKey,
+	// ListKeys and RegisterKey set it.
 	UserKeys UserKeys `gorm:"-"`
-	// Duplicates are the ids of other keys within the caller's reach that have a secret of this one, in what RegisterKey returns.
+	// Duplicates are the ids of other keys with the same secret that the caller may see. RegisterKey sets it.
 	Duplicates []string `gorm:"-"`
-	// Verdict and VerdictReason are what the last test at the provider found, at VerifiedAt; zero for none.
+	// Verdict and VerdictReason are the result of the last test at the provider, at VerifiedAt; empty and zero for none.
 	Verdict       string
 	VerdictReason string
 	VerifiedAt    int64
 }
 
-// UserKeysColumns and UserKeysTable are what a statement with CallerParams selects of the policy on members' own keys.
+// UserKeysColumns and UserKeysTable add the policy on members' own keys to a statement with CallerParams.
 const (
 	UserKeysColumns = `COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, '')`
 	UserKeysTable   = `project_policies p ON p.customer_id = $3 AND p.project_id = $4`
 )
 
-// UserKeysRow is where UserKeysColumns go: empty texts where the project has written no policy.
+// UserKeysRow holds the values of UserKeysColumns, which are empty if the project has written no policy.
 type UserKeysRow struct {
 	userKeys, byProvider string
 	policy               Policy
-	parsed               string // byProvider as it was parsed last
+	parsed               string // the last byProvider that was parsed
 }
 
-// Dest returns where UserKeysColumns go.
+// Dest returns where to scan UserKeysColumns.
 func (r *UserKeysRow) Dest() []any { return []any{&r.userKeys, &r.byProvider} }
 
-// set sets the policy's choice for a key. All rows of a page have one policy, which is parsed once.
+// set sets the policy's choice for a key. All rows of a page have the same policy, which it parses once.
 func (r *UserKeysRow) set(k *Key) error {
 	if r.userKeys == "" {
 		return nil
@@ -122,13 +121,13 @@ func (r *UserKeysRow) set(k *Key) error {
 	return nil
 }
 
-// IsArranged reports whether anything but the age of the key decides whom it serves. The column `arranged` has it.
+// IsArranged reports whether anything but the key's age decides whom it serves. It is stored in the column arranged.
 func (k Key) IsArranged() bool { return k.Order != 0 || k.Weight != 0 || len(k.Restrictions.Users) > 0 }
 
-// badFor is how long a refusal by the provider counts against a key that has not been used with success since.
+// badFor is how long a refusal by the provider counts against a key, unless a later use succeeds.
 const badFor = 5 * time.Minute
 
-// Bad reports whether the provider refused the key's last use, within the last five minutes.
+// Bad reports whether the provider refused the key's last use, and did so less than badFor ago.
 func (k Key) Bad(now int64) bool {
 	return k.LastFailureAt > k.LastUsedAt && now-k.LastFailureAt < badFor.Microseconds()
 }
@@ -136,8 +135,8 @@ func (k Key) Bad(now int64) bool {
 // TableName is the resource's name in the public API.
 func (Key) TableName() string { return "ai_keys" }
 
-// version reads the column of that name. A damaged row whose version no key can have is read as version 0, under which no
-// envelope opens, so that it does not keep other rows from being read.
+// version scans the column of that name. An impossible value, from a damaged row, is scanned as 0, under which no envelope opens:
+// one such row must not make a list fail.
 type version struct{ to *uint32 }
 
 // Scan implements sql.Scanner.
@@ -161,7 +160,7 @@ func KeyRow(k Key) *Insert {
 		set("restrictions", k.Restrictions).set("limits", k.Limits)
 }
 
-// keyColumns select the metadata of a key k, which may be absent: then they are empty. keyFields are where they go.
+// keyColumns select the metadata of a key k; they are empty if there is none. keyFields returns where to scan them.
 const keyColumns = `COALESCE(k.id, ''), COALESCE(k.customer_id, ''), COALESCE(k.project_id, ''), COALESCE(k.user_id, ''),
 COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), COALESCE(k.version, 0),
 COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, ''),
@@ -178,8 +177,8 @@ func keyFields(k *Key) []any {
 		&k.DisabledAt, &k.DisabledBy, &k.DisabledTx, &k.ExpiresAt, &k.Revision, &k.Order, &k.Weight, &k.Restrictions, &k.Limits}
 }
 
-// GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
-// instead of three. Its parameters are CallerParams and the key's id.
+// GetKeyStatement selects a key and its caller's status. Its parameters are CallerParams and the key's id. It is hand-written
+// because it is the most frequent read: one statement instead of three.
 const GetKeyStatement = `SELECT ` + CallerColumns + `, ` + UserKeysColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
 LEFT JOIN ` + UserKeysTable + `
 LEFT JOIN ai_keys k ON k.id = $6 AND k.customer_id = $3 AND k.project_id = $4 AND (k.user_id = '' OR k.user_id = $5) AND m.role <> ''`
@@ -195,7 +194,7 @@ func (s *Store) GetKey(ctx context.Context, c Caller, id string, now int64) (Key
 	return key, s.classify(err)
 }
 
-// GetKey is Store.GetKey, as the transaction sees the key.
+// GetKey is Store.GetKey in the transaction.
 func (tx *Tx) GetKey(c Caller, id string) (Key, error) { return getKey(tx.queryRow, c, id, tx.Now) }
 
 func getKey(queryRow func(statement string, args []any, dest ...any) error, c Caller, id string, now int64) (Key, error) {
@@ -231,17 +230,17 @@ const (
 type KeyFilter struct {
 	Provider string
 	State    KeyState
-	// Before is the id of the last key of the page before. Empty begins with the newest.
+	// Before is the id of the last key of the previous page. Empty begins with the newest.
 	Before string
-	// Limit is how many keys to return at most. Zero is no limit.
+	// Limit is the maximum number of keys to return. Zero means no limit.
 	Limit int
 }
 
-// ListKeysStatement selects a page of keys and its caller's status. It is hand-written, as the second most frequent read. A page
-// of each scope is read from its own range of the index, so that other members' keys cost nothing.
+// ListKeysStatement selects a page of keys and its caller's status. It is hand-written because it is the second most frequent
+// read. It reads a page of each scope from its own range of the index, so that other members' keys cost nothing.
 //
-// Only the filters that apply are in the text, and the limit is a number: a planner that does not know them would expect to
-// read much of a large project, and would plan each page afresh or sort the project.
+// The text contains only the filters that apply, and the limit as a number. Otherwise the planner would expect to read much of a
+// large project, and would plan each page again, or sort the project.
 func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 	params := CallerParams(c, now)
 	filter := ""
@@ -303,143 +302,137 @@ func (s *Store) ListKeys(ctx context.Context, c Caller, f KeyFilter, now int64) 
 	return keys, status.Check(RoleMember)
 }
 
-// ListAllKeys returns a page of a project's keys, those of all its users included, newest first, without their envelopes. before
-// is the id of the last key of the page before; empty begins with the newest. It is for operators.
+// ListAllKeys returns a page of a project's keys, including all users' own, newest first, without their envelopes. before is the
+// id of the last key of the previous page; empty begins with the newest. It is for operators.
 func (s *Store) ListAllKeys(ctx context.Context, customerID, projectID, before string, limit int) ([]Key, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	db := s.orm(ctx).Omit("envelope").Where("customer_id = ? AND project_id = ?", customerID, projectID)
-	if before != "" {
-		db = db.Where("id < ?", before)
-	}
-	var page []Key
-	err := db.Order("id DESC").Limit(limit).Find(&page).Error
-	return page, s.classify(err)
+	return find[Key](ctx, s, func(db *gorm.DB) *gorm.DB {
+		db = db.Omit("envelope").Where("customer_id = ? AND project_id = ?", customerID, projectID)
+		if before != "" {
+			db = db.Where("id < ?", before)
+		}
+		return db.Order("id DESC").Limit(limit)
+	})
 }
 
-// Serving are the keys of a provider that may serve a user, whatever the policy says: active, enabled and not expired. They come by their
-// order, and of the same order newest first. Which of two keys is newer is the order in which they were stored, which does not depend on a
-// clock.
+// Serving has the keys of a provider that may serve a user if the policy allows it: active, enabled and not expired. They are
+// sorted by Order, and newest first within the same order. The newer of two keys is the one that was stored later, whatever the
+// clocks say.
 type Serving struct {
 	Own, Project []Key
-	// All reports whether these are all there are, up to 50 of each, and not the newest ones alone. Those suffice unless a key is arranged.
+	// All reports whether these are all keys, up to maxCandidates of each, rather than the newest. The newest suffice unless a key
+	// is arranged.
 	All bool
 }
 
-// ServingKeys returns all keys of a provider that may serve a user, without their envelopes.
-func (s *Store) ServingKeys(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
-	return s.servingKeys(ctx, c, provider, now, "envelope")
-}
+// Usable is the condition that a key may serve at the time $2: it is not revoked, disabled or expired. held is the condition
+// that a key that is not revoked may not serve.
+const (
+	Usable = `revoked_at = 0 AND disabled_at = 0 AND (expires_at = 0 OR expires_at > $2)`
+	held   = `revoked_at = 0 AND (disabled_at <> 0 OR (expires_at <> 0 AND expires_at <= ?))`
+)
 
-// maxCandidates bounds how many keys of a scope are searched for the one that serves.
+var usable = strings.ReplaceAll(Usable, "$2", "?")
+
+// maxCandidates bounds how many keys of a scope are searched for one that serves.
 const maxCandidates = 50
 
-// servingKeys returns all keys of a provider that may serve a user, without the omitted columns.
-func (s *Store) servingKeys(ctx context.Context, c Caller, provider string, now int64, omit ...string) (Serving, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
+// ServingKeys returns all keys of a provider that may serve a user, without their envelopes.
+func (s *Store) ServingKeys(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
+	return s.candidates(ctx, c, provider, usable, now, "envelope")
+}
+
+// HeldKeys returns the keys of a provider that are disabled or have expired, without their envelopes, up to maxCandidates of the
+// user's own and of the project's.
+func (s *Store) HeldKeys(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
+	return s.candidates(ctx, c, provider, held, now, "envelope")
+}
+
+// candidates returns the keys of a provider, in the two scopes that may serve a user, that meet a condition at a time.
+func (s *Store) candidates(ctx context.Context, c Caller, provider, where string, now int64, omit ...string) (Serving, error) {
 	found := Serving{All: true}
-	usable := strings.ReplaceAll(Usable, "$2", "?")
-	err := s.scopeKeys(ctx, c, "", provider).Omit(omit...).Where(usable, now).Find(&found.Project).Error
-	if err == nil && c.UserID != "" {
-		err = s.scopeKeys(ctx, c, c.UserID, provider).Omit(omit...).Where(usable, now).Find(&found.Own).Error
-	}
-	return found, s.classify(err)
-}
-
-// HeldKeys returns the keys of a provider that are disabled or have expired, up to 50 of the user's own and 50 of the project's, without
-// their envelopes.
-func (s *Store) HeldKeys(ctx context.Context, c Caller, provider string, now int64) (found Serving, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	const held = "revoked_at = 0 AND (disabled_at <> 0 OR (expires_at <> 0 AND expires_at <= ?))"
-	err = s.scopeKeys(ctx, c, "", provider).Omit("envelope").Where(held, now).Find(&found.Project).Error
-	if err == nil && c.UserID != "" {
-		err = s.scopeKeys(ctx, c, c.UserID, provider).Omit("envelope").Where(held, now).Find(&found.Own).Error
-	}
-	return found, s.classify(err)
-}
-
-// scopeKeys begins a query of the keys of one scope, in the order in which they may serve.
-func (s *Store) scopeKeys(ctx context.Context, c Caller, userID, provider string) *gorm.DB {
-	return s.orm(ctx).
-		Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider).
-		Order("serve_order, seq DESC").Limit(maxCandidates)
-}
-
-// Usable is the condition that a key may serve at the time $2: it is neither revoked nor disabled, and has not expired.
-const Usable = `revoked_at = 0 AND disabled_at = 0 AND (expires_at = 0 OR expires_at > $2)`
-
-// LastStopped returns the key of a provider that stopped last in the given scopes, each a user's id or "" for the project's keys: it
-// was revoked or disabled, or has expired. Its ID is empty if no key stopped there.
-func (s *Store) LastStopped(ctx context.Context, c Caller, provider string, scopes []string, now int64) (Key, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var last Key
-	for _, userID := range scopes { // queries for each, as an index has the order within one
-		scope := func() *gorm.DB {
-			return s.orm(ctx).Omit("envelope").Limit(1).
-				Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider)
+	err := s.read(ctx, func(db *gorm.DB) error {
+		scope := func(userID string) *gorm.DB {
+			return scopeKeys(db, c, userID, provider).Omit(omit...).Where(where, now).Order("serve_order, seq DESC").Limit(maxCandidates)
 		}
-		var revoked, held []Key
-		err := errors.Join(
-			scope().Where("revoked_at <> 0").Order("revoked_at DESC").Find(&revoked).Error,
-			scope().Where("revoked_at = 0 AND (disabled_at <> 0 OR (expires_at <> 0 AND expires_at <= ?))", now).
-				Order("CASE WHEN disabled_at <> 0 THEN disabled_at ELSE expires_at END DESC").Find(&held).Error)
-		if err != nil {
-			return Key{}, s.classify(err)
+		err := scope("").Find(&found.Project).Error
+		if err == nil && c.UserID != "" {
+			err = scope(c.UserID).Find(&found.Own).Error
 		}
-		for _, k := range append(revoked, held...) {
-			if k.stoppedAt(now) > last.stoppedAt(now) {
-				last = k
+		return err
+	})
+	return found, err
+}
+
+// scopeKeys selects the keys of a provider in one scope: a user's own, or the project's if userID is empty.
+func scopeKeys(db *gorm.DB, c Caller, userID, provider string) *gorm.DB {
+	return db.Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider)
+}
+
+// LastStopped returns the key of a provider that stopped serving last in the given scopes, each a user's id or "" for the
+// project's keys: it was revoked or disabled, or has expired. Its ID is empty if no key stopped there.
+func (s *Store) LastStopped(ctx context.Context, c Caller, provider string, scopes []string, now int64) (last Key, err error) {
+	err = s.read(ctx, func(db *gorm.DB) error {
+		for _, userID := range scopes { // queries for each, because an index has the order within one
+			scope := func() *gorm.DB { return scopeKeys(db, c, userID, provider).Omit("envelope").Limit(1) }
+			var revoked, stopped []Key
+			err := errors.Join(
+				scope().Where("revoked_at <> 0").Order("revoked_at DESC").Find(&revoked).Error,
+				scope().Where(held, now).Order("CASE WHEN disabled_at <> 0 THEN disabled_at ELSE expires_at END DESC").Find(&stopped).Error)
+			if err != nil {
+				return err
+			}
+			for _, k := range append(revoked, stopped...) {
+				if k.stoppedAt(now) > last.stoppedAt(now) {
+					last = k
+				}
 			}
 		}
-	}
-	return last, nil
+		return nil
+	})
+	return last, err
 }
 
-// KeysByKEK counts the envelopes that are sealed with each key-encryption key: those of all keys, revoked ones included, and of their
-// pending and retiring versions.
+// KeysByKEK counts the envelopes that are sealed with each key-encryption key: those of all keys, including revoked ones, and of
+// their pending and retiring versions.
 func (s *Store) KeysByKEK(ctx context.Context) (map[string]int64, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	var rows []struct {
 		KEKID string `gorm:"column:kek_id"`
 		Keys  int64
 	}
-	err := s.orm(ctx).Raw(`SELECT kek_id, COUNT(*) AS keys FROM (SELECT kek_id FROM ai_keys WHERE kek_id <> ''
+	err := s.read(ctx, func(db *gorm.DB) error {
+		return db.Raw(`SELECT kek_id, COUNT(*) AS keys FROM (SELECT kek_id FROM ai_keys WHERE kek_id <> ''
 UNION ALL SELECT kek_id FROM key_versions WHERE state <> ?) AS sealed GROUP BY kek_id`, string(VersionDestroyed)).Scan(&rows).Error
+	})
 	counts := make(map[string]int64, len(rows))
 	for _, row := range rows {
 		counts[row.KEKID] = row.Keys
 	}
-	return counts, s.classify(err)
+	return counts, err
 }
 
-// lockKey reads a key, if there is one, which no other transaction can change until this one ends.
-func (tx *Tx) lockKey(id string, into *[]Key) error {
-	return tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("envelope").Where("id = ?", id).Find(into).Error
+// lockKey locks and returns a key without its envelope: ErrNotFound.
+func (tx *Tx) lockKey(id string) (k Key, err error) {
+	err = tx.locking().Omit("envelope").Where("id = ?", id).Take(&k).Error
+	return k, err
 }
 
-// Key returns a key as the caller may see it, without its envelope: ErrNotFound.
+// Key returns a key that the caller may see, without its envelope: ErrNotFound.
 func (tx *Tx) Key(c Caller, id string) (Key, error) { return findKey(tx.db, c, id) }
 
-func findKey(db *gorm.DB, c Caller, id string) (Key, error) {
-	var k Key
-	err := db.Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ? AND user_id IN ?",
+func findKey(db *gorm.DB, c Caller, id string) (k Key, err error) {
+	err = db.Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ? AND user_id IN ?",
 		id, c.CustomerID, c.ProjectID, []string{"", c.UserID}).Take(&k).Error
 	return k, err
 }
 
-// FindKey returns the key with that id, without its envelope. It is for operators, so it checks no access. Error: ErrNotFound.
-func (tx *Tx) FindKey(id string) (Key, error) {
-	var k Key
-	err := tx.db.Omit("envelope").Where("id = ?", id).Take(&k).Error
+// FindKey returns the key with that id, without its envelope: ErrNotFound. It is for operators, so it checks no access.
+func (tx *Tx) FindKey(id string) (k Key, err error) {
+	err = tx.db.Omit("envelope").Where("id = ?", id).Take(&k).Error
 	return k, err
 }
 
-// RevokeKey revokes the key with that id, and stores the event from which data planes learn of it. It reports whether it did:
-// of a key that was revoked before, the first revocation stands. k then has what is stored of the revocation.
+// RevokeKey revokes the key with the ID of k, stores the event that tells data planes, and reports whether it did. If the key was
+// revoked before, the first revocation stands. Afterwards k has the stored revocation.
 func (tx *Tx) RevokeKey(k *Key, by string, event Event) (revoked bool, err error) {
 	done, err := tx.exec(`UPDATE ai_keys SET revoked_at = $1, revoked_by = $2, revocation_tx = `+tx.number+`,
 expiry_due_at = 0, revision = revision + 1
@@ -457,15 +450,14 @@ WHERE id = $3 AND revoked_at = 0`, []any{tx.Now, by, k.ID})
 	return true, tx.AppendEvent(event)
 }
 
-// KeyToOpen returns a key with its envelope, whoever's it is: ErrNotFound. No other transaction can change the key until this one ends: a
-// key that is not revoked here is not revoked before this transaction has committed.
-func (tx *Tx) KeyToOpen(id string) (Key, error) {
-	var k Key
-	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("id = ?", id).Take(&k).Error
+// KeyToOpen locks and returns a key of any user with its envelope: ErrNotFound. If the key is not revoked, nobody can revoke it
+// before this transaction ends.
+func (tx *Tx) KeyToOpen(id string) (k Key, err error) {
+	err = tx.locking().Where("id = ?", id).Take(&k).Error
 	return k, err
 }
 
-// StoreVerdict stores what a test of a key found, and its event. A key that has another secret since the test keeps its own verdict.
+// StoreVerdict stores the result of a key's test, and its event. If the key has another secret by now, it keeps its own verdict.
 func (tx *Tx) StoreVerdict(k Key, event Event) error {
 	_, err := tx.exec(`UPDATE ai_keys SET verdict = $1, verdict_reason = $2, verified_at = $3 WHERE id = $4 AND version = $5`,
 		[]any{k.Verdict, k.VerdictReason, k.VerifiedAt, k.ID, k.Version})
@@ -475,20 +467,20 @@ func (tx *Tx) StoreVerdict(k Key, event Event) error {
 	return tx.AppendEvent(event)
 }
 
-// Registration is all that one register stores, in one transaction.
+// Registration is everything that RegisterKey stores, in one transaction.
 type Registration struct {
 	Key   Key
 	Event Event
-	// Fingerprints are of the key's secret; none if they can't be made.
+	// Fingerprints are those of the key's secret; none if they cannot be made.
 	Fingerprints [][]byte
-	// Idempotency is nil when the request has no Idempotency-Key.
+	// Idempotency is nil if the request has no Idempotency-Key.
 	Idempotency *IdempotencyRecord
-	// Quota is how many active keys the key's scope may have: the project, or the user in it. 0 is no limit. Registers that run at
-	// the same time do not count one another.
+	// Quota is how many active keys the key's scope may have: the project, or the user in it. Zero means no limit. Simultaneous
+	// registrations do not count each other.
 	Quota int
 }
 
-// ActiveKeys returns an expression that counts the active keys in the scope of the new key, up to its quota.
+// ActiveKeys returns an SQL expression that counts the active keys in the scope of the new key, up to its quota.
 func (r Registration) ActiveKeys(params *Params) string {
 	if r.Quota <= 0 {
 		return "0"
@@ -498,9 +490,9 @@ func (r Registration) ActiveKeys(params *Params) string {
 		` AND user_id = ` + places[2] + ` AND revoked_at = 0 LIMIT ` + strconv.Itoa(r.Quota) + `) AS active)`
 }
 
-// quotaSlack remembers how many keys each scope may take before they are counted again: a tenth of the places that were free at the
-// last count. The cost of a count grows with the number of keys, so keys are counted rarely while the quota is far. Ten processes or
-// fewer together never exceed a quota because of this; more may, slightly.
+// quotaSlack remembers how many keys each scope may add before they are counted again: a tenth of the places that were free at
+// the last count. Counting many keys is slow, so they are counted rarely while the quota is far. Up to ten processes together do
+// not exceed a quota because of this; more may, slightly.
 type quotaSlack struct {
 	mu   sync.Mutex
 	left map[[3]string]int // by customer, project and user; guarded by mu
@@ -524,7 +516,7 @@ func (q *quotaSlack) take(scope [3]string) bool {
 	return true
 }
 
-// set notes how many places of a scope were free.
+// set records how many places of a scope were free.
 func (q *quotaSlack) set(scope [3]string, free int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -534,7 +526,7 @@ func (q *quotaSlack) set(scope [3]string, free int) {
 	q.left[scope] = free / 10
 }
 
-// IdempotencyRecord is the key that a request with an Idempotency-Key made.
+// IdempotencyRecord records which key or version a request with an Idempotency-Key made.
 type IdempotencyRecord struct {
 	CustomerID string `gorm:"primaryKey"`
 	ProjectID  string `gorm:"primaryKey"`
@@ -549,12 +541,15 @@ type IdempotencyRecord struct {
 	CreatedAt int64 `gorm:"autoCreateTime:false"`
 }
 
-// match returns nil if a request that has the same Idempotency-Key is the same request, or ErrIdempotencyReuse.
-func (r IdempotencyRecord) match(repeated IdempotencyRecord) error {
-	if !bytes.Equal(r.Fingerprint, repeated.Fingerprint) {
-		return ErrIdempotencyReuse
+// findIdempotency returns the record of the first request with the same Idempotency-Key: ErrNotFound, and ErrIdempotencyReuse if
+// that was another request.
+func findIdempotency(db *gorm.DB, r IdempotencyRecord) (first IdempotencyRecord, err error) {
+	err = db.Where("customer_id = ? AND project_id = ? AND user_id = ? AND key_hash = ?", r.CustomerID, r.ProjectID, r.UserID, r.KeyHash).
+		Take(&first).Error
+	if err == nil && !bytes.Equal(first.Fingerprint, r.Fingerprint) {
+		err = ErrIdempotencyReuse
 	}
-	return nil
+	return first, err
 }
 
 // IdempotencyLife is how long an Idempotency-Key is remembered.
@@ -567,9 +562,9 @@ func IdempotencyRow(r IdempotencyRecord) *Insert {
 		set("fingerprint", r.Fingerprint).set("key_id", r.KeyID).set("created_at", r.CreatedAt)
 }
 
-// RegisterKey stores the key, its event and its idempotency record, if the caller's role covers needs. It returns the key that
-// stands: the new one, or the one that an earlier request with the same idempotency key made. Errors: ErrSessionEnded,
-// ErrNotMember, ErrForbidden, ErrAlreadyExists for a name that is taken, ErrIdempotencyReuse, ErrQuotaExceeded.
+// RegisterKey stores the key, its event and its idempotency record, if the caller's role covers needs. It returns the new key, or
+// the one that an earlier request with the same idempotency key made. Errors: ErrSessionEnded, ErrNotMember, ErrForbidden,
+// ErrAlreadyExists for a name that is taken, ErrIdempotencyReuse, ErrQuotaExceeded, ErrDestinationGone.
 func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registration, now int64) (Key, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -591,23 +586,30 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 			s.quotas.set(r.scope(), quota-outcome.Active)
 		}
 		s.Wake()
-		if outcome.IsShared { // the key is stored: without the names of the others, there is no warning
-			r.Key.Duplicates, _ = duplicates(s.orm(ctx), c, r.Key.ID, r.Fingerprints)
+		if outcome.IsShared { // the key is stored, so an error here only costs the warning
+			r.Key.Duplicates, _ = duplicates(s.engine.ORM(RequestPool).WithContext(ctx), c, r.Key.ID, r.Fingerprints)
 		}
 		err = outcome.UserKeys.set(&r.Key)
 		return r.Key, err
 	case r.Idempotency == nil:
 		return Key{}, r.refusal(outcome)
 	}
-	// A retry is answered in a full scope too: its key may be the last that fitted.
-	key, err := s.findReplayed(ctx, c, *r.Idempotency, now)
-	if errors.Is(err, ErrNotFound) && (outcome.Full || r.Key.Destination != "") {
-		return Key{}, r.refusal(outcome)
+	// A retry succeeds in a full scope too: its key may be the last that fitted.
+	var first IdempotencyRecord
+	err = s.read(ctx, func(db *gorm.DB) (err error) {
+		first, err = findIdempotency(db, *r.Idempotency)
+		return err
+	})
+	switch {
+	case err == nil:
+		return s.GetKey(ctx, c, first.KeyID, now)
+	case errors.Is(err, ErrNotFound) && (outcome.Full || r.Key.Destination != ""):
+		err = r.refusal(outcome)
 	}
-	return key, err
+	return Key{}, err
 }
 
-// refusal returns why a registration that repeats no other was not stored.
+// refusal returns why a registration that is not a retry was not stored.
 func (r Registration) refusal(outcome RegisterOutcome) error {
 	switch {
 	case outcome.Full:
@@ -618,30 +620,16 @@ func (r Registration) refusal(outcome RegisterOutcome) error {
 	return errors.New("register: nothing was stored, without a reason")
 }
 
-// RegisterOutcome is what became of a registration by a caller who may make it. If it is neither Stored nor kept out by a Full
+// RegisterOutcome is the result of a registration by a caller who may make it. If it is neither Stored nor refused by a Full
 // scope, its idempotency key is taken, or its destination is gone.
 type RegisterOutcome struct {
 	Stored, Full bool
 	// Active counts the active keys of the scope before, up to the quota; zero without a quota.
 	Active int
-	// IsShared reports whether another key of the customer's has one of the fingerprints.
+	// IsShared reports whether another key of the customer has one of the fingerprints.
 	IsShared bool
-	// UserKeys is what the policy says on members' own keys.
+	// UserKeys has the policy on members' own keys.
 	UserKeys UserKeysRow
-}
-
-// findReplayed returns the key that the first request with an idempotency key made.
-func (s *Store) findReplayed(ctx context.Context, c Caller, repeated IdempotencyRecord, now int64) (Key, error) {
-	var first IdempotencyRecord
-	err := s.orm(ctx).Where("customer_id = ? AND project_id = ? AND user_id = ? AND key_hash = ?",
-		repeated.CustomerID, repeated.ProjectID, repeated.UserID, repeated.KeyHash).Take(&first).Error
-	if err != nil {
-		return Key{}, s.classify(err)
-	}
-	if err := first.match(repeated); err != nil {
-		return Key{}, err
-	}
-	return s.GetKey(ctx, c, first.KeyID, now)
 }
 
 // ForgetIdempotency deletes the limit oldest of the records made before a time (microseconds), and returns how many.

@@ -7,11 +7,11 @@ import (
 	"slices"
 	"time"
 
-	"github.com/oklog/ulid/v2"
+	"gorm.io/gorm"
 )
 
-// KeyReport is what a data plane reports of one key: when it was last used with success, when its provider last refused it,
-// and when its provider last sent it back in an answer. Times are microseconds, zero for never.
+// KeyReport is a data plane's report on one key: when it was last used with success, when its provider last refused it, and
+// when its provider last sent it back in an answer. Times are microseconds, zero for never.
 type KeyReport struct {
 	KeyID         string
 	UsedAt        int64
@@ -24,17 +24,17 @@ type KeyReport struct {
 	ExposedFor    ReportedCaller
 }
 
-// ReportedCaller is the caller whose request a report is about, as the data plane says. Both are empty for no particular user,
-// and TokenID for a session token.
+// ReportedCaller is the caller whose request a report is about, according to the data plane. Both fields are empty for no
+// particular user; TokenID is also empty for a session token.
 type ReportedCaller struct{ UserID, TokenID string }
 
-// usedStep is how much later a use must be than the stored one to be worth a write, in microseconds.
+// usedStep is how much later than the stored use a use must be to be worth a write, in microseconds.
 const usedStep = 5_000_000
 
-// ReportKeys stores how keys fare, and ignores keys of customers that the data plane does not serve. When a key begins to be
-// bad, it stores the EventKeyFailing that newEvent makes; when a key was sent back, an EventKeyExposed, one for a key and hour.
-// It returns the keys that have begun to be bad: of several reports at a time, one does. A refusal of another version than the active one
-// says nothing of the key; one of an active version that is on probation rolls it back.
+// ReportKeys stores reports, except those on keys of customers that the data plane does not serve. For a key that begins to be
+// bad, it stores newEvent's EventKeyFailing, and returns the key; of simultaneous reports only one does so. For a key that was
+// sent back, it stores an EventKeyExposed, at most one for each key and hour. It ignores a refusal of a version that is not
+// active. A refusal of an active version on probation rolls the key back.
 func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, newEvent NewKeyEvent) (failing []Key, err error) {
 	// In one order, so that two data planes that report the same keys don't deadlock.
 	reports = slices.SortedFunc(slices.Values(reports), func(a, b KeyReport) int { return cmp.Compare(a.KeyID, b.KeyID) })
@@ -42,8 +42,8 @@ func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport
 	for i, r := range reports {
 		ids[i] = r.KeyID
 	}
-	var known []Key
-	if err := s.findKeys(ctx, ids, &known); err != nil {
+	known, err := s.findKeys(ctx, ids)
+	if err != nil {
 		return nil, err
 	}
 	worth := slices.DeleteFunc(reports, func(r KeyReport) bool {
@@ -71,11 +71,9 @@ func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport
 // NewKeyEvent makes an event of a type about a key and a caller.
 type NewKeyEvent func(kind EventType, k Key, caller ReportedCaller) Event
 
-// findKeys reads keys without their envelopes.
-func (s *Store) findKeys(ctx context.Context, ids []string, into *[]Key) error {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	return s.classify(s.orm(ctx).Omit("envelope").Where("id IN ?", ids).Find(into).Error)
+// findKeys returns keys without their envelopes.
+func (s *Store) findKeys(ctx context.Context, ids []string) ([]Key, error) {
+	return find[Key](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Omit("envelope").Where("id IN ?", ids) })
 }
 
 // isNews reports whether the report is worth a write to the key's row.
@@ -86,11 +84,11 @@ func (r KeyReport) isNews(k Key) bool {
 
 // storeReport stores a report, and adds the key to failing if it has begun to be bad.
 func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent, failing *[]Key) error {
-	var before []Key
-	if err := tx.lockKey(r.KeyID, &before); err != nil || len(before) == 0 {
+	before, err := tx.lockKey(r.KeyID)
+	if err != nil {
 		return err
 	}
-	k := before[0]
+	k := before
 	if r.ExposedAt > 0 {
 		if err := tx.storeExposure(newEvent(EventKeyExposed, k, r.ExposedFor)); err != nil {
 			return err
@@ -103,19 +101,19 @@ func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent, failing *[]Key) err
 	if err := tx.db.Model(&Key{}).Where("id = ?", k.ID).Updates(changed).Error; err != nil {
 		return err
 	}
-	if r.FailedVersion == k.Version && k.LastFailureAt > before[0].LastFailureAt && k.ProbationUntil > tx.Now {
+	if r.FailedVersion == k.Version && k.LastFailureAt > before.LastFailureAt && k.ProbationUntil > tx.Now {
 		if rolledBack, err := tx.rollBackRefused(k.ID, r, newEvent); err != nil || rolledBack {
 			return err
 		}
 	}
-	if k.Bad(tx.Now) && !before[0].Bad(tx.Now) {
+	if k.Bad(tx.Now) && !before.Bad(tx.Now) {
 		*failing = append(*failing, k)
 		return tx.AppendEvent(newEvent(EventKeyFailing, k, r.FailedFor))
 	}
 	return nil
 }
 
-// apply changes a key by the report, and returns the columns that are to change.
+// apply applies the report to a key, and returns the columns to write.
 func (r KeyReport) apply(k *Key) map[string]any {
 	changed := map[string]any{}
 	if r.UsedAt > k.LastUsedAt {
@@ -123,7 +121,7 @@ func (r KeyReport) apply(k *Key) map[string]any {
 		changed["last_used_at"] = r.UsedAt
 	}
 	isActive := r.FailedVersion == 0 || r.FailedVersion == k.Version
-	if !isActive && r.FailedVersion == k.ReplacedVersion && k.ProbationUntil != 0 { // a rollback would lead to a version that is refused, too
+	if !isActive && r.FailedVersion == k.ReplacedVersion && k.ProbationUntil != 0 { // a rollback would not help
 		changed["probation_until"] = 0
 	}
 	if r.FailedAt > k.LastFailureAt && isActive {
@@ -133,7 +131,7 @@ func (r KeyReport) apply(k *Key) map[string]any {
 	return changed
 }
 
-// rollBackRefused has the version before serve again, if it is there and may serve, and reports whether it does.
+// rollBackRefused makes the previous version active again, if it is kept and may serve, and reports whether it did.
 func (tx *Tx) rollBackRefused(id string, r KeyReport, newEvent NewKeyEvent) (rolledBack bool, err error) {
 	k, err := tx.KeyToOpen(id)
 	if err != nil || k.StopReason(tx.Now) != "" {
@@ -146,23 +144,20 @@ func (tx *Tx) rollBackRefused(id string, r KeyReport, newEvent NewKeyEvent) (rol
 	if err != nil {
 		return false, err
 	}
-	if k.ExpiresAt != 0 && (earlier.ExpiresAt == 0 || earlier.ExpiresAt > k.ExpiresAt) { // only people give a key a later end
+	if k.ExpiresAt != 0 && (earlier.ExpiresAt == 0 || earlier.ExpiresAt > k.ExpiresAt) { // only people extend a key's life
 		earlier.ExpiresAt = KeepExpiry
 	}
 	return true, tx.activate(k, earlier, "", EventKeyRotationRolledBack, func(kind EventType) Event { return newEvent(kind, k, r.FailedFor) },
 		&EventState{Reason: r.FailureReason})
 }
 
-// storeExposure stores the event, unless the key has one of the same hour. The transaction has locked the key.
+// storeExposure stores the event, unless there is one for the key in the same hour. The transaction has locked the key.
 func (tx *Tx) storeExposure(e Event) error {
-	hour := time.UnixMicro(e.At).UTC().Truncate(time.Hour)
-	var first ulid.ULID // of the hour: ids are in the order of time, so that the index need not be read further back
-	if err := first.SetTime(ulid.Timestamp(hour)); err != nil {
-		return err
-	}
+	hour := time.UnixMicro(e.At).UTC().Truncate(time.Hour).UnixMicro()
 	var stored int64
-	err := tx.db.Model(&Event{}).Where("customer_id = ? AND project_id = ? AND scope_user_id = ? AND id >= ? AND at >= ? AND type = ? AND key_id = ?",
-		e.CustomerID, e.ProjectID, e.ScopeUserID, EventIDPrefix+first.String(), hour.UnixMicro(), string(EventKeyExposed), e.KeyID).Limit(1).Count(&stored).Error
+	events := tx.db.Model(&Event{}).Where("customer_id = ? AND project_id = ? AND scope_user_id = ? AND type = ? AND key_id = ?",
+		e.CustomerID, e.ProjectID, e.ScopeUserID, string(EventKeyExposed), e.KeyID)
+	err := between(events, hour, 0).Limit(1).Count(&stored).Error
 	if err != nil || stored > 0 {
 		return err
 	}

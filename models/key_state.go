@@ -6,13 +6,12 @@ import (
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 )
 
-// StopReason is why a key serves nobody, whatever the policy says.
+// StopReason is the reason why a key serves nobody, whatever the policy says.
 type StopReason string
 
-// The reasons, of which the first that applies counts.
+// The reasons. If several apply, the first of them counts.
 const (
 	StopRevoked  StopReason = "revoked"
 	StopDisabled StopReason = "disabled"
@@ -32,7 +31,7 @@ func (k Key) StopReason(now int64) StopReason {
 	return ""
 }
 
-// stoppedAt returns since when the key serves nobody; zero if it may serve.
+// stoppedAt returns when the key stopped serving; zero if it may serve.
 func (k Key) stoppedAt(now int64) int64 {
 	switch k.StopReason(now) {
 	case StopRevoked:
@@ -48,7 +47,7 @@ func (k Key) stoppedAt(now int64) int64 {
 // staleAfter is how long a key may be unused before it counts as stale.
 const staleAfter = 90 * 24 * time.Hour
 
-// StaleSince returns since when the key has been unused for too long, or zero. A revoked key is not stale.
+// StaleSince returns when the key became stale, or zero. A revoked key is not stale.
 func (k Key) StaleSince(now int64) int64 {
 	since := max(k.CreatedAt, k.LastUsedAt) + staleAfter.Microseconds()
 	if k.RevokedAt != 0 || since > now {
@@ -57,17 +56,17 @@ func (k Key) StaleSince(now int64) int64 {
 	return since
 }
 
-// Stop is a change that ends the use of keys or of a version, and of which data planes' acknowledgements are counted: a key was revoked,
-// disabled or rotated, an API key was revoked, or a member removed.
+// Stop is a change that ends the use of keys or of a version: a key was revoked, disabled or rotated, an API key was revoked, or
+// a member was removed. Each has a receipt, which counts the data planes' acknowledgements.
 type Stop struct {
 	Type EventType
 	// Subject is the id of the key, of the API key or of the user.
 	Subject, CustomerID string
-	// Tx is the number of the transaction; zero for revocations from before there were data planes.
+	// Tx is the number of the transaction; zero for revocations by releases without data planes.
 	Tx int64
 }
 
-// ID returns what identifies the stop among all stops. A key is revoked once, and what else stops may do so several times.
+// ID returns an id that is unique among stops. It needs no number for a revocation, which happens once for each key.
 func (s Stop) ID() string {
 	if s.Type == EventKeyRevoked {
 		return s.Subject
@@ -75,7 +74,7 @@ func (s Stop) ID() string {
 	return s.Subject + "/" + strconv.FormatInt(s.Tx, 10)
 }
 
-// Stop returns the key's revocation, or else the change that disabled it.
+// Stop returns the key's revocation or, if it is not revoked, the change that disabled it.
 func (k Key) Stop() Stop {
 	if k.RevokedAt != 0 || k.RevocationTx != 0 {
 		return Stop{EventKeyRevoked, k.ID, k.CustomerID, k.RevocationTx}
@@ -83,7 +82,7 @@ func (k Key) Stop() Stop {
 	return Stop{EventKeyDisabled, k.ID, k.CustomerID, k.DisabledTx}
 }
 
-// Stop returns the change as the end of the use of keys. ok is false if it is none.
+// Stop returns the change as a stop. ok is false if it is none.
 func (c Change) Stop() (stop Stop, ok bool) {
 	switch c.Type {
 	case EventKeyRevoked, EventKeyDisabled, EventKeyRotated, EventKeyRotationRolledBack:
@@ -97,7 +96,7 @@ func (c Change) Stop() (stop Stop, ok bool) {
 	}
 }
 
-// KeyChange is what to change of a key. Nil leaves it as it is.
+// KeyChange is a change of a key. Nil fields change nothing.
 type KeyChange struct {
 	Name     *string
 	Disabled *bool
@@ -109,7 +108,7 @@ type KeyChange struct {
 	Limit         *LimitsChange
 }
 
-// IsMade reports whether the key is as the change would have it.
+// IsMade reports whether the change would change nothing.
 func (c KeyChange) IsMade(k Key) bool {
 	return (c.Name == nil || *c.Name == k.Name) && (c.Disabled == nil || *c.Disabled == (k.DisabledAt != 0)) &&
 		(c.ExpiresAt == nil || *c.ExpiresAt == k.ExpiresAt) &&
@@ -117,13 +116,11 @@ func (c KeyChange) IsMade(k Key) bool {
 		(c.Restrict == nil || c.Restrict.apply(k.Restrictions).Equal(k.Restrictions)) && c.Limit.apply(k.Limits) == k.Limits
 }
 
-// LockKey is Key, of a key that no other transaction can change until this one ends.
-func (tx *Tx) LockKey(c Caller, id string) (Key, error) {
-	return findKey(tx.db.Clauses(clause.Locking{Strength: "UPDATE"}), c, id)
-}
+// LockKey is Key, and locks the key.
+func (tx *Tx) LockKey(c Caller, id string) (Key, error) { return findKey(tx.locking(), c, id) }
 
-// UpdateKey makes a change to a key that LockKey returned and that is not revoked, and stores the events that newEvent makes: what was as it
-// is to be makes none, and counts as no change. Errors: ErrAlreadyExists for a name that is taken.
+// UpdateKey changes a key from LockKey that is not revoked, and stores newEvent's events. A change that changes nothing has no
+// event and no revision. Errors: ErrAlreadyExists for a name that is taken.
 func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventType) Event) error {
 	columns := map[string]any{}
 	events, err := tx.disable(k, change.Disabled, by, newEvent, columns)
@@ -157,13 +154,13 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 	return err
 }
 
-// disable adds what disables or enables a key to the columns to write, and returns the event. Nil leaves it as it is.
+// disable adds the columns that disable or enable a key to those to write, and returns the event. Nil changes nothing.
 func (tx *Tx) disable(k Key, disabled *bool, by string, newEvent func(EventType) Event, columns map[string]any) ([]Event, error) {
 	isDisabled, err := tx.isDisabledByPeople(k)
 	switch {
 	case err != nil || disabled == nil || *disabled == isDisabled:
 		return nil, err
-	case *disabled: // its event is the first, whose number tx.number is
+	case *disabled: // its event is stored first, so that tx.number is the same in both
 		columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = tx.Now, by, gorm.Expr(tx.number)
 		return []Event{newEvent(EventKeyDisabled)}, nil
 	}
@@ -171,7 +168,7 @@ func (tx *Tx) disable(k Key, disabled *bool, by string, newEvent func(EventType)
 	return []Event{newEvent(EventKeyEnabled)}, nil
 }
 
-// isDisabledByPeople reports whether a key is disabled, and not just by the removal of its user, whose undoing enables it.
+// isDisabledByPeople reports whether a key is disabled, and not only by the removal of its user, which can be undone.
 func (tx *Tx) isDisabledByPeople(k Key) (bool, error) {
 	if k.RemovalID == "" {
 		return k.DisabledAt != 0, nil
@@ -181,7 +178,8 @@ func (tx *Tx) isDisabledByPeople(k Key) (bool, error) {
 	return removals == 0, err
 }
 
-// arrange adds what changes of whom the key serves to the columns to write, and to the states of the event. It reports whether there is any.
+// arrange adds the changes of order, weight and restrictions to the columns to write and to the event's states. It reports
+// whether there are any.
 func (c KeyChange) arrange(k Key, columns map[string]any, before, after *EventState) bool {
 	if c.Order != nil && *c.Order != k.Order {
 		columns["serve_order"], before.Order, after.Order = *c.Order, new(k.Order), c.Order
@@ -202,10 +200,10 @@ func (c KeyChange) arrange(k Key, columns map[string]any, before, after *EventSt
 	return true
 }
 
-// expiryNotices are how long before a key's end its events are due: EventKeyExpiring, and at the end EventKeyExpired.
+// expiryNotices are the times before a key's expiry at which events are due: EventKeyExpiring, and finally EventKeyExpired.
 var expiryNotices = [...]time.Duration{30 * 24 * time.Hour, 7 * 24 * time.Hour, 24 * time.Hour, 0}
 
-// nextExpiryNotice returns when the next event of a key that expires is due after a time; zero for none.
+// nextExpiryNotice returns when the next event about a key's expiry is due after a time; zero for none.
 func nextExpiryNotice(expiresAt, after int64) int64 {
 	for _, ahead := range expiryNotices {
 		if due := expiresAt - ahead.Microseconds(); due > after {
@@ -215,48 +213,27 @@ func nextExpiryNotice(expiresAt, after int64) int64 {
 	return 0
 }
 
-// AnnounceExpiries stores the events of up to limit keys whose expiry is due to be announced at a time, and returns how many keys it
+// AnnounceExpiries stores the events that are due at a time about the expiry of up to limit keys, and returns how many keys it
 // found. Processes that do so at the same time store each event once.
 func (s *Store) AnnounceExpiries(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
-	ids, err := s.expiriesDue(ctx, now, limit)
-	if err != nil {
-		return 0, err
-	}
-	for _, id := range ids {
-		err := s.Transact(ctx, func(tx *Tx) error { return tx.announceExpiry(id, now, newEvent) })
-		if err != nil {
-			return 0, err
+	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {
+		return db.Model(&Key{}).Select("id").Where("expiry_due_at <> 0 AND expiry_due_at <= ?", now).
+			Order("expiry_due_at").Limit(limit)
+	}, func(tx *Tx, id string) error {
+		k, err := tx.lockKey(id)
+		if err != nil || k.ExpiryDueAt == 0 || k.ExpiryDueAt > now { // another process was faster, or the time was changed
+			return err
 		}
-	}
-	return len(ids), nil
-}
-
-func (s *Store) expiriesDue(ctx context.Context, now int64, limit int) (ids []string, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	err = s.orm(ctx).Model(&Key{}).Where("expiry_due_at <> 0 AND expiry_due_at <= ?", now).
-		Order("expiry_due_at").Limit(limit).Pluck("id", &ids).Error
-	return ids, s.classify(err)
-}
-
-func (tx *Tx) announceExpiry(id string, now int64, newEvent func(EventType, Key) Event) error {
-	var found []Key
-	if err := tx.lockKey(id, &found); err != nil || len(found) == 0 {
-		return err
-	}
-	k := found[0]
-	if k.ExpiryDueAt == 0 || k.ExpiryDueAt > now { // another process was faster, or the time was changed
-		return nil
-	}
-	err := tx.db.Model(&Key{}).Where("id = ?", id).Update("expiry_due_at", nextExpiryNotice(k.ExpiresAt, now)).Error
-	if err != nil || k.RevokedAt != 0 { // revoked by a process of an earlier release
-		return err
-	}
-	kind := EventKeyExpiring
-	if k.ExpiresAt <= now {
-		kind = EventKeyExpired
-	}
-	event := newEvent(kind, k)
-	event.After = &EventState{ExpiresAt: k.ExpiresAt}
-	return tx.AppendEvent(event)
+		err = tx.db.Model(&Key{}).Where("id = ?", id).Update("expiry_due_at", nextExpiryNotice(k.ExpiresAt, now)).Error
+		if err != nil || k.RevokedAt != 0 { // revoked by a process of an earlier release
+			return err
+		}
+		kind := EventKeyExpiring
+		if k.ExpiresAt <= now {
+			kind = EventKeyExpired
+		}
+		event := newEvent(kind, k)
+		event.After = &EventState{ExpiresAt: k.ExpiresAt}
+		return tx.AppendEvent(event)
+	})
 }

@@ -8,35 +8,34 @@ import (
 	"gorm.io/gorm"
 )
 
-// KeyTest is a test of a key that a data plane is to make: of a stored one, or of a secret that is not a key's yet.
+// KeyTest is a test for a data plane to make: of a stored key, or of a secret that no key has yet.
 type KeyTest struct {
 	// ID is a ULID.
 	ID         string `gorm:"primaryKey"`
 	CustomerID string
 	ProjectID  string
-	// UserID and TokenID are whose request has the key tested; empty for none.
+	// UserID and TokenID are the caller who asked for the test; empty for none.
 	UserID, TokenID string
 	Provider        string
-	// KeyID and Version are those of a stored key; empty and zero for a secret.
+	// KeyID and Version identify a stored key; empty and zero for a secret.
 	KeyID   string
 	Version uint32
-	// Envelope holds the secret, bound to ID; empty for a stored key, and as soon as the test is claimed.
+	// Envelope holds the secret, bound to ID. It is empty for a stored key, and once the test is claimed.
 	Envelope []byte
-	// WaitUntil is until when a request waits for the test, by the clock of its replica. It deletes the test then, or others do after
-	// keptTests.
+	// WaitUntil is when the request that waits for the test gives up, by the clock of its replica.
 	WaitUntil int64
-	// ClaimedBy is the data plane that makes the test, since ClaimedAt; empty and zero until then.
+	// ClaimedBy is the data plane that makes the test, ClaimedAt when it claimed it; empty and zero before that.
 	ClaimedBy string
 	ClaimedAt int64
-	// Verdict and Reason are what it found; empty until then.
+	// Verdict and Reason are the result; empty until there is one.
 	Verdict, Reason string
 }
 
-// keptTests is how much longer than anybody waits for it a test is kept, should the process have died that would delete it. It is far more
-// than the clocks of replicas differ by.
+// keptTests is how long after WaitUntil other replicas delete a test, in case its own replica has died. It is far more than
+// clocks differ by.
 const keptTests = time.Minute
 
-// claimableLate is how long after anybody waits for it a test can still be claimed, because clocks of replicas differ.
+// claimableLate is how long after WaitUntil a test can still be claimed, since the clocks of replicas differ.
 const claimableLate = 10 * time.Second
 
 // isOver reports whether it is too late to claim the test.
@@ -44,7 +43,10 @@ func (t KeyTest) isOver(now int64) bool { return t.WaitUntil+claimableLate.Micro
 
 // AddKeyTest stores a test for data planes to make: ErrNoDataPlane.
 func (s *Store) AddKeyTest(ctx context.Context, t KeyTest) error {
-	able, err := s.countTestingStreams(ctx, t.CustomerID)
+	var able int64
+	err := s.read(ctx, func(db *gorm.DB) error {
+		return servedStreams(db, t.CustomerID).Where("streams.tests_keys").Count(&able).Error
+	})
 	if err != nil {
 		return err
 	}
@@ -52,26 +54,17 @@ func (s *Store) AddKeyTest(ctx context.Context, t KeyTest) error {
 		return ErrNoDataPlane
 	}
 	if t.Envelope == nil {
-		t.Envelope = []byte{} // no NULL
+		t.Envelope = []byte{} // not NULL
 	}
 	return s.Transact(ctx, func(tx *Tx) error { return tx.db.Create(&t).Error })
 }
 
-// countTestingStreams returns how many streams there are of data planes that test keys and may serve a customer.
-func (s *Store) countTestingStreams(ctx context.Context, customerID string) (n int64, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	err = s.servedStreams(ctx, customerID).Where("streams.tests_keys").Count(&n).Error
-	return n, s.classify(err)
-}
-
-// WaitingKeyTests returns the tests that no data plane has claimed, without their envelopes. Those that have been kept too long it deletes.
+// WaitingKeyTests returns the tests that no data plane has claimed, without their envelopes, and deletes old ones.
 func (s *Store) WaitingKeyTests(ctx context.Context, now int64) (waiting []KeyTest, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	var all []KeyTest
-	if err := s.background(ctx).Omit("envelope").Find(&all).Error; err != nil {
-		return nil, s.classify(err)
+	err = s.readFrom(ctx, BackgroundPool, func(db *gorm.DB) error { return db.Omit("envelope").Find(&all).Error })
+	if err != nil {
+		return nil, err
 	}
 	var expired []string
 	for _, t := range all {
@@ -90,9 +83,9 @@ func (s *Store) WaitingKeyTests(ctx context.Context, now int64) (waiting []KeyTe
 	})
 }
 
-// ClaimKeyTest gives a test to a data plane that has a stream on which it says that it tests keys: once, with the envelope, which then is no
-// longer in the database. Errors: ErrDataPlaneEnded, and ErrNotFound also for a test of another customer, one that a data plane has, or
-// one that nobody waits for any more.
+// ClaimKeyTest gives a test, once, to a data plane that has a stream and tests keys. It removes the envelope from the database
+// and returns it. Errors: ErrDataPlaneEnded, and ErrNotFound, also for a test that is another customer's, is claimed, or has no
+// request waiting for it.
 func (s *Store) ClaimKeyTest(ctx context.Context, dataPlaneID, id string, now int64) (t KeyTest, err error) {
 	err = s.Transact(ctx, func(tx *Tx) error {
 		var d DataPlane
@@ -121,7 +114,7 @@ func (s *Store) ClaimKeyTest(ctx context.Context, dataPlaneID, id string, now in
 	return t, err
 }
 
-// AnswerKeyTest stores what a data plane found by a test that it has claimed, once: ErrNotFound.
+// AnswerKeyTest stores the result of a test that the data plane has claimed, once: ErrNotFound.
 func (s *Store) AnswerKeyTest(ctx context.Context, dataPlaneID, id, verdict, reason string) error {
 	return s.Transact(ctx, func(tx *Tx) error {
 		stored := tx.db.Model(&KeyTest{}).Where("id = ? AND claimed_by = ? AND verdict = ''", id, dataPlaneID).
@@ -133,15 +126,12 @@ func (s *Store) AnswerKeyTest(ctx context.Context, dataPlaneID, id, verdict, rea
 	})
 }
 
-// FindKeyTest returns a test as it stands, without its envelope: ErrNotFound.
-func (s *Store) FindKeyTest(ctx context.Context, id string) (t KeyTest, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	err = s.orm(ctx).Omit("envelope").Where("id = ?", id).Take(&t).Error
-	return t, s.classify(err)
+// FindKeyTest returns a test without its envelope: ErrNotFound.
+func (s *Store) FindKeyTest(ctx context.Context, id string) (KeyTest, error) {
+	return take[KeyTest](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Omit("envelope").Where("id = ?", id) })
 }
 
-// DropKeyTest deletes a test for which nobody waits any more.
+// DropKeyTest deletes a test for which no request waits any more.
 func (s *Store) DropKeyTest(ctx context.Context, id string) error {
 	return s.Transact(ctx, func(tx *Tx) error { return tx.db.Where("id = ?", id).Delete(&KeyTest{}).Error })
 }

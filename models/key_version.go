@@ -6,13 +6,13 @@ import (
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 )
 
-// VersionState is where a version of a key is in its life.
+// VersionState is the state of a version of a key.
 type VersionState string
 
-// The states of a version. A key has one active version, whose row is the key's own, at most one pending and at most one retiring.
+// The states of a version. A key has one active version, which is stored in the key's own row, at most one pending version and
+// at most one retiring version.
 const (
 	VersionPending   VersionState = "pending"
 	VersionActive    VersionState = "active"
@@ -20,26 +20,26 @@ const (
 	VersionDestroyed VersionState = "destroyed"
 )
 
-// Why a version can't be made active or be destroyed.
+// Why a version cannot be made active or be destroyed.
 var (
-	// ErrVersionTaken is returned where a key has another version of the number that a secret was sealed for.
-	ErrVersionTaken = errors.New("key has another version of that number")
-	// ErrVersionActive is returned for the destruction of the version that serves.
-	ErrVersionActive = errors.New("version is active")
-	// ErrVersionGone is returned where a version is destroyed, or has expired.
-	ErrVersionGone = errors.New("version is destroyed or expired")
+	// ErrVersionTaken is returned where the number that a secret was sealed for is taken by another version of the key.
+	ErrVersionTaken = sentinel("key has another version of that number")
+	// ErrVersionActive is returned for the destruction of the active version.
+	ErrVersionActive = sentinel("version is active")
+	// ErrVersionGone is returned where a version is destroyed or has expired.
+	ErrVersionGone = sentinel("version is destroyed or expired")
 	// ErrNoRollback is returned where there is no earlier version to roll back to.
-	ErrNoRollback = errors.New("no earlier version is kept")
+	ErrNoRollback = sentinel("no earlier version is kept")
 )
 
-// KeepExpiry is the ExpiresAt of a version that leaves the key's as it is.
+// KeepExpiry is the ExpiresAt of a version that does not change the key's expiry.
 const KeepExpiry = -1
 
-// KeyVersion is one of the secrets that a key has had, or is to have.
+// KeyVersion is one of a key's past, present and future secrets.
 type KeyVersion struct {
 	KeyID   string `gorm:"primaryKey"`
 	Version uint32 `gorm:"primaryKey;autoIncrement:false"`
-	// State is what is stored for all but VersionActive.
+	// State is stored, except for VersionActive.
 	State         VersionState
 	DisplaySuffix string
 	// Envelope and KEKID are empty in a destroyed version.
@@ -51,9 +51,9 @@ type KeyVersion struct {
 	ActivatedAt, RetireAt, DestroyedAt int64
 	// ExpiresAt is the key's while the version is active: zero is never.
 	ExpiresAt int64
-	// Overlap is how long the version that it replaces stays, in microseconds.
+	// Overlap is how long the version that it replaces is kept, in microseconds.
 	Overlap int64
-	// The rest is what a Key has of its active version.
+	// The rest is as in the Key for its active version.
 	LastFailureAt     int64
 	LastFailureStatus int
 	LastFailureReason string
@@ -62,7 +62,7 @@ type KeyVersion struct {
 	VerifiedAt        int64
 }
 
-// ActiveVersion returns the version that serves, with its envelope if the key has it.
+// ActiveVersion returns the active version, with its envelope if the key was read with it.
 func (k Key) ActiveVersion() KeyVersion {
 	v := KeyVersion{
 		KeyID: k.ID, Version: k.Version, State: VersionActive, DisplaySuffix: k.DisplaySuffix, Envelope: k.Envelope, KEKID: k.KEKID,
@@ -70,46 +70,44 @@ func (k Key) ActiveVersion() KeyVersion {
 		LastFailureAt: k.LastFailureAt, LastFailureStatus: k.LastFailureStatus, LastFailureReason: k.LastFailureReason,
 		Verdict: k.Verdict, VerdictReason: k.VerdictReason, VerifiedAt: k.VerifiedAt,
 	}
-	if v.CreatedAt == 0 { // the first, which came with the key
+	if v.CreatedAt == 0 { // the first version, which came with the key
 		v.CreatedAt, v.CreatedBy, v.ActivatedAt = k.CreatedAt, k.CreatedBy, max(k.ActivatedAt, k.CreatedAt)
 	}
 	return v
 }
 
-// Rotation returns the change that made the key's version active, whose acknowledgements are counted as those of a stop. Its Tx is zero for
-// a key that was never rotated.
+// Rotation returns the change that made the active version active. It has a receipt, like every stop. Its Tx is zero if the key
+// was never rotated.
 func (k Key) Rotation() Stop { return Stop{EventKeyRotated, k.ID, k.CustomerID, k.RotationTx} }
 
 // maxVersions bounds how many destroyed versions are listed.
 const maxVersions = 100
 
-// Versions returns the versions of a key that are not active, without their envelopes, newest first; of many destroyed ones the newest.
+// Versions returns the versions of a key except the active one, without their envelopes, newest first, at most maxVersions.
 func (tx *Tx) Versions(keyID string) ([]KeyVersion, error) {
 	var found []KeyVersion
 	err := tx.db.Omit("envelope").Where("key_id = ?", keyID).Order("version DESC").Limit(maxVersions).Find(&found).Error
 	return found, err
 }
 
-// KeptVersions returns the pending and the retiring version of a key, with their envelopes, which nobody changes until the transaction ends.
-func (tx *Tx) KeptVersions(keyID string) ([]KeyVersion, error) {
-	var found []KeyVersion
-	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).
-		Where("key_id = ? AND state <> ?", keyID, string(VersionDestroyed)).Order("version DESC").Find(&found).Error
+// KeptVersions locks and returns the pending and the retiring version of a key, with their envelopes.
+func (tx *Tx) KeptVersions(keyID string) (found []KeyVersion, err error) {
+	err = tx.locking().Where("key_id = ? AND state <> ?", keyID, string(VersionDestroyed)).Order("version DESC").Find(&found).Error
 	return found, err
 }
 
 // NewVersion is a version of a key that a rotation adds.
 type NewVersion struct {
 	KeyVersion
-	// Activate is whether it is to serve at once.
+	// Activate makes it active at once.
 	Activate bool
-	// Verified is what its test at the provider found; nil for none.
+	// Verified is the result of its test at the provider; nil for none.
 	Verified *EventState
-	// Fingerprints are of its secret; none if they can't be made.
+	// Fingerprints are those of its secret; none if they cannot be made.
 	Fingerprints [][]byte
 }
 
-// AddVersion adds the next version to a key from KeyToOpen, in place of one that is pending. Errors: ErrVersionTaken.
+// AddVersion adds the next version to a key from KeyToOpen, and destroys a pending one. Errors: ErrVersionTaken.
 func (tx *Tx) AddVersion(k Key, v NewVersion, by string, newEvent func(EventType) Event) error {
 	if v.Version != k.LastVersion+1 {
 		return ErrVersionTaken
@@ -140,15 +138,14 @@ func (tx *Tx) AddVersion(k Key, v NewVersion, by string, newEvent func(EventType
 	return tx.AppendEvent(event)
 }
 
-// ActivateVersion makes another version of a key, which KeyToOpen returned, the active one. If it is active already, nothing changes. Errors:
-// ErrNotFound, ErrVersionGone.
+// ActivateVersion makes a version of a key from KeyToOpen the active one, unless it already is. Errors: ErrNotFound,
+// ErrVersionGone.
 func (tx *Tx) ActivateVersion(k Key, version uint32, by string, newEvent func(EventType) Event) error {
 	if version == k.Version {
 		return nil
 	}
 	var v KeyVersion
-	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("key_id = ? AND version = ?", k.ID, version).Take(&v).Error
-	if err != nil {
+	if err := tx.locking().Where("key_id = ? AND version = ?", k.ID, version).Take(&v).Error; err != nil {
 		return err
 	}
 	if !v.isUsable(tx.Now) {
@@ -166,7 +163,8 @@ func (v KeyVersion) isUsable(now int64) bool {
 	return isKept && (v.ExpiresAt <= 0 || v.ExpiresAt > now)
 }
 
-// RollBack has the version that the active one replaced serve again. Of a key that was rolled back it does nothing. Errors: ErrNoRollback.
+// RollBack makes the version that the active one replaced active again. It does nothing if the last change was a rollback.
+// Errors: ErrNoRollback.
 func (tx *Tx) RollBack(k Key, by string, newEvent func(EventType) Event) error {
 	if k.ReplacedVersion > k.Version {
 		return nil
@@ -178,7 +176,7 @@ func (tx *Tx) RollBack(k Key, by string, newEvent func(EventType) Event) error {
 	return tx.activate(k, earlier, by, EventKeyRotationRolledBack, newEvent, nil)
 }
 
-// earlierVersion returns the retiring version that is older than the active one, if it may serve, or ErrNoRollback.
+// earlierVersion returns the retiring version if it is older than the active one and may serve, or else ErrNoRollback.
 func (tx *Tx) earlierVersion(k Key) (KeyVersion, error) {
 	kept, err := tx.KeptVersions(k.ID)
 	for _, v := range kept {
@@ -192,8 +190,8 @@ func (tx *Tx) earlierVersion(k Key) (KeyVersion, error) {
 	return KeyVersion{}, err
 }
 
-// activate moves a version into the row of its key, and the version that is there out of it. A refusal within the overlap of a version that
-// serves for the first time rolls it back, unless the provider refused the one before, too.
+// activate moves a version into the row of its key, and the active version out of it. A version that is active for the first
+// time is on probation during its overlap, unless the provider refuses the previous version too.
 func (tx *Tx) activate(k Key, next KeyVersion, by string, kind EventType, newEvent func(EventType) Event, found *EventState) error {
 	event := newEvent(kind)
 	event.Before, event.After = &EventState{Version: k.Version}, withVersion(found, next.Version)
@@ -219,7 +217,7 @@ func (tx *Tx) activate(k Key, next KeyVersion, by string, kind EventType, newEve
 	if err != nil {
 		return err
 	}
-	if err := tx.AppendEvent(event); err != nil { // next to its number in the row
+	if err := tx.AppendEvent(event); err != nil { // first, so that tx.number is the same as in the row
 		return err
 	}
 	if err := tx.db.Where("key_id = ? AND version = ?", k.ID, next.Version).Delete(&KeyVersion{}).Error; err != nil {
@@ -236,18 +234,18 @@ func (tx *Tx) activate(k Key, next KeyVersion, by string, kind EventType, newEve
 	return tx.destroyVersions(k.ID, VersionRetiring, 0, newEvent)
 }
 
-// withVersion returns the state after a change of the active version.
-func withVersion(found *EventState, version uint32) *EventState {
-	state := EventState{}
-	if found != nil {
-		state = *found
+// withVersion returns a copy of a state, which may be nil, with a version.
+func withVersion(state *EventState, version uint32) *EventState {
+	with := EventState{}
+	if state != nil {
+		with = *state
 	}
-	state.Version = version
-	return &state
+	with.Version = version
+	return &with
 }
 
-// DestroyVersion destroys a version of a key that LockKey returned and that is not active. Of a destroyed one it does nothing. Errors:
-// ErrNotFound, ErrVersionActive.
+// DestroyVersion destroys a version of a key from LockKey, unless it already is destroyed. Errors: ErrNotFound,
+// ErrVersionActive.
 func (tx *Tx) DestroyVersion(k Key, version uint32, newEvent func(EventType) Event) error {
 	if version == k.Version {
 		return ErrVersionActive
@@ -266,7 +264,8 @@ func (tx *Tx) DestroyVersion(k Key, version uint32, newEvent func(EventType) Eve
 	return tx.destroyVersions(k.ID, v.State, 0, newEvent)
 }
 
-// destroyVersions destroys the version of a locked key that is in a state, if it is due by a time: zero is always. It stores the event.
+// destroyVersions destroys the version of a locked key that is in a state, and stores the event. Unless due is zero, it only
+// destroys a version whose time has come by then.
 func (tx *Tx) destroyVersions(keyID string, state VersionState, due int64, newEvent func(EventType) Event) error {
 	where := tx.db.Where("key_id = ? AND state = ?", keyID, string(state))
 	if due > 0 {
@@ -289,52 +288,48 @@ func (tx *Tx) destroyVersions(keyID string, state VersionState, due int64, newEv
 	return nil
 }
 
-// eraseVersions overwrites the envelopes of versions.
+// eraseVersions destroys versions without storing events.
 func (tx *Tx) eraseVersions(where string, args ...any) error {
 	return tx.db.Model(&KeyVersion{}).Where(where, args...).Where("state <> ?", string(VersionDestroyed)).Updates(map[string]any{
 		"state": string(VersionDestroyed), "envelope": []byte{}, "kek_id": "", "retire_at": 0, "destroyed_at": tx.Now,
 	}).Error
 }
 
-// DestroyRetired destroys the retiring versions of up to limit keys whose overlap has ended at a time, and returns how many keys it found.
-// Processes that do so at the same time store each event once. It also erases what a process of an earlier release left of revoked keys.
+// DestroyRetired destroys the retiring versions of up to limit keys whose overlap has ended at a time, and returns how many keys
+// it found. Processes that do so at the same time store each event once. It also erases versions of revoked keys, which a
+// process of an earlier release leaves behind.
 func (s *Store) DestroyRetired(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
-	ids, err := s.retiredKeys(ctx, now, limit)
-	if err != nil {
-		return 0, err
-	}
-	for _, id := range ids {
-		err := s.Transact(ctx, func(tx *Tx) error {
-			var found []Key
-			if err := tx.lockKey(id, &found); err != nil || len(found) == 0 {
-				return err
-			}
-			if found[0].RevokedAt != 0 {
-				return tx.eraseVersions("key_id = ?", id)
-			}
-			return tx.destroyVersions(id, VersionRetiring, now, func(kind EventType) Event { return newEvent(kind, found[0]) })
-		})
-		if err != nil {
-			return 0, err
-		}
-	}
-	return len(ids), nil
-}
-
-func (s *Store) retiredKeys(ctx context.Context, now int64, limit int) (ids []string, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	err = s.orm(ctx).Raw(`SELECT v.key_id FROM key_versions v JOIN ai_keys k ON k.id = v.key_id
+	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {
+		return db.Raw(`SELECT v.key_id FROM key_versions v JOIN ai_keys k ON k.id = v.key_id
 WHERE v.state <> ? AND (v.state = ? AND v.retire_at <= ? OR k.revoked_at <> 0) GROUP BY v.key_id LIMIT ?`,
-		string(VersionDestroyed), string(VersionRetiring), now, limit).Scan(&ids).Error
-	return ids, s.classify(err)
+			string(VersionDestroyed), string(VersionRetiring), now, limit)
+	}, func(tx *Tx, id string) error {
+		k, err := tx.lockKey(id)
+		if err != nil {
+			return err
+		}
+		if k.RevokedAt != 0 {
+			return tx.eraseVersions("key_id = ?", id)
+		}
+		return tx.destroyVersions(id, VersionRetiring, now, func(kind EventType) Event { return newEvent(kind, k) })
+	})
 }
 
-// MaxOverlap is the longest time for which a replaced version stays.
+// eachDue runs do in a transaction of its own for each id that a query selects, and returns how many ids there are.
+func (s *Store) eachDue(ctx context.Context, due func(*gorm.DB) *gorm.DB, do func(tx *Tx, id string) error) (int, error) {
+	var ids []string
+	err := s.read(ctx, func(db *gorm.DB) error { return due(db).Scan(&ids).Error })
+	for i := 0; err == nil && i < len(ids); i++ {
+		err = s.Transact(ctx, func(tx *Tx) error { return do(tx, ids[i]) })
+	}
+	return len(ids), err
+}
+
+// MaxOverlap is the longest time for which a replaced version is kept.
 const MaxOverlap = 30 * 24 * time.Hour
 
-// ClaimIdempotency stores the record of a rotation. If there is one of an earlier request, it returns the version that this made, and with
-// zero there was none. Errors: ErrIdempotencyReuse.
+// ClaimIdempotency stores the record of a rotation. If an earlier request has stored one, it returns the version that the
+// earlier request made, and otherwise zero. Errors: ErrIdempotencyReuse.
 func (tx *Tx) ClaimIdempotency(r IdempotencyRecord) (made uint32, err error) {
 	row, params := IdempotencyRow(r).set("version", r.Version), Params{}
 	stored, err := tx.exec(row.Into()+`VALUES (`+params.Add(row.Values...)+`) ON CONFLICT DO NOTHING`, params)
@@ -344,14 +339,12 @@ func (tx *Tx) ClaimIdempotency(r IdempotencyRecord) (made uint32, err error) {
 	return tx.FindIdempotency(r)
 }
 
-// FindIdempotency returns the version that an earlier rotation with the same Idempotency-Key made; zero if there was none. Errors:
+// FindIdempotency returns the version that an earlier rotation with the same Idempotency-Key made, or zero. Errors:
 // ErrIdempotencyReuse.
 func (tx *Tx) FindIdempotency(r IdempotencyRecord) (made uint32, err error) {
-	var found []IdempotencyRecord
-	err = tx.db.Where("customer_id = ? AND project_id = ? AND user_id = ? AND key_hash = ?", r.CustomerID, r.ProjectID, r.UserID, r.KeyHash).
-		Find(&found).Error
-	if err != nil || len(found) == 0 {
-		return 0, err
+	first, err := findIdempotency(tx.db, r)
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return 0, nil
 	}
-	return found[0].Version, found[0].match(r)
+	return first.Version, err
 }

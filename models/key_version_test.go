@@ -374,7 +374,7 @@ func TestRacesOfRotationsLeaveOneOfEach(t *testing.T) {
 		})
 		require.LessOrEqual(t, states[pending], 1)
 		require.LessOrEqual(t, states[retiring], 1)
-		sealed, err := f.SealedKey(t.Context(), key.ID)
+		sealed, err := f.SealedVersion(t.Context(), key.ID, 0)
 		require.NoError(t, err)
 		require.Equal(t, sealedAs(key.ID, sealed.Version), sealed.Envelope)
 		f.revoke(&key)

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 )
 
-// Limits are how many requests a key serves. Zero limits nothing.
+// Limits bound how many requests a key serves. Zero means no limit.
 type Limits struct {
 	RequestsPerMinute int `json:"requests_per_minute,omitempty"`
 	RequestsPerDay    int `json:"requests_per_day,omitempty"`
@@ -21,7 +21,7 @@ func (l *Limits) Scan(value any) error {
 	return scanJSON(value, l)
 }
 
-// Value implements driver.Valuer: an empty text for none.
+// Value implements driver.Valuer. It returns an empty text if there are no limits.
 func (l Limits) Value() (driver.Value, error) {
 	if l.IsZero() {
 		return "", nil
@@ -30,7 +30,7 @@ func (l Limits) Value() (driver.Value, error) {
 	return string(text), err
 }
 
-// LimitsChange is what to change of a key's limits. Nil leaves one as it is, and zero takes it away.
+// LimitsChange is a change of a key's limits. Nil keeps a limit; zero removes it.
 type LimitsChange struct{ RequestsPerMinute, RequestsPerDay, Concurrent *int }
 
 // apply returns the limits after the change; a nil change changes nothing.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
+	"gorm.io/gorm"
 )
 
 // Migration is one step of the schema.
@@ -15,7 +16,7 @@ type Migration struct {
 	Name    string
 	// AppliedAt is zero while it is pending.
 	AppliedAt time.Time
-	// IsNewer reports whether a newer version of this program applied it: this one knows neither its name nor when.
+	// IsNewer reports whether a newer version of this program applied it. Its Name and AppliedAt are unknown.
 	IsNewer bool
 }
 
@@ -23,8 +24,8 @@ func (s *Store) migrator() (*goose.Provider, error) {
 	return s.engine.Migrator(func(versions database.Store) database.Store { return versionStore{versions, s.trail} })
 }
 
-// Migrate applies the migrations that are missing, and returns how many it applied itself. Any number of replicas may
-// call it at once: they take turns by an advisory lock on PostgreSQL, and by the write lock on SQLite.
+// Migrate applies the pending migrations, and returns how many it applied itself. Any number of replicas may call it at once:
+// they take turns by an advisory lock on PostgreSQL, and by the write lock on SQLite.
 func (s *Store) Migrate(ctx context.Context) (int, error) {
 	m, err := s.migrator()
 	if err != nil {
@@ -41,7 +42,7 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 		if err == nil || attempt == attempts || ctx.Err() != nil {
 			return len(applied), wrap("migrate", s.classify(err))
 		}
-		// Another process won the race for a step: look again at what is left.
+		// Another process has applied a step meanwhile: see what is left.
 		if pending, pendErr := m.HasPending(ctx); pendErr == nil && !pending {
 			return 0, nil
 		}
@@ -49,8 +50,7 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 	}
 }
 
-// Migrations returns the steps of the schema in order, and when each was applied: those that this program has, and then those that
-// a newer one applied.
+// Migrations returns the steps of the schema in order: those of this program, and then those that a newer one has applied.
 func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
 	m, err := s.migrator()
 	if err != nil {
@@ -65,12 +65,14 @@ func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
 		out = append(out, Migration{Version: step.Source.Version, Name: step.Source.Path, AppliedAt: step.AppliedAt})
 	}
 	var newer []int64
-	err = s.orm(ctx).Raw("SELECT DISTINCT version_id FROM goose_db_version WHERE version_id > ? AND is_applied ORDER BY version_id",
-		out[len(out)-1].Version).Scan(&newer).Error
+	err = s.read(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT DISTINCT version_id FROM goose_db_version WHERE version_id > ? AND is_applied ORDER BY version_id",
+			out[len(out)-1].Version).Scan(&newer).Error
+	})
 	for _, version := range newer {
 		out = append(out, Migration{Version: version, IsNewer: true})
 	}
-	return out, wrap("migration status", s.classify(err))
+	return out, wrap("migration status", err)
 }
 
 func wrap(what string, err error) error {

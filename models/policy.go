@@ -8,7 +8,7 @@ import (
 	"gorm.io/gorm/clause"
 )
 
-// UserKeys is whether members' own keys serve them.
+// UserKeys says whether members' own keys serve them.
 type UserKeys string
 
 // The choices of a policy on members' own keys.
@@ -18,7 +18,7 @@ const (
 	UserKeysForbid  UserKeys = "forbid"
 )
 
-// OnBadKey is what happens when the provider refuses the chosen key.
+// OnBadKey says what happens when the provider refuses the chosen key.
 type OnBadKey string
 
 // The choices of a policy on refused keys.
@@ -27,22 +27,22 @@ const (
 	OnBadKeyNextKey OnBadKey = "next_key"
 )
 
-// OnLimited is what happens when the chosen key is at a limit, its provider's or its own.
+// OnLimited says what happens when the chosen key has reached a limit, its provider's or its own.
 type OnLimited string
 
-// The choices of a policy on keys that are at a limit.
+// The choices of a policy on keys that have reached a limit.
 const (
 	OnLimitedFail    OnLimited = "fail"
 	OnLimitedNextKey OnLimited = "next_key"
 )
 
-// Operations is which operations of providers a project's keys serve.
+// Operations says for which of the providers' operations a project's keys serve.
 type Operations string
 
 // The choices of a policy on operations.
 const (
 	OperationsInference Operations = "inference"
-	OperationsAll       Operations = "all" // administration of the provider's account, too
+	OperationsAll       Operations = "all" // also administration of the provider's account
 )
 
 // Policy is a project's written policy.
@@ -54,7 +54,8 @@ type Policy struct {
 	OnBadKey           OnBadKey
 	OnLimited          OnLimited
 	Operations         Operations
-	// RemovalGraceDays is for how many days the removal of a member can be undone if it does not say; nil is the default. Fetch does not read it.
+	// RemovalGraceDays is for how many days a member's removal can be undone unless the removal itself says; nil means
+	// defaultRemovalGraceDays. Fetch does not read it.
 	RemovalGraceDays *int
 	UpdatedAt        int64 `gorm:"autoUpdateTime:false"`
 	UpdatedBy        string
@@ -63,16 +64,16 @@ type Policy struct {
 // TableName is the table's name.
 func (Policy) TableName() string { return "project_policies" }
 
-// RemovalGrace is how long the removal of a member can be undone if it does not say.
-func (p Policy) RemovalGrace() time.Duration {
+const defaultRemovalGraceDays = 30
+
+// removalGrace returns for how long a member's removal can be undone unless the removal itself says.
+func (p Policy) removalGrace() time.Duration {
 	days := defaultRemovalGraceDays
 	if p.RemovalGraceDays != nil {
 		days = *p.RemovalGraceDays
 	}
 	return time.Duration(days) * 24 * time.Hour
 }
-
-const defaultRemovalGraceDays = 30
 
 // For returns the choice on members' own keys of one provider.
 func (p Policy) For(provider string) UserKeys {
@@ -91,14 +92,15 @@ func DefaultPolicy(customerID, projectID string) Policy {
 }
 
 // Policy returns the project's policy, or the default if it has written none.
-func (s *Store) Policy(ctx context.Context, c Caller) (Policy, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	p, err := policyOf(s.orm(ctx), c.CustomerID, c.ProjectID)
-	return p, s.classify(err)
+func (s *Store) Policy(ctx context.Context, c Caller) (p Policy, err error) {
+	err = s.read(ctx, func(db *gorm.DB) error {
+		p, err = findPolicy(db, c.CustomerID, c.ProjectID)
+		return err
+	})
+	return p, err
 }
 
-func policyOf(db *gorm.DB, customerID, projectID string) (Policy, error) {
+func findPolicy(db *gorm.DB, customerID, projectID string) (Policy, error) {
 	var rows []Policy
 	err := db.Where("customer_id = ? AND project_id = ?", customerID, projectID).Limit(1).Find(&rows).Error
 	if err != nil || len(rows) == 0 {
@@ -107,7 +109,7 @@ func policyOf(db *gorm.DB, customerID, projectID string) (Policy, error) {
 	return rows[0], nil
 }
 
-// state returns the policy as an event has it.
+// state returns the policy in the form that events hold.
 func (p Policy) state() *EventState {
 	return &EventState{
 		UserKeys: p.UserKeys, UserKeysByProvider: p.UserKeysByProvider, OnBadKey: p.OnBadKey, OnLimited: p.OnLimited, Operations: p.Operations,
@@ -115,12 +117,12 @@ func (p Policy) state() *EventState {
 	}
 }
 
-// SetPolicy puts a policy in force, with the event from which data planes learn of it.
+// SetPolicy stores a policy, and the event that tells data planes about it.
 func (tx *Tx) SetPolicy(p *Policy, by string, event Event) error {
 	if err := tx.lockProject(p.CustomerID, p.ProjectID); err != nil {
 		return err
 	}
-	before, err := policyOf(tx.db, p.CustomerID, p.ProjectID)
+	before, err := findPolicy(tx.db, p.CustomerID, p.ProjectID)
 	if err != nil {
 		return err
 	}

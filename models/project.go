@@ -1,6 +1,7 @@
 package models
 
 import (
+	"cmp"
 	"context"
 
 	"gorm.io/gorm"
@@ -10,7 +11,7 @@ import (
 // Role is what a member may do in a project.
 type Role string
 
-// The roles. An owner may do all that a member may.
+// The roles. An owner may do everything that a member may.
 const (
 	RoleOwner  Role = "owner"
 	RoleMember Role = "member"
@@ -19,7 +20,7 @@ const (
 // Valid reports whether r is one of the roles.
 func (r Role) Valid() bool { return r == RoleOwner || r == RoleMember }
 
-// Covers reports whether r may do what needs the role other.
+// Covers reports whether r may do what requires the role other.
 func (r Role) Covers(other Role) bool {
 	return r == RoleOwner || (r == RoleMember && other == RoleMember)
 }
@@ -39,24 +40,19 @@ type Member struct {
 	Role       Role
 	CreatedAt  int64 `gorm:"autoCreateTime:false"`
 	UpdatedAt  int64 `gorm:"autoUpdateTime:false"`
-	// Before is what SetMember has changed, for the event; nil for a new member. It is no column.
+	// Before is the member before SetMember, for the event; nil for a new member. It is not a column.
 	Before *EventState `gorm:"-"`
 }
 
 // TableName is the name that the access rules use.
 func (Member) TableName() string { return "project_members" }
 
-// ListMembers returns members by user id, those after the given one. A limit of zero is no limit.
+// ListMembers returns the members whose user ids follow the given one, in the order of the ids. A limit of zero means no limit.
 func (s *Store) ListMembers(ctx context.Context, c Caller, after string, limit int) ([]Member, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	if limit == 0 {
-		limit = -1
-	}
-	var members []Member
-	err := s.orm(ctx).Where("customer_id = ? AND project_id = ? AND user_id > ?", c.CustomerID, c.ProjectID, after).
-		Order("user_id").Limit(limit).Find(&members).Error
-	return members, s.classify(err)
+	return find[Member](ctx, s, func(db *gorm.DB) *gorm.DB {
+		return db.Where("customer_id = ? AND project_id = ? AND user_id > ?", c.CustomerID, c.ProjectID, after).
+			Order("user_id").Limit(cmp.Or(limit, -1))
+	})
 }
 
 // EnsureProject creates the project if it does not exist.
@@ -65,7 +61,7 @@ func (tx *Tx) EnsureProject(customerID, projectID string) error {
 	return tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(&p).Error
 }
 
-// SetMember gives a user a role in a project that exists: ErrLastOwner when that would take the last owner's.
+// SetMember gives a user a role in an existing project: ErrLastOwner if the project would be left without an owner.
 func (tx *Tx) SetMember(customerID, projectID, userID string, role Role) (Member, error) {
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return Member{}, err
@@ -90,7 +86,7 @@ func (tx *Tx) SetMember(customerID, projectID, userID string, role Role) (Member
 	return m, err
 }
 
-// roleState returns a member's role as an event has it, or nil for no member.
+// roleState returns a member's role in the form that events hold, or nil if the user is not a member.
 func (tx *Tx) roleState(customerID, projectID, userID string) (*EventState, error) {
 	var members []Member
 	if err := tx.member(customerID, projectID, userID).Limit(1).Find(&members).Error; err != nil || len(members) == 0 {
@@ -99,7 +95,7 @@ func (tx *Tx) roleState(customerID, projectID, userID string) (*EventState, erro
 	return &EventState{Role: members[0].Role}, nil
 }
 
-// RemoveMember takes a user out of a project, with the event from which data planes learn of it: ErrNotFound, ErrLastOwner.
+// RemoveMember removes a user from a project, and stores the event that tells data planes: ErrNotFound, ErrLastOwner.
 func (tx *Tx) RemoveMember(customerID, projectID, userID string, event Event) error {
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return err

@@ -4,11 +4,10 @@ import (
 	"context"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 )
 
-// Removal is that a member was removed, and what that has suspended: their own keys in the project, whose RemovalID names it, and their
-// API keys there. It can be undone until RestoreUntil.
+// Removal records that a member was removed from a project. It suspends their own keys there, whose RemovalID names it, and bars
+// their API keys. It can be undone until RestoreUntil.
 type Removal struct {
 	// ID is a ULID.
 	ID         string `gorm:"primaryKey"`
@@ -23,21 +22,21 @@ type Removal struct {
 	// Tokens are the ids of the API keys that may act in the project again when it is undone.
 	Tokens       IDSet
 	RestoreUntil int64
-	// ClosedAt is when it was undone, or the keys destroyed; zero until then.
+	// ClosedAt is when it was undone or the keys were destroyed; zero until then.
 	ClosedAt int64
-	// Keys is how many keys it has suspended, as SuspendMember returns it. It is no column.
+	// Keys counts the keys that it has suspended, in what SuspendMember returns. It is not a column.
 	Keys int64 `gorm:"-"`
 }
 
 // TableName is the table's name.
 func (Removal) TableName() string { return "member_removals" }
 
-// Stop returns the removal as the end of the use of keys.
+// Stop returns the removal as a stop.
 func (r Removal) Stop() Stop { return Stop{EventMemberRemoved, r.UserID, r.CustomerID, r.Tx} }
 
-// SuspendMember removes a member, and suspends their own keys and API keys in the project, so that adding the member again brings nothing back.
-// Data planes learn of it from the event. r has its ID, the member, and until when the removal can be undone; zero is for as long as the
-// project's policy says. Errors: ErrNotFound, ErrLastOwner.
+// SuspendMember removes a member, and suspends their own keys and API keys in the project, so that adding the member again
+// restores nothing. The event tells data planes. r has an ID, the member, and RestoreUntil, for which zero means the grace of the
+// project's policy. Errors: ErrNotFound, ErrLastOwner.
 func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if err := tx.lockProject(r.CustomerID, r.ProjectID); err != nil {
 		return r, err
@@ -51,16 +50,16 @@ func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	}
 	r.Role, r.RemovedAt, r.RemovedBy = before.Role, tx.Now, event.ActorUserID
 	if r.RestoreUntil == 0 {
-		policy, err := policyOf(tx.db, r.CustomerID, r.ProjectID)
+		policy, err := findPolicy(tx.db, r.CustomerID, r.ProjectID)
 		if err != nil {
 			return r, err
 		}
-		r.RestoreUntil = tx.Now + policy.RemovalGrace().Microseconds()
+		r.RestoreUntil = tx.Now + policy.removalGrace().Microseconds()
 	}
 	if err := tx.queryRow(`SELECT `+tx.number, nil, &r.Tx); err != nil {
 		return r, err
 	}
-	// The membership goes first: a transaction that makes an API key or registers a key has locked it, and is waited for.
+	// The membership goes first: transactions that make an API key or register a key lock it, so this waits for them.
 	if err := tx.RemoveMember(r.CustomerID, r.ProjectID, r.UserID, event); err != nil {
 		return r, err
 	}
@@ -70,7 +69,7 @@ func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if r.Tokens, err = tx.suspendTokens(r); err != nil {
 		return r, err
 	}
-	// What an earlier removal has suspended, and nobody has restored, is kept no longer than this one's.
+	// Whatever earlier removals have suspended, and nobody has restored, is destroyed no later than what this one suspends.
 	err = tx.openRemovals(r.CustomerID, r.ProjectID, r.UserID).Model(&Removal{}).Where("restore_until > ?", r.RestoreUntil).
 		Update("restore_until", r.RestoreUntil).Error
 	if err != nil {
@@ -90,11 +89,11 @@ func (tx *Tx) suspendKeys(r Removal) (int64, error) {
 	return tx.exec(`UPDATE ai_keys SET removal_id = $1`+scope, of)
 }
 
-// suspendTokens keeps the user's API keys from acting in the project, and returns the ids of those that could.
+// suspendTokens bars the user's API keys from the project, and returns the ids of those that could act there.
 func (tx *Tx) suspendTokens(r Removal) (IDSet, error) {
 	var tokens []Token
-	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").
-		Where("customer_id = ? AND user_id = ?", r.CustomerID, r.UserID).Where(whereLive, tx.Now).Order("id").Find(&tokens).Error
+	err := tx.locking().Omit("hash").Where("customer_id = ? AND user_id = ?", r.CustomerID, r.UserID).
+		Where(whereLive, tx.Now).Order("id").Find(&tokens).Error
 	if err != nil {
 		return "", err
 	}
@@ -112,29 +111,36 @@ func (tx *Tx) suspendTokens(r Removal) (IDSet, error) {
 	return NewIDSet(ids...), nil
 }
 
-// RestoreMember undoes the last removal of a user that can be undone: ErrNotFound. What it suspended works again, unless it was revoked,
-// disabled or barred by others since. A user who is no member becomes one, in their former role.
-func (tx *Tx) RestoreMember(customerID, projectID, userID string, event Event) (Member, Removal, error) {
+// RestoreMember undoes the last removal of a user that can be undone: ErrNotFound. Keys and API keys work again unless people
+// have revoked, disabled or barred them since. A user who is not a member becomes one again, in their former role.
+func (tx *Tx) RestoreMember(customerID, projectID, userID string, event Event) (m Member, r Removal, err error) {
 	if err := tx.lockProject(customerID, projectID); err != nil {
-		return Member{}, Removal{}, err
+		return m, r, err
 	}
-	var r Removal
-	err := tx.openRemovals(customerID, projectID, userID).Where("restore_until > ?", tx.Now).Order("id DESC").Take(&r).Error
+	err = tx.openRemovals(customerID, projectID, userID).Where("restore_until > ?", tx.Now).Order("id DESC").Take(&r).Error
 	if err != nil {
-		return Member{}, r, err
+		return m, r, err
 	}
 	before, err := tx.roleState(customerID, projectID, userID)
 	if err != nil {
-		return Member{}, r, err
+		return m, r, err
 	}
 	role := r.Role
 	if before != nil {
 		role = before.Role
 	}
-	m, err := tx.SetMember(customerID, projectID, userID, role)
-	if err != nil {
-		return Member{}, r, err
+	if m, err = tx.SetMember(customerID, projectID, userID, role); err != nil {
+		return m, r, err
 	}
+	if err := tx.restoreSuspended(&r); err != nil {
+		return m, r, err
+	}
+	event.Role, event.Before, event.After = m.Role, before, &EventState{Role: m.Role}
+	return m, r, tx.AppendEvent(event)
+}
+
+// restoreSuspended enables what a removal has suspended, and closes the removal.
+func (tx *Tx) restoreSuspended(r *Removal) (err error) {
 	r.Keys, err = tx.exec(`UPDATE ai_keys SET disabled_at = 0, disabled_by = '', disabled_tx = 0, revision = revision + 1
 WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 AND removal_id = $1 AND revoked_at = 0 AND disabled_tx = $2`,
 		[]any{r.ID, r.Tx, r.CustomerID, r.ProjectID, r.UserID})
@@ -142,28 +148,24 @@ WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 AND removal_id = $1 
 		_, err = tx.exec(`UPDATE ai_keys SET removal_id = '' WHERE customer_id = $2 AND project_id = $3 AND user_id = $4 AND removal_id = $1`,
 			[]any{r.ID, r.CustomerID, r.ProjectID, r.UserID})
 	}
-	if err != nil {
-		return Member{}, r, err
-	}
 	for _, id := range r.Tokens.List() {
-		t, err := tx.lockToken(customerID, id)
-		if err == nil {
-			err = tx.db.Model(&Token{}).Where("id = ?", id).Update("barred", t.Barred.Without(projectID)).Error
-		}
 		if err != nil {
-			return Member{}, r, err
+			return err
+		}
+		var t Token
+		if t, err = tx.lockToken(r.CustomerID, id); err == nil {
+			err = tx.db.Model(&Token{}).Where("id = ?", id).Update("barred", t.Barred.Without(r.ProjectID)).Error
 		}
 	}
-	if err := tx.closeRemoval(&r); err != nil {
-		return Member{}, r, err
+	if err != nil {
+		return err
 	}
-	event.Role, event.Before, event.After = m.Role, before, &EventState{Role: m.Role}
-	return m, r, tx.AppendEvent(event)
+	return tx.closeRemoval(r)
 }
 
+// openRemovals selects and locks the removals of a user that are not closed.
 func (tx *Tx) openRemovals(customerID, projectID, userID string) *gorm.DB {
-	return tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).
-		Where("customer_id = ? AND project_id = ? AND user_id = ? AND closed_at = 0", customerID, projectID, userID)
+	return tx.locking().Where("customer_id = ? AND project_id = ? AND user_id = ? AND closed_at = 0", customerID, projectID, userID)
 }
 
 func (tx *Tx) closeRemoval(r *Removal) error {
@@ -171,7 +173,7 @@ func (tx *Tx) closeRemoval(r *Removal) error {
 	return tx.db.Model(&Removal{}).Where("id = ?", r.ID).Update("closed_at", tx.Now).Error
 }
 
-// keepBarred has no removal's undoing let an API key act in the project again.
+// keepBarred removes an API key from the removals that would let it act in the project again when they are undone.
 func (tx *Tx) keepBarred(t Token, projectID string) error {
 	var open []Removal
 	if err := tx.openRemovals(t.CustomerID, projectID, t.UserID).Find(&open).Error; err != nil {
@@ -185,26 +187,14 @@ func (tx *Tx) keepBarred(t Token, projectID string) error {
 	return nil
 }
 
-// DestroyRemoved destroys what up to limit removals have suspended that can't be undone any longer: the keys are revoked and their envelopes
-// emptied. It returns how many removals it found. Processes that do so at the same time do each once.
+// DestroyRemoved destroys the keys that up to limit removals have suspended and that can no longer be restored: it revokes the
+// keys and empties their envelopes. It returns how many removals it found. Processes that do so at the same time destroy each
+// key once.
 func (s *Store) DestroyRemoved(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
-	ids, err := s.removalsDue(ctx, now, limit)
-	if err != nil {
-		return 0, err
-	}
-	for _, id := range ids {
-		if err := s.Transact(ctx, func(tx *Tx) error { return tx.destroyRemoved(id, now, newEvent) }); err != nil {
-			return 0, err
-		}
-	}
-	return len(ids), nil
-}
-
-func (s *Store) removalsDue(ctx context.Context, now int64, limit int) (ids []string, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	err = s.orm(ctx).Model(&Removal{}).Where("closed_at = 0 AND restore_until <= ?", now).Order("restore_until").Limit(limit).Pluck("id", &ids).Error
-	return ids, s.classify(err)
+	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {
+		return db.Model(&Removal{}).Select("id").Where("closed_at = 0 AND restore_until <= ?", now).
+			Order("restore_until").Limit(limit)
+	}, func(tx *Tx, id string) error { return tx.destroyRemoved(id, now, newEvent) })
 }
 
 func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key) Event) error {
@@ -212,7 +202,7 @@ func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key)
 	if err := tx.db.Where("id = ?", id).Take(&found).Error; err != nil {
 		return err
 	}
-	// As an undoing does, the project first.
+	// The project first, as RestoreMember does.
 	if err := tx.lockProject(found.CustomerID, found.ProjectID); err != nil {
 		return err
 	}
@@ -222,9 +212,10 @@ func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key)
 		return err
 	}
 	var keys []Key
-	if err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("envelope").
+	err = tx.locking().Omit("envelope").
 		Where("customer_id = ? AND project_id = ? AND user_id = ? AND removal_id = ?", found.CustomerID, found.ProjectID, found.UserID, id).
-		Order("id").Find(&keys).Error; err != nil {
+		Order("id").Find(&keys).Error
+	if err != nil {
 		return err
 	}
 	for i := range keys {
@@ -232,7 +223,8 @@ func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key)
 			return err
 		}
 	}
-	_, err = tx.exec(`UPDATE ai_keys SET envelope = $1, kek_id = '' WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 AND removal_id = $2`,
+	_, err = tx.exec(`UPDATE ai_keys SET envelope = $1, kek_id = ''
+WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 AND removal_id = $2`,
 		[]any{[]byte{}, id, found.CustomerID, found.ProjectID, found.UserID})
 	if err != nil {
 		return err
@@ -240,28 +232,30 @@ func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key)
 	return tx.closeRemoval(&open[0])
 }
 
-// Impact is what the removal of a member would do.
+// Impact describes what the removal of a member would do.
 type Impact struct {
 	Member    Member
 	LastOwner bool
-	// TokensHere is how many of their live API keys act in the project alone, TokensElsewhere how many in others too.
+	// TokensHere counts their live API keys that act in this project only, TokensElsewhere those that also act in others.
 	TokensHere, TokensElsewhere int
 	// OwnKeys counts their own keys by provider.
 	OwnKeys map[string]int
-	// Registered are the first of the RegisteredKeys project-level keys that they registered, whose secrets they may know: ids and providers.
+	// RegisteredKeys counts the project-level keys that they registered, whose secrets they may know. Registered has the ids and
+	// providers of the first of them.
 	Registered     []Key
 	RegisteredKeys int64
 }
 
-// maxListed is how many keys an Impact lists.
+// maxListed bounds the keys that an Impact lists.
 const maxListed = 1000
 
 // RemovalImpact returns what the removal of a member would do: ErrNotFound. The caller must check that the user is an owner.
-func (s *Store) RemovalImpact(ctx context.Context, customerID, projectID, userID string, now int64) (Impact, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	i, err := removalImpact(s.orm(ctx), customerID, projectID, userID, now)
-	return i, s.classify(err)
+func (s *Store) RemovalImpact(ctx context.Context, customerID, projectID, userID string, now int64) (i Impact, err error) {
+	err = s.read(ctx, func(db *gorm.DB) error {
+		i, err = removalImpact(db, customerID, projectID, userID, now)
+		return err
+	})
+	return i, err
 }
 
 func removalImpact(db *gorm.DB, customerID, projectID, userID string, now int64) (Impact, error) {
@@ -276,7 +270,8 @@ func removalImpact(db *gorm.DB, customerID, projectID, userID string, now int64)
 	}
 	i.LastOwner = i.Member.Role == RoleOwner && owners == 1
 	var tokens []Token
-	if err := db.Omit("hash").Where("customer_id = ? AND user_id = ?", customerID, userID).Where(whereLive, now).Find(&tokens).Error; err != nil {
+	err := db.Omit("hash").Where("customer_id = ? AND user_id = ?", customerID, userID).Where(whereLive, now).Find(&tokens).Error
+	if err != nil {
 		return i, err
 	}
 	for _, t := range tokens {
@@ -292,7 +287,8 @@ func removalImpact(db *gorm.DB, customerID, projectID, userID string, now int64)
 		Provider string
 		Keys     int
 	}
-	err := project().Model(&Key{}).Where("user_id = ? AND revoked_at = 0", userID).Select("provider, COUNT(*) AS keys").Group("provider").Find(&own).Error
+	err = project().Model(&Key{}).Where("user_id = ? AND revoked_at = 0", userID).
+		Select("provider, COUNT(*) AS keys").Group("provider").Find(&own).Error
 	if err != nil {
 		return i, err
 	}

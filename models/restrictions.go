@@ -7,28 +7,28 @@ import (
 	"slices"
 )
 
-// Restrictions are what a key may be used for. An empty list restricts nothing.
+// Restrictions say what a key may be used for. An empty list restricts nothing.
 type Restrictions struct {
-	// Users are whom a project-level key serves.
+	// Users are the users whom a project-level key serves.
 	Users []string `json:"users,omitempty"`
-	// Models are the names of models, of which * at the end stands for any rest.
+	// Models are names of models. A * at the end matches any suffix.
 	Models []string `json:"models,omitempty"`
-	// Operations are paths of the provider's API, each with everything below it.
+	// Operations are paths of the provider's API. Each includes the paths below it.
 	Operations []string `json:"operations,omitempty"`
 }
 
 // IsZero reports whether nothing is restricted.
 func (r Restrictions) IsZero() bool { return len(r.Users)+len(r.Models)+len(r.Operations) == 0 }
 
-// NeedsDataPlane reports whether there is anything that data planes enforce. Users are for the resolution.
+// NeedsDataPlane reports whether data planes have something to enforce. The resolution enforces Users.
 func (r Restrictions) NeedsDataPlane() bool { return len(r.Models)+len(r.Operations) > 0 }
 
-// Allows reports whether the key may serve a user; an empty one is nobody in particular.
+// Allows reports whether the key may serve a user; an empty id means no particular user.
 func (r Restrictions) Allows(userID string) bool {
 	return len(r.Users) == 0 || slices.Contains(r.Users, userID)
 }
 
-// Equal reports whether both are the same.
+// Equal reports whether r and other are the same.
 func (r Restrictions) Equal(other Restrictions) bool {
 	return slices.Equal(r.Users, other.Users) && slices.Equal(r.Models, other.Models) && slices.Equal(r.Operations, other.Operations)
 }
@@ -56,7 +56,7 @@ func scanJSON(value, into any) error {
 	return json.Unmarshal(text, into)
 }
 
-// Value implements driver.Valuer: an empty text for none.
+// Value implements driver.Valuer. It returns an empty text if nothing is restricted.
 func (r Restrictions) Value() (driver.Value, error) {
 	if r.IsZero() {
 		return "", nil
@@ -65,7 +65,7 @@ func (r Restrictions) Value() (driver.Value, error) {
 	return string(text), err
 }
 
-// RestrictionsChange is what to change of a key's restrictions. Nil leaves a list as it is, and an empty one takes it away.
+// RestrictionsChange is a change of a key's restrictions. Nil keeps a list; an empty list removes the restriction.
 type RestrictionsChange struct{ Users, Models, Operations *[]string }
 
 // apply returns the restrictions after the change; a nil change changes nothing.

@@ -14,7 +14,7 @@ import (
 // sealed is a key's row as the job that re-wraps sees it.
 func (f *fixture) sealed(id string) models.Key {
 	f.t.Helper()
-	k, err := f.SealedKey(f.t.Context(), id)
+	k, err := f.SealedVersion(f.t.Context(), id, 0)
 	require.NoError(f.t, err)
 	return k
 }
@@ -159,7 +159,7 @@ func TestSealedKeysComeOfAllCustomersInTheOrderOfTheirIDs(t *testing.T) {
 		theirs, err = f.SealedKeysOf(t.Context(), "globex", web, want[2].ID, 10)
 		require.NoError(t, err)
 		require.Equal(t, []string{want[5].ID}, ids(theirs))
-		_, err = f.SealedKey(t.Context(), "byok_absent")
+		_, err = f.SealedVersion(t.Context(), "byok_absent", 0)
 		require.ErrorIs(t, err, models.ErrNotFound)
 	})
 }

@@ -11,7 +11,7 @@ type Row interface{ Scan(dest ...any) error }
 // Params collects the parameters of a hand-written statement.
 type Params []any
 
-// Add appends values, and returns their places in the statement: "$3, $4".
+// Add appends values, and returns their placeholders: "$3, $4".
 func (p *Params) Add(values ...any) string {
 	var places []byte
 	for i := range values {
@@ -24,8 +24,7 @@ func (p *Params) Add(values ...any) string {
 	return string(places)
 }
 
-// Insert is a row to be stored by a hand-written statement. Columns and values are side by side, so that a column is added in
-// one place.
+// Insert is a row for a hand-written statement to store. It pairs columns with values, so that a column is added in one place.
 type Insert struct {
 	Table   string
 	Columns []string
@@ -39,8 +38,8 @@ func (i *Insert) set(column string, value any) *Insert {
 	return i
 }
 
-// Into returns "INSERT INTO table (columns) ". The statement goes on with VALUES or a SELECT; its further columns, which have
-// no value here, come first.
+// Into returns "INSERT INTO table (columns) ". VALUES or a SELECT follows. The further columns, which have no value here, come
+// first.
 func (i *Insert) Into(further ...string) string {
 	return "INSERT INTO " + i.Table + " (" + strings.Join(append(further, i.Columns...), ", ") + ") "
 }

@@ -686,7 +686,7 @@ func TestAPoolWithoutAFreeConnectionIsUnavailableInTime(t *testing.T) {
 	}
 	began, calls := time.Now(), methods(f)
 	names := []string{"Ping", "Transact", "Role", "GetKey", "ListKeys", "RegisterKey", "Policy", "Canary", "FindToken", "ListTokens",
-		"ListMembers", "ListEvents", "ServingKeys", "KeysByKEK", "SealedKey", "Rewrap", "FindDataPlane", "Fetch", "FetchByID", "Receipts", "ReportKeys"}
+		"ListMembers", "ListEvents", "ServingKeys", "KeysByKEK", "SealedVersion", "Rewrap", "FindDataPlane", "Fetch", "FetchByID", "Receipts", "ReportKeys"}
 	for i, err := range together(len(names), func(i int) error { return calls[names[i]](t.Context()) }) {
 		require.ErrorIs(t, err, models.ErrUnavailable, names[i])
 	}

@@ -5,17 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/pressly/goose/v3/database"
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 
 	"github.com/agentrouter/aikeys/models/migrations"
 )
 
-// The types of system events that events of projects do not have.
+// The types that only system events have.
 const (
 	EventDataPlaneCreated EventType = "dataplane.created"
 	EventDataPlaneRevoked EventType = "dataplane.revoked"
@@ -24,39 +24,39 @@ const (
 	EventRewrapEnded      EventType = "rewrap.ended"
 	EventFingerprintsMade EventType = "fingerprints.made"
 	EventSchemaMigrated   EventType = "schema.migrated"
-	// EventProjectRead is that an operator read a project's members, API keys, keys or fetches.
+	// EventProjectRead says that an operator read a project's members, API keys, keys or fetches.
 	EventProjectRead EventType = "project.read"
 )
 
-// The values of ActorMethod that stand for no session: MethodAdmin for what an operator did to a project by a command, MethodService for
-// what the service does by the clock.
+// The values of ActorMethod where there was no session: MethodAdmin for an operator's command, MethodService for what the
+// service does on a schedule.
 const (
 	MethodAdmin   = "admin"
 	MethodService = "service"
 )
 
-// Process is who acts by a Store where no session does, and with which command.
+// Process identifies the actor where there is no session.
 type Process struct {
-	// Operator is the user of the machine that the process runs as, with @ and the machine's name.
+	// Operator is the operating system's user that the process runs as, with @ and the machine's name.
 	Operator string
 	// Command is the name of the command that runs, such as "aikeysd migrate up".
 	Command string
 }
 
-// SystemEvent is one line of the system trail: what operators and processes of the service did, in projects or outside of any. It is
-// written in the transaction of the act it records.
+// SystemEvent is one line of the system trail: what an operator or a process of the service did, in a project or outside of
+// any. It is written in the transaction of the act that it records.
 type SystemEvent struct {
 	// ID is "evt_" and a ULID.
 	ID   string `gorm:"primaryKey"`
 	Type EventType
 	At   int64
-	// Actor and Command are those of the process that did it.
+	// Actor and Command are the Process that did it.
 	Actor, Command string
-	// CustomerID and ProjectID name the project of the event. They are empty if it belongs to none.
+	// CustomerID and ProjectID name the project of the event; empty for none.
 	CustomerID, ProjectID string
-	// Subject is the id of the object of the event, if it has one.
+	// Subject is the id of the object that was acted on; empty for none.
 	Subject string
-	// Before and After are what was changed, in JSON; null is what did not exist.
+	// Before and After are the object's states in JSON; null where it did not exist.
 	Before, After string
 }
 
@@ -68,7 +68,7 @@ func (e SystemEvent) row() *Insert {
 		set("before", cmp.Or(e.Before, "null")).set("after", cmp.Or(e.After, "null"))
 }
 
-// trail gives the system events of a store their ids and their actor.
+// trail gives system events their ids and their actor.
 type trail struct {
 	Process
 	ids IDs
@@ -80,9 +80,9 @@ func (t *trail) complete(e SystemEvent, now int64) SystemEvent {
 	return e
 }
 
-// StateInJSON returns a state as system events hold it.
+// StateInJSON returns a state in the form that system events hold.
 func StateInJSON(state any) string {
-	text, _ := json.Marshal(state) // strings, numbers and lists: it can't fail
+	text, _ := json.Marshal(state) // of strings, numbers and lists: it cannot fail
 	return string(text)
 }
 
@@ -93,17 +93,17 @@ func (tx *Tx) AppendSystemEvent(e SystemEvent) error {
 	return err
 }
 
-// RecordSystemEvent adds an event to the system trail whose act changes nothing else in the same transaction.
+// RecordSystemEvent adds an event to the system trail in a transaction of its own.
 func (s *Store) RecordSystemEvent(ctx context.Context, e SystemEvent) error {
 	return s.Transact(ctx, func(tx *Tx) error { return tx.AppendSystemEvent(e) })
 }
 
-// RecordKEKs adds to the system trail that the sealer has other key-encryption keys, or has them in other states, than the trail
-// says, and reports whether it did. keks are the states by the ids.
+// RecordKEKs adds an event to the system trail if the sealer's key-encryption keys, or their states, are not those that the
+// trail has last, and reports whether it did. keks maps ids to states.
 func (s *Store) RecordKEKs(ctx context.Context, keks map[string]string) (changed bool, err error) {
 	err = s.Transact(ctx, func(tx *Tx) error {
 		// Replicas that see a change at the same time take turns, so that one of them records it.
-		if err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("id = 1").Find(&[]Canary{}).Error; err != nil {
+		if err := tx.locking().Where("id = 1").Find(&[]Canary{}).Error; err != nil {
 			return err
 		}
 		var last SystemEvent
@@ -120,33 +120,34 @@ func (s *Store) RecordKEKs(ctx context.Context, keks map[string]string) (changed
 	return changed && err == nil, err
 }
 
-// SystemEventFilter selects system events. What is zero selects all.
+// SystemEventFilter selects system events. Zero values select everything.
 type SystemEventFilter struct {
 	Type                         EventType
 	Actor, CustomerID, ProjectID string
-	// From and To bound when it was done, in microseconds since the Unix epoch: at From or later, and before To.
+	// From and To bound the time of the event, in microseconds since the Unix epoch: at From or later, and before To.
 	From, To int64
 }
 
 // ListSystemEvents returns the newest limit system events that the filter selects, newest first.
 func (s *Store) ListSystemEvents(ctx context.Context, filter SystemEventFilter, limit int) ([]SystemEvent, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	db := s.orm(ctx)
-	for _, equal := range [...]struct{ column, value string }{
-		{"type", string(filter.Type)}, {"actor", filter.Actor}, {"customer_id", filter.CustomerID}, {"project_id", filter.ProjectID},
-	} {
-		if equal.value != "" {
-			db = db.Where(equal.column+" = ?", equal.value)
-		}
-	}
-	var events []SystemEvent
-	err := between(db, filter.From, filter.To).Order("id DESC").Limit(limit).Find(&events).Error
-	return events, s.classify(err)
+	return find[SystemEvent](ctx, s, func(db *gorm.DB) *gorm.DB {
+		db = whereEqual(db, "type", string(filter.Type), "actor", filter.Actor, "customer_id", filter.CustomerID, "project_id", filter.ProjectID)
+		return between(db, filter.From, filter.To).Order("id DESC").Limit(limit)
+	})
 }
 
-// between adds the bounds of time to a query of events. Ids begin with the time, at the earliest that of the event, so that from ends
-// the walk through the index.
+// whereEqual adds conditions to a query, from pairs of a column and its value. An empty value adds none.
+func whereEqual(db *gorm.DB, pairs ...string) *gorm.DB {
+	for pair := range slices.Chunk(pairs, 2) {
+		if pair[1] != "" {
+			db = db.Where(pair[0]+" = ?", pair[1])
+		}
+	}
+	return db
+}
+
+// between adds bounds of time to a query of events. An id begins with the event's time or a later one, so a bound on the id
+// ends the walk through the index.
 func between(db *gorm.DB, from, to int64) *gorm.DB {
 	if from > 0 {
 		var first ulid.ULID
@@ -159,14 +160,14 @@ func between(db *gorm.DB, from, to int64) *gorm.DB {
 	return db
 }
 
-// versionStore is where goose notes the versions of the schema. It adds a system event for each in the same transaction, from the
-// version on that has the table.
+// versionStore is goose's store of schema versions. It adds a system event for each version in the same transaction, once the
+// schema has the table for them.
 type versionStore struct {
 	database.Store
 	trail *trail
 }
 
-// TableExists lets goose look for its table in the catalogue, as it does without this type.
+// TableExists implements database.StoreExtender, as goose's own store does: goose looks for its table in the catalogue.
 func (v versionStore) TableExists(ctx context.Context, db database.DBTxConn) (bool, error) {
 	if own, ok := v.Store.(database.StoreExtender); ok {
 		return own.TableExists(ctx, db)

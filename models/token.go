@@ -2,6 +2,7 @@ package models
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,9 +13,9 @@ import (
 	"gorm.io/gorm/clause"
 )
 
-// Token is an API key of ours. Only a hash of its secret is stored.
+// Token is one of our API keys. Only a hash of its secret is stored.
 type Token struct {
-	// ID is the bare ULID that the token's text carries; the row is found by it.
+	// ID is a ULID, which is part of the token's text.
 	ID string `gorm:"primaryKey"`
 	// Hash is the SHA-256 of the token's secret part, 32 bytes.
 	Hash []byte
@@ -22,22 +23,22 @@ type Token struct {
 	CustomerID string
 	ProjectID  string
 	UserID     string
-	// Name is for people. It is empty for the API keys that operators make.
+	// Name is for people. It is empty for API keys that operators made.
 	Name string
-	// Projects are those that it may act in, its user's role in them allowing; empty for every project.
+	// Projects are the projects that it may act in, within its user's roles; empty for every project.
 	Projects IDSet
-	// Barred are projects that it may not act in any longer.
+	// Barred are projects that it may no longer act in.
 	Barred IDSet
 	// ParentID is the API key that it was made with; empty if it was made with a session token or by an operator.
 	ParentID string
 	// CreatedAt, ExpiresAt, LastUsedAt and RevokedAt are microseconds since the Unix epoch; zero means never for the last three.
-	// LastUsedAt is up to TokenUseInterval older than the last use.
+	// LastUsedAt may be TokenUseInterval behind.
 	CreatedAt  int64 `gorm:"autoCreateTime:false"`
 	ExpiresAt  int64
 	LastUsedAt int64
 	RevokedAt  int64
 	RevokedBy  string
-	// RevocationTx is the number of the transaction that revoked it. BarTx is that of the last transaction that barred it from a project.
+	// RevocationTx is the number of the transaction that revoked it, BarTx that of the last one that barred it from a project.
 	RevocationTx int64
 	BarredAt     int64
 	BarredBy     string
@@ -47,34 +48,34 @@ type Token struct {
 // TableName is the table's name.
 func (Token) TableName() string { return "api_tokens" }
 
-// Live reports whether the token opens a session at now (microseconds).
+// Live reports whether the token opens a session at a time (microseconds).
 func (t Token) Live(now int64) bool {
 	return t.RevokedAt == 0 && (t.ExpiresAt == 0 || t.ExpiresAt > now)
 }
 
-// Reaches reports whether the token's lists allow that it acts in a project. Its user must be a member, too.
+// Reaches reports whether the token may act in a project if its user is a member there.
 func (t Token) Reaches(projectID string) bool {
 	return (t.Projects == "" || t.Projects.Has(projectID)) && !t.Barred.Has(projectID)
 }
 
-// IsLimited reports whether the token may not act in every project of its user's.
-func (t Token) IsLimited() bool { return t.Projects != "" || t.Barred != "" }
+// isLimited reports whether the token may not act in every project of its user.
+func (t Token) isLimited() bool { return t.Projects != "" || t.Barred != "" }
 
-// Covers reports whether the token may act wherever another one of its user's may, and for as long.
-func (t Token) Covers(other Token) bool {
-	if t.ExpiresAt != 0 && (other.ExpiresAt == 0 || other.ExpiresAt > t.ExpiresAt) || t.IsLimited() && other.Projects == "" {
+// covers reports whether the token may act wherever another token of its user may, and for as long.
+func (t Token) covers(other Token) bool {
+	if t.ExpiresAt != 0 && (other.ExpiresAt == 0 || other.ExpiresAt > t.ExpiresAt) || t.isLimited() && other.Projects == "" {
 		return false
 	}
 	return !slices.ContainsFunc(other.Projects.List(), func(id string) bool { return !t.Reaches(id) })
 }
 
-// Manages reports whether the token may be used to list and revoke another one of its user's. A limited one manages itself and those that
-// were made with it.
-func (t Token) Manages(other Token) bool {
-	return !t.IsLimited() || other.ID == t.ID || other.ParentID == t.ID
+// manages reports whether a session of the token may list and revoke another token of its user. A limited token manages
+// itself and the tokens that were made with it.
+func (t Token) manages(other Token) bool {
+	return !t.isLimited() || other.ID == t.ID || other.ParentID == t.ID
 }
 
-// Stop returns the token's revocation, or else the change that last barred it from a project.
+// Stop returns the token's revocation or, if it is not revoked, the change that last barred it from a project.
 func (t Token) Stop() Stop {
 	number := t.BarTx
 	if t.RevokedAt != 0 {
@@ -83,10 +84,10 @@ func (t Token) Stop() Stop {
 	return Stop{EventTokenRevoked, t.ID, t.CustomerID, number}
 }
 
-// IDSet is a set of ids as its column holds it: each has a space before and after it.
+// IDSet is a set of ids in the form of its column: a space before and after each id.
 type IDSet string
 
-// NewIDSet returns the set of some ids, sorted.
+// NewIDSet returns a set of ids, sorted.
 func NewIDSet(ids ...string) IDSet {
 	if len(ids) == 0 {
 		return ""
@@ -109,24 +110,19 @@ func (p IDSet) Without(id string) IDSet {
 	return NewIDSet(slices.DeleteFunc(p.List(), func(s string) bool { return s == id })...)
 }
 
-// ListTokens returns a project's API keys by age, without hashes, those of one user unless userID is empty.
+// ListTokens returns a project's API keys, oldest first, without hashes. With a userID, it returns only that user's.
 func (s *Store) ListTokens(ctx context.Context, customerID, projectID, userID string) ([]Token, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	db := s.orm(ctx).Omit("hash").Where("customer_id = ? AND project_id = ?", customerID, projectID)
-	if userID != "" {
-		db = db.Where("user_id = ?", userID)
-	}
-	var tokens []Token
-	err := db.Order("id").Find(&tokens).Error
-	return tokens, s.classify(err)
+	return find[Token](ctx, s, func(db *gorm.DB) *gorm.DB {
+		db = db.Omit("hash").Where("customer_id = ? AND project_id = ?", customerID, projectID)
+		return whereEqual(db, "user_id", userID).Order("id")
+	})
 }
 
 // TokenFilter selects a page of API keys, newest first.
 type TokenFilter struct {
 	// Live leaves out tokens that are revoked or have expired.
 	Live bool
-	// Before is the id of the last one of the page before. Empty begins with the newest.
+	// Before is the id of the last token of the previous page. Empty begins with the newest.
 	Before string
 	Limit  int
 }
@@ -141,55 +137,50 @@ func (f TokenFilter) apply(db *gorm.DB, now int64) *gorm.DB {
 	return db.Order("t.id DESC").Limit(f.Limit)
 }
 
-// ListOwnTokens returns a page of the API keys of the caller that their session manages, without hashes: ErrSessionEnded.
-func (s *Store) ListOwnTokens(ctx context.Context, c Caller, f TokenFilter, now int64) ([]Token, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	mine, err := ownToken(s.orm(ctx), c, now)
-	if err != nil {
-		return nil, s.classify(err)
-	}
-	db := s.orm(ctx).Table("api_tokens AS t").Omit("hash").Where("t.customer_id = ? AND t.user_id = ?", c.CustomerID, c.UserID)
-	if mine.IsLimited() {
-		db = db.Where("(t.id = ? OR t.parent_id = ?)", mine.ID, mine.ID)
-	}
-	var tokens []Token
-	err = f.apply(db, now).Find(&tokens).Error
-	return tokens, s.classify(err)
+// ListOwnTokens returns a page of the caller's API keys that their session manages, without hashes: ErrSessionEnded.
+func (s *Store) ListOwnTokens(ctx context.Context, c Caller, f TokenFilter, now int64) (tokens []Token, err error) {
+	err = s.read(ctx, func(db *gorm.DB) error {
+		mine, err := ownToken(db, c, now)
+		if err != nil {
+			return err
+		}
+		own := db.Table("api_tokens AS t").Omit("hash").Where("t.customer_id = ? AND t.user_id = ?", c.CustomerID, c.UserID)
+		if mine.isLimited() {
+			own = own.Where("(t.id = ? OR t.parent_id = ?)", mine.ID, mine.ID)
+		}
+		return f.apply(own, now).Find(&tokens).Error
+	})
+	return tokens, err
 }
 
-// ownToken returns the API key of the caller's session, or the zero Token, which is not limited, for a session token: ErrSessionEnded.
-func ownToken(db *gorm.DB, c Caller, now int64) (Token, error) {
+// ownToken returns the API key of the caller's session: ErrSessionEnded. For a session token it returns the zero Token, which
+// is not limited.
+func ownToken(db *gorm.DB, c Caller, now int64) (t Token, err error) {
 	if c.TokenID == "" {
-		return Token{}, nil
+		return t, nil
 	}
-	var found []Token
-	err := db.Omit("hash").Where("id = ? AND customer_id = ? AND user_id = ?", c.TokenID, c.CustomerID, c.UserID).Find(&found).Error
-	if err == nil && (len(found) == 0 || !found[0].Live(now)) {
+	err = db.Omit("hash").Where("id = ? AND customer_id = ? AND user_id = ?", c.TokenID, c.CustomerID, c.UserID).
+		Where(whereLive, now).Take(&t).Error
+	if errors.Is(err, gorm.ErrRecordNotFound) {
 		err = ErrSessionEnded
 	}
-	if err != nil {
-		return Token{}, err
-	}
-	return found[0], nil
+	return t, err
 }
 
-// projectTokens selects the API keys t that members of the project may act in it with.
+// projectTokens selects the API keys t of the project's members, including those that may not act in the project.
 func projectTokens(db *gorm.DB, c Caller) *gorm.DB {
 	return db.Table("api_tokens AS t").Omit("hash").
 		Joins("JOIN project_members m ON m.customer_id = t.customer_id AND m.user_id = t.user_id").
 		Where("t.customer_id = ? AND m.project_id = ?", c.CustomerID, c.ProjectID)
 }
 
-// ListProjectTokens returns a page of the API keys with which members may act in the project, without hashes. The caller must check that
-// the user is an owner.
+// ListProjectTokens returns a page of the API keys with which members may act in the project, without hashes. The caller must
+// check that the user is an owner.
 func (s *Store) ListProjectTokens(ctx context.Context, c Caller, f TokenFilter, now int64) ([]Token, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	reaches := strings.NewReplacer("$1", "'key'", "$4", "m.project_id").Replace(TokenReaches)
-	var tokens []Token
-	err := f.apply(projectTokens(s.orm(ctx), c).Where(reaches), now).Select("t.*").Find(&tokens).Error
-	return tokens, s.classify(err)
+	return find[Token](ctx, s, func(db *gorm.DB) *gorm.DB {
+		return f.apply(projectTokens(db, c).Where(reaches), now).Select("t.*")
+	})
 }
 
 // Membership is a project in which a user has a role.
@@ -199,7 +190,8 @@ type Membership struct {
 	CreatedAt int64
 }
 
-// ListProjects returns a page of the projects in which the caller may act, by id: ErrSessionEnded. after is the last one of the page before.
+// ListProjects returns a page of the projects in which the caller may act, in the order of their ids: ErrSessionEnded. after is
+// the last project of the previous page.
 func (s *Store) ListProjects(ctx context.Context, c Caller, after string, limit int, now int64) ([]Membership, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -229,10 +221,10 @@ ORDER BY m.project_id LIMIT `+strconv.Itoa(limit), append(Params{}, params[0], p
 	return list, s.classify(err)
 }
 
-// TokenUseInterval is how exact LastUsedAt is.
+// TokenUseInterval is how often at most LastUsedAt is stored.
 const TokenUseInterval = 5 * time.Minute
 
-// MarkTokensUsed stores when API keys were last used (microseconds, by id), of those for which something older is stored.
+// MarkTokensUsed stores when API keys were last used (microseconds, by id), unless a later use is stored.
 func (s *Store) MarkTokensUsed(ctx context.Context, uses map[string]int64) error {
 	return s.Transact(ctx, func(tx *Tx) error {
 		for _, id := range slices.Sorted(maps.Keys(uses)) { // in one order, so that two replicas don't deadlock
@@ -247,8 +239,8 @@ func (s *Store) MarkTokensUsed(ctx context.Context, uses map[string]int64) error
 // CreateToken stores an API key.
 func (tx *Tx) CreateToken(t Token) error { return tx.db.Create(&t).Error }
 
-// FitToken gives an API key that the caller is to have the limits of the one in use where the request leaves them open: its projects, and
-// its end unless hasEnd. Errors: ErrSessionEnded.
+// FitToken limits a new API key of the caller like the API key in use, where the request does not say: to its projects and,
+// unless hasEnd, to its expiry. Errors: ErrSessionEnded.
 func (tx *Tx) FitToken(c Caller, t *Token, hasEnd bool) error {
 	mine, err := ownToken(tx.db, c, tx.Now)
 	if err != nil {
@@ -266,30 +258,31 @@ func (tx *Tx) FitToken(c Caller, t *Token, hasEnd bool) error {
 	return nil
 }
 
-// whereLive is the condition of a live API key at a time.
+// whereLive is the condition that an API key or a data plane's credential is live at a time.
 const whereLive = "revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)"
 
-// MaxTokensADay is how many API keys a user can make within 24 hours, live or not: those that end after a moment stay in the table.
-const MaxTokensADay = 1000
+// maxTokensADay bounds how many API keys a user can make within 24 hours, since expired ones stay in the table.
+const maxTokensADay = 1000
 
-// CreateOwnToken stores an API key of the caller's, of which at most quota may be live, and MaxTokensADay recent. Errors: ErrSessionEnded, ErrNotMember of a project
-// that it names, ErrForbidden if it reached further than the API key in use or outlived it, ErrQuotaExceeded.
+// CreateOwnToken stores an API key of the caller, who may have at most quota live ones and make maxTokensADay. Errors:
+// ErrSessionEnded, ErrNotMember of a project that it names, ErrForbidden if it would reach further than the API key in use or
+// outlive it, ErrQuotaExceeded.
 func (tx *Tx) CreateOwnToken(c Caller, t Token, quota int64) error {
 	for _, id := range t.Projects.With(t.ProjectID).List() { // sorted, so that two such transactions don't deadlock
 		if _, err := tx.Role(Caller{CustomerID: c.CustomerID, ProjectID: id, UserID: c.UserID, TokenID: c.TokenID}); err != nil {
 			return err
 		}
 	}
-	// A removal that is under way in any project of the user's waits, and then finds the new API key.
+	// The removal of the user from any project waits for this lock, and then finds the new API key.
 	err := tx.db.Clauses(clause.Locking{Strength: "SHARE"}).Where("customer_id = ? AND user_id = ?", c.CustomerID, c.UserID).Find(&[]Member{}).Error
 	if err != nil {
 		return err
 	}
-	mine, err := ownToken(tx.db.Clauses(clause.Locking{Strength: "UPDATE"}), c, tx.Now)
+	mine, err := ownToken(tx.locking(), c, tx.Now)
 	if err != nil {
 		return err
 	}
-	if !mine.Covers(t) {
+	if !mine.covers(t) {
 		return ErrForbidden
 	}
 	own := func() *gorm.DB {
@@ -302,14 +295,14 @@ func (tx *Tx) CreateOwnToken(c Caller, t Token, quota int64) error {
 	if err := own().Where("created_at > ?", tx.Now-(24*time.Hour).Microseconds()).Count(&recent).Error; err != nil {
 		return err
 	}
-	if live >= quota || recent >= MaxTokensADay {
+	if live >= quota || recent >= maxTokensADay {
 		return ErrQuotaExceeded
 	}
 	return tx.CreateToken(t)
 }
 
-// RevokeToken ends an API key and returns it: ErrNotFound. It stores the event from which data planes learn of it, completed
-// with the token and its user. Revoking again changes nothing.
+// RevokeToken revokes an API key and returns it: ErrNotFound. It stores the event that tells data planes, with the token and
+// its user filled in. Revoking a revoked key changes nothing.
 func (tx *Tx) RevokeToken(customerID, projectID, id string, event Event) (Token, error) {
 	t, err := tx.lockToken(customerID, id)
 	if err == nil && t.ProjectID != projectID {
@@ -322,68 +315,60 @@ func (tx *Tx) RevokeToken(customerID, projectID, id string, event Event) (Token,
 	return t, err
 }
 
-// RevokeOwnToken ends an API key of the caller's that their session manages, and returns it: ErrSessionEnded, ErrNotFound. cascade ends those
-// that were made with it too.
+// RevokeOwnToken revokes an API key of the caller that their session manages, and returns it: ErrSessionEnded, ErrNotFound.
+// With cascade, it also revokes those that were made with it.
 func (tx *Tx) RevokeOwnToken(c Caller, id string, cascade bool, newEvent func(Token) Event) (Token, Stop, error) {
 	mine, err := ownToken(tx.db, c, tx.Now)
 	if err != nil {
 		return Token{}, Stop{}, err
 	}
-	if cascade {
-		if err := tx.lockTokensOf(c.CustomerID, c.UserID); err != nil {
-			return Token{}, Stop{}, err
-		}
-	}
-	t, err := tx.lockToken(c.CustomerID, id)
-	if err == nil && (t.UserID != c.UserID || !mine.Manages(t)) {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return Token{}, Stop{}, err
-	}
-	return tx.endTokens(t, cascade, func(t *Token) error { return tx.endToken(t, newEvent(*t)) })
+	return tx.endTokens(c, id, cascade,
+		func(t Token) bool { return t.UserID == c.UserID && mine.manages(t) },
+		func(t *Token) error { return tx.endToken(t, newEvent(*t)) })
 }
 
-// RevokeProjectToken keeps an API key of a member's from acting in the project, and returns it: ErrNotFound. One that reaches no other
+// RevokeProjectToken bars a member's API key from the project, and returns it: ErrNotFound. An API key that may act in no other
 // project is revoked. The caller must check that the user is an owner.
 func (tx *Tx) RevokeProjectToken(c Caller, id string, cascade bool, newEvent func(Token) Event) (Token, Stop, error) {
-	var found []Token
-	if err := projectTokens(tx.db, c).Where("t.id = ?", id).Select("t.*").Find(&found).Error; err != nil {
+	var member Token
+	if err := projectTokens(tx.db, c).Where("t.id = ?", id).Select("t.*").Take(&member).Error; err != nil {
 		return Token{}, Stop{}, err
 	}
-	if len(found) == 0 {
-		return Token{}, Stop{}, ErrNotFound
-	}
-	if cascade {
-		if err := tx.lockTokensOf(c.CustomerID, found[0].UserID); err != nil {
-			return Token{}, Stop{}, err
-		}
-	}
-	t, err := tx.lockToken(c.CustomerID, id)
-	if err == nil && !t.Reaches(c.ProjectID) && !t.Barred.Has(c.ProjectID) {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return Token{}, Stop{}, err
-	}
-	return tx.endTokens(t, cascade, func(t *Token) error {
-		if err := tx.keepBarred(*t, c.ProjectID); err != nil {
-			return err
-		}
-		return tx.barToken(t, c.ProjectID, newEvent(*t))
-	})
+	user := Caller{CustomerID: c.CustomerID, UserID: member.UserID}
+	return tx.endTokens(user, id, cascade,
+		func(t Token) bool { return t.Reaches(c.ProjectID) || t.Barred.Has(c.ProjectID) },
+		func(t *Token) error {
+			if err := tx.keepBarred(*t, c.ProjectID); err != nil {
+				return err
+			}
+			return tx.barToken(t, c.ProjectID, newEvent(*t))
+		})
 }
 
-// endTokens ends a token and, with cascade, the live ones that were made with it, in turn. It returns the token, and of the ends the one
-// that came last: data planes that have acted on that have acted on all.
-func (tx *Tx) endTokens(t Token, cascade bool, end func(*Token) error) (Token, Stop, error) {
-	family, last := []Token{t}, Stop{}
+// endTokens locks and ends a user's API key if it may: ErrNotFound. With cascade, it also ends the live ones that were made
+// with it, directly or indirectly. It returns the API key and the last stop: a data plane that has acted on the last has acted
+// on all.
+func (tx *Tx) endTokens(user Caller, id string, cascade bool, may func(Token) bool, end func(*Token) error) (Token, Stop, error) {
 	if cascade {
-		made, before, err := tx.lockMadeWith(t)
+		// All who lock several API keys of a user begin with these, in this order, so that two transactions don't deadlock.
+		err := tx.locking().Select("id").Where("customer_id = ? AND user_id = ?", user.CustomerID, user.UserID).
+			Where(whereLive, tx.Now).Order("id").Find(&[]Token{}).Error
 		if err != nil {
 			return Token{}, Stop{}, err
 		}
-		family, last = append(family, made...), before
+	}
+	t, err := tx.lockToken(user.CustomerID, id)
+	if err == nil && !may(t) {
+		err = ErrNotFound
+	}
+	family, last := []Token{t}, Stop{}
+	if err == nil && cascade {
+		var made []Token
+		made, last, err = tx.lockMadeWith(t)
+		family = append(family, made...)
+	}
+	if err != nil {
+		return Token{}, Stop{}, err
 	}
 	for i := range slices.Backward(family) {
 		if err := end(&family[i]); err != nil {
@@ -396,17 +381,18 @@ func (tx *Tx) endTokens(t Token, cascade bool, end func(*Token) error) (Token, S
 	return family[0], last, nil
 }
 
-// lockMadeWith returns the live tokens that were made with a locked one, in turn, and locks them; of those that are not live, it returns the
-// last end. It looks again until there are no more: one that was being made while it looked is found once the token that makes it is locked.
+// lockMadeWith locks and returns the live tokens that were made with a locked token, directly or indirectly, and the last stop
+// of those that are no longer live. It searches again until it finds no more: a token that was being made meanwhile is found
+// once its parent is locked.
 func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
-	own := func() *gorm.DB {
-		return tx.db.Where("customer_id = ? AND user_id = ?", t.CustomerID, t.UserID).Order("id")
+	own := func(db *gorm.DB) *gorm.DB {
+		return db.Where("customer_id = ? AND user_id = ?", t.CustomerID, t.UserID).Order("id")
 	}
 	for known := -1; ; {
 		var all, live []Token
-		err = own().Select("id", "parent_id", "revoked_at", "revocation_tx", "barred_at", "bar_tx").Find(&all).Error
+		err = own(tx.db).Select("id", "parent_id", "revoked_at", "revocation_tx", "barred_at", "bar_tx").Find(&all).Error
 		if err == nil {
-			err = own().Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").Where(whereLive, tx.Now).Find(&live).Error
+			err = own(tx.locking()).Omit("hash").Where(whereLive, tx.Now).Find(&live).Error
 		}
 		if err != nil {
 			return nil, last, err
@@ -434,20 +420,13 @@ func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
 	}
 }
 
-// lockTokensOf locks the live API keys of a user, in the order in which all who lock several do, so that two transactions don't deadlock.
-func (tx *Tx) lockTokensOf(customerID, userID string) error {
-	return tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Select("id").Where("customer_id = ? AND user_id = ?", customerID, userID).
-		Where(whereLive, tx.Now).Order("id").Find(&[]Token{}).Error
-}
-
-// lockToken returns an API key, which no other transaction can change or act with until this one ends: ErrNotFound.
-func (tx *Tx) lockToken(customerID, id string) (Token, error) {
-	var t Token
-	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").Where("id = ? AND customer_id = ?", id, customerID).Take(&t).Error
+// lockToken returns an API key, which no other transaction can change or use until this one ends: ErrNotFound.
+func (tx *Tx) lockToken(customerID, id string) (t Token, err error) {
+	err = tx.locking().Omit("hash").Where("id = ? AND customer_id = ?", id, customerID).Take(&t).Error
 	return t, err
 }
 
-// endToken revokes a token, and stores the event. If the token is revoked already, nothing changes.
+// endToken revokes a token that is not revoked yet, and stores the event.
 func (tx *Tx) endToken(t *Token, event Event) error {
 	if t.RevokedAt != 0 {
 		return nil
@@ -455,7 +434,7 @@ func (tx *Tx) endToken(t *Token, event Event) error {
 	return tx.stopToken(t, map[string]any{"revoked_at": tx.Now, "revoked_by": event.ActorUserID, "revocation_tx": gorm.Expr(tx.number)}, event)
 }
 
-// barToken keeps a token from acting in a project, and stores the event.
+// barToken bars a token from a project, and stores the event.
 func (tx *Tx) barToken(t *Token, projectID string, event Event) error {
 	if !t.Reaches(projectID) {
 		return nil
@@ -467,7 +446,7 @@ func (tx *Tx) barToken(t *Token, projectID string, event Event) error {
 		"bar_tx": gorm.Expr(tx.number)}, event)
 }
 
-// stopToken changes columns of a token, and stores the event from which data planes learn of it.
+// stopToken changes columns of a token, and stores the event that tells data planes.
 func (tx *Tx) stopToken(t *Token, columns map[string]any, event Event) error {
 	if err := tx.db.Model(&Token{}).Where("id = ?", t.ID).Updates(columns).Error; err != nil {
 		return err

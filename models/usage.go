@@ -12,16 +12,16 @@ import (
 	"gorm.io/gorm/clause"
 )
 
-// UsageBatch is what a process of a data plane counted since its last batch.
+// UsageBatch holds the requests that a process of a data plane counted since its last batch.
 type UsageBatch struct {
-	// ReporterID is the process, and Number counts its batches up.
+	// ReporterID identifies the process. Number increases with each of its batches.
 	ReporterID string
 	Number     int64
 	Counts     []UsageCount
 }
 
-// UsageCount is how many requests were made with a key for a user, who is empty for no particular user, how many of them were
-// refused, and when the last was made, in microseconds. They count in the hour of that.
+// UsageCount counts the requests with a key for a user and how many of them were refused, all in the hour of LastUsedAt, the time
+// of the last one in microseconds. UserID is empty for no particular user.
 type UsageCount struct {
 	KeyID, UserID      string
 	Requests, Refusals int64
@@ -34,7 +34,8 @@ type usageRow struct {
 	Requests, Refusals, LastUsedAt int64
 }
 
-// UsageHour is what a row of usage is of. Day counts from the Unix epoch, Hour from the day's beginning. It is exported for GORM, which leaves out embedded fields of other types.
+// UsageHour identifies a row of usage. Day counts from the Unix epoch, Hour from the start of the day. It is exported for GORM,
+// which ignores embedded structs of unexported types.
 type UsageHour struct {
 	CustomerID, ProjectID string
 	Day                   int64
@@ -55,15 +56,15 @@ const (
 	hoursPerDay         = 24
 )
 
-// AddUsage adds a batch to the usage of its keys, unless it was added before. It ignores keys that are unknown, and those of
-// customers that the data plane does not serve.
+// AddUsage adds a batch to the usage of its keys, unless it was added before. It ignores unknown keys, and keys of customers
+// that the data plane does not serve.
 func (s *Store) AddUsage(ctx context.Context, d DataPlane, b UsageBatch) error {
 	ids := make([]string, len(b.Counts))
 	for i, c := range b.Counts {
 		ids[i] = c.KeyID
 	}
-	var known []Key
-	if err := s.findKeys(ctx, ids, &known); err != nil {
+	known, err := s.findKeys(ctx, ids)
+	if err != nil {
 		return err
 	}
 	rows := b.rows(slices.DeleteFunc(known, func(k Key) bool { return !d.Serves(k.CustomerID) }))
@@ -79,8 +80,7 @@ func (s *Store) AddUsage(ctx context.Context, d DataPlane, b UsageBatch) error {
 	})
 }
 
-// rows adds up the counts of some keys by their hours. All batches have their rows in one order, so that two which have the
-// same ones don't deadlock.
+// rows adds up the counts of some keys by hour. It sorts the rows, so that two batches with the same ones don't deadlock.
 func (b UsageBatch) rows(of []Key) []usageRow {
 	keys, sums := map[string]Key{}, map[UsageHour]usageRow{}
 	for _, k := range of {
@@ -99,8 +99,8 @@ func (b UsageBatch) rows(of []Key) []usageRow {
 	return slices.SortedFunc(maps.Values(sums), func(a, b usageRow) int { return a.UsageHour.compare(b.UsageHour) })
 }
 
-// claimBatch notes a batch as stored, and reports whether it is new. The note locks the reporter, so that of two requests with
-// the same batch the second waits for the first.
+// claimBatch records that a batch is stored, and reports whether it is new. It locks the reporter's row, so that a second
+// request with the same batch waits for the first.
 func (tx *Tx) claimBatch(dataPlaneID string, b UsageBatch) (bool, error) {
 	stored, err := tx.exec(`INSERT INTO usage_reporters (data_plane_id, id, batch, at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (data_plane_id, id) DO UPDATE SET batch = excluded.batch, at = excluded.at WHERE usage_reporters.batch < excluded.batch`,
@@ -122,20 +122,20 @@ func (tx *Tx) addUsage(rows []usageRow) error {
 	})}).Create(rows).Error
 }
 
-// Usage is how often a key served a user on a day.
+// Usage counts a user's requests with a key on a day.
 type Usage struct {
 	UsageKey
 	Provider                       string
 	Requests, Refusals, LastUsedAt int64
 }
 
-// UsageKey is what a Usage is of. Day is the number of days since the Unix epoch, UserID empty for no particular user.
+// UsageKey identifies a Usage. Day counts from the Unix epoch. UserID is empty for no particular user.
 type UsageKey struct {
 	Day           int64
 	KeyID, UserID string
 }
 
-// String returns the key as a text of at most 95 characters, from which ParseUsageKey reads it.
+// String returns the key as text of at most 95 characters, which ParseUsageKey reads.
 func (k UsageKey) String() string {
 	return fmt.Sprintf("%05d%s%s", k.Day, k.KeyID[len(KeyIDPrefix):], k.UserID)
 }
@@ -159,34 +159,31 @@ func ParseUsageKey(text string) (k UsageKey, ok bool) {
 // UsageFilter selects a page of a project's usage. Zero values select everything.
 type UsageFilter struct {
 	KeyID, UserID, Provider string
-	// From and To are times in microseconds. What was counted in the hours from that of From on, and in those that begin before
-	// To, is selected.
+	// From and To are times in microseconds. They select the hours from that of From up to the last that begins before To.
 	From, To int64
-	// After is the last entry of the page before.
+	// After is the last entry of the previous page.
 	After UsageKey
 	Limit int
 }
 
 // ListUsage returns a page of a project's usage, newest day first. The caller must check that the user may read it.
 func (s *Store) ListUsage(ctx context.Context, customerID, projectID string, f UsageFilter) ([]Usage, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	// The order is that of an index, read backwards, so that a page costs the same however many follow.
-	db := s.orm(ctx).Model(&usageRow{}).
-		Select(`day, key_id, user_id, (SELECT k.provider FROM ai_keys k WHERE k.id = key_usage.key_id) AS provider,
+	return find[Usage](ctx, s, func(db *gorm.DB) *gorm.DB {
+		// The order is that of an index, read backwards, so that a page costs the same however many follow.
+		db = db.Model(&usageRow{}).
+			Select(`day, key_id, user_id, (SELECT k.provider FROM ai_keys k WHERE k.id = key_usage.key_id) AS provider,
 CAST(SUM(requests) AS bigint) AS requests, CAST(SUM(refusals) AS bigint) AS refusals, MAX(last_used_at) AS last_used_at`).
-		Where("customer_id = ? AND project_id = ?", customerID, projectID).
-		Group("day, key_id, user_id").Order("day DESC, key_id DESC, user_id DESC").Limit(f.Limit)
-	if f.KeyID != "" {
-		// As an expression, it doesn't lead SQLite to the index by user, from which it would look up every row.
-		db = db.Where("key_id || '' = ?", f.KeyID)
-	}
-	if f.UserID != "" {
-		db = db.Where("user_id = ?", f.UserID)
-	}
-	if f.Provider != "" {
-		db = db.Where("(SELECT k.provider FROM ai_keys k WHERE k.id = key_usage.key_id) = ?", f.Provider)
-	}
+			Where("customer_id = ? AND project_id = ?", customerID, projectID).
+			Group("day, key_id, user_id").Order("day DESC, key_id DESC, user_id DESC").Limit(f.Limit)
+		return f.apply(db)
+	})
+}
+
+// apply adds the filter to a query of usage.
+func (f UsageFilter) apply(db *gorm.DB) *gorm.DB {
+	// With an expression, SQLite does not use the index by user, from which it would look up every row.
+	db = whereEqual(db, "key_id || ''", f.KeyID, "user_id", f.UserID,
+		"(SELECT k.provider FROM ai_keys k WHERE k.id = key_usage.key_id)", f.Provider)
 	if f.From > 0 {
 		hour := f.From / microsecondsPerHour
 		db = db.Where("day >= ? AND day * 24 + hour >= ?", hour/hoursPerDay, hour)
@@ -198,23 +195,22 @@ CAST(SUM(requests) AS bigint) AS requests, CAST(SUM(refusals) AS bigint) AS refu
 	if f.After != (UsageKey{}) {
 		db = db.Where("(day, key_id, user_id) < (?, ?, ?)", f.After.Day, f.After.KeyID, f.After.UserID)
 	}
-	var page []Usage
-	err := db.Find(&page).Error
-	return page, s.classify(err)
+	return db
 }
 
-// ForgetUsage deletes usage of the days before that of a time (microseconds), up to limit rows, and returns how many.
+// ForgetUsage deletes up to limit rows of usage of days before that of a time (microseconds), and returns how many.
 func (tx *Tx) ForgetUsage(before int64, limit int) (int64, error) {
 	const scope = "customer_id, project_id, day, key_id, user_id, hour"
 	return tx.exec(`DELETE FROM key_usage WHERE (`+scope+`) IN (SELECT `+scope+` FROM key_usage WHERE day < $1 LIMIT $2)`,
 		[]any{before / microsecondsPerHour / hoursPerDay, limit})
 }
 
-// UsageReporterLife is how long the last batch of a data plane's process is remembered: longer than what a batch may hold is old.
+// UsageReporterLife is how long the last batch of a data plane's process is remembered. It is longer than the maximum age of the
+// counts in a batch.
 const UsageReporterLife = 48 * time.Hour
 
-// ForgetUsageReporters deletes what was last changed before a time (microseconds), up to limit rows, and returns how many.
+// ForgetUsageReporters deletes up to limit reporters whose last batch came before a time (microseconds), and returns how many.
 func (tx *Tx) ForgetUsageReporters(before int64, limit int) (int64, error) {
-	return tx.exec(`DELETE FROM usage_reporters WHERE (data_plane_id, id) IN (SELECT data_plane_id, id FROM usage_reporters WHERE at < $1 LIMIT $2)`,
-		[]any{before, limit})
+	return tx.exec(`DELETE FROM usage_reporters
+WHERE (data_plane_id, id) IN (SELECT data_plane_id, id FROM usage_reporters WHERE at < $1 LIMIT $2)`, []any{before, limit})
 }

@@ -241,7 +241,7 @@ func TestSealingRegisteredSecret(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n")
 		key := s.As(owner).Register(t, body)
-		row, err := s.Store.SealedKey(t.Context(), key.ID)
+		row, err := s.Store.SealedVersion(t.Context(), key.ID, 0)
 		require.NoError(t, err)
 		binding := sealer.Binding{CustomerID: "acme", ProjectID: "web", KeyID: key.ID, Provider: "openai", Version: 1}
 		opened, err := s.Sealer.Open(t.Context(), binding, row.Envelope)
@@ -557,7 +557,7 @@ func TestSealingAfterTheKeysetWasReplaced(t *testing.T) {
 func TestUnreadableKey(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		created := []string{s.As(owner).Register(t, s.Shared("damaged")).ID, s.As(owner).Register(t, s.Shared("sound")).ID}
-		row, err := s.Store.SealedKey(t.Context(), created[0])
+		row, err := s.Store.SealedVersion(t.Context(), created[0], 0)
 		require.NoError(t, err)
 		stored, err := s.Store.Rewrap(t.Context(), []models.Rewrapping{
 			{KeyID: row.ID, Version: row.Version, Old: row.Envelope, New: []byte("damaged"), KEKID: "local:00000000"}})

@@ -753,7 +753,7 @@ func (env *env) replace(id string, envelope []byte, kekID string) {
 
 func (env *env) row(id string) models.Key {
 	env.t.Helper()
-	k, err := env.SealedKey(env.t.Context(), id)
+	k, err := env.SealedVersion(env.t.Context(), id, 0)
 	require.NoError(env.t, err)
 	return k
 }

@@ -1,5 +1,5 @@
--- What the database user of "aikeysd serve" needs, and no more: it adds events, system events and records of fetches and reads them, and can
--- neither change nor delete one. Run this as the owner of the tables, and again after each migration.
+-- Grants the database user of "aikeysd serve" the rights that it needs, and no others. It can read and add events, system
+-- events and records of fetches, but not change or delete them. Run this as the owner of the tables, after each migration.
 BEGIN;
 GRANT USAGE ON SCHEMA {schema} TO {user};
 REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {user};

@@ -142,7 +142,7 @@ func (e *engine) pool(from models.Pool) *pool {
 func (e *engine) ORM(from models.Pool) *gorm.DB { return e.pool(from).orm }
 
 // Migrator implements models.Engine.
-func (e *engine) Migrator(noting func(database.Store) database.Store) (*goose.Provider, error) {
+func (e *engine) Migrator(wrap func(database.Store) database.Store) (*goose.Provider, error) {
 	files, err := migrations.Of("postgres")
 	if err != nil {
 		return nil, err
@@ -156,7 +156,7 @@ func (e *engine) Migrator(noting func(database.Store) database.Store) (*goose.Pr
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectCustom, e.schema, files, goose.WithStore(noting(versions)), goose.WithSessionLocker(locker))
+	return goose.NewProvider(goose.DialectCustom, e.schema, files, goose.WithStore(wrap(versions)), goose.WithSessionLocker(locker))
 }
 
 // Ping implements models.Engine.

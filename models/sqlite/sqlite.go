@@ -176,7 +176,7 @@ func (e *engine) query(ctx context.Context, statement string, args []any) (*sql.
 }
 
 // Migrator implements models.Engine.
-func (e *engine) Migrator(noting func(database.Store) database.Store) (*goose.Provider, error) {
+func (e *engine) Migrator(wrap func(database.Store) database.Store) (*goose.Provider, error) {
 	files, err := migrations.Of("sqlite")
 	if err != nil {
 		return nil, err
@@ -185,7 +185,7 @@ func (e *engine) Migrator(noting func(database.Store) database.Store) (*goose.Pr
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectCustom, e.writer.db, files, goose.WithStore(noting(versions)))
+	return goose.NewProvider(goose.DialectCustom, e.writer.db, files, goose.WithStore(wrap(versions)))
 }
 
 // Ping implements models.Engine.
