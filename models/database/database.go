@@ -11,8 +11,8 @@ import (
 	"github.com/agentrouter/aikeys/models/sqlite"
 )
 
-// Open returns the Store behind url, "sqlite:<path>" or "postgres://…". It opens no connection to PostgreSQL: whether the
-// database can be reached shows in the first method. No error has url in it, which may hold a password.
+// Open returns the Store for url, "sqlite:<path>" or "postgres://…". It opens no connection to PostgreSQL: the first method that
+// is called does. No error contains url, which may have a password.
 func Open(url string, opts models.Options) (*models.Store, error) {
 	opts = opts.WithDefaults()
 	var (
@@ -33,5 +33,5 @@ func Open(url string, opts models.Options) (*models.Store, error) {
 	return models.NewStore(engine, opts), nil
 }
 
-// Name returns what a URL of PostgreSQL names, for people: see postgres.Name.
+// Name is postgres.Name.
 func Name(url string) string { return postgres.Name(url) }

@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// errNoPostgres is what a test fails with on a machine without PostgreSQL.
+// errNoPostgres makes tests fail on a machine without PostgreSQL.
 var errNoPostgres = errors.New("no PostgreSQL server found, neither in PATH nor in /usr/lib/postgresql/*/bin: " +
 	"install one (Debian, Ubuntu: apt-get install postgresql; macOS: brew install postgresql@15) or set " +
 	EnvPostgresURL + " to the URL of one whose user may create databases")
@@ -19,8 +19,8 @@ var errNoPostgres = errors.New("no PostgreSQL server found, neither in PATH nor 
 // preferredMajor is the version that is tested and supported first; others serve when it is absent.
 const preferredMajor = "15"
 
-// findBinaries returns the folder that holds initdb and postgres. It looks at PATH, which a developer may set, then in
-// lib (Debian: /usr/lib/postgresql), where each major version has a folder and none is in PATH.
+// findBinaries returns the folder of initdb and postgres. It searches PATH, which a developer may set, and then lib
+// (Debian: /usr/lib/postgresql), which has a folder for each major version.
 func findBinaries(lib string) (string, error) {
 	if path, err := osexec.LookPath("postgres"); err == nil {
 		if path, err = filepath.EvalSymlinks(path); err == nil && hasBinaries(filepath.Dir(path)) {
@@ -53,8 +53,8 @@ func hasBinaries(dir string) bool {
 	return true
 }
 
-// serverCredential returns the user to run the server as: nil for our own, and another when we are root, as which
-// PostgreSQL refuses to run.
+// serverCredential returns the user to run the server as: nil for our own, and another one if we are root, since PostgreSQL
+// refuses to run as root.
 func serverCredential() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil

@@ -1,17 +1,20 @@
 package modelstest
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 const (
@@ -29,7 +32,7 @@ const (
 	superuser = "postgres"
 )
 
-// StopMode says how a cluster shuts down: the signal that its postmaster takes for it
+// StopMode is a way to shut a cluster down: the signal for its postmaster
 // (https://www.postgresql.org/docs/15/server-shutdown.html).
 type StopMode syscall.Signal
 
@@ -51,16 +54,13 @@ func WithSetting(name, value string) Option {
 	return func(c *Cluster) { c.settings = append(c.settings, name+"="+value) }
 }
 
-// Cluster is a PostgreSQL server of one test: an empty one, on a loopback port and a unix socket, that keeps its port
-// and its data over Stop, Kill and Start. It ends with the test, and with the process however that ends. Its methods
-// are for one goroutine at a time.
+// Cluster is a PostgreSQL server of one test, empty at first, on a loopback port and a unix socket. It keeps its port and its
+// data over Stop, Kill and Start. It ends with the test, and with the process however that ends. Its methods are for one
+// goroutine at a time.
 type Cluster struct {
-	dir        string // holds data/, log and the socket; owned by the server's user
-	bin        string
-	port       int
-	password   string
-	settings   []string
-	credential *syscall.Credential
+	sandbox  // its folder holds data/, log and the socket
+	port     int
+	settings []string
 
 	postmaster *os.Process
 	exited     chan struct{} // closed once the postmaster has been waited for
@@ -151,37 +151,86 @@ func (c *Cluster) Start() error {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
 	if err := c.awaitReady(); err != nil {
-		return errors.Join(fmt.Errorf("starting PostgreSQL: %w; its log ends:\n%s", err, c.logTail()), c.Kill())
+		return errors.Join(fmt.Errorf("starting PostgreSQL: %w; its log ends:\n%s", err, c.logTail("log")), c.Kill())
 	}
 	return nil
 }
 
-// newCluster makes the folder, which fill fills with data, and starts the server. It gives up on a failed start: the port was free, so a
-// second attempt would fail alike.
+// newCluster makes a cluster with the data that fill provides, and starts it. It does not repeat a failed start: the port was free,
+// so a second attempt would fail too.
 func newCluster(fill func(*Cluster) error, opts ...Option) (*Cluster, error) {
-	bin, err := findBinaries("/usr/lib/postgresql")
+	s, err := newSandbox()
 	if err != nil {
 		return nil, err
 	}
-	credential, err := serverCredential()
-	if err != nil {
-		return nil, err
-	}
-	c := &Cluster{bin: bin, credential: credential, password: randomHex(16)}
+	c := &Cluster{sandbox: s}
 	for _, opt := range opts {
 		opt(c)
 	}
-	sweep(os.TempDir())
-	if c.dir, err = os.MkdirTemp("", dirPrefix+strconv.Itoa(os.Getpid())+"-"); err != nil {
-		return nil, err
+	if err = fill(c); err == nil {
+		c.port, err = freePort()
 	}
-	if err := c.prepare(fill); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(c.dir))
+	if err == nil {
+		err = c.Start()
 	}
-	if err := c.Start(); err != nil {
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(c.dir))
 	}
 	return c, nil
+}
+
+// create runs initdb.
+func (c *Cluster) create() error {
+	passwordFile := filepath.Join(c.dir, "password")
+	if err := c.write(passwordFile, c.password); err != nil {
+		return err
+	}
+	initdb := c.program("initdb", "--pgdata="+c.dataDir(), "--username="+superuser, "--pwfile="+passwordFile,
+		"--auth=md5", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// program prepares one of PostgreSQL's programs.
+func (c *Cluster) program(name string, args ...string) *osexec.Cmd {
+	return c.command(filepath.Join(c.bin, name), args...)
+}
+
+// launch starts the postmaster.
+func (c *Cluster) launch() error {
+	args := []string{"-D", c.dataDir(), "-p", strconv.Itoa(c.port), "-k", c.dir, "-h", "127.0.0.1"}
+	for _, s := range append([]string{
+		"max_connections=" + strconv.Itoa(maxConnections),
+		"dynamic_shared_memory_type=mmap", // in the data folder, so that Kill leaves nothing in /dev/shm
+	}, c.settings...) {
+		args = append(args, "-c", s)
+	}
+	cmd := c.program("postgres", args...)
+	exited, err := c.start(cmd, "log")
+	if err == nil {
+		c.postmaster, c.exited = cmd.Process, exited
+	}
+	return err
+}
+
+func (c *Cluster) awaitReady() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, c.URL("postgres"))
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-c.exited:
+			return errors.New("the server exited")
+		case <-ctx.Done():
+			return fmt.Errorf("no connection within %s: %w", startTimeout, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // remove ends the cluster and deletes its folder.
@@ -190,12 +239,3 @@ func (c *Cluster) remove(mode StopMode) error {
 }
 
 func (c *Cluster) dataDir() string { return filepath.Join(c.dir, "data") }
-func (c *Cluster) logPath() string { return filepath.Join(c.dir, "log") }
-
-func (c *Cluster) logTail() string {
-	log, err := os.ReadFile(c.logPath())
-	if err != nil {
-		return err.Error()
-	}
-	return string(bytes.TrimSpace(log[max(0, len(log)-logTail):]))
-}

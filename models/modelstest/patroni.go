@@ -1,7 +1,6 @@
 package modelstest
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,12 +20,11 @@ import (
 // patroniNodes is the number of PostgreSQL servers of a Patroni cluster.
 const patroniNodes = 2
 
-// Patroni is a cluster of PostgreSQL servers as operators run it: Patroni chooses the primary, with etcd, and HAProxy leads to it. A
-// commit waits for the standby. It ends with the test.
+// Patroni is a cluster of PostgreSQL servers as operators run it: Patroni chooses the primary with etcd, and HAProxy leads to it.
+// A commit waits for the standby. The cluster ends with the test.
 type Patroni struct {
-	dir, bin, password string
-	credential         *syscall.Credential
-	ports              patroniPorts
+	sandbox
+	ports patroniPorts
 }
 
 type patroniPorts struct {
@@ -48,15 +45,15 @@ func StartPatroni(t testing.TB) *Patroni {
 		"--listen-client-urls", etcd, "--advertise-client-urls", etcd, "--listen-peer-urls", peer,
 		"--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
 	for i := range patroniNodes {
-		p.run(t, node(i), "patroni", p.write(t, node(i)+".json", p.nodeConfig(i)))
+		p.run(t, node(i), "patroni", p.configure(t, node(i)+".json", p.nodeConfig(i)))
 	}
-	p.run(t, "haproxy", "haproxy", "-db", "-f", p.write(t, "haproxy.cfg", p.proxyConfig()))
-	p.await(t, "a standby that commits wait for", func() bool { return p.isRunning("sync_standby") && p.isRunning("leader") })
+	p.run(t, "haproxy", "haproxy", "-db", "-f", p.configure(t, "haproxy.cfg", p.proxyConfig()))
+	p.await(t, "a standby that commits wait for", func() bool { return p.find("sync_standby") != "" && p.find("leader") != "" })
 	return p
 }
 
-// URL returns the URL of a database of the primary, at an address that stays. HAProxy ends the connections to a server that is no longer
-// the primary.
+// URL returns the URL of a database of the primary, at an address that never changes. HAProxy ends the connections to a server
+// that is no longer the primary.
 func (p *Patroni) URL(db string) string {
 	u := url.URL{Scheme: "postgres", User: url.UserPassword(superuser, p.password), Path: "/" + db, RawQuery: "sslmode=disable"}
 	u.Host = strings.TrimPrefix(p.address(p.ports.proxy), "http://")
@@ -66,8 +63,8 @@ func (p *Patroni) URL(db string) string {
 // Switchover makes the standby the primary, as an operator does, and returns when Patroni says so.
 func (p *Patroni) Switchover(t testing.TB) {
 	t.Helper()
-	p.await(t, "a standby to switch to", func() bool { return p.isRunning("sync_standby") })
-	cmd := p.command("patronictl", "-c", filepath.Join(p.dir, node(0)+".json"), "switchover", "--force")
+	p.await(t, "a standby to switch to", func() bool { return p.find("sync_standby") != "" })
+	cmd := p.program("patronictl", "-c", filepath.Join(p.dir, node(0)+".json"), "switchover", "--force")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("patronictl switchover: %v\n%s", err, out)
 	}
@@ -76,8 +73,8 @@ func (p *Patroni) Switchover(t testing.TB) {
 // CrashPrimary kills the primary, and returns when Patroni has another.
 func (p *Patroni) CrashPrimary(t testing.TB) {
 	t.Helper()
-	p.await(t, "a standby to take over", func() bool { return p.isRunning("sync_standby") })
-	was := p.leader()
+	p.await(t, "a standby to take over", func() bool { return p.find("sync_standby") != "" })
+	was := p.find("leader")
 	file, err := os.ReadFile(filepath.Join(p.dir, was, "postmaster.pid"))
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +87,7 @@ func (p *Patroni) CrashPrimary(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.await(t, "another primary", func() bool { now := p.leader(); return now != "" && now != was })
+	p.await(t, "another primary", func() bool { now := p.find("leader"); return now != "" && now != was })
 }
 
 func newPatroni() (*Patroni, error) {
@@ -99,30 +96,17 @@ func newPatroni() (*Patroni, error) {
 			return nil, errors.New(program + " is needed: apt-get install patroni etcd-server haproxy")
 		}
 	}
-	p := &Patroni{password: randomHex(16)}
+	var p Patroni
+	var err error
 	for _, port := range []*int{
 		&p.ports.etcd, &p.ports.etcdPeer, &p.ports.proxy, &p.ports.api[0], &p.ports.api[1], &p.ports.postgres[0], &p.ports.postgres[1],
 	} {
-		var err error
 		if *port, err = freePort(); err != nil {
 			return nil, err
 		}
 	}
-	var err error
-	if p.bin, err = findBinaries("/usr/lib/postgresql"); err != nil {
-		return nil, err
-	}
-	if p.credential, err = serverCredential(); err != nil {
-		return nil, err
-	}
-	sweep(os.TempDir())
-	if p.dir, err = os.MkdirTemp("", dirPrefix+strconv.Itoa(os.Getpid())+"-"); err != nil {
-		return nil, err
-	}
-	if p.credential != nil {
-		err = os.Chown(p.dir, int(p.credential.Uid), int(p.credential.Gid))
-	}
-	return p, err
+	p.sandbox, err = newSandbox()
+	return &p, err
 }
 
 func node(i int) string { return "node" + strconv.Itoa(i) }
@@ -179,14 +163,10 @@ listen primary
 	return config
 }
 
-func (p *Patroni) write(t testing.TB, name, content string) (path string) {
+func (p *Patroni) configure(t testing.TB, name, content string) (path string) {
 	t.Helper()
 	path = filepath.Join(p.dir, name)
-	err := os.WriteFile(path, []byte(content), 0o600)
-	if err == nil && p.credential != nil {
-		err = os.Chown(path, int(p.credential.Uid), int(p.credential.Gid))
-	}
-	if err != nil {
+	if err := p.write(path, content); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -200,36 +180,19 @@ func findProgram(name string) (string, error) {
 	return osexec.LookPath("/usr/sbin/" + name)
 }
 
-func (p *Patroni) command(name string, args ...string) *osexec.Cmd {
-	program, _ := findProgram(name)         // newPatroni has found it
-	cmd := osexec.Command(program, args...) //nolint:gosec,noctx // our own arguments; the end of the test ends them
-	cmd.Dir, cmd.Env = p.dir, []string{"LC_ALL=C.UTF-8", "HOME=" + p.dir, "PATH=" + os.Getenv("PATH")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.credential}
+func (p *Patroni) program(name string, args ...string) *osexec.Cmd {
+	path, _ := findProgram(name) // newPatroni has found it
+	cmd := p.command(path, args...)
+	cmd.Env = append(cmd.Env, "LC_ALL=C.UTF-8")
 	return cmd
 }
 
 // run runs a program until the test ends. Patroni stops its server when it is asked to stop.
 func (p *Patroni) run(t testing.TB, name, program string, args ...string) {
 	t.Helper()
-	log, err := os.Create(filepath.Join(p.dir, name+".log"))
+	cmd := p.program(program, args...)
+	exited, err := p.start(cmd, name+".log")
 	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := p.command(program, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	dieWithParent(cmd.SysProcAttr)
-	started, exited := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // see launch
-		defer runtime.UnlockOSThread()
-		defer close(exited)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // await judges how it fares
-		}
-	}()
-	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -241,56 +204,26 @@ func (p *Patroni) run(t testing.TB, name, program string, args ...string) {
 			_ = cmd.Process.Kill()
 			<-exited
 		}
-		_ = log.Close()
 	})
 }
 
-// patroniMember is a server as Patroni's API describes it.
-type patroniMember struct {
-	Name  string `json:"name"`
-	Role  string `json:"role"`
-	State string `json:"state"`
-}
-
-// members returns the members of the cluster, or none when no node knows.
-func (p *Patroni) members() []patroniMember {
+// find returns the name of the cluster's running server in a role, or "" if no node knows one.
+func (p *Patroni) find(role string) string {
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for i := range patroniNodes {
 		var view struct {
-			Members []patroniMember `json:"members"`
+			Members []struct{ Name, Role, State string }
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.address(p.ports.api[i])+"/cluster", nil)
-		var response *http.Response
-		if err == nil {
-			response, err = (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
+		response, err := client.Get(p.address(p.ports.api[i]) + "/cluster") //nolint:noctx // the client has a timeout
+		if err != nil {
+			continue
 		}
-		if err == nil {
-			err = json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&view)
-			_ = response.Body.Close()
-		}
-		cancel()
-		if err == nil && len(view.Members) > 0 {
-			return view.Members
-		}
-	}
-	return nil
-}
-
-// isRunning reports whether the cluster has a running server in a role.
-func (p *Patroni) isRunning(role string) bool {
-	for _, m := range p.members() {
-		if m.Role == role && m.State == "running" {
-			return true
-		}
-	}
-	return false
-}
-
-// leader returns the name of the primary, or "".
-func (p *Patroni) leader() string {
-	for _, m := range p.members() {
-		if m.Role == "leader" {
-			return m.Name
+		err = json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&view)
+		_ = response.Body.Close()
+		for _, m := range view.Members {
+			if err == nil && m.Role == role && m.State == "running" {
+				return m.Name
+			}
 		}
 	}
 	return ""
@@ -302,10 +235,9 @@ func (p *Patroni) await(t testing.TB, what string, happened func() bool) {
 		if time.Now().After(end) {
 			logs := ""
 			for _, name := range []string{"etcd", node(0), node(1), "haproxy"} {
-				log, _ := os.ReadFile(filepath.Join(p.dir, name+".log"))
-				logs += "\n" + name + ":\n" + string(log[max(0, len(log)-logTail):])
+				logs += "\n" + name + ":\n" + p.logTail(name+".log")
 			}
-			t.Fatalf("no %s within %s; it says %v%s", what, startTimeout, p.members(), logs)
+			t.Fatalf("no %s within %s%s", what, startTimeout, logs)
 		}
 	}
 }

@@ -1,9 +1,9 @@
-// Package modelstest gives tests the databases that models runs on: PostgreSQL here, started from the binaries on the
-// machine and never from a container. A test process starts one cluster, and each test gets an empty database of its
-// own on it; a test of faults starts a cluster that it may kill.
+// Package modelstest gives tests the databases that models runs on. It starts PostgreSQL from the machine's binaries, never from
+// a container. A test process starts one cluster, in which each test gets storage of its own; a test of faults starts a cluster
+// that it may kill.
 //
-// A missing PostgreSQL fails the test and never skips it, so a green run has tested what it claims. Only tests and
-// other …test packages may import it; of ours it may import models alone.
+// Without PostgreSQL, tests fail instead of being skipped, so a green run has tested what it claims. Only tests and other …test
+// packages may import it; of this module, it may import only models.
 package modelstest
 
 import (
@@ -22,22 +22,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// EnvPostgresURL names the variable that holds the URL of a PostgreSQL server to test on in place of a cluster of
-// ours. Its user must be allowed to create databases.
+// EnvPostgresURL names the variable with the URL of a PostgreSQL server to use instead of starting a cluster. Its user must be
+// allowed to create databases.
 const EnvPostgresURL = "TEST_POSTGRES_URL"
 
 // adminTimeout bounds creating or dropping one database.
 const adminTimeout = 30 * time.Second
 
-// shared starts the process's one cluster when it is first asked for: most test runs of a package need none. It has to be a
-// global: tests have no owner in common but their process.
+// shared starts the process's one cluster on first use, since many test runs need none. It is a global because tests have
+// nothing in common but their process.
 var shared = sync.OnceValues(func() (*Cluster, error) {
 	var err error
 	started, err = newCluster((*Cluster).create, WithoutFsync())
 	return started, err
 })
 
-// started is the shared cluster once there is one; isMain reports whether Main runs, which removes it.
+// started is the shared cluster once there is one. isMain reports whether Main, which removes it, is running.
 var (
 	started *Cluster
 	isMain  bool
@@ -73,11 +73,10 @@ func sharedURL() (string, error) {
 	return cluster.URL("postgres"), nil
 }
 
-// Postgres returns the URL of a fresh, empty database and drops it when the test ends. The package's TestMain has to
-// call Main.
+// Postgres returns the URL of a new, empty database and drops it when the test ends. The package's TestMain must call Main.
 //
-// The shared cluster runs without fsync, which only a crash of the whole machine could tell: commits survive the
-// kill of any process. Measure commits, and take the server away, on a cluster of your own (StartCluster).
+// The shared cluster runs without fsync: commits survive the kill of any process, but not a crash of the machine. To measure
+// commits, or to stop the server, start a cluster with StartCluster.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	server, err := sharedURL()

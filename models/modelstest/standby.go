@@ -5,15 +5,14 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"testing"
 )
 
-// Address is a stable address in front of clusters, as a proxy, a name or a virtual address is. Connections stay with the cluster that
-// they were made to.
+// Address is a stable address in front of clusters, like a proxy or a virtual IP address. Connections stay with the cluster to
+// which they were made.
 type Address struct {
 	cluster  atomic.Pointer[Cluster]
 	listener net.Listener
@@ -36,7 +35,7 @@ func NewAddress(t testing.TB, c *Cluster) *Address {
 // MoveTo makes the address lead to another cluster.
 func (a *Address) MoveTo(c *Cluster) { a.cluster.Store(c) }
 
-// URL returns the URL of a database of whichever cluster the address leads to. All of them must have the password of the first.
+// URL returns the URL of a database of the cluster to which the address leads. All clusters must have the same password.
 func (a *Address) URL(db string) string {
 	u := a.cluster.Load().baseURL(db)
 	u.Host = a.listener.Addr().String()
@@ -66,7 +65,7 @@ func StartStandby(t testing.TB, primary *Cluster) *Cluster {
 	t.Helper()
 	return start(t, func(c *Cluster) error {
 		c.password = primary.password
-		backup := c.command("pg_basebackup", "--pgdata="+c.dataDir(), "--dbname="+primary.SocketURL("postgres"), "--checkpoint=fast",
+		backup := c.program("pg_basebackup", "--pgdata="+c.dataDir(), "--dbname="+primary.SocketURL("postgres"), "--checkpoint=fast",
 			"--write-recovery-conf", "--no-sync")
 		if out, err := backup.CombinedOutput(); err != nil {
 			return fmt.Errorf("pg_basebackup: %w\n%s", err, out)
@@ -78,26 +77,20 @@ func StartStandby(t testing.TB, primary *Cluster) *Cluster {
 // Promote makes a standby the primary, which begins a new timeline.
 func (c *Cluster) Promote(t testing.TB) {
 	t.Helper()
-	if out, err := c.command("pg_ctl", "promote", "--pgdata="+c.dataDir(), "--wait").CombinedOutput(); err != nil {
+	if out, err := c.program("pg_ctl", "promote", "--pgdata="+c.dataDir(), "--wait").CombinedOutput(); err != nil {
 		t.Fatalf("pg_ctl promote: %v\n%s", err, out)
 	}
 }
 
-// Follow makes a cluster that is stopped a standby of primary from its next start on. It serves reads as of where it stopped if its
-// history has diverged from primary's.
+// Follow makes a stopped cluster a standby of primary from its next start on. If its history has diverged from primary's, it
+// serves the data that it had when it stopped.
 func (c *Cluster) Follow(t testing.TB, primary *Cluster) {
 	t.Helper()
 	for name, text := range map[string]string{
 		"standby.signal": "", "postgresql.auto.conf": "primary_conninfo = '" + primary.SocketURL("postgres") + "'\n",
 	} {
-		path := filepath.Join(c.dataDir(), name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := c.write(filepath.Join(c.dataDir(), name), text); err != nil {
 			t.Fatal(err)
-		}
-		if c.credential != nil {
-			if err := os.Chown(path, int(c.credential.Uid), int(c.credential.Gid)); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
 }

@@ -31,7 +31,7 @@ const (
 // Engines returns all engines.
 func Engines() []Engine { return []Engine{EngineSQLite, EnginePostgres} }
 
-// Each runs a test on every engine, in a subtest that has its name.
+// Each runs a test on every engine, in a subtest named after the engine.
 func Each(t *testing.T, test func(t *testing.T, e Engine)) {
 	t.Helper()
 	for _, e := range Engines() {
@@ -39,8 +39,8 @@ func Each(t *testing.T, test func(t *testing.T, e Engine)) {
 	}
 }
 
-// URL returns what database.Open takes for fresh, empty storage, which ends with the test: a file, or a schema of the cluster
-// that the process shares. A schema takes a few milliseconds where a database (Postgres) takes hundreds.
+// URL returns the URL of new, empty storage for database.Open, which ends with the test: a file, or a schema in the shared
+// cluster. Creating a schema takes a few milliseconds; creating a database (Postgres) may take hundreds.
 func (e Engine) URL(t testing.TB) string {
 	t.Helper()
 	if e == EngineSQLite {
@@ -49,9 +49,9 @@ func (e Engine) URL(t testing.TB) string {
 	return newSchema(t, "")
 }
 
-// MigratedURL is URL for storage that has all migrations. On PostgreSQL its user has the rights that the service needs, and no more:
-// so every test of the service shows that they suffice. The migrations are not run for each test, which takes a second with the race
-// detector: a file is copied, and a schema made by one script.
+// MigratedURL is URL for storage that has all migrations. On PostgreSQL its user has only the rights that the service needs, so
+// every test of the service shows that they suffice. Running the migrations takes a second with the race detector, so it copies a
+// file instead, or makes the schema with one script.
 func (e Engine) MigratedURL(t testing.TB) string {
 	t.Helper()
 	if e == EnginePostgres {
@@ -66,7 +66,7 @@ func (e Engine) MigratedURL(t testing.TB) string {
 	return "sqlite:" + path
 }
 
-// asServiceUser returns the URL of a migrated schema for a user that may do what the documents grant to the service, and no more.
+// asServiceUser returns the URL of a migrated schema for a user with only the rights that the documentation grants to the service.
 func asServiceUser(t testing.TB, owner string) string {
 	t.Helper()
 	u, err := url.Parse(owner)
@@ -81,7 +81,7 @@ func asServiceUser(t testing.TB, owner string) string {
 	return u.String()
 }
 
-// AsOwner returns the URL of a MigratedURL's storage for the user that may change everything in it.
+// AsOwner returns the URL of a MigratedURL's storage for its owner, who may change everything in it.
 func AsOwner(t testing.TB, service string) string {
 	t.Helper()
 	u, err := url.Parse(service)
@@ -116,7 +116,7 @@ func newSchema(t testing.TB, script string) string {
 	return u.String()
 }
 
-// migrationScript returns PostgreSQL's migrations as one script, with the table in which goose notes them.
+// migrationScript returns PostgreSQL's migrations as one script, including the table in which goose records them.
 var migrationScript = sync.OnceValues(func() (string, error) {
 	files, err := migrations.Of("postgres")
 	if err != nil {
@@ -153,13 +153,13 @@ var migratedFile = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(path)
 })
 
-// NewStore returns a store on fresh storage that has all migrations. It is closed when the test ends.
+// NewStore returns a store on new storage that has all migrations. It is closed when the test ends.
 func NewStore(t testing.TB, e Engine) *models.Store {
 	t.Helper()
 	return OpenStore(t, e.MigratedURL(t), models.Options{})
 }
 
-// OpenStore opens a store on a database as it is, and closes it when the test ends.
+// OpenStore opens a store on a database, and closes it when the test ends.
 func OpenStore(t testing.TB, url string, opts models.Options) *models.Store {
 	t.Helper()
 	store, err := database.Open(url, opts)

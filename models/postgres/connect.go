@@ -26,8 +26,7 @@ var (
 	errPlaintext = errors.New("would be reached without TLS beyond this machine; add sslmode=verify-full, or sslmode=require")
 )
 
-// parseURL returns how to connect to the server that a URL names. Its errors quote nothing of the URL, any part of which may be
-// a piece of a password.
+// parseURL returns the configuration for a URL. Its errors quote no part of the URL, since any may be part of a password.
 func parseURL(text string, plaintext bool) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(text)
 	if err != nil || hasUnescaped(text) {
@@ -44,8 +43,8 @@ func parseURL(text string, plaintext bool) (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// checkFiles returns secretfile.ErrInsecure if others can access the file of a password or of a private key that the URL or the
-// variables of libpq name, as libpq would. The URL has been parsed.
+// checkFiles returns secretfile.ErrInsecure if other users can access the file with a password or a private key that the URL or
+// libpq's environment variables name, as libpq does. text is a URL that pgx has accepted.
 func checkFiles(text string) error {
 	_, query, _ := strings.Cut(text, "?")
 	settings, err := url.ParseQuery(query)
@@ -55,7 +54,7 @@ func checkFiles(text string) error {
 	for _, setting := range [...]struct{ name, variable string }{{"passfile", "PGPASSFILE"}, {"sslkey", "PGSSLKEY"}} {
 		file := cmp.Or(settings.Get(setting.name), os.Getenv(setting.variable))
 		info, err := os.Stat(file)                  //nolint:gosec // G703: the operator names the file
-		if err != nil || !info.Mode().IsRegular() { // such as /dev/null; what is missing is the driver's to report
+		if err != nil || !info.Mode().IsRegular() { // such as /dev/null; the driver reports a missing file
 			continue
 		}
 		if err := secretfile.Check(file); err != nil {
@@ -65,16 +64,16 @@ func checkFiles(text string) error {
 	return nil
 }
 
-// hasUnescaped reports whether a URL has an "@" or a "/" that cuts a password short unless it is escaped. What follows would count
-// as the host, the port or the database's name, and show up in errors.
+// hasUnescaped reports whether a URL has an unescaped "@" or "/" in its password. The rest of the password would be taken for the
+// host, the port or the database's name, and appear in errors.
 func hasUnescaped(text string) bool {
 	_, rest, _ := strings.Cut(text, "://")
 	user, server, found := strings.Cut(rest, "@")
 	return found && (strings.Contains(user, "/") || strings.Contains(server, "@"))
 }
 
-// requireTLS leaves out the attempts without TLS that sslmode=prefer, the default, falls back to. It returns errPlaintext if
-// that leaves none.
+// requireTLS removes the attempts without TLS to which sslmode=prefer, the default, falls back. It returns errPlaintext if none
+// is left for a host.
 func requireTLS(cfg *pgconn.Config) error {
 	isSafe := func(host string, hasTLS bool) bool {
 		return hasTLS || strings.HasPrefix(host, "/") || netaddr.IsLoopback(host)
@@ -98,8 +97,7 @@ func requireTLS(cfg *pgconn.Config) error {
 	return nil
 }
 
-// Name returns what a URL names, for people: the servers and the database, without the user and the password. It is empty for
-// a URL that Open refuses.
+// Name returns a URL for people: servers and database, without user and password. It is empty for a URL that Open refuses.
 func Name(url string) string {
 	cfg, err := parseURL(url, true)
 	if err != nil {
@@ -126,17 +124,16 @@ const (
 	notOnStandby        = "55000"
 )
 
-// limits are the settings of a session with which the server ends what a lost client left behind, and statements that this
-// process has given up on.
+// limits returns SET statements with which the server ends the transactions of lost clients, and statements on which this process
+// has given up.
 func limits(timeout time.Duration) string {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	return "; SET statement_timeout = " + ms(timeout) + "; SET idle_in_transaction_session_timeout = " + ms(timeout) +
 		"; SET lock_timeout = " + ms(timeout/2)
 }
 
-// connectToWriter has connections refuse a server that takes no writes: a standby knows nothing of what is committed elsewhere,
-// and after a failover the old primary may be one. set is run on each connection besides. It is not sent as parameters of the
-// start, which poolers refuse.
+// connectToWriter makes connections refuse a server that takes no writes: its data may be stale, as on an old primary after a
+// failover. It also runs set on each connection. The settings are not start-up parameters because poolers refuse those.
 func connectToWriter(cfg *pgx.ConnConfig, set string) {
 	cfg.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
 		results, err := conn.Exec(ctx, "SHOW transaction_read_only"+set).ReadAll()
@@ -150,8 +147,8 @@ func connectToWriter(cfg *pgx.ConnConfig, set string) {
 	}
 }
 
-// dropReadOnly closes all connections when a server has said that it takes no writes: it may have been the primary when they
-// were made. Connections in use are closed when they are returned.
+// dropReadOnly closes all connections when a server says that it takes no writes: they may have been made while it was the
+// primary. Connections in use are closed when they are released.
 func (e *engine) dropReadOnly(conn *pgconn.PgConn, refused *pgconn.PgError) bool {
 	if refused.Code == readOnlyTransaction || refused.Code == notOnStandby {
 		e.dropConnections()
@@ -197,7 +194,7 @@ func (e *engine) CheckNotifications(ctx context.Context) error {
 		return err
 	}
 	for {
-		// Again and again: others' notifications arrive too, and a server may be slow.
+		// Repeatedly, because other processes' notifications arrive too, and a server may be slow.
 		if err := e.Notify(ctx); err != nil {
 			return err
 		}

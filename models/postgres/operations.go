@@ -48,14 +48,14 @@ func (e *engine) QueryRow(ctx context.Context, statement string, args []any, des
 
 // read is a read of one row. Its worker sets dest and err.
 type read struct {
-	ctx       context.Context //nolint:containedctx // its deadline bounds the group that it becomes a part of
+	ctx       context.Context //nolint:containedctx // its deadline bounds its group
 	statement string
 	args      []any
 	dest      []any
-	err       error // of the row; an error that undoes the group is the group's
+	err       error // of this row; an error of the whole group is returned by the worker
 }
 
-// readGroup sends a group of reads in one round trip. The earliest deadline of a member is the group's.
+// readGroup sends a group of reads in one round trip. The group's deadline is the earliest of its members'.
 func (e *engine) readGroup(group iter.Seq[*read]) error {
 	deadline := time.Now().Add(e.timeout)
 	var all pgx.Batch
@@ -90,14 +90,15 @@ func (p *pool) query(ctx context.Context, statement string, args []any, scan fun
 	return rows.Err()
 }
 
-// lockedCaller selects what models.CallerStatement does, and locks it: who removes the caller or revokes their API key waits for
-// the end of this transaction. Otherwise a register that waits, for another one of the same name, could outlive its right.
+// lockedCaller selects the same as models.CallerStatement and locks the rows, so that the caller cannot be removed, nor their API
+// key revoked, before this transaction ends. Otherwise that could happen while a registration waits for another of the same name.
 const lockedCaller = `SELECT ` + models.CallerColumns + ` FROM (SELECT 1) AS one
 LEFT JOIN (SELECT id, projects, barred FROM api_tokens WHERE id = $1 AND revoked_at = 0 AND (expires_at = 0 OR expires_at > $2) FOR SHARE) t ON true
 LEFT JOIN (SELECT role FROM project_members WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 FOR SHARE) m ON ` + models.TokenReaches
 
-// registerStatement is one statement, and so one round trip and one transaction: it finds out who the caller is and, if their
-// role suffices, stores the key, its event and its idempotency record. Three statements in a transaction take five round trips.
+// registerStatement returns a single statement, and so one round trip and one transaction. It checks the caller and, if their
+// role suffices, stores the key, its event and its idempotency record. As three statements in a transaction, that would take
+// five round trips.
 func registerStatement(c models.Caller, needs models.Role, r models.Registration, now int64) (string, models.Params) {
 	params := models.CallerParams(c, now)
 	allowed := ` FROM caller, quota WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `) AND active < ` + strconv.Itoa(max(r.Quota, 1)) +
@@ -135,7 +136,7 @@ func (e *engine) Register(
 	ctx context.Context, c models.Caller, needs models.Role, r models.Registration, now int64,
 ) (status models.CallerStatus, outcome models.RegisterOutcome, err error) {
 	statement, params := registerStatement(c, needs, r, now)
-	// All of the result must be read: its last message says whether the transaction was committed.
+	// The whole result must be read, since its last message says whether the transaction was committed.
 	err = e.Query(ctx, statement, params, func(row models.Row) error {
 		return row.Scan(append([]any{&status.Live, &status.Role, &outcome.Stored, &outcome.Active, &outcome.IsShared}, outcome.UserKeys.Dest()...)...)
 	})
@@ -143,9 +144,9 @@ func (e *engine) Register(
 	return status, outcome, err
 }
 
-// rewrapStatement locks the rows that nobody has locked, and changes these. Waiting for locks could end in a deadlock with a
-// transaction that holds some of them, and would hold up those that wait for the rows it has already. None of the columns is
-// indexed, so that a row that finds room on its page costs no index a write.
+// rewrapStatement changes those rows that nobody has locked. Waiting for locks could deadlock with a transaction that holds some
+// of them, and would hold up others that wait for rows locked here. None of the columns is indexed, so an update that fits on the
+// row's page writes to no index.
 const rewrapStatement = `WITH given AS (
   SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[], $4::bytea[], $5::text[]) AS g (id, version, old, new, kek_id)
 ), held AS MATERIALIZED (
@@ -184,7 +185,7 @@ func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]strin
 	return stored, err
 }
 
-// Statements returns the hand-written statements of the hot paths by what they do: get, list, insert-key, insert-event and
+// Statements returns hand-written statements of the hot paths by name: get, list, insert-key, insert-event and
 // insert-fingerprint. A benchmark measures them without the service.
 func Statements() map[string]string {
 	insert := func(row *models.Insert, first string, further ...string) string {
@@ -201,8 +202,8 @@ func Statements() map[string]string {
 }
 
 const (
-	// newestKey selects the newest key of a scope that may serve. The planner reads one entry of an index for it, and those of newer keys
-	// that are disabled or have expired.
+	// newestKey selects the newest key of a scope that may serve. It reads one entry of an index, and those of newer keys that are
+	// disabled or expired.
 	newestKey = `SELECT id, version, last_used_at, last_failure_at, last_failure_status, expires_at, restrictions, limits, envelope FROM ai_keys
 WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usable + ` AND user_id = `
 
@@ -211,8 +212,8 @@ WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usab
 
 var (
 	fetchStatement = fetchStatementWith(`CASE WHEN ` + models.AnyArranged + ` THEN 'yes' ELSE '' END`)
-	// arrangedFetchStatement also selects the arranged keys. Each run sets up every part of a statement, used or not, so this
-	// one takes longer even where nothing is arranged.
+	// arrangedFetchStatement also selects the arranged keys. PostgreSQL sets up every part of a statement on each run, so this one
+	// takes longer even where nothing is arranged.
 	arrangedFetchStatement = fetchStatementWith(models.ArrangedKeys(`json_agg`, `json_build_object`, `encode(envelope, 'hex')`))
 )
 
@@ -222,7 +223,7 @@ LEFT JOIN LATERAL (` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) o ON $5 <> ''
 LEFT JOIN LATERAL (` + newestKey + `'' ORDER BY seq DESC LIMIT 1) k ON true`
 }
 
-// Fetch implements models.Engine. One statement decides, of one snapshot: what the first one found does not count if keys are arranged.
+// Fetch implements models.Engine. One statement decides, in one snapshot: if keys are arranged, the second one, alone.
 func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.FetchRow, error) {
 	params := models.FetchParams(dataPlaneID, c, provider, now)
 	row, err := e.fetch(ctx, fetchStatement, params)
@@ -260,7 +261,7 @@ func (e *engine) RecordFetch(ctx context.Context, r models.FetchRecord) error {
 	return e.records.Do(ctx, queuedRecord{r, deadline})
 }
 
-// queuedRecord is a record and the time at which its caller gives up.
+// queuedRecord is a record with its caller's deadline.
 type queuedRecord struct {
 	models.FetchRecord
 	deadline time.Time
@@ -270,11 +271,11 @@ type queuedRecord struct {
 const maxRecords = 256
 
 // insertRecords stores a group of records in one commit, which does not wait for the disk: a crash of the database server can
-// lose records of fetches, and nothing else. One statement for each record would cost a commit before each answer.
-// The earliest deadline of a member is the group's.
+// lose records of fetches, and nothing else. With a statement for each record, every answer would wait for a commit of its own.
+// The group's deadline is the earliest of its members'.
 func (e *engine) insertRecords(group []queuedRecord) error {
 	n := len(group)
-	if n == 0 {
+	if n == 0 { // all callers have given up
 		return nil
 	}
 	first := slices.MinFunc(group, func(a, b queuedRecord) int { return a.deadline.Compare(b.deadline) })
@@ -297,26 +298,24 @@ SELECT r.* FROM quick, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], 
 	return err
 }
 
-// A transaction's number is its xid, so that a snapshot says which transactions a statement sees, with the server's timeline
-// above bit 40: see position.OnTimeline. Numbers from the snapshot's xmax on can only come from another server, a backup of which
-// this one was made from.
+// A transaction's number is its xid, with the server's timeline from bit 40 on (see position.OnTimeline). So a snapshot says
+// which transactions a statement sees. An event with a number beyond the snapshot's xmax was restored from another server.
 //
-// A server that crashed gives numbers out again: those above the last that had reached its disk. The number of an event had,
-// since the event is not visible before. So a position ends with the newest event: an event that gets a higher number, for the
-// second time even, is not in it, and is found.
+// After a crash, a server assigns again the numbers above the last one that had reached its disk. The numbers of visible events
+// had. So a position ends with the newest event: any event with a higher number, even a reassigned one, is still to be found.
 const (
-	// timeline fails on a standby. The planner computes it once for a plan, which no server outlives its timeline with.
+	// timeline fails on a standby. The planner computes it once for a plan; no plan outlives the server's timeline.
 	timeline     = `('x' || left(pg_walfile_name('0/1'), 8))::bit(32)::bigint`
 	timelineBase = `((` + timeline + ` - 1) << 40)`
 	txNumber     = `(pg_current_xact_id()::text::bigint + ` + timelineBase + `)`
 	xmax         = `(pg_snapshot_xmax(pg_current_snapshot())::text::bigint + ` + timelineBase + `)`
-	// currentPosition is the timeline, the snapshot and the number of the newest event in it, with slashes between; or empty on a
-	// server that takes no writes, which must not vouch for anything.
+	// currentPosition is the timeline, the snapshot and the number of the newest event in it, separated by slashes. It is empty on
+	// a server that takes no writes, because its answers may be stale.
 	currentPosition = `CASE current_setting('transaction_read_only') WHEN 'off' THEN ` + timeline +
 		` || '/' || pg_current_snapshot() || '/' || COALESCE((SELECT MAX(tx) FROM events WHERE tx < ` + xmax + `), 0) ELSE '' END`
 )
 
-// parsePosition reads what currentPosition selects. Without a position, it closes the connections: see dropReadOnly.
+// parsePosition parses the value of currentPosition. If it is empty, it closes the connections, as dropReadOnly does.
 func (e *engine) parsePosition(text string) (position.Position, error) {
 	if text == "" {
 		e.dropConnections()
@@ -342,8 +341,8 @@ func (e *engine) Position(ctx context.Context) (position.Position, error) {
 	return e.parsePosition(text)
 }
 
-// Changes implements models.Engine. Unseen are the events from the position's xmax on, and those of the transactions that were
-// running.
+// Changes implements models.Engine. It finds the events from the position's xmax on, and those of the transactions that were
+// still running.
 func (e *engine) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
 	var (
 		changes []models.Change
@@ -381,8 +380,7 @@ func (e *engine) Notify(ctx context.Context) error {
 	return err
 }
 
-// Listen implements models.Engine. Its connection belongs to no pool, so that it neither waits for one nor counts as a part of
-// it.
+// Listen implements models.Engine. Its connection belongs to no pool, so it never waits for one.
 func (e *engine) Listen(ctx context.Context, wake func()) error {
 	for wait := firstRetry; ctx.Err() == nil; wait = min(2*wait, lastRetry) {
 		if e.listenOnce(ctx, wake) {
@@ -406,7 +404,7 @@ func (e *engine) listenOnce(ctx context.Context, wake func()) (listened bool) {
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
 		return false
 	}
-	wake() // for what was committed before
+	wake() // for earlier commits
 	for {
 		note, err := e.waitForNotification(ctx, conn)
 		if err != nil {
@@ -418,8 +416,8 @@ func (e *engine) listenOnce(ctx context.Context, wake func()) (listened bool) {
 	}
 }
 
-// waitForNotification returns the next notification. After a quiet time it asks whether the server is still there and
-// takes writes, which nobody may have said, and returns nil.
+// waitForNotification returns the next notification. If none comes for a while, it checks that the server is still there and
+// takes writes, and returns nil.
 func (e *engine) waitForNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
 	quiet, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
@@ -432,7 +430,7 @@ func (e *engine) waitForNotification(ctx context.Context, conn *pgx.Conn) (*pgco
 	return nil, e.listener.ValidateConnect(asked, conn.PgConn())
 }
 
-// disconnect closes the connection, and waits until its goroutines have ended.
+// disconnect closes a connection, and waits until its goroutines have ended.
 func (e *engine) disconnect(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeout)
 	defer cancel()

@@ -1,4 +1,4 @@
-// Package postgres is models on PostgreSQL: the connections, and the operations that differ from SQLite's.
+// Package postgres implements models.Engine on PostgreSQL: the connections, and the operations that differ from SQLite's.
 package postgres
 
 import (
@@ -29,16 +29,16 @@ import (
 	"github.com/agentrouter/aikeys/models/migrations"
 )
 
-// reservedConns and backgroundConns are how many connections these pools hold at most; see models.Pool for what for. One more
-// connection, in no pool, listens.
+// reservedConns and backgroundConns are the sizes of these pools; models.Pool says what they serve. One more connection, in no
+// pool, listens for notifications.
 const (
 	reservedConns   = 9
 	backgroundConns = 3
 )
 
-// Reads of single rows that wait at the same time share a round trip: most of what such a read costs are the system calls and
-// wake-ups on both sides. `make bench BENCH=GetPostgres` measures it. With several groups at once, one that waits for a lock
-// does not hold up the rest.
+// Reads of single rows that wait at the same time share a round trip, because system calls and wake-ups on both sides are most
+// of the cost of such a read. `make bench BENCH=GetPostgres` measures it. Several groups run at once, so that one that waits for
+// a lock does not hold up the others.
 const (
 	concurrentReads = 4
 	maxReads        = 32
@@ -51,13 +51,13 @@ type engine struct {
 	reads *batch.Worker[*read]
 	// records writes records of fetches, in groups, on one reserved connection.
 	records *batch.Worker[queuedRecord]
-	// writers has a place for each transaction of a request. They get half of the connections, so that writers that wait for one
-	// another leave the other half to everything else.
+	// writers limits the transactions of requests to half of the connections, so that writers that wait for each other leave the
+	// other half to everything else.
 	writers chan struct{}
 	timeout time.Duration
 	// schema is for migrations, which have no time limit.
 	schema *sql.DB
-	// listener is how to connect for notifications. id tells this process's notifications from others'.
+	// listener is the configuration of the connection that listens. id marks this process's notifications.
 	listener *pgx.ConnConfig
 	id       string
 }
@@ -93,7 +93,7 @@ func Open(url string, opts models.Options) (models.Engine, error) {
 	if opts.DirectURL == "" {
 		connectToWriter(cfg.ConnConfig, limits(opts.Timeout))
 	} else {
-		// Behind a pooler, each transaction may run on another server connection: nothing that a session keeps can be relied on.
+		// Behind a pooler, each transaction may run on another connection to the server, without what an earlier one left there.
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
 	var failed error
@@ -198,7 +198,7 @@ func sentinel(err error) error {
 	if errors.Is(err, models.ErrReadOnly) {
 		return models.ErrReadOnly
 	}
-	// Every failure to connect, a changed password too, is ErrUnavailable: callers retry, and an operator mends the cause.
+	// Every failure to connect, even for a changed password, is ErrUnavailable: callers retry, and an operator fixes the cause.
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		return models.ErrUnavailable
@@ -235,14 +235,14 @@ func isConnectionError(err error) bool {
 		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, puddle.ErrClosedPool)
 }
 
-// isStatementAtFault reports whether a statement would fail by itself, however long it waits.
+// isStatementAtFault reports whether an error is due to the statement itself, so that a retry would fail too.
 func isStatementAtFault(err error) bool {
 	var refused *pgconn.PgError
 	return errors.As(err, &refused) && sentinel(err) == nil
 }
 
-// mayConcernOne reports whether a group's error may be due to one member, so that the others succeed alone: a statement that
-// is at fault, or the deadline of the member that has waited longest. Each has its own deadline, which bounds the retries.
+// mayConcernOne reports whether a group's error may be due to one member, so that the others would succeed alone: a faulty
+// statement, or the deadline of the member that has waited longest. Each member's own deadline bounds the retries.
 func mayConcernOne(err error) bool {
 	return isStatementAtFault(err) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err)
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// Events are numbered as they are written, by the one writer, so that they commit in the order of their numbers.
+// The only writer numbers events as it writes them, so they commit in the order of their numbers.
 const (
 	txNumber        = `(SELECT COALESCE(MAX(tx), 0) + 1 FROM events)`
 	currentPosition = `(SELECT (COALESCE(MAX(tx), 0) + 1) || ':' || (COALESCE(MAX(tx), 0) + 1) || ':' FROM events)`
@@ -62,7 +62,7 @@ func (e *engine) Register(
 	return status, outcome, err
 }
 
-// isDestinationKept reports whether the key of a registration may be sent where it was sealed for.
+// isDestinationKept reports whether the key of a registration may still be sent to the provider that it was sealed for.
 func (e *engine) isDestinationKept(r models.Registration) (isKept bool, err error) {
 	if r.Key.Destination == "" {
 		return true, nil
@@ -73,7 +73,7 @@ func (e *engine) isDestinationKept(r models.Registration) (isKept bool, err erro
 	return isKept, err
 }
 
-// addFingerprints stores the fingerprints of a registration, and reports whether another key of the customer's has one of them.
+// addFingerprints stores the fingerprints of a registration, and reports whether another key of the customer has one of them.
 func (e *engine) addFingerprints(c models.Caller, r models.Registration, now int64) (isShared bool, err error) {
 	for _, fingerprint := range r.Fingerprints {
 		var found bool
@@ -101,7 +101,7 @@ func (w *writer) insert(row *models.Insert, onConflict string) (int64, error) {
 	return done.RowsAffected()
 }
 
-// rewrapStatements store a new envelope of a key's active version, and of another one.
+// rewrapStatements store a new envelope for a key's active version and for another version.
 var rewrapStatements = [...]string{
 	`UPDATE ai_keys SET envelope = ?, kek_id = ? WHERE id = ? AND version = ? AND envelope = ?`,
 	`UPDATE key_versions SET envelope = ?, kek_id = ? WHERE key_id = ? AND version = ? AND envelope = ?`,
@@ -201,16 +201,16 @@ func changesStatement(limit int) string {
 WHERE tx >= $1 AND outcome = 'allowed' ORDER BY tx LIMIT `+strconv.Itoa(limit))
 }
 
-// Listen implements models.Engine. One process has the database, and its own commits wake it.
+// Listen implements models.Engine. Only one process uses the database, and its own commits wake it.
 func (e *engine) Listen(ctx context.Context, _ func()) error {
 	<-ctx.Done()
 	return nil
 }
 
-// CheckNotifications implements models.Engine. One process has the database, and needs none.
+// CheckNotifications implements models.Engine. Only one process uses the database, so it needs none.
 func (e *engine) CheckNotifications(context.Context) error { return nil }
 
-// CheckCreate implements models.Engine. Who can write the file can create tables.
+// CheckCreate implements models.Engine. A process that can write the file can create tables.
 func (e *engine) CheckCreate(context.Context) error { return nil }
 
 // Notify implements models.Engine.

@@ -1,4 +1,5 @@
-// Package sqlite is models on SQLite: the connections, the group commit, and the operations that differ from PostgreSQL's.
+// Package sqlite implements models.Engine on SQLite: the connections, the group commit, and the operations that differ from
+// PostgreSQL's.
 package sqlite
 
 import (
@@ -24,7 +25,7 @@ import (
 	"github.com/agentrouter/aikeys/models/migrations"
 )
 
-// engine is a models.Engine. It reads through a pool of connections and writes through one. All of its pools are the same.
+// engine is a models.Engine. It reads through a pool of connections and writes through a single one. All models.Pools are the same.
 type engine struct {
 	readers    *sql.DB
 	statements statements // on readers
@@ -32,16 +33,16 @@ type engine struct {
 	writer     *writer
 }
 
-// pragmas: a commit is on disk before it is acknowledged (synchronous FULL), and readers never wait for the writer (WAL).
+// pragmas make a commit return once it is on disk (synchronous FULL), and readers never wait for the writer (WAL).
 var pragmas = []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)"}
 
-// writerPragmas: pages that many commits change reach the database file once for all of them (16 MB of WAL at most), and the
-// writer keeps what it changes in memory (16 MB).
+// writerPragmas copy pages to the database file once for many commits (at most 16 MB of WAL), and let the writer cache the pages
+// that it changes (16 MB).
 var writerPragmas = []string{"wal_autocheckpoint(4000)", "cache_size(-16000)"}
 
-// statements keeps hand-written statements prepared, by their text: on SQLite, parsing a statement costs more than running it.
-// Closing the connections closes them. GORM's cache of statements is not used, because it closes them in goroutines, which may
-// come after the connection is closed or while a statement runs.
+// statements caches prepared statements by their text: on SQLite, parsing a statement costs more than running it. Closing the
+// connections closes them. GORM's own cache closes statements in goroutines, which may happen after the connection is closed or
+// while a statement runs.
 type statements struct {
 	on interface {
 		PrepareContext(ctx context.Context, text string) (*sql.Stmt, error)
@@ -63,7 +64,7 @@ func (s *statements) get(ctx context.Context, text string) (*sql.Stmt, error) {
 	return stmt, nil
 }
 
-// Open returns the engine on a file, which it makes if there is none.
+// Open returns the engine on a file, which it creates if there is none.
 func Open(path string) (models.Engine, error) {
 	if path == "" || path == ":memory:" {
 		return nil, errors.New("want sqlite:<path of a file>")
@@ -76,7 +77,7 @@ func Open(path string) (models.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A reader keeps a processor busy, so that more readers than processors would only take turns.
+	// A reader keeps a processor busy, so more readers than processors would only take turns.
 	readers.SetMaxOpenConns(max(2, runtime.GOMAXPROCS(0)))
 	readers.SetMaxIdleConns(max(2, runtime.GOMAXPROCS(0)))
 	query["_pragma"] = slices.Concat(pragmas, writerPragmas)
@@ -103,8 +104,8 @@ func newEngine(readers *sql.DB, writerDSN string) (*engine, error) {
 	return &engine{readers: readers, statements: statements{on: readers}, orm: orm, writer: writer}, nil
 }
 
-// openWAL opens the first connection, which turns the write-ahead log on. When several processes do so for a new file, SQLite
-// turns some of them away at once, whatever their busy timeout.
+// openWAL opens the first connection, which turns the write-ahead log on. If several processes do so for a new file, SQLite
+// refuses some of them immediately, whatever their busy timeout.
 func openWAL(db *sql.DB) error {
 	const attempts, pause = 100, 20 * time.Millisecond
 	for attempt := 1; ; attempt++ {
@@ -118,7 +119,7 @@ func openWAL(db *sql.DB) error {
 	}
 }
 
-// makeFile makes the database file readable by its owner alone. SQLite would make it with the umask's mode.
+// makeFile creates the database file with access for its owner only. SQLite would use the umask.
 func makeFile(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -153,7 +154,7 @@ func (e *engine) Query(ctx context.Context, statement string, args []any, scan f
 	return rows.Err()
 }
 
-// QueryRow implements models.Engine. It stops at the first row: looking for a second would cost a tenth of a look-up.
+// QueryRow implements models.Engine. It stops at the first row, since looking for a second would take a tenth of a look-up's time.
 func (e *engine) QueryRow(ctx context.Context, statement string, args []any, dest ...any) error {
 	rows, err := e.query(ctx, statement, args) //nolint:rowserrcheck // ScanRow checks it
 	if err != nil {
@@ -166,7 +167,7 @@ func (e *engine) query(ctx context.Context, statement string, args []any) (*sql.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	// A local read is over in microseconds. Watching for its cancellation would cost more than the read.
+	// A local read takes microseconds. Watching for its cancellation would cost more than the read.
 	ctx = context.WithoutCancel(ctx)
 	prepared, err := e.statements.get(ctx, statement)
 	if err != nil {

@@ -15,12 +15,11 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// maxGroup bounds how many writes one commit carries, and so how long the first of them waits.
+// maxGroup bounds how many writes share a commit, and so how long the first of them waits.
 const maxGroup = 64
 
-// writer is the only writer of the database. Writes that wait while one commit reaches the disk share the next: a commit costs
-// what the disk costs, however many writes it carries. Each write has a savepoint of its own, so that a write that fails undoes
-// nothing of the others.
+// writer is the only writer of the database. Writes that wait while one commit reaches the disk share the next commit, whose cost
+// is that of the disk, however many writes it has. Each write has a savepoint of its own, so that its failure undoes no other.
 type writer struct {
 	db         *sql.DB
 	conn       *sql.Conn
@@ -53,12 +52,12 @@ func newWriter(dsn string) (*writer, error) {
 	return w, nil
 }
 
-// do runs fn in a transaction and returns when it is on disk, or undone. A write that has not begun when ctx ends is never
-// carried out; one that has is waited for.
+// do runs fn in a transaction and returns once it is on disk or rolled back. If ctx ends before the write has begun, fn never runs;
+// otherwise do waits for it.
 func (w *writer) do(ctx context.Context, fn func(*models.Tx) error) error {
 	item := &write{fn: fn}
 	if err := w.worker.Do(ctx, item); err != nil {
-		return err // even if fn failed: what it saw of the transaction was undone
+		return err // even if fn failed, because the transaction that it saw was rolled back
 	}
 	return item.err
 }
@@ -68,7 +67,7 @@ func (w *writer) close() error {
 	return errors.Join(w.conn.Close(), w.db.Close())
 }
 
-// commit carries out a group of writes. Its context is its own: cancelling one caller's statement would undo the whole
+// commit carries out a group of writes. It uses no caller's context, since cancelling one statement would roll back the whole
 // transaction.
 func (w *writer) commit(group iter.Seq[*write]) error {
 	if _, err := w.exec("BEGIN IMMEDIATE"); err != nil {
@@ -87,8 +86,8 @@ func (w *writer) commit(group iter.Seq[*write]) error {
 	return nil
 }
 
-// apply carries out one write. Its error is that of a savepoint, not the write's own: SQLite rolls a whole transaction back
-// when the disk is full or fails, and a write after that would be a transaction of its own.
+// apply carries out one write. It returns an error of the savepoint, not of the write: SQLite rolls the whole transaction back
+// when the disk is full or fails, and the next write would be a transaction of its own.
 func (w *writer) apply(item *write) error {
 	if _, err := w.exec("SAVEPOINT one"); err != nil {
 		return err
@@ -103,7 +102,7 @@ func (w *writer) apply(item *write) error {
 	return err
 }
 
-// exec runs a statement on the writing connection. Within a function that do carries out, it is part of the transaction.
+// exec runs a statement on the writing connection. In a function that was given to do, it is part of the transaction.
 func (w *writer) exec(statement string, args ...any) (sql.Result, error) {
 	ctx := context.Background()
 	prepared, err := w.statements.get(ctx, statement)
@@ -113,7 +112,7 @@ func (w *writer) exec(statement string, args ...any) (sql.Result, error) {
 	return prepared.ExecContext(ctx, args...)
 }
 
-// queryRow runs a statement on the writing connection that returns one row, as exec does.
+// queryRow is exec for a statement that returns one row.
 func (w *writer) queryRow(statement string, args []any, dest ...any) error {
 	ctx := context.Background()
 	prepared, err := w.statements.get(ctx, statement)
@@ -127,7 +126,7 @@ func (w *writer) queryRow(statement string, args []any, dest ...any) error {
 	return models.ScanRow(rows, dest...)
 }
 
-// runGuarded keeps one write's panic from the other writes.
+// runGuarded turns a panic of a write into an error, so that the other writes go on.
 func runGuarded(fn func(*models.Tx) error, tx *models.Tx) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
