@@ -465,7 +465,7 @@ func TestTheOldestFetchesAreForgotten(t *testing.T) {
 
 func TestManyFetchesAreRecordedInFewCommits(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		const n = 1000
+		const n = 400
 		for _, err := range together(n, func(i int) error { return f.RecordFetch(t.Context(), record(strconv.Itoa(i))) }) {
 			require.NoError(t, err)
 		}
@@ -501,7 +501,7 @@ func TestARecordThatTheServerRefusesCostsNoOtherItsPlace(t *testing.T) {
 
 func TestRecordFetchWithoutDatabase(t *testing.T) {
 	t.Parallel()
-	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+	cluster := modelstest.StartCluster(t)
 	f := newFixture(t, migrate(t, cluster.URL("postgres")), outage)
 	require.NoError(t, f.RecordFetch(t.Context(), record("before")))
 	require.NoError(t, cluster.Stop(modelstest.Fast))

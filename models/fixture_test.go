@@ -1,11 +1,13 @@
 package models_test
 
 import (
+	"bufio"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -26,33 +28,24 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// The variables that make the test binary a process of its own, which a test may kill. Their value is the URL of its database.
-const (
-	envLoad    = "MODELS_TEST_LOAD"
-	envMigrate = "MODELS_TEST_MIGRATE"
-)
+// envChild makes the test binary a process that migrates and loads the database of that URL until it is killed.
+const envChild = "MODELS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
-	for variable, run := range map[string]func(*models.Store) error{
-		envLoad: func(s *models.Store) error {
-			return errors.Join((&fixture{Store: s}).load(context.Background(), 8, func(line string) { fmt.Println(line) })...)
-		},
-		envMigrate: func(s *models.Store) error { return failure(s.Migrate(context.Background())) },
-	} {
-		if url := os.Getenv(variable); url != "" {
-			go func() { // it ends with its parent, when standard input closes
-				_, _ = io.Copy(io.Discard, os.Stdin)
-				os.Exit(3)
-			}()
-			store, err := database.Open(url, models.Options{})
-			if err == nil {
-				err = run(store)
-			}
-			if err != nil {
-				panic(err)
-			}
-			os.Exit(0)
+	if url := os.Getenv(envChild); url != "" {
+		go func() { // it ends with its parent, when standard input closes
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(3)
+		}()
+		store, err := database.Open(url, models.Options{})
+		if err == nil {
+			_, err = store.Migrate(context.Background())
 		}
+		if err == nil {
+			fmt.Println("migrated")
+			err = errors.Join((&fixture{Store: store}).load(context.Background(), 8, func(line string) { fmt.Println(line) })...)
+		}
+		panic(err)
 	}
 	code := modelstest.Main(m)
 	if err := goleak.Find(); err != nil && code == 0 {
@@ -62,18 +55,17 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// startChild runs the test binary as a process of its own.
-func startChild(t *testing.T, variable, url string) (cmd *exec.Cmd, stdout io.Reader) {
+// startChild runs the test binary as a process of its own. Its first line says that it has migrated the database.
+func startChild(t *testing.T, url string) (cmd *exec.Cmd, lines *bufio.Scanner) {
 	t.Helper()
 	cmd = exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), variable+"="+url)
-	cmd.Stderr = t.Output()
+	cmd.Env = append(os.Environ(), envChild+"="+url)
 	_, err := cmd.StdinPipe()
 	require.NoError(t, err)
-	stdout, err = cmd.StdoutPipe()
+	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	return cmd, stdout
+	return cmd, bufio.NewScanner(stdout)
 }
 
 // The project of the fixture.
@@ -113,11 +105,15 @@ type fixture struct {
 	url string // of its database
 }
 
-// each runs a test on a fixture of every engine.
+// ops is the process of the fixtures.
+var ops = models.Process{Operator: "ops@host-1", Command: "aikeysd admin"}
+
+// each runs a test on fixtures of every engine, in parallel with each other.
 func each(t *testing.T, test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		test(t, newFixture(t, e.MigratedURL(t), models.Options{Timeout: time.Minute}))
+		t.Parallel()
+		test(t, newFixture(t, e.MigratedURL(t), models.Options{Timeout: time.Minute, Process: ops}))
 	})
 }
 
@@ -125,9 +121,13 @@ func each(t *testing.T, test func(t *testing.T, f *fixture)) {
 func newFixture(t *testing.T, url string, opts models.Options) *fixture {
 	t.Helper()
 	f := open(t, url, opts)
-	f.addMember(olga, models.RoleOwner)
-	f.addMember(mia, models.RoleMember)
-	f.addMember(moe, models.RoleMember)
+	f.transact(func(tx *models.Tx) error {
+		err := tx.EnsureProject(acme, web)
+		for _, m := range []models.Member{{UserID: "olga", Role: models.RoleOwner}, {UserID: "mia", Role: models.RoleMember}, {UserID: "moe", Role: models.RoleMember}} {
+			err = errors.Join(err, failure(tx.SetMember(acme, web, m.UserID, m.Role)))
+		}
+		return err
+	})
 	return f
 }
 
@@ -211,19 +211,12 @@ func (f *fixture) isSQLite() bool { return f.url[:7] == "sqlite:" }
 func (f *fixture) addMember(c models.Caller, role models.Role) {
 	f.t.Helper()
 	f.transact(func(tx *models.Tx) error {
-		_, err := error(nil), tx.EnsureProject(c.CustomerID, c.ProjectID)
-		if err == nil {
-			_, err = tx.SetMember(c.CustomerID, c.ProjectID, c.UserID, role)
-		}
-		return err
+		return errors.Join(tx.EnsureProject(c.CustomerID, c.ProjectID), failure(tx.SetMember(c.CustomerID, c.ProjectID, c.UserID, role)))
 	})
 }
 
 func (f *fixture) setMember(user string, role models.Role) error {
-	return f.Transact(f.t.Context(), func(tx *models.Tx) error {
-		_, err := tx.SetMember(acme, web, user, role)
-		return err
-	})
+	return failure(within(f, func(tx *models.Tx) (models.Member, error) { return tx.SetMember(acme, web, user, role) }))
 }
 
 func (f *fixture) removeMember(user string) error {
@@ -235,6 +228,15 @@ func (f *fixture) removeMember(user string) error {
 func (f *fixture) transact(fn func(*models.Tx) error) {
 	f.t.Helper()
 	require.NoError(f.t, f.Transact(f.t.Context(), fn))
+}
+
+// within runs fn in a transaction and returns its results, or the transaction's error.
+func within[T any](f *fixture, fn func(*models.Tx) (T, error)) (result T, err error) {
+	err = f.Transact(f.t.Context(), func(tx *models.Tx) (err error) {
+		result, err = fn(tx)
+		return err
+	})
+	return result, err
 }
 
 // withToken returns mia's caller by an API key that is stored first.
@@ -306,11 +308,8 @@ func (f *fixture) revoke(k *models.Key) {
 }
 
 func (f *fixture) tryRevoke(ctx context.Context, k *models.Key) error {
-	e := f.event(models.EventKeyRevoked, about(k.ID), func(e *models.Event) { e.ScopeUserID = k.UserID })
-	return f.Transact(ctx, func(tx *models.Tx) error {
-		_, err := tx.RevokeKey(k, "olga", e)
-		return err
-	})
+	e := f.keyEvent(models.EventKeyRevoked, *k)
+	return f.Transact(ctx, func(tx *models.Tx) error { return failure(tx.RevokeKey(k, "olga", e)) })
 }
 
 // event returns an event of the fixture's project, which was allowed.
@@ -321,6 +320,11 @@ func (f *fixture) event(kind models.EventType, changes ...func(*models.Event)) m
 		change(&e)
 	}
 	return e
+}
+
+// keyEvent returns an event about a key, in the key's scope.
+func (f *fixture) keyEvent(kind models.EventType, k models.Key) models.Event {
+	return f.event(kind, about(k.ID), func(e *models.Event) { e.ScopeUserID = k.UserID })
 }
 
 func about(keyID string) func(*models.Event) { return func(e *models.Event) { e.KeyID = keyID } }
@@ -383,12 +387,8 @@ func (f *fixture) dataPlane(name string, customers []string, changes ...func(*mo
 	return d
 }
 
-func (f *fixture) revokeDataPlane(name string) (d models.DataPlane, err error) {
-	err = f.Transact(f.t.Context(), func(tx *models.Tx) (err error) {
-		d, err = tx.RevokeDataPlane(name, "alice@host")
-		return err
-	})
-	return d, err
+func (f *fixture) revokeDataPlane(name string) (models.DataPlane, error) {
+	return within(f, func(tx *models.Tx) (models.DataPlane, error) { return tx.RevokeDataPlane(name, "alice@host") })
 }
 
 func expiring(at int64) func(*models.DataPlane) {
@@ -432,16 +432,14 @@ func (f *fixture) load(ctx context.Context, n int, acknowledged func(line string
 				return err
 			}
 			note(key.ID)
-			if _, err := f.ServingKeys(ctx, olga, "openai", now()); err != nil {
-				return err
-			}
 			if i%2 == 0 {
-				continue
+				_, err = f.ServingKeys(ctx, olga, "openai", now())
+			} else if err = f.tryRevoke(ctx, &key); err == nil {
+				note(key.ID + " revoked")
 			}
-			if err := f.tryRevoke(ctx, &key); err != nil {
+			if err != nil {
 				return err
 			}
-			note(key.ID + " revoked")
 		}
 	})
 }
@@ -478,28 +476,17 @@ func (f *fixture) requireAcknowledged(lines []string) {
 	}, 10*time.Second, 20*time.Millisecond, "each register and each revocation has its event, and there are no others")
 }
 
-// requireUnavailable checks that every method says ErrUnavailable, and in time.
+// requireUnavailable checks that all methods return ErrUnavailable in time.
 func (f *fixture) requireUnavailable(except ...string) {
 	f.t.Helper()
-	all := methods(f)
-	for _, name := range except {
-		delete(all, name)
+	all, began := methods(f), time.Now()
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(name string) bool { return slices.Contains(except, name) })
+	ctx, cancel := context.WithTimeout(f.t.Context(), outageTimeout) // Migrate has no timeout of its own
+	defer cancel()
+	for i, err := range together(len(names), func(i int) error { return all[names[i]](ctx) }) {
+		require.ErrorIs(f.t, err, models.ErrUnavailable, names[i])
 	}
-	var calls sync.WaitGroup
-	defer calls.Wait()
-	for name, call := range all {
-		calls.Go(func() {
-			began := time.Now()
-			ctx, cancel := context.WithTimeout(f.t.Context(), outageTimeout) // Migrate has no timeout of its own
-			defer cancel()
-			if err := call(ctx); !errors.Is(err, models.ErrUnavailable) {
-				f.t.Errorf("%s: %v", name, err)
-			}
-			if took := time.Since(began); took > outageTimeout+slack {
-				f.t.Errorf("%s took %s", name, took)
-			}
-		})
-	}
+	require.Less(f.t, time.Since(began), outageTimeout+slack)
 }
 
 func (f *fixture) requireRecovers() {

@@ -182,7 +182,7 @@ func TestReportKeysByManyStoresOneEvent(t *testing.T) {
 		const reporters, rounds = 8, 5
 		d := f.dataPlane("all", nil)
 		var keys []models.Key
-		for range 20 {
+		for range 6 {
 			keys = append(keys, f.register(f.shared(olga)))
 		}
 		at, when := f.position(), now()-second(60)

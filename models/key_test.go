@@ -148,32 +148,23 @@ func TestRegisteringOneNameInParallelHasOneWinner(t *testing.T) {
 	})
 }
 
-type answer struct {
-	key models.Key
-	err error
-}
-
-// registerTogether sends the registrations at once.
-func (f *fixture) registerTogether(requests []models.Registration) []answer {
-	ctx := f.t.Context()
-	return together(len(requests), func(i int) answer {
-		k, err := f.RegisterKey(ctx, olga, models.RoleOwner, requests[i], now())
-		return answer{k, err}
-	})
-}
-
 func TestOneIdempotencyKeyInParallelMakesOneKeyThatAllGet(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		requests := make([]models.Registration, 32)
 		for i := range requests {
 			requests[i] = f.shared(olga, named("prod"), retryable("once", "same"))
 		}
-		answers := f.registerTogether(requests)
-		for _, a := range answers {
-			require.NoError(t, a.err)
-			require.Equal(t, answers[0].key.ID, a.key.ID)
-			require.Equal(t, answers[0].key.CreatedAt, a.key.CreatedAt)
-			require.Equal(t, uint32(1), a.key.Version)
+		keys := make([]models.Key, len(requests))
+		for _, err := range together(len(requests), func(i int) (err error) {
+			keys[i], err = f.RegisterKey(t.Context(), olga, models.RoleOwner, requests[i], now())
+			return err
+		}) {
+			require.NoError(t, err)
+		}
+		for _, k := range keys {
+			require.Equal(t, keys[0].ID, k.ID)
+			require.Equal(t, keys[0].CreatedAt, k.CreatedAt)
+			require.Equal(t, uint32(1), k.Version)
 		}
 		require.Equal(t, size{1, 1, 1}, f.size())
 	})
@@ -186,15 +177,17 @@ func TestParallelReuseOfAnIdempotencyKey(t *testing.T) {
 			requests[i] = f.shared(olga, named([]string{"prod", "staging"}[i%2]),
 				retryable("once", []string{"request for prod", "request for staging"}[i%2]))
 		}
-		answers := f.registerTogether(requests)
-		served := map[string]int{}
-		for i, a := range answers {
-			if a.err != nil {
-				require.ErrorIs(t, a.err, models.ErrIdempotencyReuse)
+		keys, served := make([]models.Key, len(requests)), map[string]int{}
+		for i, err := range together(len(requests), func(i int) (err error) {
+			keys[i], err = f.RegisterKey(t.Context(), olga, models.RoleOwner, requests[i], now())
+			return err
+		}) {
+			if err != nil {
+				require.ErrorIs(t, err, models.ErrIdempotencyReuse)
 				continue
 			}
-			require.Equal(t, requests[i].Key.Name, a.key.Name)
-			served[a.key.ID]++
+			require.Equal(t, requests[i].Key.Name, keys[i].Name)
+			served[keys[i].ID]++
 		}
 		require.Len(t, served, 1)
 		for _, times := range served {
@@ -446,9 +439,11 @@ func TestTextSortsByItsBytesInADatabaseThatSortsEnglish(t *testing.T) {
 			admin := modelstest.OpenStore(t, modelstest.EnginePostgres.URL(t), models.Options{Timeout: time.Minute})
 			at := strings.LastIndex(plain, "/") + 1
 			name, _, _ := strings.Cut(plain[at:], "?")
-			require.NoError(t, models.Exec(t.Context(), admin, "DROP DATABASE "+name))
-			require.NoError(t, models.Exec(t.Context(), admin, "CREATE DATABASE "+name+
-				" TEMPLATE template0 STRATEGY file_copy LOCALE_PROVIDER icu ICU_LOCALE 'en'"))
+			for _, statement := range []string{"DROP DATABASE " + name,
+				"CREATE DATABASE " + name + " TEMPLATE template0 STRATEGY file_copy LOCALE_PROVIDER icu ICU_LOCALE 'en'"} {
+				_, err := models.Conn(admin).ExecContext(t.Context(), statement)
+				require.NoError(t, err)
+			}
 			url = migrate(t, plain)
 		}
 		f := newFixture(t, url, models.Options{})

@@ -12,12 +12,9 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// openTestingStream opens a stream on which a data plane says that it tests keys.
+// openTestingStream opens a stream of a data plane that tests keys.
 func (f *fixture) openTestingStream(d models.DataPlane) {
-	f.t.Helper()
-	at := f.position()
-	s := models.Stream{ID: "of " + d.ID, DataPlaneID: d.ID, ReplicaID: "r", Position: at.String(), Settled: at.Xmin, TestsKeys: true}
-	require.NoError(f.t, f.OpenStream(f.t.Context(), s, ""))
+	f.openStream("of "+d.ID, d, "r", "", func(s *models.Stream) { s.TestsKeys = true })
 }
 
 func keyTest(id string) models.KeyTest {

@@ -13,10 +13,12 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
+type newEvent = func(models.EventType) models.Event
+
 const quarter = int64(15 * time.Minute / time.Microsecond)
 
 // change makes a change to a key's versions as olga, unless it is revoked.
-func (f *fixture) change(id string, change func(tx *models.Tx, k models.Key, newEvent func(models.EventType) models.Event) error) error {
+func (f *fixture) change(id string, change func(tx *models.Tx, k models.Key, newEvent newEvent) error) error {
 	return f.Transact(f.t.Context(), func(tx *models.Tx) error {
 		if _, err := tx.LockKey(olga, id); err != nil {
 			return err
@@ -34,7 +36,7 @@ func (f *fixture) change(id string, change func(tx *models.Tx, k models.Key, new
 
 // rotate adds a version, sealed for its number, with an overlap; a negative one leaves it pending.
 func (f *fixture) rotate(id string, number uint32, overlap int64) error {
-	return f.change(id, func(tx *models.Tx, k models.Key, newEvent func(models.EventType) models.Event) error {
+	return f.change(id, func(tx *models.Tx, k models.Key, newEvent newEvent) error {
 		return tx.AddVersion(k, models.NewVersion{KeyVersion: models.KeyVersion{
 			KeyID: id, Version: number, DisplaySuffix: "abcd", Envelope: sealedAs(id, number), KEKID: "kek-1", CreatedAt: tx.Now, CreatedBy: "olga",
 			Overlap: max(overlap, -overlap), ExpiresAt: models.KeepExpiry,
@@ -50,15 +52,13 @@ func sealedAs(id string, number uint32) []byte {
 }
 
 func (f *fixture) activate(id string, number uint32) error {
-	return f.change(id, func(tx *models.Tx, k models.Key, newEvent func(models.EventType) models.Event) error {
+	return f.change(id, func(tx *models.Tx, k models.Key, newEvent newEvent) error {
 		return tx.ActivateVersion(k, number, "olga", newEvent)
 	})
 }
 
 func (f *fixture) rollBack(id string) error {
-	return f.change(id, func(tx *models.Tx, k models.Key, newEvent func(models.EventType) models.Event) error {
-		return tx.RollBack(k, "olga", newEvent)
-	})
+	return f.change(id, func(tx *models.Tx, k models.Key, newEvent newEvent) error { return tx.RollBack(k, "olga", newEvent) })
 }
 
 // requireVersions requires the state of each version, from the first, and that exactly those that are not destroyed have their envelopes.
@@ -88,11 +88,9 @@ func (f *fixture) requireVersions(id string, want ...models.VersionState) {
 	require.Equal(f.t, want, got)
 }
 
-// destroyDue destroys what is due at a time, as a process does.
+// destroyDue destroys the versions that are due at a time, as a process does.
 func (f *fixture) destroyDue(at int64) error {
-	return failure(f.DestroyRetired(f.t.Context(), at, 10, func(kind models.EventType, k models.Key) models.Event {
-		return f.event(kind, about(k.ID))
-	}))
+	return failure(f.DestroyRetired(f.t.Context(), at, 10, f.keyEvent))
 }
 
 const (
@@ -280,7 +278,7 @@ func TestVersionsKeepTheirExpiry(t *testing.T) {
 		require.NoError(t, f.activate(key.ID, 2))
 		require.Zero(t, expiry())
 		require.ErrorIs(t, f.activate(key.ID, 1), models.ErrVersionGone)
-		require.ErrorIs(t, f.change(key.ID, func(tx *models.Tx, k models.Key, _ func(models.EventType) models.Event) error {
+		require.ErrorIs(t, f.change(key.ID, func(tx *models.Tx, k models.Key, _ newEvent) error {
 			return tx.DestroyVersion(k, 2, nil)
 		}), models.ErrVersionActive)
 	})
@@ -340,7 +338,7 @@ func TestRacesOfRotationsLeaveOneOfEach(t *testing.T) {
 			writers.Go(func() {
 				for i := range 12 {
 					var next uint32
-					_ = f.change(key.ID, func(_ *models.Tx, k models.Key, _ func(models.EventType) models.Event) error {
+					_ = f.change(key.ID, func(_ *models.Tx, k models.Key, _ newEvent) error {
 						next = k.LastVersion
 						return nil
 					})

@@ -2,6 +2,7 @@ package models
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -32,19 +33,24 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 		return 0, s.classify(err)
 	}
 	const attempts = 5
+	total := 0
 	for attempt := 1; ; attempt++ {
 		applied, err := m.Up(ctx)
+		if partial, ok := errors.AsType[*goose.PartialError](err); ok {
+			applied = partial.Applied
+		}
+		total += len(applied)
 		if err != nil {
 			if err := s.engine.CheckCreate(ctx); err != nil {
-				return 0, wrap("migrate", s.classify(err))
+				return total, wrap("migrate", s.classify(err))
 			}
 		}
 		if err == nil || attempt == attempts || ctx.Err() != nil {
-			return len(applied), wrap("migrate", s.classify(err))
+			return total, wrap("migrate", s.classify(err))
 		}
 		// Another process has applied a step meanwhile: see what is left.
 		if pending, pendErr := m.HasPending(ctx); pendErr == nil && !pending {
-			return 0, nil
+			return total, nil
 		}
 		time.Sleep(time.Duration(attempt) * 50 * time.Millisecond)
 	}

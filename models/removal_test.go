@@ -9,33 +9,27 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// suspend removes mia from web, so that it can be undone until a time.
+// suspend removes mia from web. That can be undone until a time.
 func (f *fixture) suspend(until int64) models.Removal {
-	var r models.Removal
-	f.transact(func(tx *models.Tx) (err error) {
-		r, err = tx.SuspendMember(models.Removal{ID: f.ids.Next("", time.Now()), CustomerID: acme, ProjectID: web, UserID: "mia", RestoreUntil: until},
+	r, err := within(f, func(tx *models.Tx) (models.Removal, error) {
+		return tx.SuspendMember(models.Removal{ID: f.ids.Next("", time.Now()), CustomerID: acme, ProjectID: web, UserID: "mia", RestoreUntil: until},
 			f.event(models.EventMemberRemoved, func(e *models.Event) { e.MemberID = "mia" }))
-		return err
 	})
+	require.NoError(f.t, err)
 	return r
 }
 
-func (f *fixture) restore() (r models.Removal, err error) {
-	err = f.Transact(f.t.Context(), func(tx *models.Tx) (err error) {
-		_, r, err = tx.RestoreMember(acme, web, "mia", f.event(models.EventMemberSet, func(e *models.Event) { e.MemberID = "mia" }))
-		return err
+func (f *fixture) restore() (models.Removal, error) {
+	return within(f, func(tx *models.Tx) (models.Removal, error) {
+		_, r, err := tx.RestoreMember(acme, web, "mia", f.event(models.EventMemberSet, func(e *models.Event) { e.MemberID = "mia" }))
+		return r, err
 	})
-	return r, err
 }
 
+// serves reports whether a caller may act and has an own key that serves.
 func (f *fixture) serves(c models.Caller) bool {
-	_, err := f.Role(f.t.Context(), c, now())
-	if err != nil {
-		return false
-	}
-	found, err := f.ServingKeys(f.t.Context(), c, "openai", now())
-	require.NoError(f.t, err)
-	return len(found.Own) > 0
+	own, _ := f.serving(c, "openai")
+	return failure(f.Role(f.t.Context(), c, now())) == nil && own != ""
 }
 
 func TestARemovalSuspendsAndOnlyItsUndoingRestores(t *testing.T) {
@@ -130,11 +124,8 @@ func TestUndoingARemovalResurrectsNothing(t *testing.T) {
 		disable := func(id string) {
 			f.transact(func(tx *models.Tx) error {
 				k, err := tx.LockKey(mia, id)
-				if err != nil {
-					return err
-				}
-				yes := true
-				return tx.UpdateKey(k, models.KeyChange{Disabled: &yes}, "mia", func(e models.EventType) models.Event { return f.event(e, about(id)) })
+				require.NoError(t, err)
+				return tx.UpdateKey(k, disable, "mia", func(e models.EventType) models.Event { return f.event(e, about(id)) })
 			})
 		}
 		disable(before.ID)
@@ -171,9 +162,7 @@ func TestKeysOfRemovedMembersAreDestroyedOnce(t *testing.T) {
 		f.joins(web)
 		key := f.register(f.own(mia))
 		destroy := func(at int64) int {
-			n, err := f.DestroyRemoved(t.Context(), at, 10, func(what models.EventType, k models.Key) models.Event {
-				return f.event(what, func(e *models.Event) { e.KeyID, e.ScopeUserID = k.ID, k.UserID })
-			})
+			n, err := f.DestroyRemoved(t.Context(), at, 10, f.keyEvent)
 			require.NoError(t, err)
 			return n
 		}
@@ -205,9 +194,7 @@ func TestALaterRemovalCanEndAnEarlierOnesGrace(t *testing.T) {
 		f.suspend(until)
 		_, err := f.restore()
 		require.ErrorIs(t, err, models.ErrNotFound)
-		found, err := f.DestroyRemoved(t.Context(), until, 10, func(kind models.EventType, k models.Key) models.Event {
-			return f.event(kind, about(k.ID))
-		})
+		found, err := f.DestroyRemoved(t.Context(), until, 10, f.keyEvent)
 		require.NoError(t, err)
 		require.Equal(t, 2, found)
 		_, err = f.SealedVersion(t.Context(), key.ID, 0)
@@ -219,9 +206,8 @@ func TestTheLastOwnerIsNotSuspended(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.joins(web)
 		for user, want := range map[string]error{"olga": models.ErrLastOwner, "absent": models.ErrNotFound} {
-			err := f.Transact(t.Context(), func(tx *models.Tx) error {
-				_, err := tx.SuspendMember(models.Removal{ID: user, CustomerID: acme, ProjectID: web, UserID: user}, f.event(models.EventMemberRemoved))
-				return err
+			_, err := within(f, func(tx *models.Tx) (models.Removal, error) {
+				return tx.SuspendMember(models.Removal{ID: user, CustomerID: acme, ProjectID: web, UserID: user}, f.event(models.EventMemberRemoved))
 			})
 			require.ErrorIs(t, err, want)
 		}

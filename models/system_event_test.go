@@ -26,19 +26,8 @@ func (f *fixture) systemEvents(filter models.SystemEventFilter) []models.SystemE
 	return trail
 }
 
-// ops is the process of the tests of the system trail.
-var ops = models.Process{Operator: "ops@host-1", Command: "aikeysd admin"}
-
-// eachRecorded runs a test on a fixture of every engine whose process is ops.
-func eachRecorded(t *testing.T, test func(t *testing.T, f *fixture)) {
-	t.Helper()
-	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		test(t, newFixture(t, e.MigratedURL(t), models.Options{Timeout: time.Minute, Process: ops}))
-	})
-}
-
 func TestDataPlanesAreInTheSystemTrail(t *testing.T) {
-	eachRecorded(t, func(t *testing.T, f *fixture) {
+	each(t, func(t *testing.T, f *fixture) {
 		expires := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 		edge := f.dataPlane("edge", []string{acme, "globex"}, expiring(expires.UnixMicro()))
 		all := f.dataPlane("all", nil, func(d *models.DataPlane) { d.Hash, d.Certificate = nil, "dns:all.internal" })
@@ -64,7 +53,7 @@ func TestDataPlanesAreInTheSystemTrail(t *testing.T) {
 }
 
 func TestOperatorsActsAreInTheSystemTrail(t *testing.T) {
-	eachRecorded(t, func(t *testing.T, f *fixture) {
+	each(t, func(t *testing.T, f *fixture) {
 		byOperator := func(e *models.Event) { e.ActorMethod = models.MethodAdmin }
 		key := f.register(f.shared(olga))
 		f.transact(func(tx *models.Tx) error {
@@ -101,7 +90,7 @@ func TestMigrationsAreInTheSystemTrail(t *testing.T) {
 
 // Replicas see a change of the key-encryption keys at the same time. One of them records it.
 func TestKEKChangesAreRecordedOnce(t *testing.T) {
-	eachRecorded(t, func(t *testing.T, f *fixture) {
+	each(t, func(t *testing.T, f *fixture) {
 		f.transact(func(tx *models.Tx) error {
 			_, err := tx.KeepCanary(models.Canary{Envelope: []byte("sealed"), KEKID: "kek-1"})
 			return err
@@ -133,7 +122,7 @@ func TestKEKChangesAreRecordedOnce(t *testing.T) {
 }
 
 func TestSystemEventFilters(t *testing.T) {
-	eachRecorded(t, func(t *testing.T, f *fixture) {
+	each(t, func(t *testing.T, f *fixture) {
 		for _, e := range []models.SystemEvent{
 			{Type: models.EventProjectRead, CustomerID: acme, ProjectID: web, Subject: "1"},
 			{Type: models.EventRewrapStarted, Subject: "2"},

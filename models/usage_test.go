@@ -171,7 +171,7 @@ func TestUsageOfManyDataPlanesAddsUp(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const reporters, rounds = 8, 5
 		var keys []models.Key
-		for range 20 {
+		for range 6 {
 			keys = append(keys, f.register(f.shared(olga)))
 		}
 		d := f.dataPlane("all", nil)

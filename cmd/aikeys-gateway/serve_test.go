@@ -349,7 +349,7 @@ func TestControlPlaneIsKilled(t *testing.T) {
 // requests when its lease has ended, and one with a grace refuses none.
 func TestDatabaseOutage(t *testing.T) {
 	t.Parallel()
-	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+	cluster := modelstest.StartCluster(t)
 	c := newControlPlane(t, cluster.URL("postgres"))
 	replica := c.start()
 	older, newer := c.register(replica), c.register(replica)

@@ -384,7 +384,7 @@ func TestWithoutACollectorNothingIsTraced(t *testing.T) {
 
 func TestServeOutlivesADatabaseThatComesLater(t *testing.T) {
 	t.Parallel()
-	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+	cluster := modelstest.StartCluster(t)
 	require.NoError(t, cluster.Stop(modelstest.Fast))
 	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+cluster.URL("postgres"))
 	s := begin(t, environ, "serve")

@@ -921,7 +921,7 @@ func TestSealingClientDisconnects(t *testing.T) {
 // credential is bad, and a retry makes no second key.
 func TestPostgresOutage(t *testing.T) {
 	t.Parallel()
-	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+	cluster := modelstest.StartCluster(t)
 	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{Timeout: 2 * time.Second})
 	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)
@@ -1072,7 +1072,7 @@ func TestSealingLeavesNoSecretInSQLite(t *testing.T) {
 
 func TestSealingLeavesNoSecretInPostgres(t *testing.T) {
 	t.Parallel()
-	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync(), modelstest.WithSetting("log_min_duration_statement", "0"),
+	cluster := modelstest.StartCluster(t, modelstest.WithSetting("log_min_duration_statement", "0"),
 		modelstest.WithSetting("log_parameter_max_length_on_error", "-1"))
 	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{})
 	_, err := store.Migrate(t.Context())

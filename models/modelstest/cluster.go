@@ -46,9 +46,6 @@ const (
 // Option changes how StartCluster sets a cluster up.
 type Option func(*Cluster)
 
-// WithoutFsync turns fsync off: faster commits, which survive a crash of the server but not of the machine.
-func WithoutFsync() Option { return WithSetting("fsync", "off") }
-
 // WithSetting sets a server parameter, such as "idle_in_transaction_session_timeout" to "1s".
 func WithSetting(name, value string) Option {
 	return func(c *Cluster) { c.settings = append(c.settings, name+"="+value) }
@@ -66,7 +63,8 @@ type Cluster struct {
 	exited     chan struct{} // closed once the postmaster has been waited for
 }
 
-// StartCluster starts a cluster, with fsync on unless an option says otherwise, and removes it when the test ends.
+// StartCluster starts a cluster and removes it when the test ends. It runs without fsync: commits survive a crash of the server,
+// but not of the machine.
 func StartCluster(t testing.TB, opts ...Option) *Cluster {
 	t.Helper()
 	return start(t, (*Cluster).create, opts...)
@@ -202,7 +200,7 @@ func (c *Cluster) program(name string, args ...string) *osexec.Cmd {
 func (c *Cluster) launch() error {
 	args := []string{"-D", c.dataDir(), "-p", strconv.Itoa(c.port), "-k", c.dir, "-h", "127.0.0.1"}
 	for _, s := range append([]string{
-		"max_connections=" + strconv.Itoa(maxConnections),
+		"max_connections=" + strconv.Itoa(maxConnections), "fsync=off",
 		"dynamic_shared_memory_type=mmap", // in the data folder, so that Kill leaves nothing in /dev/shm
 	}, c.settings...) {
 		args = append(args, "-c", s)

@@ -33,7 +33,7 @@ const adminTimeout = 30 * time.Second
 // nothing in common but their process.
 var shared = sync.OnceValues(func() (*Cluster, error) {
 	var err error
-	started, err = newCluster((*Cluster).create, WithoutFsync())
+	started, err = newCluster((*Cluster).create)
 	return started, err
 })
 
@@ -74,9 +74,7 @@ func sharedURL() (string, error) {
 }
 
 // Postgres returns the URL of a new, empty database and drops it when the test ends. The package's TestMain must call Main.
-//
-// The shared cluster runs without fsync: commits survive the kill of any process, but not a crash of the machine. To measure
-// commits, or to stop the server, start a cluster with StartCluster.
+// A test that stops the server starts one with StartCluster.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	server, err := sharedURL()

@@ -72,8 +72,8 @@ func asServiceUser(t testing.TB, owner string) string {
 	u, err := url.Parse(owner)
 	require.NoError(t, err)
 	name, password := u.Query().Get("search_path"), randomHex(8)
-	require.NoError(t, exec(t.Context(), owner, "CREATE ROLE "+name+" LOGIN PASSWORD '"+password+"'"))
-	require.NoError(t, exec(t.Context(), owner, migrations.ServiceUser(name, name)))
+	script := "CREATE ROLE " + name + " LOGIN PASSWORD '" + password + "'; " + migrations.ServiceUser(name, name)
+	require.NoError(t, exec(t.Context(), owner, script))
 	t.Cleanup(func() {
 		require.NoError(t, exec(context.Background(), owner, "DROP OWNED BY "+name+"; DROP ROLE "+name))
 	})

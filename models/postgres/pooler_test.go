@@ -33,13 +33,13 @@ func startPgBouncer(t *testing.T, server, mode string) string {
 	require.NoError(t, os.Chmod(folder, 0o777))
 	file := filepath.Join(folder, "pgbouncer.ini")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `[databases]
-* = host=127.0.0.1 port=%s user=postgres password=%s
+* = host=127.0.0.1 port=%s user=%s password=%s
 [pgbouncer]
 listen_addr =
 unix_socket_dir = %s
 auth_type = any
 pool_mode = %s
-`, u.Port(), password, folder, mode), 0o644))
+`, u.Port(), u.User.Username(), password, folder, mode), 0o644))
 	args := []string{file}
 	if os.Geteuid() == 0 {
 		args = []string{"-u", "postgres", file} // it refuses to run as root
@@ -54,14 +54,14 @@ pool_mode = %s
 		}
 		return err == nil
 	}, 10*time.Second, 10*time.Millisecond)
-	return "postgres://postgres@/postgres?host=" + folder + "&port=6432"
+	return "postgres://postgres@" + u.Path + "?host=" + folder + "&port=6432"
 }
 
 func TestBehindPgBouncer(t *testing.T) {
 	for _, mode := range []string{"session", "transaction"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			direct := modelstest.StartCluster(t).URL("postgres")
+			direct := modelstest.Postgres(t)
 			pooled := startPgBouncer(t, direct, mode)
 			open := func() *models.Store {
 				return modelstest.OpenStore(t, pooled, models.Options{DirectURL: direct})
@@ -120,7 +120,7 @@ func TestBehindPgBouncer(t *testing.T) {
 	}
 	t.Run("without the direct URL, a pooler in transaction mode is noticed", func(t *testing.T) {
 		t.Parallel()
-		pooled := startPgBouncer(t, modelstest.StartCluster(t).URL("postgres"), "transaction")
+		pooled := startPgBouncer(t, modelstest.Postgres(t), "transaction")
 		store := modelstest.OpenStore(t, pooled, models.Options{Timeout: 2 * time.Second})
 		require.Error(t, store.CheckNotifications(t.Context()))
 		second := modelstest.OpenStore(t, pooled, models.Options{})
@@ -130,7 +130,7 @@ func TestBehindPgBouncer(t *testing.T) {
 	})
 	t.Run("without the direct URL, a pooler in session mode is as good as none", func(t *testing.T) {
 		t.Parallel()
-		pooled := startPgBouncer(t, modelstest.StartCluster(t).URL("postgres"), "session")
+		pooled := startPgBouncer(t, modelstest.Postgres(t), "session")
 		store := modelstest.OpenStore(t, pooled, models.Options{})
 		_, err := store.Migrate(t.Context())
 		require.NoError(t, err)
