@@ -10,7 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// certified has a data plane told by a name in certificates.
+// certified makes a data plane one that client certificates identify.
 func certified(name string) func(*models.DataPlane) {
 	return func(d *models.DataPlane) { d.Hash, d.Certificate = nil, name }
 }

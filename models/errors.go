@@ -19,39 +19,39 @@ func (s sentinel) Error() string { return string(s) }
 // The errors that several methods return.
 var (
 	// ErrNotFound is returned where there is no such row, or none that the caller may see.
-	ErrNotFound = sentinel("not found")
+	ErrNotFound error = sentinel("not found")
 	// ErrAlreadyExists is returned where a unique value is taken.
-	ErrAlreadyExists = sentinel("already exists")
+	ErrAlreadyExists error = sentinel("already exists")
 	// ErrNotMember is returned where the caller is not a member of the project, or the project does not exist.
-	ErrNotMember = sentinel("not a member of the project")
+	ErrNotMember error = sentinel("not a member of the project")
 	// ErrForbidden is returned where the caller is a member, but their role does not suffice.
-	ErrForbidden = sentinel("role does not suffice")
+	ErrForbidden error = sentinel("role does not suffice")
 	// ErrSessionEnded is returned where the caller's API key was revoked or has expired.
-	ErrSessionEnded = sentinel("session ended")
+	ErrSessionEnded error = sentinel("session ended")
 	// ErrDataPlaneEnded is returned where the data plane's credential was revoked or has expired.
-	ErrDataPlaneEnded = sentinel("data plane's credential ended")
+	ErrDataPlaneEnded error = sentinel("data plane's credential ended")
 	// ErrNotServed is returned where the data plane may not serve the customer.
-	ErrNotServed = sentinel("customer not served by the data plane")
+	ErrNotServed error = sentinel("customer not served by the data plane")
 	// ErrLastOwner is returned for a change that would leave a project without an owner.
-	ErrLastOwner = sentinel("project would have no owner")
+	ErrLastOwner error = sentinel("project would have no owner")
 	// ErrIdempotencyReuse is returned for an idempotency key that an earlier, different request used.
-	ErrIdempotencyReuse = sentinel("idempotency key used for another request")
+	ErrIdempotencyReuse error = sentinel("idempotency key used for another request")
 	// ErrQuotaExceeded is returned where the scope of a new key already has as many active keys as it may have.
-	ErrQuotaExceeded = sentinel("too many active keys")
+	ErrQuotaExceeded error = sentinel("too many active keys")
 	// ErrInUse is returned for the deletion of a custom provider that has keys.
-	ErrInUse = sentinel("in use")
+	ErrInUse error = sentinel("in use")
 	// ErrDestinationGone is returned where the custom provider that a new key was sealed for was deleted meanwhile.
-	ErrDestinationGone = sentinel("custom provider is gone")
+	ErrDestinationGone error = sentinel("custom provider is gone")
 	// ErrNoDataPlane is returned for a test of a key where no connected data plane tests keys and may serve the customer.
-	ErrNoDataPlane = sentinel("no data plane tests keys of the customer")
+	ErrNoDataPlane error = sentinel("no data plane tests keys of the customer")
 	// ErrUnavailable is returned where the database cannot be reached or has no free connection. A retry may work.
-	ErrUnavailable = sentinel("database unavailable")
+	ErrUnavailable error = sentinel("database unavailable")
 	// ErrReadOnly is an ErrUnavailable: the server takes no writes, since it is a standby, for example. Its data may be stale.
 	ErrReadOnly = fmt.Errorf("%w: the server takes no writes; it is a standby, or read-only", ErrUnavailable)
 	// ErrPooled is an ErrUnavailable: a prepared statement is missing, or another client's has its name.
 	ErrPooled = fmt.Errorf("%w: a pooler gives each transaction another connection; the server's direct URL is needed too", ErrUnavailable)
 	// ErrNoNotifications is returned where the database's notifications do not arrive.
-	ErrNoNotifications = sentinel("notifications of the database do not arrive; behind a pooler, the direct URL of the server is needed for them")
+	ErrNoNotifications error = sentinel("notifications of the database do not arrive; behind a pooler, the direct URL of the server is needed for them")
 )
 
 func hasSentinel(err error) bool {

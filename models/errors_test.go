@@ -19,7 +19,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// The cases are errors that no test of ours can bring about, or not on every machine.
+// The cases are errors that tests cannot cause, or not on every machine.
 func TestDriverErrorsBecomeSentinels(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store := modelstest.OpenStore(t, e.URL(t), models.Options{})
@@ -58,7 +58,7 @@ func TestDriverErrorsBecomeSentinels(t *testing.T) {
 			require.ErrorIs(t, got, want, "%v", cause)
 			require.ErrorIs(t, got, cause)
 		}
-		// A defect of ours has no sentinel.
+		// A bug has no sentinel.
 		require.NoError(t, models.Classify(store, nil))
 		for _, cause := range []error{
 			errors.New("bug"),

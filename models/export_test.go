@@ -10,7 +10,7 @@ import (
 // These functions give the tests in models_test access to internals. The tests are in a package of their own because modelstest,
 // which they use, imports this one.
 
-// Migrator returns what applies a store's migrations.
+// Migrator returns the provider of a store's migrations.
 func Migrator(s *Store) (*goose.Provider, error) { return s.migrator() }
 
 // Exec runs any statement in a transaction.
@@ -32,3 +32,6 @@ func Conn(s *Store) *sql.DB {
 
 // Classify wraps a driver's error with the sentinel that stands for it.
 func Classify(s *Store, err error) error { return s.classify(err) }
+
+// Wake wakes the watchers of the database, as a commit does.
+func Wake(s *Store) { signal(s.changed) }

@@ -113,19 +113,16 @@ type EventState struct {
 	Source   string `json:"source,omitempty"`
 }
 
-// text returns the state in the form of its column.
-func (s *EventState) text() string { return StateInJSON(s) }
-
 // EventRow returns an event as the row to store. The statement adds the column tx, the transaction's number.
 func EventRow(e Event) *Insert {
-	return newInsert("events").
+	return (&Insert{Table: "events"}).
 		set("customer_id", e.CustomerID).set("project_id", e.ProjectID).set("scope_user_id", e.ScopeUserID).set("id", e.ID).
 		set("type", string(e.Type)).set("outcome", string(e.Outcome)).set("at", e.At).
 		set("actor_user_id", e.ActorUserID).set("actor_method", e.ActorMethod).set("actor_token_id", e.ActorTokenID).
 		set("key_id", e.KeyID).set("token_id", e.TokenID).set("provider", e.Provider).
 		set("member_id", e.MemberID).set("role", string(e.Role)).
 		set("source_ip", e.SourceIP).set("request_id", e.RequestID).
-		set("before", e.Before.text()).set("after", e.After.text()).
+		set("before", StateInJSON(e.Before)).set("after", StateInJSON(e.After)).
 		set("repeated", e.Repeated).set("first_at", e.FirstAt)
 }
 
@@ -137,7 +134,7 @@ func (tx *Tx) AppendEvent(e Event) error {
 	}
 	return tx.AppendSystemEvent(SystemEvent{
 		Type: e.Type, CustomerID: e.CustomerID, ProjectID: e.ProjectID, Subject: cmp.Or(e.KeyID, e.TokenID, e.MemberID),
-		Before: e.Before.text(), After: e.After.text(),
+		Before: StateInJSON(e.Before), After: StateInJSON(e.After),
 	})
 }
 
@@ -309,9 +306,6 @@ func signal(to chan<- struct{}) {
 	default:
 	}
 }
-
-// Wake wakes the watchers of the database, as a commit does.
-func (s *Store) Wake() { signal(s.changed) }
 
 // Stream is the connection over which a data plane gets changes. Its row outlives the connection by the lease that the data plane
 // may still hold.

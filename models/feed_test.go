@@ -20,7 +20,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// What data planes must learn of is committed with the event that tells them, and once.
+// Changes that concern data planes are committed together with their events, once.
 func TestChangesForDataPlanesComeWithTheirEvents(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		key := f.register(f.shared(olga))
@@ -31,7 +31,7 @@ func TestChangesForDataPlanesComeWithTheirEvents(t *testing.T) {
 		for _, act := range []struct {
 			kind models.EventType
 			do   func(*models.Tx, models.Event) error
-			// again is what doing it a second time returns, and whether that stores another event.
+			// again is the result of a second time, stores whether that stores another event.
 			again  error
 			stores bool
 		}{
@@ -133,7 +133,7 @@ func TestChangesAreCutShortAtTheLimit(t *testing.T) {
 	})
 }
 
-// A page of changes ends below one of its transactions' numbers; the next page begins with that, and with what was running.
+// A page ends before the number of its last transaction. The next page begins with it, and with those that were still running.
 func TestChangesPageByPage(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		at := f.position()
@@ -165,7 +165,7 @@ func TestChangesPageByPage(t *testing.T) {
 	})
 }
 
-// A position of a database that has since been put back to an earlier state ends beyond the database's own.
+// A position from before a database was restored from a backup ends beyond the database's present position.
 func TestAPositionFromTheFutureIsToldByTheOneOfNow(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.note("k")
@@ -223,7 +223,7 @@ func TestChangesOfTransactionsThatCommitOutOfOrder(t *testing.T) {
 	}
 }
 
-// An unrelated transaction stays open for as long as 16 writers write and one reader follows them.
+// An unrelated transaction stays open while 16 writers write and one reader follows them.
 func TestChangesOfManyWritersComeOnce(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.holdTransaction()
@@ -287,14 +287,14 @@ func TestChangesOfManyWritersComeOnce(t *testing.T) {
 	})
 }
 
-// The numbers that a server gave out shortly before it crashed may come again; here it has not written them down.
+// A server that crashes may reassign the numbers that it assigned shortly before; here they had not reached the disk.
 func TestACrashOfTheDatabaseMakesNoGap(t *testing.T) {
 	t.Parallel()
-	cluster := modelstest.StartCluster(t, modelstest.WithSetting("wal_writer_delay", "10s"), modelstest.WithSetting("autovacuum", "off"))
+	cluster := modelstest.StartCluster(t, "wal_writer_delay=10s", "autovacuum=off")
 	f := newFixture(t, migrate(t, cluster.URL("postgres")), outage)
 	dataPlane := f.dataPlane("eu", nil)
 	f.note("before")
-	for range 50 { // each a transaction that does not wait for the disk
+	for range 50 { // transactions that do not wait for the disk
 		require.NoError(t, f.RecordFetch(t.Context(), models.FetchRecord{DataPlaneID: dataPlane.ID, CustomerID: acme, ProjectID: web}))
 	}
 	at := f.position()
@@ -356,7 +356,7 @@ func TestARevocationHasTheNumberOfItsEvent(t *testing.T) {
 	})
 }
 
-// The newest event ends a position, so that a server which crashes and gives later numbers out again makes no gap.
+// The newest event ends a position, so that a crashed server that reassigns later numbers leaves no gap.
 func TestAPositionEndsWithTheNewestEvent(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		at := f.position()
@@ -372,7 +372,7 @@ func TestAPositionEndsWithTheNewestEvent(t *testing.T) {
 	})
 }
 
-// openStream opens a stream of a data plane at a replica, from the position of now on.
+// openStream opens a stream of a data plane at a replica, from the present position on.
 func (f *fixture) openStream(id string, d models.DataPlane, replica, previous string, changes ...func(*models.Stream)) {
 	f.t.Helper()
 	at := f.position()
@@ -513,7 +513,7 @@ func TestRequestsInFlightAreForwardedTogether(t *testing.T) {
 	})
 }
 
-// Positions are forwarded one after another while they are taken: the last of them is taken, whatever it came in between.
+// While positions are forwarded one after another, others are taken. The last one must not be lost.
 func TestNoForwardedAcknowledgementIsLostToOneThatIsTaken(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const last = 40
@@ -532,7 +532,7 @@ func TestNoForwardedAcknowledgementIsLostToOneThatIsTaken(t *testing.T) {
 				return nil
 			}
 			for ended := false; !ended; {
-				ended = done.Load() // one more look after the last
+				ended = done.Load() // so that it looks once more after the last
 				streams, err := f.TakeForwarded(t.Context(), "r1")
 				if err != nil {
 					return err
@@ -586,7 +586,7 @@ func TestDeadReplicasAreDeletedWithTheirStreams(t *testing.T) {
 	})
 }
 
-// A replica that is slow, not dead, stores a heartbeat after another has found it dead and before that deletes it.
+// A slow replica stores a heartbeat after another one has found it dead, and before that one deletes it.
 func TestAReplicaThatHeartbeatsIsNotDeleted(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		eu := f.dataPlane("eu", nil)
@@ -681,7 +681,7 @@ func TestAReceiptCountsTheStreamsThatMayNotHaveHeard(t *testing.T) {
 		requireUnheard(4) // it resumed before the revocation
 		require.NoError(t, f.SaveReceipts(t.Context(), []models.Receipt{{StopID: key.ID, ReplicaID: "r1", DataPlanes: 2}, {StopID: "another", ReplicaID: "r2"}}))
 		requireUnheard(2)
-		f.openStream("8", all, "r4", "3") // carried on elsewhere, after the revocation
+		f.openStream("8", all, "r4", "3") // continued at another replica, after the revocation
 		requireUnheard(1)
 		require.NoError(t, f.DropStreams(t.Context(), []string{"7"}))
 		requireUnheard(0)
@@ -698,7 +698,6 @@ func TestEveryKindOfWriteWakesTheWatcherOfItsStore(t *testing.T) {
 			"register": func() { f.register(f.shared(olga)) },
 			"revoke":   func() { f.revoke(&key) },
 			"event":    func() { f.note("k") },
-			"Wake":     func() { f.Wake() },
 		} {
 			require.True(t, w.wakes(soon, write), name)
 		}
@@ -727,7 +726,7 @@ func TestCommitWakesWatchersOfOtherStores(t *testing.T) {
 	}
 }
 
-// A pool that is busy holds up neither the watcher of its own store nor its hearing of others.
+// A full pool delays neither the wake-ups by its own store nor those by others.
 func TestABusyPoolDelaysNoWakeUp(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrate(t, modelstest.Postgres(t)), models.Options{})
@@ -740,7 +739,7 @@ func TestABusyPoolDelaysNoWakeUp(t *testing.T) {
 		t.Cleanup(func() { _ = tx.Rollback() })
 	}
 	for range 5 {
-		require.True(t, w.wakes(soon, busy.Wake))
+		require.True(t, w.wakes(soon, func() { models.Wake(busy) }))
 	}
 	watch(t, f.Store)
 	require.True(t, w.wakes(soon, func() { f.note("k") }))
@@ -778,7 +777,7 @@ func TestAWatcherSurvivesARestartOfTheServer(t *testing.T) {
 	}, again, time.Millisecond)
 }
 
-// A firewall that forgets the connection tells nobody.
+// A firewall that forgets a connection tells neither end.
 func TestAWatcherFindsOutThatTheNetworkForgotItsConnection(t *testing.T) {
 	t.Parallel()
 	url := modelstest.EnginePostgres.URL(t)
@@ -826,7 +825,7 @@ func TestTheWakeUpsOfManyWritersAreOne(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- f.Watch(ctx, func() { // a reader who is held up while they write
+			ended <- f.Watch(ctx, func() { // a reader that is held up while they write
 				looked <- struct{}{}
 				<-pass
 			})

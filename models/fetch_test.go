@@ -127,7 +127,7 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 		for _, k := range []*models.Key{&own1, &shared1, &own2, &shared2} {
 			k.LastVersion = 1 // by the column's default
 		}
-		servingPart := func(k models.Key) models.Key { // what a fetch finds of a key
+		servingPart := func(k models.Key) models.Key { // the fields that a fetch returns
 			return models.Key{
 				ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, UserID: k.UserID, Provider: k.Provider, Version: k.Version,
 				Envelope: k.Envelope, LastUsedAt: k.LastUsedAt, LastFailureAt: k.LastFailureAt, LastFailureStatus: k.LastFailureStatus,
@@ -169,7 +169,7 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 	})
 }
 
-// PostgreSQL plans a statement for its parameters each time if that seems cheaper by an estimate. Planning a fetch takes ten times as long
+// PostgreSQL plans a statement for its parameters each time if it estimates that to be cheaper. Planning a fetch takes ten times as long
 // as running it.
 func TestNoFrequentStatementIsPlannedEachTime(t *testing.T) {
 	t.Parallel()
@@ -186,7 +186,7 @@ decode(repeat('ab', 200), 'hex'), 'local:0', 1, 'olga' FROM generate_series(1, 3
 			require.NoError(t, call(t.Context(), mia), name)
 		}
 	}
-	// A list without a bound, which no API asks for, costs more than to plan it.
+	// Except a list without a limit, which no API requests: running it costs more than planning it.
 	db := models.Conn(f.Store)
 	require.NotEmpty(t, query[string](t, db, `SELECT statement FROM pg_prepared_statements WHERE custom_plans = 5`))
 	require.Empty(t, query[string](t, db, `SELECT statement FROM pg_prepared_statements WHERE custom_plans > 5 AND statement NOT LIKE '%ORDER BY k.id DESC'`))
@@ -260,7 +260,7 @@ func TestAFetchBringsThePolicyInForce(t *testing.T) {
 	})
 }
 
-// A fetch is as of the transactions it saw: one which found a key is not as of the key's revocation, one which did not is.
+// The position of a fetch includes a key's revocation if and only if the fetch did not find the key.
 func TestAFetchThatFoundAKeyIsNotAsOfItsRevocation(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.holdTransaction() // a transaction that stays open, so that positions have a list
@@ -310,7 +310,7 @@ func TestAFetchThatFoundAKeyIsNotAsOfItsRevocation(t *testing.T) {
 	})
 }
 
-// On Postgres a revocation that has its number, and is not committed, is not in the position of a fetch.
+// On PostgreSQL, a revocation that has its number but is not committed yet is not in the position of a fetch.
 func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d := f.dataPlane("all", nil)
@@ -328,7 +328,7 @@ func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
 		}()
 		<-written
 		if !f.isSQLite() {
-			f.note("another, which is committed") // so that the newest event is later than the revocation
+			f.note("another, which is committed") // the newest event is then later than the revocation
 		}
 		during := f.fetch(d, mia)
 		close(finish)
@@ -475,14 +475,14 @@ func TestManyFetchesAreRecordedInFewCommits(t *testing.T) {
 			seen[r.RequestID] = true
 		}
 		require.Len(t, seen, n)
-		if !f.isSQLite() { // which commits them with all its other writes
+		if !f.isSQLite() { // which commits all writes in groups
 			commits := query[int](t, models.Conn(f.Store), "SELECT count(DISTINCT xmin::text) FROM fetches")
 			require.Less(t, commits[0], n/4)
 		}
 	})
 }
 
-// A group is one statement: what the server refuses of it must not cost the others their records.
+// A group is one statement: a record that the server refuses must not cost the others theirs.
 func TestARecordThatTheServerRefusesCostsNoOtherItsPlace(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{})

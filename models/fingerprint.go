@@ -24,7 +24,7 @@ EXISTS (SELECT 1 FROM key_versions v WHERE v.key_id = f.key_id AND v.version = f
 
 // FingerprintRow returns a fingerprint as the row to store.
 func FingerprintRow(f KeyFingerprint) *Insert {
-	return newInsert("key_fingerprints").
+	return (&Insert{Table: "key_fingerprints"}).
 		set("customer_id", f.CustomerID).set("fingerprint", f.Fingerprint).set("key_id", f.KeyID).set("version", f.Version)
 }
 

@@ -74,7 +74,7 @@ const (
 	web  = "web"
 )
 
-// The callers of the fixture: its owner, two members, and somebody else. project is its project without a user.
+// The callers of the fixture: its owner, two members, and a stranger. project is its project without a user.
 var (
 	olga     = models.Caller{CustomerID: acme, ProjectID: web, UserID: "olga"}
 	mia      = models.Caller{CustomerID: acme, ProjectID: web, UserID: "mia"}
@@ -84,20 +84,20 @@ var (
 )
 
 const (
-	// outageTimeout is the store's timeout in tests of outages, and slack what a busy machine may add to it.
+	// outageTimeout is the store's timeout in tests of outages. slack is how much longer a busy machine may take.
 	outageTimeout = time.Second
 	slack         = 2 * time.Second
-	// soon is how long a wake-up may take on a busy machine, and again how long a watcher may to listen again.
+	// soon bounds a wake-up on a busy machine, again the time that a watcher may take to listen again.
 	soon  = time.Second
 	again = 15 * time.Second
 )
 
-// outage is how stores are opened in tests of outages.
+// outage has the options of stores in tests of outages.
 var outage = models.Options{Timeout: outageTimeout, MaxConns: 8}
 
 var errRefused = errors.New("refused")
 
-// fixture is a store that has the project acme/web, unless it was made by open.
+// fixture is a store with the project acme/web, unless it was made by open.
 type fixture struct {
 	*models.Store
 	t   *testing.T
@@ -117,7 +117,7 @@ func each(t *testing.T, test func(t *testing.T, f *fixture)) {
 	})
 }
 
-// newFixture opens a database that has all migrations, and stores the project.
+// newFixture opens a migrated database and stores the project.
 func newFixture(t *testing.T, url string, opts models.Options) *fixture {
 	t.Helper()
 	f := open(t, url, opts)
@@ -136,7 +136,7 @@ func open(t *testing.T, url string, opts models.Options) *fixture {
 	return &fixture{Store: modelstest.OpenStore(t, url, opts), t: t, url: url}
 }
 
-// asOwner returns the fixture for the user that may change everything in the database.
+// asOwner returns the fixture as the database user that owns the tables.
 func (f *fixture) asOwner() *fixture {
 	f.t.Helper()
 	return open(f.t, modelstest.AsOwner(f.t, f.url), models.Options{Timeout: time.Minute})
@@ -152,7 +152,7 @@ func migrate(t *testing.T, url string) string {
 	return url
 }
 
-// past returns connections to the fixture's database that are not its store's.
+// past returns connections of another store to the fixture's database.
 func (f *fixture) past() *sql.DB {
 	return models.Conn(modelstest.OpenStore(f.t, f.url, models.Options{Timeout: time.Minute}))
 }
@@ -178,7 +178,7 @@ func (f *fixture) count(table string) int {
 	return query[int](f.t, models.Conn(f.Store), "SELECT count(*) FROM "+table)[0]
 }
 
-// size is how many rows each table has that a register may write to.
+// size counts the rows of the tables that a registration writes to.
 type size struct{ keys, events, idempotency int }
 
 func (f *fixture) size() size {
@@ -186,7 +186,7 @@ func (f *fixture) size() size {
 	return size{f.count("ai_keys"), f.count("events"), f.count("idempotency_records")}
 }
 
-// hold takes a lock in a session of its own, until the test ends or calls release.
+// hold takes a lock in another session until the test ends or calls release.
 func (f *fixture) hold(statement string) (release func()) {
 	f.t.Helper()
 	tx, err := f.past().BeginTx(context.WithoutCancel(f.t.Context()), nil)
@@ -198,7 +198,7 @@ func (f *fixture) hold(statement string) (release func()) {
 	return release
 }
 
-// holdTransaction keeps a transaction with a number open until the test ends; none on SQLite, which has one writer.
+// holdTransaction keeps a transaction with a number open until the test ends, except on SQLite, which has one writer.
 func (f *fixture) holdTransaction() {
 	if !f.isSQLite() {
 		f.hold("SELECT pg_current_xact_id()")
@@ -207,7 +207,7 @@ func (f *fixture) holdTransaction() {
 
 func (f *fixture) isSQLite() bool { return f.url[:7] == "sqlite:" }
 
-// addMember makes the caller's project, where it is not there, and the caller a member of it.
+// addMember makes the caller a member of their project, which it creates if necessary.
 func (f *fixture) addMember(c models.Caller, role models.Role) {
 	f.t.Helper()
 	f.transact(func(tx *models.Tx) error {
@@ -239,7 +239,7 @@ func within[T any](f *fixture, fn func(*models.Tx) (T, error)) (result T, err er
 	return result, err
 }
 
-// withToken returns mia's caller by an API key that is stored first.
+// withToken stores an API key of mia's and returns her as its caller.
 func (f *fixture) withToken(id string, expiresAt, revokedAt int64) models.Caller {
 	f.t.Helper()
 	f.transact(func(tx *models.Tx) error {
@@ -254,7 +254,7 @@ func bearing(c models.Caller, token string) models.Caller {
 	return c
 }
 
-// shared returns a registration of a project-level key, changed as the caller likes.
+// shared returns a registration of a project-level key, with some changes.
 func (f *fixture) shared(c models.Caller, changes ...func(*models.Registration)) models.Registration {
 	now := time.Now()
 	id := f.ids.Next(models.KeyIDPrefix, now)
@@ -284,7 +284,7 @@ func provider(slug string) func(*models.Registration) {
 	return func(r *models.Registration) { r.Key.Provider, r.Event.Provider = slug, slug }
 }
 
-// retryable gives the registration the Idempotency-Key whose hash is key, for a request with that fingerprint.
+// retryable gives a registration an Idempotency-Key with the hash key, and the fingerprint of its request.
 func retryable(key, fingerprint string) func(*models.Registration) {
 	return func(r *models.Registration) {
 		r.Idempotency = &models.IdempotencyRecord{CustomerID: r.Key.CustomerID, ProjectID: r.Key.ProjectID,
@@ -292,7 +292,7 @@ func retryable(key, fingerprint string) func(*models.Registration) {
 	}
 }
 
-// register stores a key as its creator and returns it.
+// register registers a key as its creator and returns it.
 func (f *fixture) register(r models.Registration) models.Key {
 	f.t.Helper()
 	c := models.Caller{CustomerID: r.Key.CustomerID, ProjectID: r.Key.ProjectID, UserID: r.Key.CreatedBy}
@@ -301,7 +301,7 @@ func (f *fixture) register(r models.Registration) models.Key {
 	return k
 }
 
-// revoke revokes a key as the API does: with the event that says so.
+// revoke revokes a key as the API does, with its event.
 func (f *fixture) revoke(k *models.Key) {
 	f.t.Helper()
 	require.NoError(f.t, f.tryRevoke(f.t.Context(), k))
@@ -312,7 +312,7 @@ func (f *fixture) tryRevoke(ctx context.Context, k *models.Key) error {
 	return f.Transact(ctx, func(tx *models.Tx) error { return failure(tx.RevokeKey(k, "olga", e)) })
 }
 
-// event returns an event of the fixture's project, which was allowed.
+// event returns an allowed event of the fixture's project.
 func (f *fixture) event(kind models.EventType, changes ...func(*models.Event)) models.Event {
 	e := models.Event{CustomerID: acme, ProjectID: web, ID: f.ids.Next(models.EventIDPrefix, time.Now()), Type: kind,
 		Outcome: models.OutcomeAllowed, At: now()}
@@ -329,7 +329,7 @@ func (f *fixture) keyEvent(kind models.EventType, k models.Key) models.Event {
 
 func about(keyID string) func(*models.Event) { return func(e *models.Event) { e.KeyID = keyID } }
 
-// note appends the event of an act about a key.
+// note stores an event about a key.
 func (f *fixture) note(keyID string) {
 	f.t.Helper()
 	f.transact(func(tx *models.Tx) error { return tx.AppendEvent(f.event(models.EventPolicySet, about(keyID))) })
@@ -359,7 +359,7 @@ func (f *fixture) position() position.Position {
 	return p
 }
 
-// changes returns what is new since a position, and moves it on.
+// changes returns the changes since a position, and advances it.
 func (f *fixture) changes(at *position.Position) []models.Change {
 	f.t.Helper()
 	found, next, err := f.Changes(f.t.Context(), *at, 10_000)
@@ -376,7 +376,7 @@ func keyIDs(changes []models.Change) []string {
 	return out
 }
 
-// dataPlane stores a data plane that may serve the customers: all of them when the list is nil.
+// dataPlane stores a data plane that may serve these customers, or all of them if the list is nil.
 func (f *fixture) dataPlane(name string, customers []string, changes ...func(*models.DataPlane)) models.DataPlane {
 	f.t.Helper()
 	d := models.DataPlane{ID: f.ids.Next("", time.Now()), Name: name, Hash: []byte("hash of " + name), Customers: customers, CreatedAt: now()}
@@ -400,7 +400,7 @@ func record(requestID string) models.FetchRecord {
 		KeyID: "byok_1", Version: 3, Decision: models.OutcomeAllowed, Reason: "own_key", RequestID: requestID, DerivedUntil: 7}
 }
 
-// together calls fn n times at once, with 0 to n-1, and returns what each call returned.
+// together calls fn with 0 to n-1 concurrently, and returns the results.
 func together[T any](n int, fn func(i int) T) []T {
 	out := make([]T, n)
 	start := make(chan struct{})
@@ -416,8 +416,8 @@ func together[T any](n int, fn func(i int) T) []T {
 	return out
 }
 
-// load registers keys by n callers, and revokes every other one, until each has had an error. It calls acknowledged with what
-// was: "<id>" and "<id> revoked".
+// load has n callers register keys, and revoke every other one, until each has an error. It calls acknowledged with "<id>" or
+// "<id> revoked" for each success.
 func (f *fixture) load(ctx context.Context, n int, acknowledged func(line string)) (errs []error) {
 	var mu sync.Mutex
 	note := func(line string) {
@@ -444,7 +444,7 @@ func (f *fixture) load(ctx context.Context, n int, acknowledged func(line string
 	})
 }
 
-// loadUntil loads the store until a fault, which comes after some writes, and returns what was acknowledged.
+// loadUntil loads the store, causes a fault after some writes, and returns what was acknowledged.
 func (f *fixture) loadUntil(fault func() error) (acknowledged []string) {
 	f.t.Helper()
 	ended := make(chan error, 1)
@@ -459,7 +459,7 @@ func (f *fixture) loadUntil(fault func() error) (acknowledged []string) {
 	return acknowledged
 }
 
-// requireAcknowledged checks that what load has acknowledged is there, with its events.
+// requireAcknowledged checks that the keys and revocations that load acknowledged are there, with their events.
 func (f *fixture) requireAcknowledged(lines []string) {
 	f.t.Helper()
 	there := map[string]bool{}
@@ -470,7 +470,7 @@ func (f *fixture) requireAcknowledged(lines []string) {
 	for _, line := range lines {
 		require.True(f.t, there[line], "%s was acknowledged and is gone", line)
 	}
-	// A server process of the killed client may commit one more write, and may do so between two of these reads.
+	// The server may commit one more write of a killed client, even between two of these reads.
 	require.Eventually(f.t, func() bool {
 		return f.count("ai_keys")+f.count("ai_keys WHERE revoked_at <> 0") == f.count("events")
 	}, 10*time.Second, 20*time.Millisecond, "each register and each revocation has its event, and there are no others")
@@ -495,10 +495,10 @@ func (f *fixture) requireRecovers() {
 	f.register(f.shared(olga))
 }
 
-// failure leaves out a method's result.
+// failure drops a method's result.
 func failure[T any](_ T, err error) error { return err }
 
-// guarded are the methods that check their caller.
+// guarded returns the methods that check their caller.
 func guarded(f *fixture, keyID string) map[string]func(ctx context.Context, c models.Caller) error {
 	return map[string]func(ctx context.Context, c models.Caller) error{
 		"Role":   func(ctx context.Context, c models.Caller) error { return failure(f.Role(ctx, c, now())) },
@@ -518,7 +518,7 @@ func guarded(f *fixture, keyID string) map[string]func(ctx context.Context, c mo
 	}
 }
 
-// methods are all methods of the store that ask the database, by name, with arguments for which they do.
+// methods returns all methods of the store that query the database, by name, with arguments.
 func methods(f *fixture) map[string]func(context.Context) error {
 	arguments := []any{mia, models.RoleMember, f.own(mia), "absent", int64(1), 10, uint32(1), []string{"absent"}, []byte(nil), position.Position{},
 		[][]byte{{1}}, []models.Key{{ID: "absent"}}, models.KeyFilter{}, models.Stop{Type: models.EventKeyRevoked, Subject: "absent", Tx: 1}, models.Stream{ID: "1", DataPlaneID: "absent"}, models.KeyTest{}, models.Replica{ID: "r1"},
@@ -529,7 +529,7 @@ func methods(f *fixture) map[string]func(context.Context) error {
 	all, store := map[string]func(context.Context) error{}, reflect.ValueOf(f.Store)
 	for i := range store.NumMethod() {
 		name, method := store.Type().Method(i).Name, store.Method(i)
-		if slices.Contains([]string{"Close", "Stats", "Wake", "Watch", "CheckNotifications"}, name) {
+		if slices.Contains([]string{"Close", "Stats", "Watch", "CheckNotifications"}, name) {
 			continue
 		}
 		all[name] = func(ctx context.Context) error {
@@ -585,7 +585,7 @@ func (w watcher) wakes(within time.Duration, do func()) bool {
 	}
 }
 
-// listeners are the connections that listen to the database's changes.
+// listeners selects the connections that listen for notifications.
 const listeners = `FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND datname = current_database()`
 
 func (f *fixture) awaitListening(n int) {
@@ -593,19 +593,19 @@ func (f *fixture) awaitListening(n int) {
 	require.Eventually(f.t, func() bool { return query[int](f.t, models.Conn(f.Store), "SELECT count(*) "+listeners)[0] == n }, again, 5*time.Millisecond)
 }
 
-// wireProxy stands between a store and PostgreSQL. It counts round trips, and it can swallow what is sent, as networks do.
+// wireProxy is a proxy between a store and PostgreSQL. It counts round trips, and can drop what is sent, as networks do.
 type wireProxy struct {
 	url string
-	// roundTrips counts what clients have sent at once.
+	// roundTrips counts the reads from clients.
 	roundTrips atomic.Int64
 	accepted   atomic.Int64
-	stranded   atomic.Int64 // what connections with a lower number send is swallowed
+	stranded   atomic.Int64 // data on connections with a lower number is dropped
 
 	mu    sync.Mutex
 	conns []net.Conn
 }
 
-// newWireProxy serves a proxy to the database until the test ends.
+// newWireProxy runs a proxy to a database until the test ends.
 func newWireProxy(t *testing.T, database string) *wireProxy {
 	t.Helper()
 	u, err := url.Parse(database)
@@ -643,7 +643,7 @@ func newWireProxy(t *testing.T, database string) *wireProxy {
 	return p
 }
 
-// copy copies until an end closes, and counts what comes at once.
+// copy copies until one end closes, and counts the reads.
 func (p *wireProxy) copy(number int64, to, from net.Conn, reads *atomic.Int64) {
 	defer func() { _ = to.Close() }()
 	buf := make([]byte, 64<<10)
@@ -662,10 +662,10 @@ func (p *wireProxy) copy(number int64, to, from net.Conn, reads *atomic.Int64) {
 	}
 }
 
-// strand swallows what is sent by the connections of now; new ones work.
+// strand drops all data on the present connections; new ones work.
 func (p *wireProxy) strand() { p.stranded.Store(p.accepted.Load() + 1) }
 
-// thaw lets new connections through. Those of now have lost bytes, and are closed.
+// thaw closes the present connections, which have lost data, and lets new ones through.
 func (p *wireProxy) thaw() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -150,7 +150,7 @@ func (v version) Scan(value any) error {
 
 // KeyRow returns a key as the row to store.
 func KeyRow(k Key) *Insert {
-	return newInsert("ai_keys").
+	return (&Insert{Table: "ai_keys"}).
 		set("id", k.ID).set("customer_id", k.CustomerID).set("project_id", k.ProjectID).set("user_id", k.UserID).
 		set("provider", k.Provider).set("name", k.Name).set("display_suffix", k.DisplaySuffix).set("version", k.Version).
 		set("envelope", k.Envelope).set("kek_id", k.KEKID).set("created_at", k.CreatedAt).set("created_by", k.CreatedBy).
@@ -410,8 +410,8 @@ UNION ALL SELECT kek_id FROM key_versions WHERE state <> ?) AS sealed GROUP BY k
 	return counts, err
 }
 
-// lockKey locks and returns a key without its envelope: ErrNotFound.
-func (tx *Tx) lockKey(id string) (k Key, err error) {
+// LockAnyKey locks and returns a key of any user without its envelope: ErrNotFound. It checks no access.
+func (tx *Tx) LockAnyKey(id string) (k Key, err error) {
 	err = tx.locking().Omit("envelope").Where("id = ?", id).Take(&k).Error
 	return k, err
 }
@@ -422,12 +422,6 @@ func (tx *Tx) Key(c Caller, id string) (Key, error) { return findKey(tx.db, c, i
 func findKey(db *gorm.DB, c Caller, id string) (k Key, err error) {
 	err = db.Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ? AND user_id IN ?",
 		id, c.CustomerID, c.ProjectID, []string{"", c.UserID}).Take(&k).Error
-	return k, err
-}
-
-// FindKey returns the key with that id, without its envelope: ErrNotFound. It is for operators, so it checks no access.
-func (tx *Tx) FindKey(id string) (k Key, err error) {
-	err = tx.db.Omit("envelope").Where("id = ?", id).Take(&k).Error
 	return k, err
 }
 
@@ -557,7 +551,7 @@ const IdempotencyLife = 24 * time.Hour
 
 // IdempotencyRow returns an idempotency record as the row to store.
 func IdempotencyRow(r IdempotencyRecord) *Insert {
-	return newInsert("idempotency_records").
+	return (&Insert{Table: "idempotency_records"}).
 		set("customer_id", r.CustomerID).set("project_id", r.ProjectID).set("user_id", r.UserID).set("key_hash", r.KeyHash).
 		set("fingerprint", r.Fingerprint).set("key_id", r.KeyID).set("created_at", r.CreatedAt)
 }
@@ -585,7 +579,7 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 		if r.Quota > 0 {
 			s.quotas.set(r.scope(), quota-outcome.Active)
 		}
-		s.Wake()
+		signal(s.changed)
 		if outcome.IsShared { // the key is stored, so an error here only costs the warning
 			r.Key.Duplicates, _ = duplicates(s.engine.ORM(RequestPool).WithContext(ctx), c, r.Key.ID, r.Fingerprints)
 		}

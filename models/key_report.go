@@ -84,7 +84,7 @@ func (r KeyReport) isNews(k Key) bool {
 
 // storeReport stores a report, and adds the key to failing if it has begun to be bad.
 func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent, failing *[]Key) error {
-	before, err := tx.lockKey(r.KeyID)
+	before, err := tx.LockAnyKey(r.KeyID)
 	if err != nil {
 		return err
 	}

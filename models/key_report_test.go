@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// report reports keys, and makes the event of those that begin to fail.
+// report reports keys as a data plane.
 func (f *fixture) report(d models.DataPlane, reports ...models.KeyReport) error {
 	return failure(f.ReportKeys(f.t.Context(), d, reports, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
 		return f.event(kind, about(k.ID), func(e *models.Event) {
@@ -20,7 +20,7 @@ func (f *fixture) report(d models.DataPlane, reports ...models.KeyReport) error 
 	}))
 }
 
-// reported is what stands in a key's row: last used, last failed, with which status.
+// reported returns when a key was last used and last failed, and with which status.
 func (f *fixture) reported(k models.Key) [3]int64 {
 	f.t.Helper()
 	got, err := f.GetKey(f.t.Context(), models.Caller{CustomerID: k.CustomerID, ProjectID: k.ProjectID, UserID: k.CreatedBy}, k.ID, now())
@@ -109,7 +109,7 @@ func TestAKeyThatBeginsToFailHasOneEventUntilALaterUse(t *testing.T) {
 	})
 }
 
-// Of data planes that report a key at a time, one learns that it has begun to fail: what follows from that is done once.
+// If several data planes report a key at the same time, one of them learns that it has begun to fail, so the consequences come once.
 func TestOneReportLearnsThatAKeyBeginsToFail(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key, fine, when := f.dataPlane("all", nil), f.register(f.own(mia)), f.register(f.own(mia)), now()
@@ -133,7 +133,7 @@ func TestOneReportLearnsThatAKeyBeginsToFail(t *testing.T) {
 func TestKeySentBackHasOneEventInAnHour(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key, second := f.dataPlane("all", nil), f.register(f.shared(olga)), f.register(f.own(mia))
-		// An hour to come: ids never go back.
+		// A future hour, because ids never go back.
 		hour := time.UnixMicro(now()).UTC().Truncate(time.Hour).Add(2 * time.Hour).UnixMicro()
 		expose := func(k models.Key, at int64, user string) error {
 			report := models.KeyReport{KeyID: k.ID, ExposedAt: at, ExposedFor: models.ReportedCaller{UserID: user, TokenID: "t"}}

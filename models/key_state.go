@@ -220,7 +220,7 @@ func (s *Store) AnnounceExpiries(ctx context.Context, now int64, limit int, newE
 		return db.Model(&Key{}).Select("id").Where("expiry_due_at <> 0 AND expiry_due_at <= ?", now).
 			Order("expiry_due_at").Limit(limit)
 	}, func(tx *Tx, id string) error {
-		k, err := tx.lockKey(id)
+		k, err := tx.LockAnyKey(id)
 		if err != nil || k.ExpiryDueAt == 0 || k.ExpiryDueAt > now { // another process was faster, or the time was changed
 			return err
 		}

@@ -34,7 +34,7 @@ func (f *fixture) update(id string, change models.KeyChange) (got models.Key, er
 	return got, err
 }
 
-// kinds are the types of the events about a key since a position, in their order.
+// kinds returns the types of the events about a key, oldest first.
 func (f *fixture) kinds(id string) (kinds []models.EventType) {
 	f.t.Helper()
 	events, err := f.ListEvents(f.t.Context(), olga, models.EventFilter{KeyID: id}, "", 1000)
@@ -50,7 +50,7 @@ func (f *fixture) announce(at int64) error {
 	return failure(f.AnnounceExpiries(f.t.Context(), at, 10, f.keyEvent))
 }
 
-// requireServing requires what serves olga at a time, whichever way it is asked for.
+// requireServing checks which key serves olga at a time, by each method that returns it.
 func (f *fixture) requireServing(at int64, d models.DataPlane, want string) {
 	f.t.Helper()
 	serving, err := f.ServingKeys(f.t.Context(), olga, "openai", at)
@@ -311,7 +311,7 @@ func ordered(order, weight int) models.KeyChange {
 	return models.KeyChange{Order: &order, Weight: &weight}
 }
 
-// Whichever way keys are asked for, they come in their order. Without an arranged key, a fetch reads the newest of each scope alone.
+// All methods return keys in their order. Without an arranged key, a fetch reads only the newest of each scope.
 func TestAFetchFindsAllKeysInOrderIfAnyIsArranged(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d := f.dataPlane("all", nil)

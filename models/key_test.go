@@ -65,7 +65,7 @@ func TestRegisterStoresKeyEventAndIdempotency(t *testing.T) {
 	})
 }
 
-// Each of the three inserts fails in its turn, by a value that is taken.
+// Each of the three inserts fails in turn, because a value is taken.
 func TestRegisterWritesAllOrNothing(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		taken := f.register(f.shared(olga, named("prod"))).ID
@@ -345,8 +345,8 @@ func TestListWithoutALimitReturnsAll(t *testing.T) {
 	})
 }
 
-// Every page size from one key to more than all of them; before each page keys are added, revoked, and registered by
-// others. What was there before the walk comes exactly once; what was added during it must not come twice.
+// It walks with page sizes from one key to more than all of them. Before each page, keys are added, revoked, and registered by
+// others. A key from before the walk comes exactly once; a key added during it comes at most once.
 func TestPagingWalksEveryKeyExactlyOnceWhileKeysComeAndGo(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const n = 12
@@ -430,7 +430,7 @@ func TestNoReadOfMetadataCarriesAnEnvelope(t *testing.T) {
 	})
 }
 
-// Most databases sort text as some language does; pages and look-ups must not notice.
+// Most databases sort text by the rules of a language. Pages and look-ups must not depend on that.
 func TestTextSortsByItsBytesInADatabaseThatSortsEnglish(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		url := e.MigratedURL(t)
@@ -521,7 +521,7 @@ func (f *fixture) awaitLockWaiters(past *sql.DB, n int) {
 	require.Eventually(f.t, func() bool { return query[int](f.t, past, waitingForLocks)[0] >= n }, 5*time.Second, 5*time.Millisecond)
 }
 
-// SQLite has one writer, so that nothing happens during a register.
+// SQLite has one writer, so nothing can happen during a registration.
 func TestARegisterDoesNotOutliveItsRight(t *testing.T) {
 	const sameName = `INSERT INTO ai_keys (id, customer_id, project_id, user_id, provider, name, display_suffix, version, envelope, kek_id, created_at, created_by)
 VALUES ('byok_x', 'acme', 'web', '', 'openai', 'same', '', 1, '', 'k', 1, 'mia')`
@@ -552,7 +552,7 @@ VALUES ('byok_x', 'acme', 'web', '', 'openai', 'same', '', 1, '', 'k', 1, 'mia')
 				return done
 			}
 
-			release := f.hold(sameName) // a register of the same name, which is not committed yet
+			release := f.hold(sameName) // a registration of the same name that is not committed yet
 			registered := register()
 			f.awaitLockWaiters(past, 1)
 			ended := make(chan error, 1)

@@ -23,13 +23,13 @@ const (
 // Why a version cannot be made active or be destroyed.
 var (
 	// ErrVersionTaken is returned where the number that a secret was sealed for is taken by another version of the key.
-	ErrVersionTaken = sentinel("key has another version of that number")
+	ErrVersionTaken error = sentinel("key has another version of that number")
 	// ErrVersionActive is returned for the destruction of the active version.
-	ErrVersionActive = sentinel("version is active")
+	ErrVersionActive error = sentinel("version is active")
 	// ErrVersionGone is returned where a version is destroyed or has expired.
-	ErrVersionGone = sentinel("version is destroyed or expired")
+	ErrVersionGone error = sentinel("version is destroyed or expired")
 	// ErrNoRollback is returned where there is no earlier version to roll back to.
-	ErrNoRollback = sentinel("no earlier version is kept")
+	ErrNoRollback error = sentinel("no earlier version is kept")
 )
 
 // KeepExpiry is the ExpiresAt of a version that does not change the key's expiry.
@@ -304,7 +304,7 @@ func (s *Store) DestroyRetired(ctx context.Context, now int64, limit int, newEve
 WHERE v.state <> ? AND (v.state = ? AND v.retire_at <= ? OR k.revoked_at <> 0) GROUP BY v.key_id LIMIT ?`,
 			string(VersionDestroyed), string(VersionRetiring), now, limit)
 	}, func(tx *Tx, id string) error {
-		k, err := tx.lockKey(id)
+		k, err := tx.LockAnyKey(id)
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ type newEvent = func(models.EventType) models.Event
 
 const quarter = int64(15 * time.Minute / time.Microsecond)
 
-// change makes a change to a key's versions as olga, unless it is revoked.
+// change changes a key as olga, unless it is revoked.
 func (f *fixture) change(id string, change func(tx *models.Tx, k models.Key, newEvent newEvent) error) error {
 	return f.Transact(f.t.Context(), func(tx *models.Tx) error {
 		if _, err := tx.LockKey(olga, id); err != nil {
@@ -34,7 +34,7 @@ func (f *fixture) change(id string, change func(tx *models.Tx, k models.Key, new
 	})
 }
 
-// rotate adds a version, sealed for its number, with an overlap; a negative one leaves it pending.
+// rotate adds a version with an overlap. If the overlap is negative, the version stays pending.
 func (f *fixture) rotate(id string, number uint32, overlap int64) error {
 	return f.change(id, func(tx *models.Tx, k models.Key, newEvent newEvent) error {
 		return tx.AddVersion(k, models.NewVersion{KeyVersion: models.KeyVersion{
@@ -61,7 +61,7 @@ func (f *fixture) rollBack(id string) error {
 	return f.change(id, func(tx *models.Tx, k models.Key, newEvent newEvent) error { return tx.RollBack(k, "olga", newEvent) })
 }
 
-// requireVersions requires the state of each version, from the first, and that exactly those that are not destroyed have their envelopes.
+// requireVersions checks the state of each version, from the first, and that exactly the destroyed ones have no envelope.
 func (f *fixture) requireVersions(id string, want ...models.VersionState) {
 	f.t.Helper()
 	var got []models.VersionState
@@ -154,7 +154,7 @@ func TestARollbackHasTheEarlierVersionServe(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		key := f.register(f.shared(olga))
 		require.NoError(t, f.rotate(key.ID, 2, quarter))
-		for range 2 { // the second finds it made
+		for range 2 { // the second time changes nothing
 			require.NoError(t, f.rollBack(key.ID))
 			f.requireVersions(key.ID, active, retiring)
 		}

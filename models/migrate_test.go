@@ -3,6 +3,7 @@ package models_test
 import (
 	"bufio"
 	"os"
+	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -68,18 +69,19 @@ func TestManyReplicasMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 	})
 }
 
-// Processes share a file in other ways than one process's connections do.
+// Several processes share a file differently than the connections of one process.
 func TestManyProcessesMigrateOneFile(t *testing.T) {
 	t.Parallel()
 	url := modelstest.EngineSQLite.URL(t)
-	var children []*bufio.Scanner
-	for range 4 {
-		_, lines := startChild(t, url)
-		children = append(children, lines)
+	children, lines := make([]*exec.Cmd, 4), make([]*bufio.Scanner, 4)
+	for i := range children {
+		children[i], lines[i] = startChild(t, url)
 	}
-	for _, lines := range children {
-		require.True(t, lines.Scan())
-		require.Equal(t, "migrated", lines.Text())
+	for i, child := range children {
+		require.True(t, lines[i].Scan())
+		require.Equal(t, "migrated", lines[i].Text())
+		_ = child.Process.Kill() // it may have ended, without a project to load
+		require.Error(t, child.Wait())
 	}
 	f := newFixture(t, url, models.Options{})
 	versions := query[int](t, models.Conn(f.Store), "SELECT version_id FROM goose_db_version")
@@ -96,11 +98,11 @@ func TestAMigrationMayTakeLongerThanAMethod(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// The schema must read alike on both engines, and be the one that other tests begin with. ai_keys.seq is the one difference: on
-// SQLite it is the row's number and so the primary key, on PostgreSQL a column of its own. Either way the engine alone gives it,
-// and id is unique.
+// The schema must be the same on both engines, and the one that other tests begin with. ai_keys.seq is the only difference: on SQLite
+// it is the rowid, and so the primary key; on PostgreSQL it is a column of its own. Either way the engine alone assigns it, and id is
+// unique.
 func TestMigrationsMakeOneSchema(t *testing.T) {
-	// Lines that read alike: "column <table> <column> <type> <nullability> <default>", "reference <table> <table>" and
+	// Both statements return the same lines: "column <table> <column> <type> <nullability> <default>", "reference <table> <table>" and
 	// "index <table> <unique or plain> (<columns>) <condition>". A primary key counts as a unique index.
 	const postgresSchema = `
 SELECT concat_ws(' ', 'column', table_name, column_name,
@@ -170,7 +172,7 @@ SELECT DISTINCT concat_ws(' ', 'reference', t.name, r."table") FROM tables t, pr
 	})
 }
 
-// All tests of the store run as this user, so its rights suffice. Here is what they leave out.
+// All tests of the store run as this user, so its rights suffice. This test checks what they do not allow.
 func TestServiceUserMayNotChangeThePast(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{})

@@ -8,7 +8,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// roles returns the members of acme/web in the order in which they are listed.
+// roles returns the members of acme/web in the order of the list, and their roles.
 func (f *fixture) roles() (users []string, roles map[string]models.Role) {
 	f.t.Helper()
 	members, err := f.ListMembers(f.t.Context(), olga, "", 0)

@@ -99,7 +99,7 @@ func TestARemovalHasTheProjectsGrace(t *testing.T) {
 func TestAnImpactListsAtMost1000Keys(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.joins(web)
-		_, err := f.token("", "01A", 0, web) // its hash is bytes for the envelopes
+		_, err := f.token("", "01A", 0, web) // whose hash serves as the envelopes
 		require.NoError(t, err)
 		require.NoError(t, models.Exec(t.Context(), f.Store, `INSERT INTO ai_keys (id, customer_id, project_id, user_id, provider, name, display_suffix, version, envelope,
 kek_id, created_at, created_by) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001)

@@ -61,8 +61,7 @@ func (r Restrictions) Value() (driver.Value, error) {
 	if r.IsZero() {
 		return "", nil
 	}
-	text, err := json.Marshal(r)
-	return string(text), err
+	return StateInJSON(r), nil
 }
 
 // RestrictionsChange is a change of a key's restrictions. Nil keeps a list; an empty list removes the restriction.
@@ -73,12 +72,17 @@ func (c *RestrictionsChange) apply(r Restrictions) Restrictions {
 	if c == nil {
 		return r
 	}
-	for _, change := range []struct{ from, to *[]string }{{c.Users, &r.Users}, {c.Models, &r.Models}, {c.Operations, &r.Operations}} {
-		if change.from != nil {
-			*change.to = *change.from
-		}
-	}
+	set(&r.Users, c.Users)
+	set(&r.Models, c.Models)
+	set(&r.Operations, c.Operations)
 	return r
+}
+
+// set sets a value unless the new one is nil.
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
 }
 
 // Limits bound how many requests a key serves. Zero means no limit.
@@ -102,8 +106,7 @@ func (l Limits) Value() (driver.Value, error) {
 	if l.IsZero() {
 		return "", nil
 	}
-	text, err := json.Marshal(l)
-	return string(text), err
+	return StateInJSON(l), nil
 }
 
 // LimitsChange is a change of a key's limits. Nil keeps a limit; zero removes it.
@@ -114,12 +117,8 @@ func (c *LimitsChange) apply(l Limits) Limits {
 	if c == nil {
 		return l
 	}
-	for _, change := range []struct{ from, to *int }{
-		{c.RequestsPerMinute, &l.RequestsPerMinute}, {c.RequestsPerDay, &l.RequestsPerDay}, {c.Concurrent, &l.Concurrent},
-	} {
-		if change.from != nil {
-			*change.to = *change.from
-		}
-	}
+	set(&l.RequestsPerMinute, c.RequestsPerMinute)
+	set(&l.RequestsPerDay, c.RequestsPerDay)
+	set(&l.Concurrent, c.Concurrent)
 	return l
 }

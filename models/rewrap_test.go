@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// sealed is a key's row as the job that re-wraps sees it.
+// sealed returns a key with its envelope.
 func (f *fixture) sealed(id string) models.Key {
 	f.t.Helper()
 	k, err := f.SealedVersion(f.t.Context(), id, 0)
@@ -19,7 +19,7 @@ func (f *fixture) sealed(id string) models.Key {
 	return k
 }
 
-// rewrapping gives a key an envelope under another KEK.
+// rewrapping returns a new envelope for a key under another KEK.
 func rewrapping(k models.Key) models.Rewrapping {
 	return models.Rewrapping{KeyID: k.ID, Version: k.Version, Old: k.Envelope, New: []byte("re-wrapped " + k.ID), KEKID: "kek-2"}
 }

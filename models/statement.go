@@ -31,8 +31,6 @@ type Insert struct {
 	Values  []any
 }
 
-func newInsert(table string) *Insert { return &Insert{Table: table} }
-
 func (i *Insert) set(column string, value any) *Insert {
 	i.Columns, i.Values = append(i.Columns, column), append(i.Values, value)
 	return i

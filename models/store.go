@@ -160,7 +160,7 @@ func (s *Store) transact(ctx context.Context, from Pool, fn func(*Tx) error) err
 		}
 		return s.classify(err)
 	}
-	s.Wake()
+	signal(s.changed)
 	return nil
 }
 

@@ -398,7 +398,7 @@ func TestPanicUndoesNoOtherWrite(t *testing.T) {
 	require.Equal(t, 1+48, f.count("projects"))
 }
 
-// A write that waits behind a long one is withdrawn in time, and then never carried out.
+// A write that waits behind a long one gives up in time, and is then never carried out.
 func TestAWriteThatGivesUpWaitingIsNeverCarriedOut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.EngineSQLite.MigratedURL(t), models.Options{})
@@ -498,7 +498,7 @@ WHERE NOT l.granted AND a.datname = current_database()`
 
 func TestWaitingWritersLeaveHalfOfTheConnections(t *testing.T) {
 	const conns, writers = 8, 64
-	// atOnce is how long a call may take, on a busy machine, that waits for nobody. It is less than the lock is held.
+	// atOnce bounds a call that waits for nobody, on a busy machine. The lock is held longer.
 	const atOnce = 500 * time.Millisecond
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{MaxConns: conns, Timeout: 20 * time.Second})
 	requireAtOnce := func(name string, call func(ctx context.Context) error) {
@@ -547,7 +547,7 @@ func TestWaitingWritersLeaveHalfOfTheConnections(t *testing.T) {
 	}
 }
 
-// While requests hold every connection of their pool, all that the event feed does goes on.
+// While requests hold every connection of their pool, everything that the event feed does continues.
 func TestFeedNeedsNoRequestConnection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{MaxConns: 2, Timeout: 2 * time.Second})
@@ -612,8 +612,8 @@ func TestFeedBookkeepingHoldsUpNoLease(t *testing.T) {
 	}
 }
 
-// A store opens without its server and works once that is there. Whichever way the server then goes down under load, calls
-// end in time with ErrUnavailable, what was acknowledged is there when it is back, and the store recovers by itself.
+// A store opens without its server and works once the server is up. However the server then goes down under load, calls end in time
+// with ErrUnavailable, acknowledged writes are there when it is back, and the store recovers by itself.
 func TestPostgresMayComeLateAndGoAwayAndComeBack(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t)
@@ -767,7 +767,7 @@ func TestADatabaseThatIsNotReadyIsUnavailable(t *testing.T) {
 func TestSQLiteFileThatCannotBeOpened(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	f := open(t, "sqlite:"+filepath.Join(dir, "aikeys.db"), models.Options{})
-	idle, err := models.Conn(f.Store).Conn(t.Context()) // which GORM opened; it would read on
+	idle, err := models.Conn(f.Store).Conn(t.Context()) // the open connection, with which reads would still succeed
 	require.NoError(t, err)
 	defer func() { require.NoError(t, idle.Close()) }()
 	require.NoError(t, os.RemoveAll(dir))
@@ -813,13 +813,13 @@ func TestTheSQLiteFileIsAtItsPathWhateverCharactersThatHas(t *testing.T) {
 	require.FileExists(t, path)
 }
 
-// SQLite rolls the whole transaction back when the disk is full, and with it the group's savepoints.
+// When the disk is full, SQLite rolls back the whole transaction, and with it the group's savepoints.
 func TestAFullDiskFailsTheWholeGroupAndLeavesNothingOfIt(t *testing.T) {
 	f := newFixture(t, modelstest.EngineSQLite.MigratedURL(t), models.Options{})
 	limit := func(pages string) {
 		require.NoError(t, models.Exec(t.Context(), f.Store, "PRAGMA max_page_count = "+pages))
 	}
-	limit("1") // SQLite takes it for the present size
+	limit("1") // which means the present size
 	requests := make([]models.Registration, 200)
 	for i := range requests {
 		requests[i] = f.shared(olga, func(r *models.Registration) { r.Key.Envelope = make([]byte, 1000) })
@@ -873,13 +873,13 @@ func TestAcknowledgedWritesSurviveTheKillOfTheProcess(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		child, scanner := startChild(t, f.url)
 		var lines []string
-		kill := time.AfterFunc(time.Minute, func() { _ = child.Process.Kill() }) // should the child hang
+		kill := time.AfterFunc(time.Minute, func() { _ = child.Process.Kill() }) // in case the child hangs
 		defer kill.Stop()
 		require.True(t, scanner.Scan())
 		require.Equal(t, "migrated", scanner.Text())
 		for scanner.Scan() {
 			if lines = append(lines, scanner.Text()); len(lines) == 100 {
-				require.NoError(t, child.Process.Kill()) // what it printed before is still read
+				require.NoError(t, child.Process.Kill()) // the lines that it printed before are still read
 			}
 		}
 		require.Error(t, child.Wait(), "it was killed")
@@ -889,8 +889,8 @@ func TestAcknowledgedWritesSurviveTheKillOfTheProcess(t *testing.T) {
 	})
 }
 
-// Every statement of a hot path is run often enough for PostgreSQL to choose a plan that it keeps. None of them may read a big
-// table from its beginning to its end.
+// Each statement of a hot path runs often enough for PostgreSQL to settle on a plan. None of them may scan a big table
+// sequentially.
 func TestHotStatementsUseAnIndex(t *testing.T) {
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{Timeout: time.Minute})
 	const all = "FROM generate_series(1, 20000) i"

@@ -62,7 +62,7 @@ type SystemEvent struct {
 
 // row returns the event as the row to store.
 func (e SystemEvent) row() *Insert {
-	return newInsert("system_events").
+	return (&Insert{Table: "system_events"}).
 		set("id", e.ID).set("type", string(e.Type)).set("at", e.At).set("actor", e.Actor).set("command", e.Command).
 		set("customer_id", e.CustomerID).set("project_id", e.ProjectID).set("subject", e.Subject).
 		set("before", cmp.Or(e.Before, "null")).set("after", cmp.Or(e.After, "null"))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -192,33 +191,22 @@ type Membership struct {
 
 // ListProjects returns a page of the projects in which the caller may act, in the order of their ids: ErrSessionEnded. after is
 // the last project of the previous page.
-func (s *Store) ListProjects(ctx context.Context, c Caller, after string, limit int, now int64) ([]Membership, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	params := CallerParams(c, now)
-	reaches := strings.ReplaceAll(TokenReaches, "$4", "m.project_id")
-	var (
-		live bool
-		list []Membership
-	)
-	err := s.engine.Query(ctx, `SELECT ($1 = '' OR t.id IS NOT NULL), COALESCE(m.project_id, ''), COALESCE(m.role, ''), COALESCE(m.created_at, 0)
-FROM (SELECT 1) AS one
-LEFT JOIN api_tokens t ON t.id = $1 AND t.revoked_at = 0 AND (t.expires_at = 0 OR t.expires_at > $2)
-LEFT JOIN project_members m ON m.customer_id = $3 AND m.project_id > $4 AND m.user_id = $5 AND `+reaches+`
-ORDER BY m.project_id LIMIT `+strconv.Itoa(limit), append(Params{}, params[0], params[1], params[2], after, params[4]), func(row Row) error {
-		var m Membership
-		if err := row.Scan(&live, &m.ProjectID, (*string)(&m.Role), &m.CreatedAt); err != nil {
+func (s *Store) ListProjects(ctx context.Context, c Caller, after string, limit int, now int64) (list []Membership, err error) {
+	err = s.read(ctx, func(db *gorm.DB) error {
+		mine, err := ownToken(db, c, now)
+		if err != nil {
 			return err
 		}
-		if m.ProjectID != "" {
-			list = append(list, m)
+		db = db.Model(&Member{}).Where("customer_id = ? AND user_id = ? AND project_id > ?", c.CustomerID, c.UserID, after)
+		if mine.Projects != "" {
+			db = db.Where("project_id IN ?", mine.Projects.List())
 		}
-		return nil
+		if mine.Barred != "" {
+			db = db.Where("project_id NOT IN ?", mine.Barred.List())
+		}
+		return db.Order("project_id").Limit(limit).Find(&list).Error
 	})
-	if err == nil && !live {
-		err = ErrSessionEnded
-	}
-	return list, s.classify(err)
+	return list, err
 }
 
 // TokenUseInterval is how often at most LastUsedAt is stored.

@@ -68,7 +68,7 @@ func TestATokensIDIsTakenForGood(t *testing.T) {
 	})
 }
 
-// own stores an API key of mia's for some projects, made with another one or with a session token, and returns who acts with it.
+// token makes an API key of mia's for some projects, with another API key or with a session token, and returns her as its caller.
 func (f *fixture) token(parent, id string, expires int64, projects ...string) (models.Caller, error) {
 	c := models.Caller{CustomerID: acme, ProjectID: web, UserID: "mia", TokenID: parent}
 	err := f.Transact(f.t.Context(), func(tx *models.Tx) error {
@@ -204,7 +204,7 @@ func TestShortLivedTokensAreBounded(t *testing.T) {
 		f.joins(web)
 		_, err := f.token("", "01A", 0, web)
 		require.NoError(t, err)
-		// Each has made the next one and has expired, but the last.
+		// Each has made the next one, and all but the last have expired.
 		require.NoError(t, models.Exec(t.Context(), f.Store, `INSERT INTO api_tokens (id, hash, customer_id, project_id, user_id, created_at, expires_at, parent_id)
 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 998)
 SELECT 'n' || i, hash, customer_id, project_id, user_id, created_at, 1, CASE i WHEN 1 THEN id ELSE 'n' || (i - 1) END FROM n JOIN api_tokens ON id = '01A'`))

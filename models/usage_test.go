@@ -12,7 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// usage is the project's usage that a filter selects.
+// usage returns the project's usage that a filter selects.
 func (f *fixture) usage(filter models.UsageFilter) []models.Usage {
 	f.t.Helper()
 	if filter.Limit == 0 {

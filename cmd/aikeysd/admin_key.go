@@ -127,7 +127,7 @@ func keyID(text string) string {
 // revokeKey revokes a key and writes the event that the API would, in one transaction.
 func (a *admin) revokeKey(ctx context.Context, id string) (key models.Key, err error) {
 	err = a.store.Transact(ctx, func(tx *models.Tx) error {
-		if key, err = tx.FindKey(id); err != nil {
+		if key, err = tx.LockAnyKey(id); err != nil {
 			return err
 		}
 		event := a.operator.event(tx, models.EventKeyRevoked, models.Caller{CustomerID: key.CustomerID, ProjectID: key.ProjectID})

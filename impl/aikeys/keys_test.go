@@ -1072,8 +1072,8 @@ func TestSealingLeavesNoSecretInSQLite(t *testing.T) {
 
 func TestSealingLeavesNoSecretInPostgres(t *testing.T) {
 	t.Parallel()
-	cluster := modelstest.StartCluster(t, modelstest.WithSetting("log_min_duration_statement", "0"),
-		modelstest.WithSetting("log_parameter_max_length_on_error", "-1"))
+	cluster := modelstest.StartCluster(t, "log_min_duration_statement=0",
+		"log_parameter_max_length_on_error=-1")
 	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{})
 	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)

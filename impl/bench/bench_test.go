@@ -154,7 +154,7 @@ const (
 // postgres returns a database of its own on a server of its own, with count keys spread over the projects.
 func postgres(b *testing.B, count int) (database string, tokens []string) {
 	b.Helper()
-	database = modelstest.StartCluster(b, modelstest.WithSetting("shared_buffers", "512MB")).URL("postgres")
+	database = modelstest.StartCluster(b, "fsync=on", "shared_buffers=512MB").URL("postgres")
 	tokens = seed(b, database, projectCount)[:usedProjects]
 	db, err := pgx.Connect(context.Background(), database)
 	require.NoError(b, err)

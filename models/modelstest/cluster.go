@@ -43,14 +43,6 @@ const (
 	Immediate = StopMode(syscall.SIGQUIT)
 )
 
-// Option changes how StartCluster sets a cluster up.
-type Option func(*Cluster)
-
-// WithSetting sets a server parameter, such as "idle_in_transaction_session_timeout" to "1s".
-func WithSetting(name, value string) Option {
-	return func(c *Cluster) { c.settings = append(c.settings, name+"="+value) }
-}
-
 // Cluster is a PostgreSQL server of one test, empty at first, on a loopback port and a unix socket. It keeps its port and its
 // data over Stop, Kill and Start. It ends with the test, and with the process however that ends. Its methods are for one
 // goroutine at a time.
@@ -63,16 +55,16 @@ type Cluster struct {
 	exited     chan struct{} // closed once the postmaster has been waited for
 }
 
-// StartCluster starts a cluster and removes it when the test ends. It runs without fsync: commits survive a crash of the server,
+// StartCluster starts a cluster, with server parameters such as "autovacuum=off", and removes it when the test ends. It runs without fsync: commits survive a crash of the server,
 // but not of the machine.
-func StartCluster(t testing.TB, opts ...Option) *Cluster {
+func StartCluster(t testing.TB, settings ...string) *Cluster {
 	t.Helper()
-	return start(t, (*Cluster).create, opts...)
+	return start(t, (*Cluster).create, settings...)
 }
 
-func start(t testing.TB, fill func(*Cluster) error, opts ...Option) *Cluster {
+func start(t testing.TB, fill func(*Cluster) error, settings ...string) *Cluster {
 	t.Helper()
-	c, err := newCluster(fill, opts...)
+	c, err := newCluster(fill, settings...)
 	if err != nil {
 		t.Fatalf("modelstest: %v", err)
 	}
@@ -156,15 +148,12 @@ func (c *Cluster) Start() error {
 
 // newCluster makes a cluster with the data that fill provides, and starts it. It does not repeat a failed start: the port was free,
 // so a second attempt would fail too.
-func newCluster(fill func(*Cluster) error, opts ...Option) (*Cluster, error) {
+func newCluster(fill func(*Cluster) error, settings ...string) (*Cluster, error) {
 	s, err := newSandbox()
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{sandbox: s}
-	for _, opt := range opts {
-		opt(c)
-	}
+	c := &Cluster{sandbox: s, settings: settings}
 	if err = fill(c); err == nil {
 		c.port, err = freePort()
 	}

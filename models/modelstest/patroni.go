@@ -2,7 +2,6 @@ package modelstest
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -35,9 +34,22 @@ type patroniPorts struct {
 // StartPatroni starts a cluster, and returns once it has a standby that commits wait for.
 func StartPatroni(t testing.TB) *Patroni {
 	t.Helper()
-	p, err := newPatroni()
-	if err != nil {
-		t.Fatalf("modelstest: %v", err)
+	for _, program := range []string{"patroni", "etcd", "haproxy"} {
+		if _, err := findProgram(program); err != nil {
+			t.Fatal(program + " is needed: apt-get install patroni etcd-server haproxy")
+		}
+	}
+	var p Patroni
+	var err error
+	for _, port := range []*int{
+		&p.ports.etcd, &p.ports.etcdPeer, &p.ports.proxy, &p.ports.api[0], &p.ports.api[1], &p.ports.postgres[0], &p.ports.postgres[1],
+	} {
+		if *port, err = freePort(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p.sandbox, err = newSandbox(); err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(p.dir) }) // after the programs have ended
 	etcd, peer := p.address(p.ports.etcd), p.address(p.ports.etcdPeer)
@@ -49,7 +61,7 @@ func StartPatroni(t testing.TB) *Patroni {
 	}
 	p.run(t, "haproxy", "haproxy", "-db", "-f", p.configure(t, "haproxy.cfg", p.proxyConfig()))
 	p.await(t, "a standby that commits wait for", func() bool { return p.find("sync_standby") != "" && p.find("leader") != "" })
-	return p
+	return &p
 }
 
 // URL returns the URL of a database of the primary, at an address that never changes. HAProxy ends the connections to a server
@@ -88,25 +100,6 @@ func (p *Patroni) CrashPrimary(t testing.TB) {
 		t.Fatal(err)
 	}
 	p.await(t, "another primary", func() bool { now := p.find("leader"); return now != "" && now != was })
-}
-
-func newPatroni() (*Patroni, error) {
-	for _, program := range []string{"patroni", "etcd", "haproxy"} {
-		if _, err := findProgram(program); err != nil {
-			return nil, errors.New(program + " is needed: apt-get install patroni etcd-server haproxy")
-		}
-	}
-	var p Patroni
-	var err error
-	for _, port := range []*int{
-		&p.ports.etcd, &p.ports.etcdPeer, &p.ports.proxy, &p.ports.api[0], &p.ports.api[1], &p.ports.postgres[0], &p.ports.postgres[1],
-	} {
-		if *port, err = freePort(); err != nil {
-			return nil, err
-		}
-	}
-	p.sandbox, err = newSandbox()
-	return &p, err
 }
 
 func node(i int) string { return "node" + strconv.Itoa(i) }
@@ -181,7 +174,7 @@ func findProgram(name string) (string, error) {
 }
 
 func (p *Patroni) program(name string, args ...string) *osexec.Cmd {
-	path, _ := findProgram(name) // newPatroni has found it
+	path, _ := findProgram(name) // StartPatroni has found it
 	cmd := p.command(path, args...)
 	cmd.Env = append(cmd.Env, "LC_ALL=C.UTF-8")
 	return cmd

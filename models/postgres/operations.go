@@ -65,7 +65,7 @@ func (e *engine) readGroup(group iter.Seq[*read]) error {
 		}
 		all.Queue(r.statement, r.args...).QueryRow(func(row pgx.Row) error {
 			r.err = row.Scan(r.dest...)
-			if isStatementAtFault(r.err) {
+			if e.isStatementAtFault(r.err) {
 				return r.err
 			}
 			return nil

@@ -19,7 +19,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// startPgBouncer starts PgBouncer before a database, and returns the URL through it. It ends with the test.
+// startPgBouncer starts PgBouncer in front of a database until the test ends, and returns the URL of the database through it.
 func startPgBouncer(t *testing.T, server, mode string) string {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")

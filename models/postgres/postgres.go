@@ -106,8 +106,8 @@ func Open(url string, opts models.Options) (models.Engine, error) {
 	if failed != nil {
 		return nil, failed
 	}
-	e.reads = batch.New(concurrentReads, maxReads, e.readGroup, mayConcernOne)
-	e.records = batch.New(1, maxRecords, func(group iter.Seq[queuedRecord]) error { return e.insertRecords(slices.Collect(group)) }, mayConcernOne)
+	e.reads = batch.New(concurrentReads, maxReads, e.readGroup, e.mayConcernOne)
+	e.records = batch.New(1, maxRecords, func(group iter.Seq[queuedRecord]) error { return e.insertRecords(slices.Collect(group)) }, e.mayConcernOne)
 	return e, nil
 }
 
@@ -190,11 +190,8 @@ func (e *engine) Close() error {
 	return failed
 }
 
-// Sentinel implements models.Engine.
-func (e *engine) Sentinel(err error) error { return sentinel(err) }
-
-// sentinel maps SQLSTATE codes: https://www.postgresql.org/docs/15/errcodes-appendix.html.
-func sentinel(err error) error {
+// Sentinel implements models.Engine. It maps SQLSTATE codes: https://www.postgresql.org/docs/15/errcodes-appendix.html.
+func (*engine) Sentinel(err error) error {
 	if errors.Is(err, models.ErrReadOnly) {
 		return models.ErrReadOnly
 	}
@@ -236,13 +233,13 @@ func isConnectionError(err error) bool {
 }
 
 // isStatementAtFault reports whether an error is due to the statement itself, so that a retry would fail too.
-func isStatementAtFault(err error) bool {
+func (e *engine) isStatementAtFault(err error) bool {
 	var refused *pgconn.PgError
-	return errors.As(err, &refused) && sentinel(err) == nil
+	return errors.As(err, &refused) && e.Sentinel(err) == nil
 }
 
 // mayConcernOne reports whether a group's error may be due to one member, so that the others would succeed alone: a faulty
 // statement, or the deadline of the member that has waited longest. Each member's own deadline bounds the retries.
-func mayConcernOne(err error) bool {
-	return isStatementAtFault(err) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err)
+func (e *engine) mayConcernOne(err error) bool {
+	return e.isStatementAtFault(err) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err)
 }

@@ -22,8 +22,8 @@ func open(t *testing.T) (*engine, *models.Store) {
 	return e.(*engine), store //nolint:forcetypeassert // Open returns no other
 }
 
-// Two writes of a group store one event, and the group's commit fails: the event is not stored, so neither write may be told
-// that it exists.
+// Two writes of a group store the same event, and the group's commit fails. The event is not stored, so neither write may get
+// ErrAlreadyExists.
 func TestFailedCommitUndoesRefusals(t *testing.T) {
 	e, store := open(t)
 	write := func(errs chan error, fn func(tx *models.Tx) error) {

@@ -30,7 +30,7 @@ CREATE TABLE project_policies (
     FOREIGN KEY (customer_id, project_id) REFERENCES projects
 );
 
--- seq tells which of two keys is the newer without trusting a clock. user_id is empty for a project-level key.
+-- seq says which of two keys is newer without trusting a clock. user_id is empty for a project-level key.
 CREATE TABLE ai_keys (
     id             text    COLLATE "C" PRIMARY KEY,
     seq            bigint  GENERATED ALWAYS AS IDENTITY,
@@ -48,9 +48,9 @@ CREATE TABLE ai_keys (
     revoked_at     bigint  NOT NULL DEFAULT 0,
     revoked_by     text    COLLATE "C" NOT NULL DEFAULT ''
 );
--- List walks it: a page costs the same however many keys other projects and members have.
+-- For lists: a page costs the same however many keys other projects and members have.
 CREATE INDEX ai_keys_by_scope ON ai_keys (customer_id, project_id, user_id, id);
--- Resolve walks it, and it keeps the names of active keys apart.
+-- For the resolution. It also keeps the names of active keys unique.
 CREATE UNIQUE INDEX ai_keys_active_name ON ai_keys (customer_id, project_id, user_id, provider, name) WHERE revoked_at = 0;
 
 CREATE TABLE api_tokens (
@@ -77,7 +77,7 @@ CREATE TABLE idempotency_records (
 );
 CREATE INDEX idempotency_records_by_age ON idempotency_records (created_at);
 
--- scope_user_id is the user whose own key the event is about, else empty: it decides who may read the event.
+-- scope_user_id is the user whose own key the event is about, or empty. It decides who may read the event.
 CREATE TABLE events (
     customer_id   text   COLLATE "C" NOT NULL,
     project_id    text   COLLATE "C" NOT NULL,
@@ -99,7 +99,7 @@ CREATE TABLE events (
     PRIMARY KEY (customer_id, project_id, scope_user_id, id)
 );
 
--- One sealed value that only the right key-encryption key opens.
+-- A single sealed value that only the right key-encryption key opens.
 CREATE TABLE canaries (
     id         integer PRIMARY KEY CHECK (id = 1),
     envelope   bytea   NOT NULL,

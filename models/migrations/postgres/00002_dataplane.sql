@@ -1,19 +1,19 @@
 -- +goose Up
--- tx is the number of the transaction that wrote the event: what a snapshot of the database holds, and what it does not yet.
+-- tx is the number of the transaction that wrote the event, by which a snapshot tells whether it includes the event.
 ALTER TABLE events ADD COLUMN tx bigint NOT NULL DEFAULT 0;
 CREATE INDEX events_by_tx ON events (tx);
 
--- revocation_tx is the tx of the key's key.revoked event, zero for keys that were revoked before there were data planes.
+-- revocation_tx is the tx of the key's key.revoked event; zero for keys that were revoked before there were data planes.
 ALTER TABLE ai_keys
     ADD COLUMN revocation_tx       bigint  NOT NULL DEFAULT 0,
     ADD COLUMN last_used_at        bigint  NOT NULL DEFAULT 0,
     ADD COLUMN last_failure_at     bigint  NOT NULL DEFAULT 0,
     ADD COLUMN last_failure_status integer NOT NULL DEFAULT 0;
 
--- The newest active key of a scope and provider is the one that serves.
+-- For the newest active key of a scope and provider, which serves.
 CREATE INDEX ai_keys_serving ON ai_keys (customer_id, project_id, user_id, provider, seq) WHERE revoked_at = 0;
 
--- customers is a JSON list of the customers that a data plane may serve; 'null' is all.
+-- customers is a JSON list of the customers that a data plane may serve; 'null' means all of them.
 CREATE TABLE data_planes (
     id         text   COLLATE "C" PRIMARY KEY,
     name       text   COLLATE "C" NOT NULL,
@@ -43,8 +43,8 @@ CREATE TABLE fetches (
 );
 CREATE INDEX fetches_by_project ON fetches (customer_id, project_id, id);
 
--- A stream of a data plane, for as long as its lease may run: a little longer than the connection. It began at a position,
--- whose xmin is settled: of each tx below that, the data plane has heard. forwarded is a position that was acknowledged at
+-- A data plane's streams, each kept while its lease may run, a little longer than the connection. position is where the stream
+-- began, settled its xmin: the data plane knows of every tx below that. forwarded is a position that was acknowledged at
 -- another replica.
 CREATE TABLE streams (
     id            text    COLLATE "C" PRIMARY KEY,
@@ -58,13 +58,13 @@ CREATE TABLE streams (
 CREATE INDEX streams_by_replica ON streams (replica_id);
 CREATE INDEX streams_forwarded ON streams (replica_id) WHERE forwarded <> '';
 
--- beat counts up while a replica that has streams lives.
+-- beat increases while a replica that has streams is alive.
 CREATE TABLE replicas (
     id   text   COLLATE "C" PRIMARY KEY,
     beat bigint NOT NULL
 );
 
--- What the data planes at one replica have acknowledged of one revocation.
+-- The acknowledgements of one revocation by the data planes at one replica.
 CREATE TABLE receipts (
     key_id       text    COLLATE "C" NOT NULL,
     replica_id   text    COLLATE "C" NOT NULL,

@@ -1,6 +1,6 @@
 -- +goose Up
--- How often a key served a user, by the hour. day counts from the Unix epoch, and hour from its beginning; user_id is empty for
--- no particular user. Rows of the present hour change all the time, none of it in an index: so pages keep room for that.
+-- Requests with a key for a user, by the hour. day counts from the Unix epoch, hour from the start of the day; user_id is empty for
+-- no particular user. Rows of the present hour change often, though no indexed column does, so pages keep room for new versions.
 CREATE TABLE key_usage (
     customer_id  text    COLLATE "C" NOT NULL,
     project_id   text    COLLATE "C" NOT NULL,
@@ -13,11 +13,11 @@ CREATE TABLE key_usage (
     last_used_at bigint  NOT NULL,
     PRIMARY KEY (customer_id, project_id, day, key_id, user_id, hour)
 ) WITH (fillfactor = 80);
--- A member reads their own.
+-- For members, who read their own usage.
 CREATE INDEX key_usage_by_user ON key_usage (customer_id, project_id, user_id, day, key_id);
 CREATE INDEX key_usage_by_age ON key_usage (day);
 
--- The last batch of counts that was stored from a process of a data plane: a batch that comes again is not counted again.
+-- The last batch that was stored from a process of a data plane, so that a repeated batch is not counted twice.
 CREATE TABLE usage_reporters (
     data_plane_id text   COLLATE "C" NOT NULL,
     id            text   COLLATE "C" NOT NULL,

@@ -1,6 +1,6 @@
 -- +goose Up
--- The trail of the whole installation: what operators and the service's own processes did, in projects or outside of any. before and
--- after are JSON, null for what did not exist.
+-- The system trail: what operators and the service's own processes did, in projects or outside of any. before and after are JSON,
+-- null where there was nothing.
 CREATE TABLE system_events (
     id          text   COLLATE "C" PRIMARY KEY,
     type        text   NOT NULL,

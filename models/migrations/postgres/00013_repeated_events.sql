@@ -1,5 +1,5 @@
 -- +goose Up
--- How many denied attempts the event stands for, and when the first of them was. Zero in events of one attempt.
+-- How many denied attempts the event stands for, and when the first one was. Both are zero in an event of one attempt.
 ALTER TABLE events
     ADD COLUMN repeated bigint NOT NULL DEFAULT 0,
     ADD COLUMN first_at bigint NOT NULL DEFAULT 0;

@@ -1,5 +1,5 @@
 -- +goose Up
--- What the last test of the key at its provider found, and when. verified_at is zero if there was none.
+-- The result of the key's last test at its provider, and its time. verified_at is zero if there was none.
 ALTER TABLE ai_keys ADD COLUMN verdict text NOT NULL DEFAULT '';
 ALTER TABLE ai_keys ADD COLUMN verdict_reason text NOT NULL DEFAULT '';
 ALTER TABLE ai_keys ADD COLUMN verified_at bigint NOT NULL DEFAULT 0;

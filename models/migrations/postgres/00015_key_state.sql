@@ -1,6 +1,6 @@
 -- +goose Up
 -- A disabled key serves nobody until it is enabled; disabled_tx is the tx of its key.disabled event. A key serves until expires_at.
--- expiry_due_at is when its next key.expiring or key.expired event is due. All are zero for none. revision counts what people changed.
+-- expiry_due_at is when its next key.expiring or key.expired event is due. All are zero for none. revision counts people's changes.
 ALTER TABLE ai_keys
     ADD COLUMN disabled_at   bigint  NOT NULL DEFAULT 0,
     ADD COLUMN disabled_by   text    COLLATE "C" NOT NULL DEFAULT '',

@@ -1,5 +1,5 @@
 -- +goose Up
--- The servers of customers' own, which operators add. A row never changes. digest is what the envelopes of its keys are bound to.
+-- Customers' own servers, which operators add. A row never changes. The envelopes of its keys are bound to digest.
 CREATE TABLE custom_providers (
     customer_id text   COLLATE "C" NOT NULL,
     slug        text   COLLATE "C" NOT NULL,

@@ -1,6 +1,6 @@
 -- +goose Up
--- Of the keys of a scope, those of the lowest serve_order serve, and share callers by weight if the newest of them has one. arranged says
--- whether anything but the age of a key decides whom it serves.
+-- The keys with the lowest serve_order of a scope serve. They share callers by weight if the newest of them has one. arranged says
+-- whether anything but the key's age decides whom it serves.
 ALTER TABLE ai_keys
     ADD COLUMN serve_order integer NOT NULL DEFAULT 0,
     ADD COLUMN weight      integer NOT NULL DEFAULT 0,

@@ -1,7 +1,7 @@
 -- +goose Up
--- projects and barred are lists of project ids, each with a space before and after it: where an API key may act, empty for every project of
--- its user's, and where it may not although it did. parent_id is the API key that it was made with. revocation_tx and bar_tx are the tx of
--- the token.revoked event that ended it, or barred it from a project last.
+-- projects and barred are lists of project ids, each with a space before and after it: the projects in which an API key may act (empty
+-- for every project of its user), and those in which it no longer may. parent_id is the API key that it was made with. revocation_tx is
+-- the tx of the token.revoked event that revoked it, bar_tx of the last one that barred it from a project.
 ALTER TABLE api_tokens
     ADD COLUMN name          text   COLLATE "C" NOT NULL DEFAULT '',
     ADD COLUMN projects      text   COLLATE "C" NOT NULL DEFAULT '',

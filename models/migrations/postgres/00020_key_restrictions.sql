@@ -1,5 +1,5 @@
 -- +goose Up
--- What a key may be used for, in JSON; empty for anything.
+-- The restrictions of a key in JSON; empty for none.
 ALTER TABLE ai_keys ADD COLUMN restrictions text COLLATE "C" NOT NULL DEFAULT '';
 
 -- +goose Down

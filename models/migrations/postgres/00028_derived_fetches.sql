@@ -1,5 +1,5 @@
 -- +goose Up
--- When what a data plane got ends, if it was made from the key and is not its secret itself; zero otherwise.
+-- When the credential that a data plane got expires, if it was derived from the key's secret; zero otherwise.
 ALTER TABLE fetches ADD COLUMN derived_until bigint NOT NULL DEFAULT 0;
 
 -- +goose Down

@@ -1,18 +1,18 @@
 -- +goose Up
--- The same as on Postgres; tx counts events here, as there is one writer.
+-- As on PostgreSQL, except that tx counts events, since there is one writer.
 ALTER TABLE events ADD COLUMN tx integer NOT NULL DEFAULT 0;
 CREATE INDEX events_by_tx ON events (tx);
 
--- revocation_tx is the tx of the key's key.revoked event, zero for keys that were revoked before there were data planes.
+-- revocation_tx is the tx of the key's key.revoked event; zero for keys that were revoked before there were data planes.
 ALTER TABLE ai_keys ADD COLUMN revocation_tx integer NOT NULL DEFAULT 0;
 ALTER TABLE ai_keys ADD COLUMN last_used_at integer NOT NULL DEFAULT 0;
 ALTER TABLE ai_keys ADD COLUMN last_failure_at integer NOT NULL DEFAULT 0;
 ALTER TABLE ai_keys ADD COLUMN last_failure_status integer NOT NULL DEFAULT 0;
 
--- The newest active key of a scope and provider is the one that serves.
+-- For the newest active key of a scope and provider, which serves.
 CREATE INDEX ai_keys_serving ON ai_keys (customer_id, project_id, user_id, provider, seq) WHERE revoked_at = 0;
 
--- customers is a JSON list of the customers that a data plane may serve; 'null' is all.
+-- customers is a JSON list of the customers that a data plane may serve; 'null' means all of them.
 CREATE TABLE data_planes (
     id         text   PRIMARY KEY,
     name       text   NOT NULL,
@@ -42,8 +42,8 @@ CREATE TABLE fetches (
 );
 CREATE INDEX fetches_by_project ON fetches (customer_id, project_id, id);
 
--- A stream of a data plane, for as long as its lease may run: a little longer than the connection. It began at a position,
--- whose xmin is settled: of each tx below that, the data plane has heard. forwarded is a position that was acknowledged at
+-- A data plane's streams, each kept while its lease may run, a little longer than the connection. position is where the stream
+-- began, settled its xmin: the data plane knows of every tx below that. forwarded is a position that was acknowledged at
 -- another replica.
 CREATE TABLE streams (
     id            text    PRIMARY KEY,
@@ -57,13 +57,13 @@ CREATE TABLE streams (
 CREATE INDEX streams_by_replica ON streams (replica_id);
 CREATE INDEX streams_forwarded ON streams (replica_id) WHERE forwarded <> '';
 
--- beat counts up while a replica that has streams lives.
+-- beat increases while a replica that has streams is alive.
 CREATE TABLE replicas (
     id   text   PRIMARY KEY,
     beat integer NOT NULL
 );
 
--- What the data planes at one replica have acknowledged of one revocation.
+-- The acknowledgements of one revocation by the data planes at one replica.
 CREATE TABLE receipts (
     key_id       text    NOT NULL,
     replica_id   text    NOT NULL,

@@ -1,6 +1,6 @@
 -- +goose Up
--- Who made a data plane's credential and who revoked it, as the command told it: a user of the machine that it ran on. Empty
--- where it was not told.
+-- Who made a data plane's credential and who revoked it: the user of the machine on which the command ran. Empty if the command
+-- did not say.
 ALTER TABLE data_planes ADD COLUMN created_by text NOT NULL DEFAULT '';
 ALTER TABLE data_planes ADD COLUMN revoked_by text NOT NULL DEFAULT '';
 

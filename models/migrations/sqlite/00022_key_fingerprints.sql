@@ -1,5 +1,5 @@
 -- +goose Up
--- The keyed fingerprints of what is secret in the versions of keys, those of destroyed versions too. Their key is sealed.
+-- Keyed fingerprints of the secrets of versions of keys, including destroyed versions.
 CREATE TABLE key_fingerprints (
     customer_id text    NOT NULL,
     fingerprint blob    NOT NULL,

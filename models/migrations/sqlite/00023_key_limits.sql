@@ -1,5 +1,5 @@
 -- +goose Up
--- How many requests a key serves, in JSON; empty for any number.
+-- The limits of a key in JSON; empty for none.
 ALTER TABLE ai_keys ADD COLUMN limits text NOT NULL DEFAULT '';
 
 -- +goose Down

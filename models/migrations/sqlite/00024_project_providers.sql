@@ -1,5 +1,5 @@
 -- +goose Up
--- The project whose owners added the provider, and which alone can use it. Empty is every project of the customer, by the operator.
+-- The project whose owners added the provider; only that project can use it. Empty if an operator added it for all the customer's projects.
 ALTER TABLE custom_providers ADD COLUMN project_id text NOT NULL DEFAULT '';
 
 -- +goose Down

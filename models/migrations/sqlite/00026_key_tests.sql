@@ -1,8 +1,8 @@
 -- +goose Up
--- The tests of keys that data planes are to make. One is of a stored key, by its version, or of a secret that is not a key's yet: then
--- key_id is empty, and envelope is bound to the test's own id. A data plane that claims a test gets what the envelope holds, and the row
--- loses it. claimed_by is empty until then, and verdict until the data plane has answered. The request that waits until wait_until deletes
--- the row; if it does not, others do so a minute later.
+-- Tests for data planes to make: of a version of a stored key, or of a secret that no key has yet. Then key_id is empty, and the envelope
+-- is bound to the test's own id. The data plane that claims a test gets the envelope, and the row loses it. claimed_by is empty until
+-- then, verdict until the data plane has answered. The request, which waits until wait_until, deletes the row; otherwise other replicas
+-- do so a minute later.
 CREATE TABLE key_tests (
     id          text    PRIMARY KEY,
     customer_id text    NOT NULL,
