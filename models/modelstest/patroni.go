@@ -205,7 +205,11 @@ func (p *Patroni) find(role string) string {
 	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for i := range patroniNodes {
 		var view struct {
-			Members []struct{ Name, Role, State string }
+			Members []struct {
+				Name  string `json:"name"`
+				Role  string `json:"role"`
+				State string `json:"state"`
+			} `json:"members"`
 		}
 		response, err := client.Get(p.address(p.ports.api[i]) + "/cluster") //nolint:noctx // the client has a timeout
 		if err != nil {

@@ -33,7 +33,8 @@ func newSandbox() (s sandbox, err error) {
 	if s.dir, err = os.MkdirTemp("", dirPrefix+strconv.Itoa(os.Getpid())+"-"); err != nil {
 		return s, err
 	}
-	return s, s.chown(s.dir)
+	err = s.chown(s.dir)
+	return s, err
 }
 
 // sweep removes the folders of clusters whose processes were killed: some 40 MB each.
@@ -71,9 +72,9 @@ func (s *sandbox) command(program string, args ...string) *osexec.Cmd {
 	return cmd
 }
 
-// start starts a program that writes to a log file of the folder, and ends with this process. exited is closed once it has been
-// waited for.
-func (s *sandbox) start(cmd *osexec.Cmd, logFile string) (exited chan struct{}, err error) {
+// start starts a program that writes to a log file of the folder, and ends with this process. The channel is closed once the
+// program has been waited for.
+func (s *sandbox) start(cmd *osexec.Cmd, logFile string) (chan struct{}, error) {
 	log, err := os.OpenFile(filepath.Join(s.dir, logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
