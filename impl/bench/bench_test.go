@@ -367,8 +367,7 @@ func stolenTime(b *testing.B) func() float64 {
 		require.NoError(b, err)
 		line, _, _ := strings.Cut(string(text), "\n")
 		for i, field := range strings.Fields(line)[1:] {
-			n, err := strconv.ParseFloat(field, 64)
-			require.NoError(b, err)
+			n, _ := strconv.ParseFloat(field, 64) // the kernel writes numbers
 			if all += n; i == 7 {
 				steal = n
 			}

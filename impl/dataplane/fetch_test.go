@@ -1046,23 +1046,15 @@ func TestResolveAgreesWithFetch(t *testing.T) {
 	})
 }
 
-// fetchAs fetches for a data plane that enforces what is said.
-func fetchAs(t *testing.T, dp *dataPlane, enforces string, body gen.FetchRequest) *gen.FetchKeyResult {
-	t.Helper()
-	reply, err := dp.FetchKeyWithResponse(t.Context(), &gen.FetchKeyParams{AgentrouterEnforces: &enforces}, body)
-	require.NoError(t, err)
-	return reply
-}
-
 func TestARestrictedKeyGoesOnlyToPlanesThatEnforceIt(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, key := s.dataPlane(), s.shared("openai")
 		s.patch(key.ID, "", `{"restrict":{"models":["gpt-4o*"],"operations":["/chat/completions"]}}`)
 		for _, ask := range []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai"), forUser(web, "", "openai")} {
-			got := fetchAs(t, dp, "limits, restrictions", ask)
+			got := fetch(t, dp, ask, "limits, restrictions")
 			require.Equal(t, http.StatusOK, got.StatusCode())
 			require.Equal(t, &gen.Restrictions{Models: []string{"gpt-4o*"}, Operations: []string{"/chat/completions"}}, got.JSON200.Restrict)
-			for _, refused := range []*gen.FetchKeyResult{fetch(t, dp, ask), fetchAs(t, dp, "limits", ask)} {
+			for _, refused := range []*gen.FetchKeyResult{fetch(t, dp, ask), fetch(t, dp, ask, "limits")} {
 				require.Contains(t, requireRefused(t, refused, http.StatusNotFound, "no-key").Detail, "restricted to models or operations")
 			}
 		}
@@ -1078,7 +1070,7 @@ func TestAKeyServesTheUsersItIsRestrictedTo(t *testing.T) {
 		s.patch(shared.ID, "", `{"restrict":{"users":["`+member+`"]}}`)
 		requireKey(t, fetch(t, dp, forCaller(s.credential(member), "openai")), shared, "project_key")
 		for _, ask := range []gen.FetchRequest{forCaller(s.credential(owner), "openai"), forUser(web, "", "openai")} {
-			requireRefused(t, fetchAs(t, dp, "restrictions", ask), http.StatusForbidden, "key-restricted")
+			requireRefused(t, fetch(t, dp, ask, "restrictions"), http.StatusForbidden, "key-restricted")
 			requireRefused(t, fetch(t, dp, ask), http.StatusNotFound, "no-key")
 		}
 		require.Equal(t, "key_restricted", s.records(acme, web)[1].Reason)
@@ -1094,8 +1086,8 @@ func TestALimitedKeyGoesOnlyToPlanesThatEnforceIt(t *testing.T) {
 		dp, key := s.dataPlane(), s.shared("openai")
 		s.patch(key.ID, "", `{"limit":{"requests_per_minute":60,"concurrent":2}}`)
 		for _, ask := range []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai"), forUser(web, "", "openai")} {
-			require.Equal(t, &gen.KeyLimit{RequestsPerMinute: new(60), Concurrent: new(2)}, fetchAs(t, dp, "restrictions, limits", ask).JSON200.Limit)
-			for _, refused := range []*gen.FetchKeyResult{fetch(t, dp, ask), fetchAs(t, dp, "restrictions", ask)} {
+			require.Equal(t, &gen.KeyLimit{RequestsPerMinute: new(60), Concurrent: new(2)}, fetch(t, dp, ask, "restrictions, limits").JSON200.Limit)
+			for _, refused := range []*gen.FetchKeyResult{fetch(t, dp, ask), fetch(t, dp, ask, "restrictions")} {
 				require.Contains(t, requireRefused(t, refused, http.StatusNotFound, "no-key").Detail, "has limits")
 			}
 		}

@@ -222,9 +222,14 @@ func forUser(project, user, provider string) gen.FetchRequest {
 	return r
 }
 
-func fetch(t testing.TB, dp *dataPlane, body gen.FetchRequest) *gen.FetchKeyResult {
+// fetch fetches a key for a data plane, which may say what it enforces.
+func fetch(t testing.TB, dp *dataPlane, body gen.FetchRequest, enforces ...string) *gen.FetchKeyResult {
 	t.Helper()
-	reply, err := dp.FetchKeyWithResponse(t.Context(), nil, body)
+	params := &gen.FetchKeyParams{}
+	for _, words := range enforces {
+		params.AgentrouterEnforces = &words
+	}
+	reply, err := dp.FetchKeyWithResponse(t.Context(), params, body)
 	require.NoError(t, err)
 	return reply
 }
