@@ -27,6 +27,7 @@ import (
 // A busy session leaves no secret in the process's output, in its files, in the process table, or, decoded, in its memory;
 // docs/secrets.md says what else may be found.
 func TestNoSecretIsLeftBehind(t *testing.T) {
+	t.Parallel()
 	canary := func(n int) string { return fmt.Sprintf("sk-canary-%08d-hunter2", n) }
 	// forms are the encodings in which a canary could appear, whole or the part common to all canaries.
 	const mark = "-hunter2"
@@ -74,19 +75,19 @@ func TestNoSecretIsLeftBehind(t *testing.T) {
 		const secrets, atTheMost = 400, 20
 		i := install(t)
 		i.create()
-		s := i.launch()
+		i.launch()
 		client := i.client()
 		for n := range secrets {
 			require.NoError(t, sealWrongly(client, canary(n)))
 		}
-		memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", s.cmd.Process.Pid))
+		memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", i.pid))
 		if os.Geteuid() != 0 {
 			require.ErrorIs(t, err, os.ErrPermission)
 			return
 		}
 		require.NoError(t, err)
 		defer func() { _ = memory.Close() }()
-		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", s.cmd.Process.Pid))
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", i.pid))
 		require.NoError(t, err)
 		found := map[string]bool{}
 		for line := range strings.Lines(string(maps)) {
@@ -160,12 +161,12 @@ func TestNoSecretIsLeftBehind(t *testing.T) {
 		for _, args := range [][]string{{"keys", "create", "--namespace", "/" + canary(3)}, {"keys", canary(4)}, {"serve", canary(5)},
 			{"keys", "primary", "--namespace", "main", "--secret", canary(6)}} {
 			got := i.run(nil, args...)
-			require.NotEqual(t, cli.ExitOK, got.code)
+			require.NotEqual(t, cli.ExitOK, got.Code)
 			if args[1] != canary(4) { // a command that does not exist is named
-				require.Empty(t, shownIn([]byte(got.stdout+got.stderr)), "%v", args)
+				require.Empty(t, shownIn([]byte(got.Stdout+got.Stderr)), "%v", args)
 			}
 		}
-		process := fmt.Sprintf("/proc/%d/", s.cmd.Process.Pid)
+		process := fmt.Sprintf("/proc/%d/", i.pid)
 		for _, file := range []string{"environ", "cmdline", "status", "maps", "comm"} {
 			text, err := os.ReadFile(process + file)
 			require.NoError(t, err)
@@ -175,10 +176,10 @@ func TestNoSecretIsLeftBehind(t *testing.T) {
 		require.NoError(t, err)
 		require.Regexp(t, `Max core file size +0 +0 `, string(limits))
 		for _, path := range []string{"/metrics", "/readyz"} {
-			_, body := s.get(path)
+			_, body := get(s, path)
 			require.Empty(t, shownIn([]byte(body)), path)
 		}
-		s.stop()
+		require.Zero(t, s.Stop())
 		keysets := 0
 		require.NoError(t, filepath.WalkDir(i.dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.Type().IsRegular() {
@@ -193,8 +194,9 @@ func TestNoSecretIsLeftBehind(t *testing.T) {
 			return nil
 		}))
 		require.Equal(t, 1, keysets)
-		require.Equal(t, 401, strings.Count(i.read("audit"), "\n"))
-		require.Contains(t, i.read("log"), `"status":400`)
+		require.Empty(t, shownIn([]byte(s.Output())))
+		require.Equal(t, 401, strings.Count(s.Stdout.String(), "\n"))
+		require.Contains(t, s.Stderr.String(), `"status":400`)
 	})
 }
 
@@ -203,12 +205,12 @@ func TestLockedMemoryWhenRequired(t *testing.T) {
 	i.create()
 	if mayLock() != nil {
 		got := i.run(nil, "serve", "--lock-memory", "require")
-		require.Equal(t, cli.ExitFailure, got.code)
-		require.Contains(t, got.stderr, "LimitMEMLOCK=infinity")
+		require.Equal(t, cli.ExitFailure, got.Code)
+		require.Contains(t, got.Stderr, "LimitMEMLOCK=infinity")
 		return
 	}
-	s := i.launch("--lock-memory", "require")
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	i.launch("--lock-memory", "require")
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", i.pid))
 	require.NoError(t, err)
 	require.NotContains(t, string(status), "VmLck:\t       0 kB")
 	sealertest.RequireOpens(t, i.client(), sealertest.MustSeal(t, i.client()).Bytes)

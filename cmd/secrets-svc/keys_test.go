@@ -45,8 +45,8 @@ func TestKeyChangesAreAudited(t *testing.T) {
 	log := []string{"SUDO_USER=olga", "SECRETS_SVC_AUDIT_LOG=" + i.path("audit.log")}
 	run := func(command string, args ...string) string {
 		got := i.run(log, append([]string{"keys", command, "--namespace", "main"}, args...)...)
-		require.Equal(t, cli.ExitOK, got.code, got.stderr)
-		return strings.TrimSpace(got.stdout)
+		require.Equal(t, cli.ExitOK, got.Code, got.Stderr)
+		return strings.TrimSpace(got.Stdout)
 	}
 	first, second := run("create"), run("create", "--primary")
 	run("retire", "--id", first, "--i-have-checked")
@@ -54,7 +54,7 @@ func TestKeyChangesAreAudited(t *testing.T) {
 	run("primary", "--id", first)
 	run("list")
 	refused := i.run(log, "keys", "retire", "--namespace", "main", "--id", first, "--i-have-checked")
-	require.Equal(t, cli.ExitFailure, refused.code)
+	require.Equal(t, cli.ExitFailure, refused.Code)
 
 	type change struct {
 		Msg, Operator, Command, Namespace string
@@ -79,15 +79,15 @@ func TestKeyChangesAreAudited(t *testing.T) {
 	}, got)
 
 	unwritable := i.run([]string{"SECRETS_SVC_AUDIT_LOG=" + i.path("none/audit.log")}, "keys", "create", "--namespace", "main")
-	require.Equal(t, cli.ExitFailure, unwritable.code)
-	require.Contains(t, unwritable.stderr, "nothing was changed")
+	require.Equal(t, cli.ExitFailure, unwritable.Code)
+	require.Contains(t, unwritable.Stderr, "nothing was changed")
 	require.Len(t, i.states(), 2)
 	full := i.run([]string{"SECRETS_SVC_AUDIT_LOG=/dev/full"}, "keys", "primary", "--namespace", "main", "--id", second)
-	require.Equal(t, cli.ExitFailure, full.code)
-	require.Contains(t, full.stderr, second+" of namespace main was changed, and the audit log does not have it")
+	require.Equal(t, cli.ExitFailure, full.Code)
+	require.Contains(t, full.Stderr, second+" of namespace main was changed, and the audit log does not have it")
 	toError := i.run(nil, "keys", "create", "--namespace", "main")
-	require.Contains(t, toError.stderr, `"command":"secrets-svc keys create"`)
-	require.NotContains(t, toError.stdout, "command")
+	require.Contains(t, toError.Stderr, `"command":"secrets-svc keys create"`)
+	require.NotContains(t, toError.Stdout, "command")
 }
 
 func TestRefusedKeyCommands(t *testing.T) {
@@ -108,9 +108,9 @@ func TestRefusedKeyCommands(t *testing.T) {
 		"keys delete":                                      {cli.ExitUsage, "it has create, list, primary, enable, retire"},
 	} {
 		got := i.run(nil, strings.Fields(line)...)
-		require.Equal(t, want.code, got.code, line)
-		require.Contains(t, got.stderr, want.says, line)
-		require.Empty(t, got.stdout, line)
+		require.Equal(t, want.code, got.Code, line)
+		require.Contains(t, got.Stderr, want.says, line)
+		require.Empty(t, got.Stdout, line)
 	}
 	require.Equal(t, map[string]string{first: "primary"}, i.states())
 }
@@ -123,10 +123,10 @@ func TestConcurrentKeyCommands(t *testing.T) {
 	for n := range commands {
 		wg.Go(func() {
 			got := i.run(nil, "keys", "create", "--namespace", "main")
-			ids[n] = strings.TrimSpace(got.stdout)
+			ids[n] = strings.TrimSpace(got.Stdout)
 			got = i.run(nil, "keys", "primary", "--namespace", "main", "--id", ids[n])
-			if got.code != cli.ExitOK {
-				t.Error(got.stderr)
+			if got.Code != cli.ExitOK {
+				t.Error(got.Stderr)
 			}
 		})
 	}
@@ -147,14 +147,14 @@ func TestKeysRetireNeedsACount(t *testing.T) {
 	old := i.create()
 	i.must("keys", "primary", "--namespace", "main", "--id", i.create())
 	got := i.run(nil, "keys", "retire", "--namespace", "main", "--id", old)
-	require.Equal(t, cli.ExitFailure, got.code)
-	require.Contains(t, got.stderr, "first run: aikeysd keys in-use --kek "+old)
-	require.Contains(t, got.stderr, "--i-have-checked")
+	require.Equal(t, cli.ExitFailure, got.Code)
+	require.Contains(t, got.Stderr, "first run: aikeysd keys in-use --kek "+old)
+	require.Contains(t, got.Stderr, "--i-have-checked")
 	require.Equal(t, "enabled", i.states()[old])
 
 	got = i.run(nil, "keys", "retire", "--namespace", "main", "--id", old, "--i-have-checked")
-	require.Equal(t, cli.ExitOK, got.code, got.stderr)
-	require.Contains(t, got.stderr, "run once more: aikeysd keys in-use --kek "+old)
+	require.Equal(t, cli.ExitOK, got.Code, got.Stderr)
+	require.Contains(t, got.Stderr, "run once more: aikeysd keys in-use --kek "+old)
 	require.Equal(t, "retired", i.states()[old])
 }
 

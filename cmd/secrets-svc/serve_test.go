@@ -6,13 +6,17 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,17 +28,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
+	"github.com/agentrouter/aikeys/sealer/vault/vaulttest"
 )
 
 func TestSetupFromScratch(t *testing.T) {
+	t.Parallel()
 	i := install(t)
 	got := i.run(nil, "check")
-	require.Equal(t, cli.ExitFailure, got.code)
-	require.Contains(t, got.stdout, "namespace main  FAILED")
+	require.Equal(t, cli.ExitFailure, got.Code)
+	require.Contains(t, got.Stdout, "namespace main  FAILED")
 
 	id := i.create()
 	require.Regexp(t, `^local:[0-9a-f]{8}$`, id)
@@ -45,22 +52,22 @@ func TestSetupFromScratch(t *testing.T) {
 	envelope := sealertest.MustSeal(t, client)
 	require.Equal(t, id, envelope.KEKID)
 	sealertest.RequireOpens(t, client, envelope.Bytes)
-	require.Contains(t, i.read("audit"), `"outcome":"opened"`)
+	require.Contains(t, s.Stdout.String(), `"outcome":"opened"`)
 
-	status, body := s.get("/healthz")
+	status, body := get(s, "/healthz")
 	require.Equal(t, http.StatusOK, status, body)
-	status, body = s.get("/readyz")
+	status, body = get(s, "/readyz")
 	require.Equal(t, http.StatusOK, status)
 	require.JSONEq(t, `{"ready": true, "checks": {"service": "ok", "keysets": "ok"}}`, body)
-	_, body = s.get("/metrics")
+	_, body = get(s, "/metrics")
 	require.Contains(t, body, `secrets_svc_operations_total{client="tests",operation="openEnvelope",outcome="ok"} 1`)
 	require.Contains(t, body, `secrets_svc_keyset_readable{namespace="main"} 1`)
 
 	info, err := os.Stat(i.path("api.sock"))
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-	s.stop()
-	require.Contains(t, i.read("log"), `"msg":"stopped"`)
+	require.Zero(t, s.Stop())
+	require.Contains(t, s.Stderr.String(), `"msg":"stopped"`)
 	require.NoFileExists(t, i.path("api.sock"))
 }
 
@@ -68,17 +75,17 @@ func TestNamespaceWorksOnceItHasAKeyset(t *testing.T) {
 	t.Parallel()
 	i := install(t)
 	s := i.launch()
-	status, _ := s.get("/readyz")
+	status, _ := get(s, "/readyz")
 	require.Equal(t, http.StatusServiceUnavailable, status)
 	client := i.client()
 	_, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.NoDirExists(t, i.path("keys"), "a service makes no keyset")
-	require.Contains(t, i.read("log"), "a namespace has no usable keyset")
+	require.Contains(t, s.Stderr.String(), "a namespace has no usable keyset")
 
 	i.create()
 	sealertest.RequireOpens(t, client, sealertest.MustSeal(t, client).Bytes)
-	status, _ = s.get("/readyz")
+	status, _ = get(s, "/readyz")
 	require.Equal(t, http.StatusOK, status)
 }
 
@@ -118,8 +125,7 @@ func TestRestartAfterKill(t *testing.T) {
 	for range 3 {
 		before := count()
 		require.Eventually(t, func() bool { return count() > before+20 }, patience, often)
-		require.NoError(t, s.cmd.Process.Kill())
-		require.Error(t, s.cmd.Wait())
+		s.End(syscall.SIGKILL)
 		require.FileExists(t, i.path("api.sock"), "nobody took it away")
 		s = i.launch()
 	}
@@ -131,12 +137,13 @@ func TestRestartAfterKill(t *testing.T) {
 }
 
 func TestSocketOfARunningServiceIsKept(t *testing.T) {
+	t.Parallel()
 	i := install(t)
 	i.create()
 	i.launch()
 	got := i.run(nil, "serve", "--lock-memory", "off")
-	require.Equal(t, cli.ExitFailure, got.code)
-	require.Contains(t, got.stderr, "is taken, perhaps by another secrets-svc")
+	require.Equal(t, cli.ExitFailure, got.Code)
+	require.Contains(t, got.Stderr, "is taken, perhaps by another secrets-svc")
 	sealertest.MustSeal(t, i.client())
 }
 
@@ -145,8 +152,8 @@ func TestFileInPlaceOfTheSocketIsKept(t *testing.T) {
 	i.create()
 	require.NoError(t, os.WriteFile(i.path("api.sock"), []byte("mine"), 0o600))
 	got := i.run(nil, "serve", "--lock-memory", "off")
-	require.Equal(t, cli.ExitFailure, got.code)
-	require.Contains(t, got.stderr, "is not a socket")
+	require.Equal(t, cli.ExitFailure, got.Code)
+	require.Contains(t, got.Stderr, "is not a socket")
 	require.Equal(t, "mine", i.read("api.sock"))
 }
 
@@ -219,6 +226,7 @@ func TestAuditFileRotation(t *testing.T) {
 }
 
 func TestShutdownAnswersRequestsInFlight(t *testing.T) {
+	t.Parallel()
 	i := install(t)
 	i.create()
 	s := i.launch()
@@ -237,11 +245,11 @@ func TestShutdownAnswersRequestsInFlight(t *testing.T) {
 		})
 	}
 	sealertest.MustSeal(t, client)
-	s.stop()
+	require.Zero(t, s.Stop())
 	stop.Store(true)
 	wg.Wait()
 	require.Zero(t, failed.Load())
-	require.NotContains(t, i.read("log"), "were cut")
+	require.NotContains(t, s.Stderr.String(), "were cut")
 }
 
 func TestMutualTLS(t *testing.T) {
@@ -262,11 +270,9 @@ func TestMutualTLS(t *testing.T) {
 	}
 	clients, services := tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
 	own := issue(services, "server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
-	i.launch("--listen", "127.0.0.1:0", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile,
+	s := i.launch("--listen", "127.0.0.1:0", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile,
 		"--tls-client-ca", clients.Write(t, i.path("clients-ca.crt")))
-	found := regexp.MustCompile(`"api":"(https://[^"]+)"`).FindStringSubmatch(i.read("log"))
-	require.NotNil(t, found)
-	server := found[1]
+	server := s.URL("api")
 	serverCA := services.Write(t, i.path("server-ca.crt"))
 	newClient := func(t *testing.T, own tlsfilestest.Certificate) *remote.Sealer {
 		client, err := remote.New(remote.Config{URL: server, CertFile: own.CertFile, KeyFile: own.KeyFile, CAFile: serverCA})
@@ -297,7 +303,7 @@ func TestMutualTLS(t *testing.T) {
 		client := newClient(t, issue(clients, "aikeysd", tlsfilestest.Named("aikeysd.internal")))
 		envelope := sealertest.MustSeal(t, client)
 		sealertest.RequireOpens(t, client, envelope.Bytes)
-		require.Contains(t, i.read("audit"), `"client":"aikeysd"`)
+		require.Contains(t, s.Stdout.String(), `"client":"aikeysd"`)
 		_, err := client.Rewrap(t.Context(), sealertest.Binding(), envelope.Bytes)
 		require.Error(t, err)
 	})
@@ -333,8 +339,8 @@ func TestMutualTLS(t *testing.T) {
 	}
 	t.Run("no certificate", func(t *testing.T) { require.Zero(t, keks(tlsfilestest.Certificate{})) })
 	t.Run("a refused client leaves a line that says why", func(t *testing.T) {
-		require.Eventually(t, func() bool { return strings.Count(i.read("log"), `"msg":"TLS handshake refused"`) == 5 }, patience, often)
-		require.Contains(t, i.read("log"), `"cause":"the client's certificate `)
+		require.Eventually(t, func() bool { return strings.Count(s.Stderr.String(), `"msg":"TLS handshake refused"`) == 5 }, patience, often)
+		require.Contains(t, s.Stderr.String(), `"cause":"the client's certificate `)
 	})
 	t.Run("there is no plain HTTP", func(t *testing.T) {
 		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(server, "https://"))
@@ -353,12 +359,12 @@ func TestMutualTLS(t *testing.T) {
 		}))
 		_, err := client.KEKs(t.Context())
 		require.NoError(t, err)
-		refused := strings.Count(i.read("log"), `"status":403`)
+		refused := strings.Count(s.Stderr.String(), `"status":403`)
 		require.Eventually(t, func() bool {
 			_, err := client.KEKs(t.Context())
 			return err != nil
 		}, patience, often)
-		require.Greater(t, strings.Count(i.read("log"), `"status":403`), refused)
+		require.Greater(t, strings.Count(s.Stderr.String(), `"status":403`), refused)
 	})
 	t.Run("another authority is trusted once the file names it", func(t *testing.T) {
 		next := tlsfilestest.NewAuthority(t)
@@ -368,4 +374,182 @@ func TestMutualTLS(t *testing.T) {
 		require.Eventually(t, func() bool { return keks(own) == http.StatusOK }, patience, often)
 		require.Zero(t, keks(issue(clients, "aikeysd", tlsfilestest.Named("aikeysd.internal"))), "and the one before no longer")
 	})
+}
+
+const (
+	childVariable   = "TEST_AS_SECRETS_SVC" // makes the test binary be the program, as a process of its own
+	patience, often = programtest.Patience, 20 * time.Millisecond
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) != "" {
+		os.Exit(run(cli.UntilSignal(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // most tests wait for other processes
+	os.Exit(m.Run())
+}
+
+// installation is a folder with what a service needs.
+type installation struct {
+	t   *testing.T
+	dir string
+	pid int // of the process that was launched last
+}
+
+// install makes a folder with a clients file, in which the user of this process may do everything in the namespace main,
+// and no keys. Its path is short, as a socket's has to be.
+func install(t *testing.T) *installation {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "svc") //nolint:usetesting // a socket's path has at most 104 bytes
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.Chmod(dir, 0o755)) // other users connect to the socket in it
+	i := &installation{t: t, dir: dir}
+	i.clients(fmt.Sprintf("clients:\n  - {name: tests, uids: [%d], namespace: main, may: [seal, open, rewrap, status]}\n", os.Geteuid()))
+	return i
+}
+
+func (i *installation) path(name string) string { return filepath.Join(i.dir, name) }
+
+func (i *installation) clients(text string) {
+	i.t.Helper()
+	require.NoError(i.t, os.WriteFile(i.path("clients.yaml"), []byte(text), 0o600))
+}
+
+func (i *installation) environ() []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "SECRETS_SVC_LISTEN=unix:" + i.path("api.sock"), "SECRETS_SVC_OPS_LISTEN=127.0.0.1:0",
+		"SECRETS_SVC_CLIENTS=" + i.path("clients.yaml"), "SECRETS_SVC_KEYS=" + i.path("keys"),
+		"SECRETS_SVC_LOG_LEVEL=debug",
+	}
+}
+
+// run runs a command in this process; entries of environ win over the installation's.
+func (i *installation) run(environ []string, args ...string) programtest.Outcome {
+	i.t.Helper()
+	return programtest.Program(run).Run(i.t, slices.Concat(i.environ(), environ), args...)
+}
+
+// must runs a command that must succeed, and returns its output.
+func (i *installation) must(args ...string) string {
+	i.t.Helper()
+	got := i.run(nil, args...)
+	require.Equal(i.t, cli.ExitOK, got.Code, "%v: %s", args, got.Stderr)
+	return strings.TrimSpace(got.Stdout)
+}
+
+// create makes a key in the namespace main.
+func (i *installation) create() string {
+	i.t.Helper()
+	return i.must("keys", "create", "--namespace", "main")
+}
+
+// launch starts the service as a process of its own, and returns once it listens.
+func (i *installation) launch(args ...string) *programtest.Process {
+	i.t.Helper()
+	cmd := exec.Command(os.Args[0], append([]string{"serve"}, args...)...)
+	cmd.Env = append(i.environ(), childVariable+"=1")
+	s := programtest.Launch(i.t, cmd)
+	i.pid = cmd.Process.Pid
+	s.AwaitLog("listening")
+	return s
+}
+
+func (i *installation) read(name string) string {
+	i.t.Helper()
+	text, err := os.ReadFile(i.path(name))
+	require.NoError(i.t, err)
+	return string(text)
+}
+
+// client returns a sealer that asks the service over its socket.
+func (i *installation) client() *remote.Sealer {
+	i.t.Helper()
+	client, err := remote.New(remote.Config{Socket: i.path("api.sock")})
+	require.NoError(i.t, err)
+	i.t.Cleanup(func() { require.NoError(i.t, client.Close()) })
+	return client
+}
+
+// get asks the service's operators' address, and returns the status and the body.
+func get(s *programtest.Process, path string) (status int, body string) {
+	reply := programtest.Send(http.MethodGet, s.URL("ops")+path, "", "")
+	return reply.Status, reply.Body
+}
+
+// The program that holds the key-encryption keys must link no database driver, no ORM, and no code of sessions. Package
+// database/sql itself comes with the metrics, and does nothing without a driver; go-jose comes with the client of OpenBao.
+func TestNoDatabaseIsLinked(t *testing.T) {
+	forbidden := regexp.MustCompile(`gorm|jackc/|sqlite|lib/pq|go-oidc|golang-jwt|/otlp` +
+		`|^github\.com/agentrouter/aikeys/(models|impl/(auth|feed|aikeys|dataplane))(/|$)`)
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	require.NoError(t, err)
+	packages := strings.Fields(string(out))
+	require.Contains(t, packages, "github.com/agentrouter/aikeys/impl/secrets")
+	for _, linked := range packages {
+		require.False(t, forbidden.MatchString(linked), linked)
+	}
+	for _, example := range []string{
+		"gorm.io/gorm", "github.com/jackc/pgx/v5", "modernc.org/sqlite", "github.com/agentrouter/aikeys/models",
+		"github.com/agentrouter/aikeys/impl/auth", "github.com/agentrouter/aikeys/impl/feed", "go.opentelemetry.io/otel/exporters/otlp/otlptrace",
+	} {
+		require.True(t, forbidden.MatchString(example), example)
+	}
+}
+
+// The keys move from the keyset file to OpenBao, behind clients that notice nothing but the new ids.
+func TestKeysInOpenBao(t *testing.T) {
+	t.Parallel()
+	bao := vaulttest.Start(t)
+	i := install(t)
+	i.create()
+	s := i.launch()
+	client := i.client()
+	old := sealertest.MustSeal(t, client)
+	require.Zero(t, s.Stop())
+
+	for _, name := range []string{"aikeys-main", "aikeys-other"} {
+		bao.Call(t, http.MethodPost, "transit/keys/"+name, nil)
+	}
+	url := bao.URLWithToken(t, "aikeys-{namespace}", vaulttest.Policy(t, "aikeys-main"))
+	s = i.launch("--sealer", url, "--sealer-old", "local")
+	sealertest.RequireOpens(t, client, old.Bytes)
+	moved, err := client.Rewrap(t.Context(), sealertest.Binding(), old.Bytes)
+	require.NoError(t, err)
+	require.Equal(t, "vault:transit/aikeys-main:v1", moved.KEKID)
+	sealertest.RequireOpens(t, client, moved.Bytes)
+	require.Zero(t, s.Stop())
+
+	got := i.run([]string{"SECRETS_SVC_SEALER=" + url}, "check")
+	require.Equal(t, cli.ExitOK, got.Code, got.Stdout)
+	require.Contains(t, got.Stdout, "primary vault:transit/aikeys-main:v1; 0 enabled, 0 retired")
+	s = i.launch("--sealer", url)
+	sealertest.RequireOpens(t, client, moved.Bytes)
+	_, err = client.Open(t.Context(), sealertest.Binding(), old.Bytes)
+	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
+	keks, err := client.KEKs(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []sealer.KEK{{ID: moved.KEKID, State: sealer.KEKPrimary}}, keks)
+
+	bao.Seal(t)
+	_, err = client.Open(t.Context(), sealertest.Binding(), moved.Bytes)
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+	_, body := get(s, "/metrics")
+	require.Contains(t, body, `secrets_svc_keyset_readable{namespace="main"} 0`)
+	bao.Unseal(t)
+	require.Eventually(t, func() bool {
+		_, err := client.Open(t.Context(), sealertest.Binding(), moved.Bytes)
+		return err == nil
+	}, patience, often)
+
+	// Each namespace has a key of its own, and the token's policy names one.
+	i.clients(strings.ReplaceAll(i.read("clients.yaml"), "main", "other"))
+	require.Eventually(t, func() bool {
+		_, err := client.Open(t.Context(), sealertest.Binding(), moved.Bytes)
+		return err != nil
+	}, patience, often)
+	got = i.run([]string{"SECRETS_SVC_SEALER=" + url}, "check")
+	require.Equal(t, cli.ExitFailure, got.Code)
+	require.Contains(t, got.Stdout, "its policy have read on transit/keys/aikeys-other")
 }

@@ -49,12 +49,12 @@ func TestRefusedSettings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := install(t).run(tc.environ, append([]string{"serve"}, tc.args...)...)
-			require.Equal(t, cli.ExitUsage, got.code)
-			require.Equal(t, len(tc.says), strings.Count(got.stderr, "\n"), got.stderr)
+			require.Equal(t, cli.ExitUsage, got.Code)
+			require.Equal(t, len(tc.says), strings.Count(got.Stderr, "\n"), got.Stderr)
 			for _, says := range tc.says {
-				require.Contains(t, got.stderr, says)
+				require.Contains(t, got.Stderr, says)
 			}
-			require.NotContains(t, got.stderr, "hunter2")
+			require.NotContains(t, got.Stderr, "hunter2")
 		})
 	}
 }
@@ -73,13 +73,14 @@ func TestUnreadableFilesAtStartAreReported(t *testing.T) {
 		"a taken ops address": {[]string{"--ops-listen", "256.0.0.1:1"}, "--ops-listen: "},
 	} {
 		got := i.run(nil, append([]string{"serve", "--lock-memory", "off"}, tc.args...)...)
-		require.Equal(t, cli.ExitFailure, got.code, name)
-		require.Contains(t, got.stderr, tc.says, name)
+		require.Equal(t, cli.ExitFailure, got.Code, name)
+		require.Contains(t, got.Stderr, tc.says, name)
 		require.NoFileExists(t, i.path("api.sock"), name)
 	}
 }
 
 func TestDocsListMetrics(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../docs/secrets.md")
 	require.NoError(t, err)
 	onPage := map[string]bool{}
@@ -90,7 +91,7 @@ func TestDocsListMetrics(t *testing.T) {
 	i.create()
 	s := i.launch()
 	sealertest.MustSeal(t, i.client())
-	_, shown := s.get("/metrics")
+	_, shown := get(s, "/metrics")
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (secrets_svc_\w+) `).FindAllStringSubmatch(shown, -1) {
 		require.True(t, onPage[m[1]], m[1])
 		delete(onPage, m[1])
