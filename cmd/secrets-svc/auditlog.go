@@ -2,12 +2,16 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
 const (
@@ -17,6 +21,21 @@ const (
 )
 
 const lineEnd = '\n'
+
+// openAudit opens the audit log: a file, or standard if the setting is standardOutput.
+func (s *config) openAudit(standard io.Writer, closers *lifecycle.Closers) (*secrets.Audit, error) {
+	audit := secrets.NewAudit(&wholeLines{to: standard})
+	if s.AuditLog != standardOutput {
+		file, err := openAudit(s.AuditLog)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.Of("audit-log").Given(), err)
+		}
+		closers.Add(file.Close)
+		audit = secrets.NewAudit(file)
+	}
+	closers.Add(audit.Close)
+	return audit, nil
+}
 
 // wholeLines writes lines. If a line was cut off, for example by a full disk, it starts the next one with a line end, so that it can be
 // read.

@@ -10,10 +10,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 )
@@ -57,7 +57,6 @@ func (k *keyring) missing() bool {
 type keySpec struct {
 	readsOnly bool // changes nothing, and lists all namespaces without --namespace
 	id        bool // takes the id of a key
-	flags     func(*pflag.FlagSet)
 	act       func(k *keyring) error
 }
 
@@ -84,24 +83,18 @@ func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command
 	if spec.id {
 		cmd.Flags().StringVar(&k.id, "id", "", "`id` of the key, as \"secrets-svc keys list\" prints it")
 	}
-	if spec.flags != nil {
-		spec.flags(cmd.Flags())
-	}
 	return cmd
 }
 
 // actRecorded changes the keyset, and adds a line with the operator to the audit log. If it can't open the log, it changes nothing. If
 // the log is standard output, which gets the command's result, the line goes to standard error.
 func (k *keyring) actRecorded(cmd *cobra.Command, act func(k *keyring) error) (err error) {
-	audit := secrets.NewAudit(&wholeLines{to: k.Stderr})
-	if k.cfg.AuditLog != standardOutput {
-		file, err := openAudit(k.cfg.AuditLog)
-		if err != nil {
-			return fmt.Errorf("%s: %w; nothing was changed", k.cfg.Of("audit-log").Given(), err)
-		}
-		defer func() { err = errors.Join(err, file.Close()) }()
-		audit = secrets.NewAudit(file)
+	var closers lifecycle.Closers
+	audit, err := k.cfg.openAudit(k.Stderr, &closers)
+	if err != nil {
+		return fmt.Errorf("%w; nothing was changed", err)
 	}
+	defer func() { err = errors.Join(err, closers.Close()) }()
 	before, _ := local.List(k.path()) // empty without a keyset; act reports any other error
 	err = k.explain(act(k))
 	after, lost := local.List(k.path())
@@ -148,7 +141,7 @@ func (k *keyring) explain(err error) error {
 
 func (p *program) createKeyCommand() *cobra.Command {
 	var primary bool
-	return p.newKeyCommand(&cobra.Command{
+	cmd := p.newKeyCommand(&cobra.Command{
 		Use:   "create",
 		Short: "Create a key, and make it primary if it is the first",
 		Long: `Adds a new key to a namespace, and prints only its id on standard output. The first key of a namespace is primary. A later
@@ -158,12 +151,9 @@ keyset to all of them; then use "secrets-svc keys primary" on one, and copy the 
 Back up the keyset before anything is sealed with the key. Keep the backup apart from the database.`,
 		Example: `  secrets-svc keys create --namespace main
   secrets-svc keys create --namespace main --primary`,
-	}, keySpec{
-		flags: func(flags *pflag.FlagSet) {
-			flags.BoolVar(&primary, "primary", false, "make it primary at once")
-		},
-		act: func(k *keyring) error { return k.create(primary) },
-	})
+	}, keySpec{act: func(k *keyring) error { return k.create(primary) }})
+	cmd.Flags().BoolVar(&primary, "primary", false, "make it primary at once")
+	return cmd
 }
 
 func (k *keyring) create(primary bool) error {
@@ -275,7 +265,7 @@ func (p *program) enableKeyCommand() *cobra.Command {
 
 func (p *program) retireKeyCommand() *cobra.Command {
 	var checked bool
-	return p.newKeyCommand(&cobra.Command{
+	cmd := p.newKeyCommand(&cobra.Command{
 		Use:   "retire",
 		Short: "Take a key that no envelope needs out of use",
 		Long: `Retires a key: envelopes sealed with it do not open until "secrets-svc keys enable" enables it again. The primary key can't
@@ -291,9 +281,9 @@ the key until it has read the keyset again. If the answer is no longer 0, enable
 
 Keep backups of the keyset as long as backups of the database: an old database needs its old keys.`,
 		Example: "  secrets-svc keys retire --namespace main --id local:5f0c1a2b --i-have-checked",
-	}, keySpec{id: true, flags: func(flags *pflag.FlagSet) {
-		flags.BoolVar(&checked, "i-have-checked", false, "confirm that \"aikeysd keys in-use\" counted 0")
-	}, act: func(k *keyring) error { return k.retire(checked) }})
+	}, keySpec{id: true, act: func(k *keyring) error { return k.retire(checked) }})
+	cmd.Flags().BoolVar(&checked, "i-have-checked", false, "confirm that \"aikeysd keys in-use\" counted 0")
+	return cmd
 }
 
 func (k *keyring) retire(checked bool) error {

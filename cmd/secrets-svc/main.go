@@ -22,16 +22,12 @@ func main() {
 
 // run is the whole program. It shuts down when ctx ends.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	p := newProgram(environ, stdout, stderr)
+	p := &program{cli.Program{Name: "secrets-svc", Environ: environ, Stdout: stdout, Stderr: stderr}}
 	return p.Run(ctx, p.root(), args)
 }
 
 // program has what the commands share.
 type program struct{ cli.Program }
-
-func newProgram(environ []string, stdout, stderr io.Writer) *program {
-	return &program{cli.Program{Name: "secrets-svc", Environ: environ, Stdout: stdout, Stderr: stderr}}
-}
 
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{

@@ -31,10 +31,6 @@ type namespaces struct {
 	closers lifecycle.Closers
 }
 
-func newNamespaces(cfg *config, log *slog.Logger) *namespaces {
-	return &namespaces{cfg: cfg, log: log, sealers: map[string]sealer.Sealer{}, failing: map[string]string{}}
-}
-
 // Sealer returns the sealer of a namespace, or sealer.ErrUnavailable if it can't be opened.
 func (n *namespaces) Sealer(ctx context.Context, namespace string) (sealer.Sealer, error) {
 	n.mu.Lock()
@@ -63,13 +59,6 @@ func (n *namespaces) Close() error {
 	return n.closers.Close()
 }
 
-// opened returns the sealers of the open namespaces.
-func (n *namespaces) opened() map[string]sealer.Sealer {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return maps.Clone(n.sealers)
-}
-
 // isReadable reports whether the keys of a sealer can be used now. It reads a changed file again.
 func isReadable(ctx context.Context, s sealer.Sealer) bool {
 	if file, ok := s.(*local.Sealer); ok {
@@ -93,7 +82,10 @@ func (n *namespaces) Describe(to chan<- *prometheus.Desc) { to <- keysetReadable
 func (n *namespaces) Collect(to chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout) // Collect gets no context
 	defer cancel()
-	for name, s := range n.opened() {
+	n.mu.Lock()
+	sealers := maps.Clone(n.sealers)
+	n.mu.Unlock()
+	for name, s := range sealers {
 		readable := 0.0
 		if isReadable(ctx, s) {
 			readable = 1

@@ -21,6 +21,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/filereload"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
+	"github.com/agentrouter/aikeys/sealer"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -94,10 +95,10 @@ func (s *service) open(ctx context.Context) (err error) {
 	if s.clients, err = secrets.OpenClients(s.cfg.Clients, s.log); err != nil {
 		return fmt.Errorf("%s: %w", s.cfg.Of("clients").Given(), err)
 	}
-	if err := s.openAudit(); err != nil {
+	if s.audit, err = s.cfg.openAudit(s.stdout, &s.closers); err != nil {
 		return err
 	}
-	s.namespaces = newNamespaces(s.cfg, s.log)
+	s.namespaces = &namespaces{cfg: s.cfg, log: s.log, sealers: map[string]sealer.Sealer{}, failing: map[string]string{}}
 	s.closers.Add(s.namespaces.Close)
 	for _, name := range s.clients.Get(ctx).Namespaces() {
 		_, _ = s.namespaces.Sealer(ctx, name) // logged: a namespace may get its keyset later
@@ -120,22 +121,6 @@ func (s *service) protectMemory(ctx context.Context) error {
 	case err != nil:
 		s.log.WarnContext(ctx, "memory is not locked and may be swapped to disk", slog.String("error", err.Error()))
 	}
-	return nil
-}
-
-func (s *service) openAudit() error {
-	if s.cfg.AuditLog == standardOutput {
-		s.audit = secrets.NewAudit(&wholeLines{to: s.stdout})
-		s.closers.Add(s.audit.Close)
-		return nil
-	}
-	file, err := openAudit(s.cfg.AuditLog)
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.cfg.Of("audit-log").Given(), err)
-	}
-	s.closers.Add(file.Close)
-	s.audit = secrets.NewAudit(file)
-	s.closers.Add(s.audit.Close)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package secrets
 import (
 	"context"
 	"errors"
+	"net/http"
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/httpapi"
@@ -107,13 +108,8 @@ func resultOf(r sealer.Result) (gen.RewrapResult, error) {
 		return gen.RewrapResult{KekID: &r.Envelope.KEKID, Envelope: &envelope}, nil
 	}
 	err := toClientError(r.Err)
-	for _, ofTheItem := range []error{
-		errDoesNotOpen, errUnknownKEK, errMalformedEnvelope, problem.ErrInvalid,
-	} {
-		if errors.Is(err, ofTheItem) {
-			reason := slug(err)
-			return gen.RewrapResult{Problem: &reason}, nil
-		}
+	if row := problems.Find(err); row.Status < http.StatusInternalServerError {
+		return gen.RewrapResult{Problem: &row.Slug}, nil
 	}
 	return gen.RewrapResult{}, err
 }

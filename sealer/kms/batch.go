@@ -70,10 +70,10 @@ func (g *guard) sendBatch(
 		return nil, nil
 	}
 	keys, err := call(ctx, g, func(ctx context.Context) ([][]byte, error) { return send(batch, ctx, items) })
-	switch {
-	case isOutage(err):
-		return nil, err
-	case err != nil:
+	if err != nil {
+		if isOutage(err) {
+			return nil, err
+		}
 		return nil, nil
 	}
 	results := make([]sealer.KeyResult, len(keys))

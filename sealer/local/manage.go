@@ -107,58 +107,43 @@ func AddKEK(path string) (id string, err error) {
 
 // SetPrimary makes a KEK primary, so that it wraps new data keys. The previous one stays enabled. Errors: sealer.ErrUnknownKEK,
 // ErrRetired.
-func SetPrimary(path, id string) error {
-	return setState(path, id, sealer.KEKPrimary, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {
-		if now == sealer.KEKRetired {
-			return ErrRetired
-		}
-		return m.SetPrimary(keyID)
-	})
-}
+func SetPrimary(path, id string) error { return setState(path, id, sealer.KEKPrimary) }
 
 // Retire takes a KEK out of use: envelopes under it don't open until it is enabled again. The caller makes sure that no envelope
 // needs it. Errors: sealer.ErrUnknownKEK, ErrPrimary.
-func Retire(path, id string) error {
-	return setState(path, id, sealer.KEKRetired, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {
-		if now == sealer.KEKPrimary {
-			return ErrPrimary
-		}
-		return m.Disable(keyID)
-	})
-}
+func Retire(path, id string) error { return setState(path, id, sealer.KEKRetired) }
 
 // Enable makes a retired KEK usable again, so that envelopes under it open. Error: sealer.ErrUnknownKEK.
-func Enable(path, id string) error {
-	return setState(path, id, sealer.KEKEnabled, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {
-		if now == sealer.KEKPrimary {
-			return nil // the primary KEK is enabled
-		}
-		return m.Enable(keyID)
-	})
-}
+func Enable(path, id string) error { return setState(path, id, sealer.KEKEnabled) }
 
-// setState changes the state of one KEK. It does not write the file if the KEK already has that state.
-func setState(
-	path, id string, want sealer.KEKState, set func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error,
-) error {
+// setState changes the state of one KEK. It does not write the file if nothing changes.
+func setState(path, id string, want sealer.KEKState) error {
 	err := change(path, func(target string) (*keyset.Handle, error) {
 		handle, read, err := readKEKs(target) // refuses a keyset that can't be used: it must not be changed
 		if err != nil {
 			return nil, err
 		}
-		keks, manager := read.all, keyset.NewManagerFromHandle(handle)
-		i := slices.IndexFunc(keks, func(k sealer.KEK) bool { return k.ID == id })
+		i := slices.IndexFunc(read.all, func(k sealer.KEK) bool { return k.ID == id })
 		if i < 0 {
 			return nil, unknownKEK(id)
 		}
-		if keks[i].State == want {
+		switch now := read.all[i].State; {
+		case now == want, now == sealer.KEKPrimary && want == sealer.KEKEnabled: // the primary KEK is enabled
 			return nil, nil //nolint:nilnil // nothing to write
+		case now == sealer.KEKPrimary:
+			return nil, ErrPrimary
+		case now == sealer.KEKRetired && want == sealer.KEKPrimary:
+			return nil, ErrRetired
 		}
 		keyID, err := strconv.ParseUint(strings.TrimPrefix(id, idPrefix), 16, 32)
 		if err != nil {
 			return nil, err
 		}
-		if err := set(manager, uint32(keyID), keks[i].State); err != nil {
+		manager := keyset.NewManagerFromHandle(handle)
+		set := map[sealer.KEKState]func(uint32) error{
+			sealer.KEKPrimary: manager.SetPrimary, sealer.KEKEnabled: manager.Enable, sealer.KEKRetired: manager.Disable,
+		}
+		if err := set[want](uint32(keyID)); err != nil {
 			return nil, err
 		}
 		return manager.Handle()

@@ -108,7 +108,7 @@ func (s *Sealer) rewrapBatch(ctx context.Context, b batch, results []sealer.Resu
 func resultOf(wire secrets.RewrapResult) (sealer.Result, error) {
 	switch {
 	case wire.Problem != nil:
-		if sentinel := sentinelOf(*wire.Problem); sentinel != nil {
+		if sentinel := envelopeProblems[*wire.Problem]; sentinel != nil {
 			return sealer.Result{Err: fmt.Errorf("re-wrap: %w", sentinel)}, nil
 		}
 		return sealer.Result{}, garbled("a result with an unknown problem")

@@ -66,7 +66,7 @@ func refusal(response *http.Response) error {
 	case status == http.StatusForbidden:
 		return fmt.Errorf("%w: %w", sealer.ErrUnavailable, ErrNotAllowed)
 	case status == http.StatusUnprocessableEntity:
-		if sentinel := sentinelOf(path.Base(problem.Type)); sentinel != nil {
+		if sentinel := envelopeProblems[path.Base(problem.Type)]; sentinel != nil {
 			return sentinel
 		}
 		return garbled("a 422 of an unknown type")
@@ -77,17 +77,9 @@ func refusal(response *http.Response) error {
 	}
 }
 
-// sentinelOf returns the error for the last part of a problem's type, or nil if the problem does not concern an envelope.
-func sentinelOf(slug string) error {
-	switch slug {
-	case "does-not-open":
-		return sealer.ErrBinding
-	case "unknown-kek":
-		return sealer.ErrUnknownKEK
-	case "malformed-envelope":
-		return sealer.ErrMalformed
-	}
-	return nil
+// envelopeProblems maps the problems that concern an envelope, by the last part of their type, to our errors.
+var envelopeProblems = map[string]error{
+	"does-not-open": sealer.ErrBinding, "unknown-kek": sealer.ErrUnknownKEK, "malformed-envelope": sealer.ErrMalformed,
 }
 
 // requestID returns a note with the request id, to find the request in the service's log.

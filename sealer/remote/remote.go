@@ -85,7 +85,7 @@ func (s *Sealer) Close() error {
 // Seal implements sealer.Sealer. The parts of a binding must be UTF-8, since it travels as JSON.
 func (s *Sealer) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (envelope sealer.Envelope, err error) {
 	defer wrap(&err, "seal")
-	if err := begin(ctx, binding); err != nil {
+	if err := checkBinding(binding); err != nil {
 		return sealer.Envelope{}, err
 	}
 	if n := secret.Len(); n == 0 || n > sealer.MaxSecretLen {
@@ -111,7 +111,7 @@ func (s *Sealer) Seal(ctx context.Context, binding sealer.Binding, secret sealer
 // Open implements sealer.Sealer. The service's audit log records each successful call.
 func (s *Sealer) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (secret sealer.Secret, err error) {
 	defer wrap(&err, "open")
-	if err := begin(ctx, binding); err != nil {
+	if err := checkBinding(binding); err != nil {
 		return sealer.Secret{}, err
 	}
 	if _, err := sealer.KEKIDOf(envelope); err != nil {
@@ -152,14 +152,6 @@ func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 		return nil, fmt.Errorf("list KEKs: %w", err)
 	}
 	return parseKEKs(answer)
-}
-
-// begin is the common first step of Seal, Open and Rewrap: it returns ctx's error if ctx is done, and checks the binding.
-func begin(ctx context.Context, binding sealer.Binding) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return checkBinding(binding)
 }
 
 // checkBinding refuses a binding that the service would refuse or that JSON would alter. Encoding replaces all bytes that are not

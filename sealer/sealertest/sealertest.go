@@ -25,7 +25,7 @@ func New(t testing.TB) sealer.Sealer {
 }
 
 // Secret is the plaintext that MustSeal seals. No error text and no envelope may hold it.
-const Secret = "sk-canary-d41d8cd98f00b204e9800998"
+const Secret = "sk-canary-d41d8cd98f00b204e9800998" //nolint:gosec // G101: not a credential
 
 // Binding returns the binding that MustSeal uses.
 func Binding() sealer.Binding {
@@ -45,7 +45,7 @@ func RequireOpens(t testing.TB, s sealer.Sealer, envelope []byte) {
 	t.Helper()
 	secret, err := s.Open(t.Context(), Binding(), envelope)
 	require.NoError(t, err)
-	require.True(t, Secret == string(secret.Reveal()), "another secret came out than went in")
+	require.Equal(t, Secret, string(secret.Reveal()))
 }
 
 // Unavailable is a Sealer whose methods return sealer.ErrUnavailable while it is not available. SetAvailable may be called at any

@@ -41,9 +41,13 @@ func (k *transitKey) classify(operation string, err error) error {
 	if !errors.As(err, &answered) {
 		return unreached(err)
 	}
+	capability, path := "update", operation
+	if operation == "read" {
+		capability, path = "read", "keys"
+	}
 	switch status := answered.StatusCode; {
 	case status == http.StatusForbidden:
-		return k.refuse("permission denied; the token must be valid, and its policy have %s on %s/%s/%s", capabilityOf(operation), k.cfg.Mount, pathOf(operation), k.cfg.Key)
+		return k.refuse("permission denied; the token must be valid, and its policy have %s on %s/%s/%s", capability, k.cfg.Mount, path, k.cfg.Key)
 	case status == http.StatusNotFound:
 		return k.refuse("there is no key %s in a transit engine at %s", k.cfg.Key, k.cfg.Mount)
 	case status == http.StatusBadRequest:
@@ -59,20 +63,6 @@ func (k *transitKey) classify(operation string, err error) error {
 	default:
 		return fmt.Errorf("%w: the server at %s answered %d", sealer.ErrUnavailable, k.cfg.Address, status)
 	}
-}
-
-func capabilityOf(operation string) string {
-	if operation == "read" {
-		return "read"
-	}
-	return "update"
-}
-
-func pathOf(operation string) string {
-	if operation == "read" {
-		return "keys"
-	}
-	return operation
 }
 
 // refuse is kms.Refuse with the server's address.

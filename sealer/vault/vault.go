@@ -12,7 +12,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -296,14 +295,11 @@ func (k *transitKey) versions(data map[string]any) ([]sealer.KEK, error) {
 	return keks, nil
 }
 
+// number returns the number of a version, or 0 if value is not one.
 func number(value any) int {
-	text, ok := value.(json.Number)
-	if !ok {
+	n, err := strconv.Atoi(fmt.Sprint(value))
+	if err != nil || n > 1<<30 {
 		return 0
 	}
-	n, err := text.Int64()
-	if err != nil || n < 0 || n > 1<<30 {
-		return 0
-	}
-	return int(n)
+	return n
 }

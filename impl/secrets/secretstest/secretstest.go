@@ -92,9 +92,6 @@ func Serve(t testing.TB, backend sealer.Sealer) (socket string) {
 	return socket
 }
 
-// The limits are high: overload is tested in package secrets.
-const maxConcurrent, maxQueue = 64, 1024
-
 func newHandler(t testing.TB, backend sealer.Sealer, log *slog.Logger) http.Handler {
 	t.Helper()
 	clients, err := secrets.ParseClients(fmt.Appendf(nil,
@@ -107,7 +104,7 @@ func newHandler(t testing.TB, backend sealer.Sealer, log *slog.Logger) http.Hand
 		Clients: func(context.Context) *secrets.ClientList { return clients },
 		Sealer:  func(context.Context, string) (sealer.Sealer, error) { return backend, nil },
 		Audit:   secrets.NewAudit(io.Discard), Metrics: metrics,
-		MaxConcurrent: maxConcurrent, MaxQueue: maxQueue, API: httpapi.Config{Observer: observer},
+		MaxConcurrent: 64, MaxQueue: 1024, API: httpapi.Config{Observer: observer},
 	})
 	require.NoError(t, err)
 	return handler

@@ -72,7 +72,9 @@ func (s *Server) intercept(ctx context.Context, request any, info *grpc.UnarySer
 			return nil, err
 		}
 	}
+	s.mu.Lock() // for the methods
 	answer, err := handler(ctx, request)
+	s.mu.Unlock()
 	if err == nil && s.After != nil {
 		s.After(method, answer)
 	}
@@ -137,8 +139,6 @@ func describe(keyName string, number int, v *version) *kmspb.CryptoKeyVersion {
 
 // GetCryptoKey implements the service.
 func (s *Server) GetCryptoKey(_ context.Context, r *kmspb.GetCryptoKeyRequest) (*kmspb.CryptoKey, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	k, err := s.find(r.GetName())
 	if err != nil {
 		return nil, err
@@ -152,8 +152,6 @@ func (s *Server) GetCryptoKey(_ context.Context, r *kmspb.GetCryptoKeyRequest) (
 
 // GetCryptoKeyVersion implements the service.
 func (s *Server) GetCryptoKeyVersion(_ context.Context, r *kmspb.GetCryptoKeyVersionRequest) (*kmspb.CryptoKeyVersion, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	v, number, err := s.findVersion(r.GetName())
 	if err != nil {
 		return nil, err
@@ -164,8 +162,6 @@ func (s *Server) GetCryptoKeyVersion(_ context.Context, r *kmspb.GetCryptoKeyVer
 
 // ListCryptoKeyVersions implements the service.
 func (s *Server) ListCryptoKeyVersions(_ context.Context, r *kmspb.ListCryptoKeyVersionsRequest) (*kmspb.ListCryptoKeyVersionsResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	k, err := s.find(r.GetParent())
 	if err != nil {
 		return nil, err
@@ -179,8 +175,6 @@ func (s *Server) ListCryptoKeyVersions(_ context.Context, r *kmspb.ListCryptoKey
 
 // Encrypt implements the service. The ciphertext begins with the number of its version.
 func (s *Server) Encrypt(_ context.Context, r *kmspb.EncryptRequest) (*kmspb.EncryptResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	v, number, err := s.findVersion(r.GetName())
 	if err != nil {
 		return nil, err
@@ -201,8 +195,6 @@ func (s *Server) Encrypt(_ context.Context, r *kmspb.EncryptRequest) (*kmspb.Enc
 
 // Decrypt implements the service.
 func (s *Server) Decrypt(_ context.Context, r *kmspb.DecryptRequest) (*kmspb.DecryptResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	k, err := s.find(r.GetName())
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -263,17 +264,10 @@ func (s *Server) TokenFile(t testing.TB, policy string, settings map[string]any)
 	t.Helper()
 	name = s.WritePolicy(t, policy)
 	body := map[string]any{"policies": []string{name}, "no_default_policy": true, "no_parent": true}
-	for name, value := range settings {
-		body[name] = value
-	}
-	var answer struct {
-		Auth struct {
-			Token string `json:"client_token"`
-		} `json:"auth"`
-	}
-	require.NoError(t, s.call(s.Root, http.MethodPost, "auth/token/create", body, &answer))
+	maps.Copy(body, settings)
+	auth, _ := s.Call(t, http.MethodPost, "auth/token/create", body)["auth"].(map[string]any)
 	file = filepath.Join(t.TempDir(), "token")
-	require.NoError(t, os.WriteFile(file, []byte(answer.Auth.Token+"\n"), 0o600))
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "%s\n", auth["client_token"]), 0o600))
 	return file, name
 }
 
