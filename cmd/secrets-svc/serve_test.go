@@ -52,7 +52,7 @@ func TestSetupFromScratch(t *testing.T) {
 	envelope := sealertest.MustSeal(t, client)
 	require.Equal(t, id, envelope.KEKID)
 	sealertest.RequireOpens(t, client, envelope.Bytes)
-	require.Contains(t, s.Stdout.String(), `"outcome":"opened"`)
+	s.AwaitLog(`"outcome":"opened"`)
 
 	status, body := get(s, "/healthz")
 	require.Equal(t, http.StatusOK, status, body)
@@ -81,7 +81,7 @@ func TestNamespaceWorksOnceItHasAKeyset(t *testing.T) {
 	_, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.NoDirExists(t, i.path("keys"), "a service makes no keyset")
-	require.Contains(t, s.Stderr.String(), "a namespace has no usable keyset")
+	s.AwaitLog("a namespace has no usable keyset")
 
 	i.create()
 	sealertest.RequireOpens(t, client, sealertest.MustSeal(t, client).Bytes)
@@ -303,6 +303,7 @@ func TestMutualTLS(t *testing.T) {
 		client := newClient(t, issue(clients, "aikeysd", tlsfilestest.Named("aikeysd.internal")))
 		envelope := sealertest.MustSeal(t, client)
 		sealertest.RequireOpens(t, client, envelope.Bytes)
+		s.AwaitLog(`"outcome":"opened"`)
 		require.Contains(t, s.Stdout.String(), `"client":"aikeysd"`)
 		_, err := client.Rewrap(t.Context(), sealertest.Binding(), envelope.Bytes)
 		require.Error(t, err)
@@ -364,7 +365,7 @@ func TestMutualTLS(t *testing.T) {
 			_, err := client.KEKs(t.Context())
 			return err != nil
 		}, patience, often)
-		require.Greater(t, strings.Count(s.Stderr.String(), `"status":403`), refused)
+		s.Await("the refusal", func() bool { return strings.Count(s.Stderr.String(), `"status":403`) > refused })
 	})
 	t.Run("another authority is trusted once the file names it", func(t *testing.T) {
 		next := tlsfilestest.NewAuthority(t)
