@@ -1,4 +1,4 @@
-// Registers a provider key of the caller's own, which serves their requests alone.
+// Registers a provider key of the caller's own, which serves only their requests.
 // Needs AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY, and takes the provider key from OPENAI_API_KEY; without one it
 // registers a made-up key. Run it with: npm install && npx tsx index.ts
 import { AlreadyExistsError, Client } from '@tetrate/agentrouter-sdk';
