@@ -55,8 +55,7 @@ type Cluster struct {
 	exited     chan struct{} // closed once the postmaster has been waited for
 }
 
-// StartCluster starts a cluster, with server parameters such as "autovacuum=off", and removes it when the test ends. It runs without fsync: commits survive a crash of the server,
-// but not of the machine.
+// StartCluster starts a cluster, with server parameters such as "autovacuum=off", and removes it when the test ends.
 func StartCluster(t testing.TB, settings ...string) *Cluster {
 	t.Helper()
 	return start(t, (*Cluster).create, settings...)
@@ -114,7 +113,7 @@ func (c *Cluster) Stop(mode StopMode) error {
 	}
 }
 
-// Kill ends every process of the cluster with SIGKILL, as a power cut or the kernel's OOM killer would, and waits
+// Kill ends every process of the cluster with SIGKILL, as the kernel's OOM killer would, and waits
 // until they are gone. Start recovers what was committed.
 func (c *Cluster) Kill() error {
 	if c.postmaster == nil {
@@ -189,7 +188,8 @@ func (c *Cluster) program(name string, args ...string) *osexec.Cmd {
 func (c *Cluster) launch() error {
 	args := []string{"-D", c.dataDir(), "-p", strconv.Itoa(c.port), "-k", c.dir, "-h", "127.0.0.1"}
 	for _, s := range append([]string{
-		"max_connections=" + strconv.Itoa(maxConnections), "fsync=off",
+		"max_connections=" + strconv.Itoa(maxConnections),
+		"fsync=off",                       // what the server wrote is in the kernel's cache, and survives Kill; no test stops the kernel
 		"dynamic_shared_memory_type=mmap", // in the data folder, so that Kill leaves nothing in /dev/shm
 	}, c.settings...) {
 		args = append(args, "-c", s)
