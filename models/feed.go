@@ -196,6 +196,20 @@ type Change struct {
 	RetireAt int64
 }
 
+// Stop returns the change as a stop. ok is false if it is none.
+func (c Change) Stop() (stop Stop, ok bool) {
+	switch c.Type {
+	case EventKeyRevoked, EventKeyDisabled, EventKeyRotated, EventKeyRotationRolledBack:
+		return Stop{c.Type, c.KeyID, c.CustomerID, c.Tx}, true
+	case EventTokenRevoked:
+		return Stop{c.Type, c.TokenID, c.CustomerID, c.Tx}, true
+	case EventMemberRemoved:
+		return Stop{c.Type, c.UserID, c.CustomerID, c.Tx}, true
+	default:
+		return Stop{}, false
+	}
+}
+
 // ChangeColumns select a Change from an event. An event is about the user of its scope or, without one, about its member.
 const ChangeColumns = `tx, type, customer_id, project_id, CASE WHEN scope_user_id <> '' THEN scope_user_id ELSE member_id END AS user_id,
 key_id, token_id, provider, CASE WHEN type IN ('` + string(EventKeyRotated) + `', '` + string(EventKeyRotationRolledBack) + `', '` + string(EventKeyVersionDestroyed) + `')

@@ -2,99 +2,10 @@ package models
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"gorm.io/gorm"
 )
-
-// StopReason is the reason why a key serves nobody, whatever the policy says.
-type StopReason string
-
-// The reasons. If several apply, the first of them counts.
-const (
-	StopRevoked  StopReason = "revoked"
-	StopDisabled StopReason = "disabled"
-	StopExpired  StopReason = "expired"
-)
-
-// StopReason returns why the key serves nobody, or "" if it may serve.
-func (k Key) StopReason(now int64) StopReason {
-	switch {
-	case k.RevokedAt != 0:
-		return StopRevoked
-	case k.DisabledAt != 0:
-		return StopDisabled
-	case k.ExpiresAt != 0 && k.ExpiresAt <= now:
-		return StopExpired
-	}
-	return ""
-}
-
-// stoppedAt returns when the key stopped serving; zero if it may serve.
-func (k Key) stoppedAt(now int64) int64 {
-	switch k.StopReason(now) {
-	case StopRevoked:
-		return k.RevokedAt
-	case StopDisabled:
-		return k.DisabledAt
-	case StopExpired:
-		return k.ExpiresAt
-	}
-	return 0
-}
-
-// staleAfter is how long a key may be unused before it counts as stale.
-const staleAfter = 90 * 24 * time.Hour
-
-// StaleSince returns when the key became stale, or zero. A revoked key is not stale.
-func (k Key) StaleSince(now int64) int64 {
-	since := max(k.CreatedAt, k.LastUsedAt) + staleAfter.Microseconds()
-	if k.RevokedAt != 0 || since > now {
-		return 0
-	}
-	return since
-}
-
-// Stop is a change that ends the use of keys or of a version: a key was revoked, disabled or rotated, an API key was revoked, or
-// a member was removed. Each has a receipt, which counts the data planes' acknowledgements.
-type Stop struct {
-	Type EventType
-	// Subject is the id of the key, of the API key or of the user.
-	Subject, CustomerID string
-	// Tx is the number of the transaction; zero for revocations by releases without data planes.
-	Tx int64
-}
-
-// ID returns an id that is unique among stops. It needs no number for a revocation, which happens once for each key.
-func (s Stop) ID() string {
-	if s.Type == EventKeyRevoked {
-		return s.Subject
-	}
-	return s.Subject + "/" + strconv.FormatInt(s.Tx, 10)
-}
-
-// Stop returns the key's revocation or, if it is not revoked, the change that disabled it.
-func (k Key) Stop() Stop {
-	if k.RevokedAt != 0 || k.RevocationTx != 0 {
-		return Stop{EventKeyRevoked, k.ID, k.CustomerID, k.RevocationTx}
-	}
-	return Stop{EventKeyDisabled, k.ID, k.CustomerID, k.DisabledTx}
-}
-
-// Stop returns the change as a stop. ok is false if it is none.
-func (c Change) Stop() (stop Stop, ok bool) {
-	switch c.Type {
-	case EventKeyRevoked, EventKeyDisabled, EventKeyRotated, EventKeyRotationRolledBack:
-		return Stop{c.Type, c.KeyID, c.CustomerID, c.Tx}, true
-	case EventTokenRevoked:
-		return Stop{c.Type, c.TokenID, c.CustomerID, c.Tx}, true
-	case EventMemberRemoved:
-		return Stop{c.Type, c.UserID, c.CustomerID, c.Tx}, true
-	default:
-		return Stop{}, false
-	}
-}
 
 // KeyChange is a change of a key. Nil fields change nothing.
 type KeyChange struct {

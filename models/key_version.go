@@ -288,13 +288,6 @@ func (tx *Tx) destroyVersions(keyID string, state VersionState, due int64, newEv
 	return nil
 }
 
-// eraseVersions destroys versions without storing events.
-func (tx *Tx) eraseVersions(where string, args ...any) error {
-	return tx.db.Model(&KeyVersion{}).Where(where, args...).Where("state <> ?", string(VersionDestroyed)).Updates(map[string]any{
-		"state": string(VersionDestroyed), "envelope": []byte{}, "kek_id": "", "retire_at": 0, "destroyed_at": tx.Now,
-	}).Error
-}
-
 // DestroyRetired destroys the retiring versions of up to limit keys whose overlap has ended at a time, and returns how many keys
 // it found. Processes that do so at the same time store each event once. It also erases versions of revoked keys, which a
 // process of an earlier release leaves behind.
