@@ -190,9 +190,11 @@ func TestAgentsPageHasWorkingPrograms(t *testing.T) {
 	}
 }
 
-// startLiteLLM runs the LiteLLM proxy with its sample, before an agent, and returns it and its URL.
-func startLiteLLM(t *testing.T, agent *programtest.Process) (p *programtest.Process, url string) {
-	t.Helper()
+// LiteLLM sends each request with the key that the agent names for its caller, and none without.
+func TestLiteLLMAsksTheAgent(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	agent := e.startAgent()
 	program, err := filepath.Abs("../../tools/litellm/.venv/bin/litellm")
 	require.NoError(t, err)
 	dir := t.TempDir()
@@ -206,21 +208,12 @@ func startLiteLLM(t *testing.T, agent *programtest.Process) (p *programtest.Proc
 	cmd.Dir, cmd.Env = dir, []string{
 		"PATH=" + filepath.Dir(program) + ":" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1",
 		"LITELLM_LOCAL_MODEL_COST_MAP=True", "LITELLM_MASTER_KEY=sk-" + strings.Repeat("0123456789abcdef", 4)}
-	p = programtest.Launch(t, cmd)
-	listening := regexp.MustCompile(`http://127\.0\.0\.1:[1-9]\d*`)
+	p, url := programtest.Launch(t, cmd), ""
 	require.Eventually(t, func() bool {
-		url = listening.FindString(p.Output())
+		url = regexp.MustCompile(`http://127\.0\.0\.1:[1-9]\d*`).FindString(p.Output())
 		return url != "" && programtest.Send(http.MethodGet, url+"/health/liveliness", "", "").Status == http.StatusOK
 	}, 3*programtest.Patience, programtest.Patience/100, "never ready; `make test` installs it: %s", p.Output())
-	return p, url
-}
 
-// LiteLLM sends each request with the key that the agent names for its caller, and none without.
-func TestLiteLLMAsksTheAgent(t *testing.T) {
-	t.Parallel()
-	e := newEnv(t)
-	agent := e.startAgent()
-	p, url := startLiteLLM(t, agent)
 	const inference = `{"model": "openai/gpt-5", "messages": [{"role": "user", "content": "Hello"}]`
 	for body, path := range map[string]string{
 		inference + `}`:                 "/v1/chat/completions",
@@ -262,36 +255,15 @@ func TestLiteLLMAsksTheAgent(t *testing.T) {
 // onLoopback makes a server of Node listen on this machine only, on any free port, and say which.
 const onLoopback = `data:text/javascript,import net from "node:net"; const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function () {
-  this.once("listening", () => console.log("listening on http://127.0.0.1:" + this.address().port));
+  this.once("listening", () => console.log("listening node=http://127.0.0.1:" + this.address().port));
   return listen.call(this, 0, "127.0.0.1");
 };`
 
-// startNode runs a server in Node and returns it and its URL.
-func startNode(t *testing.T, args ...string) (p *programtest.Process, url string) {
-	t.Helper()
+// startNode runs a server in Node, which logs its URL as "node".
+func startNode(t *testing.T, args ...string) *programtest.Process {
 	cmd := exec.Command("node", append([]string{"--import", onLoopback}, args...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-	p = programtest.Launch(t, cmd)
-	listening := regexp.MustCompile(`http://127\.0\.0\.1:[1-9]\d*`)
-	p.Await("listening; `make test` installs it", func() bool {
-		url = listening.FindString(p.Output())
-		return url != ""
-	})
-	return p, url
-}
-
-// startPortkey runs the Portkey gateway, and its sample before it, which asks an agent. It returns both, and their URLs.
-func startPortkey(t *testing.T, agent *programtest.Process) (portkey, front *programtest.Process, behind, url string) {
-	t.Helper()
-	portkey, behind = startNode(t, "../../tools/peers/node_modules/@portkey-ai/gateway/build/start-server.js", "--headless")
-	text, err := os.ReadFile("../../docs/samples/portkey/front.mjs")
-	require.NoError(t, err)
-	text = bytes.ReplaceAll(text, []byte("/run/aikeys-gateway/agent.sock"), []byte(strings.TrimPrefix(agent.URL("agent"), "unix:")))
-	text = bytes.ReplaceAll(text, []byte("http://127.0.0.1:8787"), []byte(behind))
-	sample := filepath.Join(t.TempDir(), "front.mjs")
-	require.NoError(t, os.WriteFile(sample, text, 0o600))
-	front, url = startNode(t, sample)
-	return portkey, front, behind, url
+	return programtest.Launch(t, cmd)
 }
 
 // Portkey sends each request with the key that the agent names for its caller, and none without.
@@ -300,7 +272,16 @@ func TestPortkeyAsksTheAgent(t *testing.T) {
 	release := make(chan struct{}, 1)
 	e := newEnv(t, gatewaytest.ReleasedBy(release))
 	agent := e.startAgent()
-	portkey, front, behind, url := startPortkey(t, agent)
+	portkey := startNode(t, "../../tools/peers/node_modules/@portkey-ai/gateway/build/start-server.js", "--headless") // `make test` installs it
+	behind := portkey.URL("node")
+	text, err := os.ReadFile("../../docs/samples/portkey/front.mjs")
+	require.NoError(t, err)
+	text = bytes.ReplaceAll(text, []byte("/run/aikeys-gateway/agent.sock"), []byte(strings.TrimPrefix(agent.URL("agent"), "unix:")))
+	text = bytes.ReplaceAll(text, []byte("http://127.0.0.1:8787"), []byte(behind))
+	sample := filepath.Join(t.TempDir(), "front.mjs")
+	require.NoError(t, os.WriteFile(sample, text, 0o600))
+	front := startNode(t, sample)
+	url := front.URL("node")
 	const inference = `{"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]`
 	call := func(provider, path, credential, body string, headers ...string) programtest.Reply {
 		t.Helper()

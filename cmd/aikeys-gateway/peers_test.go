@@ -166,20 +166,18 @@ func runTool(t *testing.T, command string, environ ...string) (output []byte) {
 // question asks for a completion.
 const question = `{"model": "m", "max_tokens": 9, "messages": []}`
 
-// sdk is an official SDK: the program that uses it, the provider's path in the gateway, the variables with the SDK's base URL and key,
-// how many requests the program makes, and the class of the error for a wrong key.
-type sdk struct {
-	script, path, baseURL, key string
-	requests                   int
-	refusal                    string
-}
-
 // The official SDKs work with the base URL and the key changed and nothing else. A provider sends each chunk only once the SDK has
 // the one before it, so nothing in between buffers.
 func TestProviderSDKs(t *testing.T) {
 	t.Parallel()
 	folder, err := filepath.Abs("../../tools/peers")
 	require.NoError(t, err)
+	type sdk struct {
+		script, path string // the program that uses the SDK, and the provider's path in the gateway
+		baseURL, key string // the variables with the SDK's base URL and key
+		requests     int    // how many the program makes
+		refusal      string // the class of the error for a wrong key
+	}
 	openAI, anthropic := sdk{"openai_client", "/openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", 2, "AuthenticationError"},
 		sdk{"anthropic_client", "/anthropic", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", 2, "AuthenticationError"}
 	google, googleByOpenAI := sdk{"google_client", "/gemini", "GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY", 4, "ClientError"},
@@ -288,42 +286,40 @@ func TestRealtimeSessions(t *testing.T) {
 	}
 }
 
-// answerAsGemini answers lists of files, downloads, questions and Live sessions as Gemini does, with one credential alone.
-func answerAsGemini(w http.ResponseWriter, r *http.Request) {
-	version, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	switch {
-	case r.Header.Get("X-Goog-Api-Key") != providerSecret || r.URL.Query().Has("key"):
-		w.WriteHeader(http.StatusForbidden)
-	case rest == "files" && r.URL.Query().Get("pageToken") == "":
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = fmt.Fprintf(w, `{"files":[{"name":"files/a","downloadUri":"http://%s/%s/files/a:download?alt=media"}],"nextPageToken":"second"}`, r.Host, version)
-	case rest == "files":
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"files":[{"name":"files/b"}]}`)
-	case rest == "files/a:download" && r.URL.RawQuery == "alt=media":
-		_, _ = io.WriteString(w, "Hello")
-	case rest == "models/m:generateContent":
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = fmt.Fprintf(w, `{"candidates":[{"content":{"role":"model","parts":[{"text":%q}]}}]}`, version)
-	case version == "ws" && strings.HasSuffix(rest, ".GenerativeService.BidiGenerateContent"):
-		websocket.Server{Handler: func(ws *websocket.Conn) {
-			for _, answer := range []string{`{"setupComplete":{}}`, `{"serverContent":{"modelTurn":{"parts":[{"text":"Hello"}]},"turnComplete":true}}`} {
-				var got string
-				if websocket.Message.Receive(ws, &got) != nil || websocket.Message.Send(ws, answer) != nil {
-					return
-				}
-			}
-			_, _ = io.Copy(io.Discard, ws) // until the client hangs up
-		}}.ServeHTTP(w, r)
-	default:
-		w.WriteHeader(http.StatusNotFound)
-	}
-}
-
 // What Google's SDKs ask for beside content comes back through the gateway: pages, downloads, another version, and Live sessions.
 func TestGoogleSDKsPageDownloadAndTalk(t *testing.T) {
 	t.Parallel()
-	provider := httptest.NewServer(http.HandlerFunc(answerAsGemini))
+	// It answers lists of files, downloads, questions and Live sessions as Gemini does, with one credential alone.
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		version, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		switch {
+		case r.Header.Get("X-Goog-Api-Key") != providerSecret || r.URL.Query().Has("key"):
+			w.WriteHeader(http.StatusForbidden)
+		case rest == "files" && r.URL.Query().Get("pageToken") == "":
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = fmt.Fprintf(w, `{"files":[{"name":"files/a","downloadUri":"http://%s/%s/files/a:download?alt=media"}],"nextPageToken":"second"}`, r.Host, version)
+		case rest == "files":
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"files":[{"name":"files/b"}]}`)
+		case rest == "files/a:download" && r.URL.RawQuery == "alt=media":
+			_, _ = io.WriteString(w, "Hello")
+		case rest == "models/m:generateContent":
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = fmt.Fprintf(w, `{"candidates":[{"content":{"role":"model","parts":[{"text":%q}]}}]}`, version)
+		case version == "ws" && strings.HasSuffix(rest, ".GenerativeService.BidiGenerateContent"):
+			websocket.Server{Handler: func(ws *websocket.Conn) {
+				for _, answer := range []string{`{"setupComplete":{}}`, `{"serverContent":{"modelTurn":{"parts":[{"text":"Hello"}]},"turnComplete":true}}`} {
+					var got string
+					if websocket.Message.Receive(ws, &got) != nil || websocket.Message.Send(ws, answer) != nil {
+						return
+					}
+				}
+				_, _ = io.Copy(io.Discard, ws) // until the client hangs up
+			}}.ServeHTTP(w, r)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
 	t.Cleanup(provider.Close)
 	e := newEnv(t)
 	own := tlsfilestest.WriteCertificate(t, t.TempDir(), 1) // Python's SDK opens Live sessions over TLS only
@@ -529,75 +525,6 @@ func TestSampleProxiesSendNothingToAnImpostor(t *testing.T) {
 	})
 }
 
-// stream is an event of a streamed answer, and the whole answer, where a test asks for one.
-type stream struct{ event, whole string }
-
-// documented is an API as its provider documents it: the path at a gateway and at the provider's host, the header that takes the
-// key and what the value begins with, an answer, and what it answers to a key that it does not take.
-type documented struct {
-	provider, path string
-	header, prefix string
-	answer         stream
-	status         int
-	refusal        string
-}
-
-// unrelated is what providers answer with 403 to a request whose model, region or network is at fault.
-var unrelated = map[string]string{
-	"openai":       `{"error":{"message":"Project p does not have access to model m","code":"model_not_found"}}`,
-	"anthropic":    `{"error":{"type":"forbidden","message":"Request not allowed"}}`,
-	"groq":         `{"error":{"message":"The model m is blocked.","code":"model_permission_blocked_org"}}`,
-	"openrouter":   `{"error":{"message":"m requires moderation","code":403,"metadata":{"flagged_input":"x"}}}`,
-	"azure_openai": `{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}`,
-	"bedrock":      `{"message":"You don't have access to the model with the specified model ID."}`,
-}
-
-// imitate behaves as the documented APIs of a provider. To a request with the one credential that the API takes it streams two events, the
-// second once the first has arrived, or sends a whole answer, if no stream is asked for. It refuses a request that has the word "refuse" in its
-// body as it would a key that it does not take, and one with the word "forbid" as it would a model that the key has no access to.
-func imitate(t *testing.T, provider string, apis []documented, arrived <-chan struct{}) (url string) {
-	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body) // a request that ends early is answered as another one
-		i := slices.IndexFunc(apis, func(a documented) bool {
-			path, _, _ := strings.Cut(a.path, "?")
-			return a.provider == provider && path == r.URL.Path
-		})
-		given := 0
-		for _, name := range []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"} {
-			given += len(r.Header.Values(name))
-		}
-		if i < 0 || given != 1 || !strings.HasPrefix(r.Header.Get(apis[i].header), apis[i].prefix) {
-			http.Error(w, fmt.Sprint("undocumented: ", r.URL.Path, " with ", given, " credentials"), http.StatusTeapot)
-			return
-		}
-		reply := func(status int, body string) {
-			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(status)
-			_, _ = io.WriteString(w, body)
-		}
-		switch text := strings.ReplaceAll(string(body), " ", ""); {
-		case strings.Contains(text, "refuse"):
-			reply(apis[i].status, apis[i].refusal)
-		case strings.Contains(text, "forbid"):
-			reply(http.StatusForbidden, cmp.Or(unrelated[provider], `{"error":{"message":"No access to the model."}}`))
-		case !strings.Contains(text, `"stream":true`):
-			reply(http.StatusOK, apis[i].answer.whole)
-		default:
-			w.Header().Set("Content-Type", "text/event-stream")
-			_, _ = io.WriteString(w, apis[i].answer.event)
-			_ = http.NewResponseController(w).Flush()
-			select {
-			case <-arrived:
-				_, _ = io.WriteString(w, apis[i].answer.event)
-			case <-r.Context().Done():
-			}
-		}
-	}))
-	t.Cleanup(server.Close)
-	return server.URL
-}
-
 // serviceAccount returns a credential for Vertex AI.
 func serviceAccount(t *testing.T) string {
 	t.Helper()
@@ -623,6 +550,22 @@ func (c *controlPlane) registerSecret(replica *programtest.Process, provider, se
 // Every API of every provider of the catalogue gets its key as it is documented, streams without a delay, and has its own refusals.
 func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 	t.Parallel()
+	type stream struct{ event, whole string } // an event of a streamed answer, and the whole answer, where a test asks for one
+	type documented struct { // an API as its provider documents it
+		provider, path string // at a gateway and at the provider's host
+		header, prefix string // the header that takes the key, and what the value begins with
+		answer         stream
+		status         int // of the answer to a key that it does not take
+		refusal        string
+	}
+	unrelated := map[string]string{ // what providers answer with 403 to a request whose model, region or network is at fault
+		"openai":       `{"error":{"message":"Project p does not have access to model m","code":"model_not_found"}}`,
+		"anthropic":    `{"error":{"type":"forbidden","message":"Request not allowed"}}`,
+		"groq":         `{"error":{"message":"The model m is blocked.","code":"model_permission_blocked_org"}}`,
+		"openrouter":   `{"error":{"message":"m requires moderation","code":403,"metadata":{"flagged_input":"x"}}}`,
+		"azure_openai": `{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}`,
+		"bedrock":      `{"message":"You don't have access to the model with the specified model ID."}`,
+	}
 	openAI := stream{"data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hel\"},\"finish_reason\":null}]}\n\n",
 		`{"id":"c1","object":"chat.completion","created":1,"model":"m","usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2},
 			"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"Hello"}}]}`}
@@ -699,8 +642,49 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		}
 		c.registerSecret(replica, p.Slug, secret)
 		untested[p.Slug], arrived[p.Slug] = true, make(chan struct{}, 2)
+		// To a request with the one credential that the API takes, the server streams two events, the second once the first has arrived, or sends
+		// a whole answer if no stream is asked for. It refuses a request with the word "refuse" in its body as it would a key that it does not
+		// take, and one with the word "forbid" as it would a model that the key has no access to.
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body) // a request that ends early is answered as another one
+			i := slices.IndexFunc(apis, func(a documented) bool {
+				path, _, _ := strings.Cut(a.path, "?")
+				return a.provider == p.Slug && path == r.URL.Path
+			})
+			given := 0
+			for _, name := range []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"} {
+				given += len(r.Header.Values(name))
+			}
+			if i < 0 || given != 1 || !strings.HasPrefix(r.Header.Get(apis[i].header), apis[i].prefix) {
+				http.Error(w, fmt.Sprint("undocumented: ", r.URL.Path, " with ", given, " credentials"), http.StatusTeapot)
+				return
+			}
+			reply := func(status int, body string) {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, body)
+			}
+			switch text := strings.ReplaceAll(string(body), " ", ""); {
+			case strings.Contains(text, "refuse"):
+				reply(apis[i].status, apis[i].refusal)
+			case strings.Contains(text, "forbid"):
+				reply(http.StatusForbidden, cmp.Or(unrelated[p.Slug], `{"error":{"message":"No access to the model."}}`))
+			case !strings.Contains(text, `"stream":true`):
+				reply(http.StatusOK, apis[i].answer.whole)
+			default:
+				w.Header().Set("Content-Type", "text/event-stream")
+				_, _ = io.WriteString(w, apis[i].answer.event)
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-arrived[p.Slug]:
+					_, _ = io.WriteString(w, apis[i].answer.event)
+				case <-r.Context().Done():
+				}
+			}
+		}))
+		t.Cleanup(server.Close)
 		_, host, _ := strings.Cut(p.BaseURL, "://")
-		upstream := imitate(t, p.Slug, apis, arrived[p.Slug]) + host[len(strings.SplitN(host, "/", 2)[0]):]
+		upstream := server.URL + host[len(strings.SplitN(host, "/", 2)[0]):]
 		if p.Slug == "openai" {
 			c.upstream = upstream
 		} else {
