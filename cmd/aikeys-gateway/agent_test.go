@@ -25,25 +25,18 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 )
 
-// asker asks an agent over connections that it keeps, and counts them.
-type asker struct {
-	http.Client
-
-	connections atomic.Int64
-}
-
-func newAsker(agent *programtest.Process) *asker {
-	a := &asker{}
-	a.Client = http.Client{Timeout: programtest.Patience, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		a.connections.Add(1)
+// newAgentClient returns a client that keeps its connections to an agent, and counts them.
+func newAgentClient(agent *programtest.Process) (client *http.Client, connections *atomic.Int64) {
+	connections = &atomic.Int64{}
+	return &http.Client{Timeout: programtest.Patience, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		connections.Add(1)
 		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(agent.URL("agent"), "unix:"))
-	}}}
-	return a
+	}}}, connections
 }
 
-// ask asks for the key of the caller's request to OpenAI, and returns the status and the key.
-func (a *asker) ask() (status int, secret string) {
-	got := programtest.SendBy(&a.Client, http.MethodPost, "http://agent/v1/key", "",
+// askForKey asks an agent for the key of the caller's request to OpenAI, and returns the status and the key.
+func askForKey(client *http.Client) (status int, secret string) {
+	got := programtest.SendBy(client, http.MethodPost, "http://agent/v1/key", "",
 		`{"provider": "openai", "path": "/chat/completions", "client_ip": "192.0.2.7", "credential": "`+callerToken+`"}`)
 	var answer struct{ Secret string }
 	if json.Unmarshal([]byte(got.Body), &answer) != nil {
@@ -54,9 +47,9 @@ func (a *asker) ask() (status int, secret string) {
 
 func requireAnswer(t *testing.T, agent *programtest.Process, status int, secret string) {
 	t.Helper()
-	client := newAsker(agent)
+	client, _ := newAgentClient(agent)
 	defer client.CloseIdleConnections()
-	gotStatus, gotSecret := client.ask()
+	gotStatus, gotSecret := askForKey(client)
 	require.Equal(t, status, gotStatus)
 	require.Equal(t, secret, gotSecret)
 }
@@ -66,18 +59,18 @@ func TestAgentStopsNamingARevokedKey(t *testing.T) {
 	e := newEnv(t)
 	p := e.startAgent()
 	require.Empty(t, p.URL("gateway"), "it serves no requests")
-	kept := newAsker(p)
+	kept, connections := newAgentClient(p)
 	defer kept.CloseIdleConnections()
-	status, secret := kept.ask()
+	status, secret := askForKey(kept)
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, providerSecret, secret)
 	tx := e.control.RevokeKey(e.key)
 	p.Await("acknowledged", func() bool { return e.control.Acknowledged(tx) })
 	requireAnswer(t, p, http.StatusForbidden, "")
-	status, secret = kept.ask()
+	status, secret = askForKey(kept)
 	require.Equal(t, http.StatusForbidden, status, "on a connection of before, too")
 	require.Empty(t, secret)
-	require.EqualValues(t, 1, kept.connections.Load())
+	require.EqualValues(t, 1, connections.Load())
 	p.AwaitLog(`"face":"agent"`)
 	require.Contains(t, p.Output(), `"client":"192.0.2.7"`)
 	require.NotContains(t, p.Output(), providerSecret)
@@ -95,11 +88,11 @@ func TestAgentRestartsUnderLoad(t *testing.T) {
 	defer stop()
 	var answered, wrong atomic.Int64
 	for range 4 {
-		client := newAsker(p)
+		client, _ := newAgentClient(p)
 		asking.Go(func() {
 			defer client.CloseIdleConnections()
 			for ctx.Err() == nil {
-				switch status, secret := client.ask(); {
+				switch status, secret := askForKey(client); {
 				case status == http.StatusOK && secret == providerSecret:
 					answered.Add(1)
 				case status != 0:

@@ -551,7 +551,7 @@ func (c *controlPlane) registerSecret(replica *programtest.Process, provider, se
 func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 	t.Parallel()
 	type stream struct{ event, whole string } // an event of a streamed answer, and the whole answer, where a test asks for one
-	type documented struct { // an API as its provider documents it
+	type documented struct {                  // an API as its provider documents it
 		provider, path string // at a gateway and at the provider's host
 		header, prefix string // the header that takes the key, and what the value begins with
 		answer         stream

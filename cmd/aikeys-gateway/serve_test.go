@@ -767,29 +767,6 @@ func TestRevokedDataPlaneEndsItsStreams(t *testing.T) {
 	require.NoError(t, websocket.Message.Receive(others, &echo))
 }
 
-// countStreams opens streams until the gateway refuses one, ends them, and returns how many it served at once.
-func (c *controlPlane) countStreams(gateway *programtest.Process) (open int) {
-	c.t.Helper()
-	var streams []io.Closer
-	defer func() {
-		for _, stream := range streams {
-			_ = stream.Close()
-		}
-	}()
-	for {
-		status, body := openStream(c.t, gateway, c.alice)
-		streams = append(streams, body)
-		if status != http.StatusOK {
-			text, err := io.ReadAll(body)
-			require.NoError(c.t, err)
-			require.Contains(c.t, string(text), "/problems/key-limited")
-			return open
-		}
-		open++
-		require.Less(c.t, open, 50)
-	}
-}
-
 func TestGatewaysShareALimitAsTheyComeAndGo(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -808,8 +785,22 @@ func TestGatewaysShareALimitAsTheyComeAndGo(t *testing.T) {
 			t.Helper()
 			deadline := time.Now().Add(programtest.Patience)
 			for _, gateway := range gateways {
-				for c.countStreams(gateway) != want {
-					require.True(t, time.Now().Before(deadline), "its share is not %d", want)
+				for open := -1; open != want; {
+					require.True(t, time.Now().Before(deadline), "its share is %d, not %d", open, want)
+					var streams []io.ReadCloser // until the gateway refuses one
+					for status := http.StatusOK; status == http.StatusOK; {
+						var stream io.ReadCloser
+						status, stream = openStream(t, gateway, c.alice)
+						streams = append(streams, stream)
+						require.Less(t, len(streams), 50)
+					}
+					open = len(streams) - 1
+					text, err := io.ReadAll(streams[open])
+					require.NoError(t, err)
+					require.Contains(t, string(text), "/problems/key-limited")
+					for _, stream := range streams {
+						_ = stream.Close()
+					}
 				}
 			}
 		}
