@@ -87,18 +87,17 @@ func TestContract(t *testing.T) {
 	})
 }
 
-// A keyset and an envelope of the first release: later ones must open what it stored.
-const (
-	storedKeyset = `{"primaryKeyId":3919375459,"key":[{"keyData":{
+// storedKeyset is a keyset of the first release.
+const storedKeyset = `{"primaryKeyId":3919375459,"key":[{"keyData":{
 	"typeUrl":"type.googleapis.com/google.crypto.tink.AesGcmKey",
 	"value":"GiA3b9a4o8hPyVIMYD7tw9QZdNskuPoKXmgCrxmJoYLpFw==","keyMaterialType":"SYMMETRIC"},"status":"ENABLED",
 	"keyId":3919375459,"outputPrefixType":"TINK"}]}`
-	storedHex = "010e6c6f63616c3a6539396365633633004101e99cec63698b615adb0d946dc856d00b3a177b33dab37aa93085a69f587115" +
+
+// Later releases must open what the first one stored.
+func TestStoredEnvelopesOpenForever(t *testing.T) {
+	const storedHex = "010e6c6f63616c3a6539396365633633004101e99cec63698b615adb0d946dc856d00b3a177b33dab37aa93085a69f587115" +
 		"ccf3f7b6203afd3d690f77836b26dfb435ea13679f2d6dd03460eeb3909069d1bacea6851390e5131b742081ef055156a95c" +
 		"752eb0f91fcc1533ed05a76c8b6566530c7b017398ed7068def74b11953fe3"
-)
-
-func TestStoredEnvelopesOpenForever(t *testing.T) {
 	s := mustOpen(t, write(t, []byte(storedKeyset)))
 	envelope, err := hex.DecodeString(storedHex)
 	require.NoError(t, err)

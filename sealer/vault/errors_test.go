@@ -55,14 +55,14 @@ func TestErrorsOfOpen(t *testing.T) {
 		}, sealer.ErrUnknownKEK, sealer.ErrUnavailable, "version is too new"},
 		"a version that is too old": {func(t *testing.T, key string, _ sealer.Envelope) []byte {
 			bao.Call(t, http.MethodPost, "transit/keys/"+key+"/rotate", nil)
-			configure(t, key, map[string]any{"min_decryption_version": 2})
+			bao.Call(t, http.MethodPost, "transit/keys/"+key+"/config", map[string]any{"min_decryption_version": 2})
 			return nil
 		}, sealer.ErrUnknownKEK, sealer.ErrUnavailable, "version is disallowed by policy"},
 		"another key": {func(_ *testing.T, key string, e sealer.Envelope) []byte {
 			return relabel(e, "transit/"+key, "transit/"+strings.Repeat("x", len(key)))
 		}, sealer.ErrUnknownKEK, sealer.ErrUnavailable, "no version of the configured key"},
 		"a deleted key": {func(t *testing.T, key string, _ sealer.Envelope) []byte {
-			configure(t, key, map[string]any{"deletion_allowed": true})
+			bao.Call(t, http.MethodPost, "transit/keys/"+key+"/config", map[string]any{"deletion_allowed": true})
 			bao.Call(t, http.MethodDelete, "transit/keys/"+key, nil)
 			return nil
 		}, sealer.ErrUnknownKEK, sealer.ErrUnavailable, "encryption key not found"},

@@ -69,11 +69,6 @@ func rotate(t *testing.T, url, key string) *kms.Sealer {
 	return mustOpen(t, url, kms.Options{})
 }
 
-func configure(t *testing.T, key string, settings map[string]any) {
-	t.Helper()
-	bao.Call(t, http.MethodPost, "transit/keys/"+key+"/config", settings)
-}
-
 func TestRotation(t *testing.T) {
 	url, key := bao.Sealer(t)
 	s := mustOpen(t, url, kms.Options{})
@@ -91,14 +86,14 @@ func TestRotation(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []sealer.KEK{{ID: renewed.KEKID, State: sealer.KEKPrimary}, {ID: old.KEKID, State: sealer.KEKEnabled}}, keks)
 
-	configure(t, key, map[string]any{"min_decryption_version": 2})
+	bao.Call(t, http.MethodPost, "transit/keys/"+key+"/config", map[string]any{"min_decryption_version": 2})
 	retired := mustOpen(t, url, kms.Options{})
 	keks, err = retired.KEKs(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, sealer.KEKRetired, keks[1].State)
 	_, err = retired.Open(t.Context(), sealertest.Binding(), old.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
-	configure(t, key, map[string]any{"min_decryption_version": 1})
+	bao.Call(t, http.MethodPost, "transit/keys/"+key+"/config", map[string]any{"min_decryption_version": 1})
 	sealertest.RequireOpens(t, retired, old.Bytes)
 }
 
@@ -108,7 +103,7 @@ func TestAVersionClosedForSealingIsReplacedAtOnce(t *testing.T) {
 	s := mustOpen(t, url, kms.Options{})
 	sealertest.MustSeal(t, s)
 	rotate(t, url, key)
-	configure(t, key, map[string]any{"min_encryption_version": 2})
+	bao.Call(t, http.MethodPost, "transit/keys/"+key+"/config", map[string]any{"min_encryption_version": 2})
 	require.Equal(t, "vault:transit/"+key+":v2", sealertest.MustSeal(t, s).KEKID)
 }
 
@@ -201,21 +196,16 @@ func write(t *testing.T, content string) (file string) {
 	return file
 }
 
-func revokeToken(t *testing.T, file string) {
-	t.Helper()
-	token, err := os.ReadFile(file)
-	require.NoError(t, err)
-	bao.Call(t, http.MethodPost, "auth/token/revoke", map[string]any{"token": string(token[:len(token)-1])})
-}
-
 func TestTokenFileIsReadAgain(t *testing.T) {
 	key := bao.NewKey(t, nil)
 	policy := vaulttest.Policy(t, key)
 	file, _ := bao.TokenFile(t, policy, nil)
 	s := mustOpen(t, bao.URL(key, "token_file="+file), kms.Options{})
 	envelope := sealertest.MustSeal(t, s)
-	revokeToken(t, file)
-	_, err := s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
+	token, err := os.ReadFile(file)
+	require.NoError(t, err)
+	bao.Call(t, http.MethodPost, "auth/token/revoke", map[string]any{"token": string(token[:len(token)-1])})
+	_, err = s.Open(t.Context(), sealertest.Binding(), envelope.Bytes)
 	require.ErrorIs(t, err, kms.ErrRefused)
 	require.ErrorContains(t, err, "permission denied; the token must be valid")
 	for _, text := range []string{"\n", "VAULT_TOKEN= s.1\n"} {
