@@ -21,12 +21,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/agentrouter/aikeys/cmd/internal/programtest"
-
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"

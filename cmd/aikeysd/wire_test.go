@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/cmd/internal/programtest"
-
 	"github.com/agentrouter/aikeys/impl/auth/authtest"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/models/modelstest"
