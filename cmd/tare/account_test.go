@@ -9,14 +9,14 @@ import (
 func TestRefusedKeyIsNotStored(t *testing.T) {
 	u := newUser(t)
 	got := u.login("ak_EXAMPLE_hunter2_hunter2")
-	require.Equal(t, exitUnauthenticated, got.code)
-	require.NotContains(t, got.all(), "hunter2")
+	require.Equal(t, exitUnauthenticated, got.Code)
+	require.NotContains(t, got.Output(), "hunter2")
 	require.NoFileExists(t, u.profilesFile())
-	require.Equal(t, exitUsage, u.login("").code)
-	require.Equal(t, exitUsage, u.login("has a space").code)
-	require.Equal(t, exitUsage, u.login("x", "--profile", "no/name").code)
-	require.Equal(t, exitUsage, u.runWithInput("x", "login").code, "it has to know where to")
-	require.Equal(t, exitUnavailable, u.runWithInput("ak_x", "login --base-url http://127.0.0.1:1").code)
+	require.Equal(t, exitUsage, u.login("").Code)
+	require.Equal(t, exitUsage, u.login("has a space").Code)
+	require.Equal(t, exitUsage, u.login("x", "--profile", "no/name").Code)
+	require.Equal(t, exitUsage, u.runWithInput("x", "login").Code, "it has to know where to")
+	require.Equal(t, exitUnavailable, u.runWithInput("ak_x", "login --base-url http://127.0.0.1:1").Code)
 	require.NoFileExists(t, u.profilesFile())
 }
 

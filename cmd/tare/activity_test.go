@@ -14,12 +14,12 @@ func TestEventsInPages(t *testing.T) {
 	u.addKey("one")
 	u.addKey("two")
 	firstPage := u.run("api byok events --limit 1")
-	require.Len(t, strings.Split(strings.TrimSpace(firstPage.stdout), "\n"), 2, "the head, and one event")
-	_, token, found := strings.Cut(strings.TrimSpace(firstPage.stderr), "--page-token ")
-	require.True(t, found, firstPage.stderr)
+	require.Len(t, strings.Split(strings.TrimSpace(firstPage.Stdout), "\n"), 2, "the head, and one event")
+	_, token, found := strings.Cut(strings.TrimSpace(firstPage.Stderr), "--page-token ")
+	require.True(t, found, firstPage.Stderr)
 	next := u.run("api", "byok", "events", "--limit", "1", "-o", "json", "--page-token", token)
-	require.JSONEq(t, u.callAPI(http.MethodGet, "/events?page_size=1&page_token="+token), next.stdout)
-	require.Equal(t, exitUsage, u.run("api byok events --limit 0").code)
+	require.JSONEq(t, u.callAPI(http.MethodGet, "/events?page_size=1&page_token="+token), next.Stdout)
+	require.Equal(t, exitUsage, u.run("api byok events --limit 0").Code)
 }
 
 func TestEventsByFilter(t *testing.T) {
@@ -29,23 +29,23 @@ func TestEventsByFilter(t *testing.T) {
 	rows := func(flags string) int { return strings.Count(u.runOK("api byok events "+flags), "\n") - 1 }
 	require.Equal(t, 2, rows("--key "+id))
 	require.Equal(t, 1, rows("--key "+id+" --type key.revoked --outcome allowed --actor alice --provider openai --from 2020-01-01"))
-	require.NotContains(t, u.run("api byok events --to 2020-01-01").stdout, id)
+	require.NotContains(t, u.run("api byok events --to 2020-01-01").Stdout, id)
 	more := u.run("api byok events --limit 1 --key " + id)
-	require.Contains(t, more.stderr, "tare api byok events --key "+id+" --limit 1 --page-token ")
-	require.Equal(t, exitUsage, u.run("api byok events --key nonsense").code)
-	require.Equal(t, exitUsage, u.run("api byok events --from yesterday").code)
+	require.Contains(t, more.Stderr, "tare api byok events --key "+id+" --limit 1 --page-token ")
+	require.Equal(t, exitUsage, u.run("api byok events --key nonsense").Code)
+	require.Equal(t, exitUsage, u.run("api byok events --from yesterday").Code)
 }
 
 func TestEventsOfAnUnknownTypeAreRefused(t *testing.T) {
 	u := alice(t)
 	got := u.run("api byok events --type key.revokd")
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "--type must be one of "+strings.Join(texts(eventTypes()), ", "), "and these are all")
-	require.Contains(t, got.stderr, "Did you mean key.revoked?")
+	require.Equal(t, exitUsage, got.Code)
+	require.Contains(t, got.Stderr, "--type must be one of "+strings.Join(texts(eventTypes()), ", "), "and these are all")
+	require.Contains(t, got.Stderr, "Did you mean key.revoked?")
 	help := u.runOK("api byok events --help")
 	for _, each := range eventTypes() {
 		require.Contains(t, help, each)
-		require.Equal(t, exitOK, u.run("api", "byok", "events", "--type", string(each)).code)
+		require.Equal(t, exitOK, u.run("api", "byok", "events", "--type", string(each)).Code)
 	}
 	require.Equal(t, texts(eventTypes()), u.completions("api", "byok", "events", "--type", ""))
 }
@@ -53,7 +53,7 @@ func TestEventsOfAnUnknownTypeAreRefused(t *testing.T) {
 func TestEventsSayWhatAChangeChanged(t *testing.T) {
 	u := alice(t)
 	t.Cleanup(func() { u.runOK("api policy set --reset") })
-	last := func(eventType string) string { return u.run("api byok events --limit 1 --type " + eventType).stdout }
+	last := func(eventType string) string { return u.run("api byok events --limit 1 --type " + eventType).Stdout }
 	u.runOK("api policy set --reset")
 	u.runOK("api policy set --user-keys forbid --user-keys-for openai=allow --on-limited next_key --operations all --removal-grace-days 0")
 	require.Regexp(t, `user-keys: allow → forbid .*\n +user-keys-for openai: default → allow\n +on-limited: fail → next_key\n +operations: inference → all\n +removal-grace-days: default → 0\n$`, last("policy.set"))
@@ -87,8 +87,8 @@ func TestAListGoesOnWithTheFlagsItHad(t *testing.T) {
 			args = slices.Replace(args, at+1, at+3, "it's $HOME")
 		}
 		got := u.run(args...)
-		require.Equal(t, exitOK, got.code, got.all())
-		require.Contains(t, got.stderr, "There are more: tare "+command+" --page-token NDE\n")
+		require.Equal(t, exitOK, got.Code, got.Output())
+		require.Contains(t, got.Stderr, "There are more: tare "+command+" --page-token NDE\n")
 	}
 }
 
@@ -96,13 +96,13 @@ func TestListsRefuseAPeriodThatEndsBeforeItBegins(t *testing.T) {
 	u := alice(t)
 	for _, list := range []string{"events", "usage", "fetches"} {
 		got := u.run("api byok " + list + " --from 2026-11-24 --to 2026-11-23")
-		require.Equal(t, exitUsage, got.code)
-		require.Contains(t, got.stderr, "--from must not be after --to")
-		require.Equal(t, exitUsage, u.run("api byok "+list+" --limit 0").code)
+		require.Equal(t, exitUsage, got.Code)
+		require.Contains(t, got.Stderr, "--from must not be after --to")
+		require.Equal(t, exitUsage, u.run("api byok "+list+" --limit 0").Code)
 		got = u.run("api byok " + list + " --provider opnai")
-		require.Contains(t, got.stderr, `the service knows no provider "opnai"`)
-		require.Contains(t, got.stderr, "Did you mean openai?")
-		require.Regexp(t, "(match|matches)\\.", u.run("api byok "+list+" --to 2020-01-01").stderr)
+		require.Contains(t, got.Stderr, `the service knows no provider "opnai"`)
+		require.Contains(t, got.Stderr, "Did you mean openai?")
+		require.Regexp(t, "(match|matches)\\.", u.run("api byok "+list+" --to 2020-01-01").Stderr)
 	}
 }
 
@@ -142,10 +142,10 @@ func TestListsPrintAllPagesInEveryFormat(t *testing.T) {
 
 func TestUsageOfNothing(t *testing.T) {
 	u := alice(t)
-	require.Contains(t, u.run("api byok usage").stderr, "No use of a key has been reported yet. Data planes report every 10 seconds.")
+	require.Contains(t, u.run("api byok usage").Stderr, "No use of a key has been reported yet. Data planes report every 10 seconds.")
 	for _, arguments := range []string{"--from yesterday", "--to 2026-11-23T09:00", "--key " + testSecret} {
 		got := u.run("api byok usage " + arguments)
-		require.Equal(t, exitUsage, got.code)
-		require.NotContains(t, got.all(), testSecret)
+		require.Equal(t, exitUsage, got.Code)
+		require.NotContains(t, got.Output(), testSecret)
 	}
 }

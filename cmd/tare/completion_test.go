@@ -15,9 +15,9 @@ import (
 func (u *user) completions(args ...string) []string {
 	u.t.Helper()
 	got := u.run(append([]string{"__complete"}, args...)...)
-	require.Equal(u.t, exitOK, got.code, got.all())
-	require.Regexp(u.t, `^Completion ended with directive: \w+\n$`, got.stderr, "nothing else is said")
-	lines := strings.Split(strings.TrimSpace(got.stdout), "\n")
+	require.Equal(u.t, exitOK, got.Code, got.Output())
+	require.Regexp(u.t, `^Completion ended with directive: \w+\n$`, got.Stderr, "nothing else is said")
+	lines := strings.Split(strings.TrimSpace(got.Stdout), "\n")
 	require.Equal(u.t, ":4", lines[len(lines)-1], "no files")
 	return lines[:len(lines)-1]
 }
@@ -38,7 +38,7 @@ func TestCompletionFromTheService(t *testing.T) {
 	require.Contains(t, strings.Join(u.completions("api", "byok", "get", ""), " "), id)
 
 	person := newUser(t)
-	require.Equal(t, exitOK, person.login(live.env["AGENTROUTER_API_KEY"], "--profile", "here").code)
+	require.Equal(t, exitOK, person.login(live.env["AGENTROUTER_API_KEY"], "--profile", "here").Code)
 	require.Equal(t, []string{"here\t" + live.env["AGENTROUTER_BASE_URL"]}, person.completions("profiles", "use", ""))
 	require.Len(t, person.completions("whoami", "--profile", ""), 1)
 }

@@ -45,7 +45,7 @@ func exitCodes() []exitCode {
 		{exitOK, "success"},
 		{exitFailure, "an unexpected failure: a fault in the service, an invalid answer, a file that cannot be written"},
 		{exitUsage, "the command line, a setting, or a value in it is wrong"},
-		{exitUnauthenticated, "no session: no API key, or one that the service does not accept"},
+		{exitUnauthenticated, "no session: no API key, or the service does not accept it"},
 		{exitDenied, "permission denied: your role does not suffice, or you are not a member of the project"},
 		{exitNotFound, "not found, or not visible to you"},
 		{exitConflict, "conflict: the name is taken, the key is revoked or others have changed it, or the project would lose its last owner"},

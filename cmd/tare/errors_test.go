@@ -15,13 +15,13 @@ func TestUncertainWritesAreReported(t *testing.T) {
 	t.Parallel()
 	s := newFakeService(t, func(_ string, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	got := s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--timeout", "100ms", "--wait", "0")
-	require.Equal(t, exitUnavailable, got.code)
-	require.Contains(t, got.stderr, "The key may have been revoked anyway.")
+	require.Equal(t, exitUnavailable, got.Code)
+	require.Contains(t, got.Stderr, "The key may have been revoked anyway.")
 	got = s.user(t).runWithInput(testSecret, "api byok add --provider openai --name x --timeout 100ms")
-	require.Equal(t, exitUnavailable, got.code)
-	require.Contains(t, got.stderr, "The key may have been registered anyway")
+	require.Equal(t, exitUnavailable, got.Code)
+	require.Contains(t, got.Stderr, "The key may have been registered anyway")
 	got = newUserAt(t, "http://127.0.0.1:1", "ak_x").run("api", "byok", "remove", "--yes", sampleID)
-	require.NotContains(t, got.stderr, "anyway", "nothing was sent")
+	require.NotContains(t, got.Stderr, "anyway", "nothing was sent")
 }
 
 func TestExitCodesAndHints(t *testing.T) {
@@ -69,16 +69,16 @@ func TestExitCodesAndHints(t *testing.T) {
 				timeout = "300ms"
 			}
 			got := s.user(t).run("api", "byok", "list", "--timeout", timeout)
-			require.Equal(t, tc.code, got.code, got.stderr)
-			require.Contains(t, got.stderr, tc.says)
-			require.Empty(t, got.stdout)
-			require.NotContains(t, got.all(), "ak_EXAMPLE")
+			require.Equal(t, tc.code, got.Code, got.Stderr)
+			require.Contains(t, got.Stderr, tc.says)
+			require.Empty(t, got.Stdout)
+			require.NotContains(t, got.Output(), "ak_EXAMPLE")
 		})
 	}
 	got := newUserAt(t, "http://127.0.0.1:1", "ak_EXAMPLE").run("api byok list")
-	require.Equal(t, exitUnavailable, got.code)
-	require.Contains(t, got.stderr, "no connection to http://127.0.0.1:1: ")
-	require.Contains(t, got.stderr, "is the service up?")
+	require.Equal(t, exitUnavailable, got.Code)
+	require.Contains(t, got.Stderr, "no connection to http://127.0.0.1:1: ")
+	require.Contains(t, got.Stderr, "is the service up?")
 }
 
 func TestUnavailableServiceIsRetried(t *testing.T) {
@@ -97,11 +97,11 @@ func TestUnavailableServiceIsRetried(t *testing.T) {
 
 func TestDeniedNamesUserAndOwners(t *testing.T) {
 	got := bob(t).runWithInput(testSecret, "api byok add --provider openai --name x")
-	require.Equal(t, exitDenied, got.code)
-	require.Contains(t, got.stderr, "You are bob, a member of acme/chat. Its owners: alice.")
+	require.Equal(t, exitDenied, got.Code)
+	require.Contains(t, got.Stderr, "You are bob, a member of acme/chat. Its owners: alice.")
 	got = bob(t).run("api byok list --project other")
-	require.Equal(t, exitDenied, got.code)
-	require.Contains(t, got.stderr, "You are bob, not a member of that project. Your session's project is acme/chat.")
+	require.Equal(t, exitDenied, got.Code)
+	require.Contains(t, got.Stderr, "You are bob, not a member of that project. Your session's project is acme/chat.")
 }
 
 func TestMisspeltProviderIsSuggested(t *testing.T) {
@@ -110,27 +110,27 @@ func TestMisspeltProviderIsSuggested(t *testing.T) {
 		"api byok list --provider opnai", "api byok resolve --provider opnai", "api byok add --provider opnai --name x",
 	} {
 		got := u.runWithInput(testSecret, command)
-		require.Equal(t, exitUsage, got.code)
-		require.Contains(t, got.stderr, `the service knows no provider "opnai"`)
-		require.Contains(t, got.stderr, "Did you mean openai? There are openai, anthropic, ")
+		require.Equal(t, exitUsage, got.Code)
+		require.Contains(t, got.Stderr, `the service knows no provider "opnai"`)
+		require.Contains(t, got.Stderr, "Did you mean openai? There are openai, anthropic, ")
 	}
 	got := u.run("api", "byok", "list", "--provider", testSecret)
-	require.NotContains(t, got.all(), "hunter2", "a secret in a provider's place is not repeated")
+	require.NotContains(t, got.Output(), "hunter2", "a secret in a provider's place is not repeated")
 }
 
 func TestSecretOfAnotherProvider(t *testing.T) {
 	got := alice(t).runWithInput("sk-ant-EXAMPLE-hunter2-EXAMPLE", "api byok add --provider openai --name x")
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "tare: The secret looks like a key of Anthropic, not of OpenAI.")
-	require.NotContains(t, got.stderr, "hunter2")
+	require.Equal(t, exitUsage, got.Code)
+	require.Contains(t, got.Stderr, "tare: The secret looks like a key of Anthropic, not of OpenAI.")
+	require.NotContains(t, got.Stderr, "hunter2")
 }
 
 func TestTimeoutCoversRetries(t *testing.T) {
 	t.Parallel()
 	s := newFakeService(t, func(_ string, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	got := s.user(t).run("whoami --timeout 300ms")
-	require.Equal(t, exitUnavailable, got.code)
-	require.Contains(t, got.stderr, "within 300ms")
+	require.Equal(t, exitUnavailable, got.Code)
+	require.Contains(t, got.Stderr, "within 300ms")
 }
 
 func TestNearestWord(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -109,14 +110,6 @@ func TestSignalRestoresTheTerminal(t *testing.T) {
 	}
 }
 
-// blockedReader never returns from Read. It is closed when Read is called.
-type blockedReader chan struct{}
-
-func (s blockedReader) Read([]byte) (int, error) {
-	close(s)
-	select {}
-}
-
 func TestSecretSources(t *testing.T) {
 	u := alice(t)
 	file := filepath.Join(t.TempDir(), "secret")
@@ -141,10 +134,10 @@ func TestSecretSources(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := u.runWithInput(tc.stdin, append(append([]string{}, append(add, name)...), tc.flags...)...)
-			require.Equal(t, tc.want, got.code, got.all())
-			require.NotContains(t, got.all(), "hunter2")
-			if id := keyIDPattern.FindString(got.stdout); id != "" {
-				require.Contains(t, got.stdout, "…ter2", "without its line end")
+			require.Equal(t, tc.want, got.Code, got.Output())
+			require.NotContains(t, got.Output(), "hunter2")
+			if id := keyIDPattern.FindString(got.Stdout); id != "" {
+				require.Contains(t, got.Stdout, "…ter2", "without its line end")
 				u.revokeKey(id)
 			}
 		})
@@ -157,9 +150,9 @@ func TestFileThatOthersCanReadIsPointedOut(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(testSecret), 0o600))
 	require.NoError(t, os.Chmod(file, 0o644))
 	got := u.runWithInput("", "api", "byok", "add", "--provider", "openai", "--user-scope", "--name", "readable", "--secret-file", file)
-	require.Equal(t, exitOK, got.code, got.all())
-	require.Contains(t, got.stderr, "others on this machine can read the file of --secret-file")
-	u.revokeKey(keyIDPattern.FindString(got.stdout))
+	require.Equal(t, exitOK, got.Code, got.Output())
+	require.Contains(t, got.Stderr, "others on this machine can read the file of --secret-file")
+	u.revokeKey(keyIDPattern.FindString(got.Stdout))
 }
 
 func TestStructsHideTheAPIKey(t *testing.T) {
@@ -174,12 +167,14 @@ func TestStructsHideTheAPIKey(t *testing.T) {
 
 func TestSignalEndsTheWaitForAPipe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	stdin, code := make(blockedReader), make(chan int)
+	stdin, writer := io.Pipe()
+	code := make(chan int)
 	var stdout, stderr bytes.Buffer
 	go func() {
 		code <- run(ctx, strings.Fields("api byok add --provider openai --name never"), alice(t).env, stdin, &stdout, &stderr)
 	}()
-	<-stdin
+	_, err := writer.Write([]byte("s")) // returns once it is read
+	require.NoError(t, err)
 	cancel()
 	require.Equal(t, exitStopped, <-code)
 	require.Equal(t, "tare: stopped\n", stderr.String())

@@ -17,6 +17,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
@@ -27,10 +28,12 @@ func (u *user) withKeyring() *user {
 	environ := []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "XDG_DATA_HOME=" + home, "XDG_RUNTIME_DIR=" + home}
 	daemon := exec.Command("dbus-daemon", "--session", "--nofork", "--print-address=1")
 	daemon.Env = environ
-	address := startProgram(u.t, daemon, `(?m)^(unix:\S+)$`)
-	keyring := exec.Command("sh", "-c", "echo started; exec gnome-keyring-daemon --foreground --unlock --components=secrets")
+	launched := programtest.Launch(u.t, daemon)
+	launched.AwaitLog("\n")
+	address := strings.TrimSpace(launched.Stdout.String())
+	keyring := exec.Command("gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets")
 	keyring.Env, keyring.Stdin = slices.Concat(environ, []string{busVariable + "=" + address}), strings.NewReader("\n") // no password
-	startProgram(u.t, keyring, "(started)")
+	programtest.Launch(u.t, keyring)
 	bus, err := dbus.Connect(address)
 	require.NoError(u.t, err)
 	u.t.Cleanup(func() { _ = bus.Close() })
@@ -38,7 +41,7 @@ func (u *user) withKeyring() *user {
 		answers := false
 		call := bus.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, "org.freedesktop.secrets")
 		return call.Store(&answers) == nil && answers
-	}, peerTimeout, 10*time.Millisecond)
+	}, programtest.Patience, 10*time.Millisecond)
 	u.env = append(u.env, keyringVariable+"=", busVariable+"="+address)
 	return u
 }
@@ -47,8 +50,8 @@ func TestKeyringItem(t *testing.T) {
 	t.Parallel()
 	u := newUser(t).withKeyring()
 	got := u.login(live.env["AGENTROUTER_API_KEY"])
-	require.Equal(t, exitOK, got.code, got.all())
-	require.Contains(t, got.stdout, "The API key is stored in the system's keyring.")
+	require.Equal(t, exitOK, got.Code, got.Output())
+	require.Contains(t, got.Stdout, "The API key is stored in the system's keyring.")
 	loggedIn := u.stored()
 	require.Equal(t, storedInKeyring, loggedIn.storedIn())
 	require.Regexp(t, `profile "default"\nStored in +keyring`, u.runOK("whoami"))
@@ -56,28 +59,28 @@ func TestKeyringItem(t *testing.T) {
 
 	u.env = append(u.env, keyringVariable+"=off")
 	got = u.run("whoami")
-	require.Equal(t, exitUnavailable, got.code, got.all())
-	require.Contains(t, got.stderr, "is in the system's keyring, which can't be read: TARE_KEYRING is off")
+	require.Equal(t, exitUnavailable, got.Code, got.Output())
+	require.Contains(t, got.Stderr, "is in the system's keyring, which can't be read: TARE_KEYRING is off")
 	u.env = append(u.env, keyringVariable+"=no")
-	require.Equal(t, exitUsage, u.run("whoami").code)
+	require.Equal(t, exitUsage, u.run("whoami").Code)
 	u.env = append(u.env, keyringVariable+"=")
 
 	reachable := slices.Clone(u.env)
 	u.env = append(u.env, busVariable+"=")
 	for _, command := range []string{"logout", "profiles remove default"} {
 		got = u.run(command)
-		require.Equal(t, exitUnavailable, got.code, got.all())
-		require.Contains(t, got.stderr, fmt.Sprintf("is still in the system's keyring, as the item %q of tare: this session has no keyring", loggedIn.Keyring))
+		require.Equal(t, exitUnavailable, got.Code, got.Output())
+		require.Contains(t, got.Stderr, fmt.Sprintf("is still in the system's keyring, as the item %q of tare: this session has no keyring", loggedIn.Keyring))
 		require.Equal(t, loggedIn, u.stored(), command)
 	}
 	u.env = append(slices.Clone(reachable), keyringVariable+"=off")
-	require.Equal(t, exitOK, u.run("logout").code, "what is off is not used, but emptied")
+	require.Equal(t, exitOK, u.run("logout").Code, "what is off is not used, but emptied")
 	require.Empty(t, u.stored().storedIn())
 	u.env = reachable
 	u.store(loggedIn)
 	got = u.run("whoami")
-	require.Equal(t, exitUnauthenticated, got.code, got.all())
-	require.Contains(t, got.stderr, "The system's keyring no longer has the item")
+	require.Equal(t, exitUnauthenticated, got.Code, got.Output())
+	require.Contains(t, got.Stderr, "The system's keyring no longer has the item")
 }
 
 func TestRenewalMovesASessionToTheKeyring(t *testing.T) {
@@ -99,13 +102,13 @@ func TestRenewalMovesASessionToTheKeyring(t *testing.T) {
 	u := issuer.signedIn(t).withKeyring()
 	u.changeStored(func(p *profile) { p.SignIn.RefreshToken = secret.New(testRefreshToken + "0") })
 	var wg sync.WaitGroup
-	outcomes := make([]outcome, 4)
+	outcomes := make([]programtest.Outcome, 4)
 	for i := range outcomes {
 		wg.Go(func() { outcomes[i] = u.run("whoami") })
 	}
 	wg.Wait()
 	for _, got := range outcomes {
-		require.Equal(t, exitOK, got.code, got.all())
+		require.Equal(t, exitOK, got.Code, got.Output())
 	}
 	moved := u.stored()
 	require.Equal(t, storedInKeyring, moved.storedIn())
@@ -127,11 +130,11 @@ func TestKeyringThatHangs(t *testing.T) {
 	t.Cleanup(func() { _ = silent.Close() })
 	u := newUser(t, keyringVariable+"=", "XDG_RUNTIME_DIR="+filepath.Dir(socket))
 	got := u.login(live.env["AGENTROUTER_API_KEY"])
-	require.Equal(t, exitOK, got.code, got.all())
-	require.Contains(t, got.stdout, "which only you can read, and not in the system's keyring: the keyring did not answer within 3s; it may be locked.")
+	require.Equal(t, exitOK, got.Code, got.Output())
+	require.Contains(t, got.Stdout, "which only you can read, and not in the system's keyring: the keyring did not answer within 3s; it may be locked.")
 	require.Equal(t, storedInFile, u.stored().storedIn())
-	require.Equal(t, exitOK, u.run("logout").code, "it uses no keyring")
+	require.Equal(t, exitOK, u.run("logout").Code, "it uses no keyring")
 
 	u = newUser(t, keyringVariable+"=", "XDG_RUNTIME_DIR="+t.TempDir())
-	require.Contains(t, u.login(live.env["AGENTROUTER_API_KEY"]).stdout, ": this session has no keyring.")
+	require.Contains(t, u.login(live.env["AGENTROUTER_API_KEY"]).Stdout, ": this session has no keyring.")
 }

@@ -16,10 +16,10 @@ func TestKeyLifecycle(t *testing.T) {
 	u := alice(t)
 	u.env = append(u.env, "PROVIDER=openai", "NAME=reference", "SECRET="+testSecret)
 	got := u.run("api", "byok", "add", "--provider", "openai", "--name", "reference", "--secret", testSecret)
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Contains(t, got.stderr, "warning: --secret is visible in process lists")
-	require.NotContains(t, got.all(), "hunter2")
-	id := keyIDPattern.FindString(got.stdout)
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.Contains(t, got.Stderr, "warning: --secret is visible in process lists")
+	require.NotContains(t, got.Output(), "hunter2")
+	id := keyIDPattern.FindString(got.Stdout)
 
 	require.Contains(t, u.runOK("api", "byok", "get", id), "…ter2")
 	require.Contains(t, u.runOK("api", "byok", "list"), id)
@@ -34,8 +34,8 @@ func TestCredentialDocumentFromAFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "credential.json")
 	require.NoError(t, os.WriteFile(file, []byte(document), 0o600))
 	got := u.run("api", "byok", "add", "--provider", "azure_openai", "--name", "azure", "--secret-file", file)
-	require.Equal(t, exitUsage, got.code)
-	require.NotContains(t, got.stderr, "see errors", "it says what is wrong, and where")
+	require.Equal(t, exitUsage, got.Code)
+	require.NotContains(t, got.Stderr, "see errors", "it says what is wrong, and where")
 }
 
 // The service is asked to test the secret unless the user says otherwise. A rejected one is told with the way out.
@@ -61,8 +61,8 @@ func TestAddHasTheSecretTested(t *testing.T) {
 		{[]string{"--verify=false"}, false, false},
 	} {
 		got := u.runWithInput(testSecret+"\n", append([]string{"api", "byok", "add", "--provider", "openai", "--name", "n"}, c.flags...)...)
-		require.NotEqual(t, exitOK, got.code)
-		require.Contains(t, got.stderr, "The provider does not take this secret")
+		require.NotEqual(t, exitOK, got.Code)
+		require.Contains(t, got.Stderr, "The provider does not take this secret")
 		body := <-bodies
 		require.Equal(t, c.verify, strings.Contains(body, `"verify":true`), c.flags)
 		require.Equal(t, c.force, strings.Contains(body, `"force":true`), c.flags)
@@ -94,8 +94,8 @@ func TestVerifyShowsTheVerdict(t *testing.T) {
 
 	u := alice(t)
 	got := u.run("api byok verify " + u.addKey("untested"))
-	require.NotEqual(t, exitOK, got.code)
-	require.Contains(t, got.stderr, "The operator of this service has turned tests of keys off.")
+	require.NotEqual(t, exitOK, got.Code)
+	require.Contains(t, got.Stderr, "The operator of this service has turned tests of keys off.")
 }
 
 func TestIdempotencyKey(t *testing.T) {

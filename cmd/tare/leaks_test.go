@@ -51,43 +51,43 @@ func TestLeaks(t *testing.T) {
 		require.NoError(t, err)
 		write(string(text))
 		got := u.run("leaks --from " + report)
-		require.Equal(t, exitOK, got.code, got.stderr)
-		require.Regexp(t, `a\.py:12 \(01234567\) +`+sampleID+` +openai +main +active\s*\nb\.py:3\s*\n$`, got.stdout)
+		require.Equal(t, exitOK, got.Code, got.Stderr)
+		require.Regexp(t, `a\.py:12 \(01234567\) +`+sampleID+` +openai +main +active\s*\nb\.py:3\s*\n$`, got.Stdout)
 		require.Equal(t, []map[string]any{{"values": 100, "revoke": false, "source": ""}, {"values": 51, "revoke": false, "source": ""}}, asked)
 
 		asked = nil
-		require.Equal(t, exitUsage, u.run("leaks --revoke --from "+report).code, "there is no terminal to ask on")
+		require.Equal(t, exitUsage, u.run("leaks --revoke --from "+report).Code, "there is no terminal to ask on")
 		got = u.run("leaks --revoke --yes --source nightly --from " + report)
-		require.Equal(t, exitOK, got.code, got.stderr)
-		require.Regexp(t, sampleID+` +openai +main +revoked +revoked +complete`, got.stdout)
+		require.Equal(t, exitOK, got.Code, got.Stderr)
+		require.Regexp(t, sampleID+` +openai +main +revoked +revoked +complete`, got.Stdout)
 		require.Equal(t, map[string]any{"values": 1, "revoke": true, "source": "nightly"}, asked[len(asked)-1], "what does not match is not sent again")
-		require.NotContains(t, got.stdout+got.stderr, "EXAMPLE-9f3c")
+		require.NotContains(t, got.Output(), "EXAMPLE-9f3c")
 
 		asked = nil
 		for bad, complaint := range map[string]string{`{"Secret": "sk-1"}`: "not a report of gitleaks", `[{"Secret":"REDACTED","File":"a"}]`: "without --redact"} {
 			write(bad)
 			got := u.run("leaks --from " + report)
-			require.Equal(t, exitUsage, got.code)
-			require.Contains(t, got.stderr, complaint)
+			require.Equal(t, exitUsage, got.Code)
+			require.Contains(t, got.Stderr, complaint)
 		}
 		require.Empty(t, asked)
 	})
 	t.Run("of lines", func(t *testing.T) {
 		asked = nil
 		got := u.runWithInput("OPENAI_API_KEY=sk-EXAMPLE-EXAMPLE-9f3c\n\nnothing\n", "leaks", "-o", "json")
-		require.Equal(t, exitOK, got.code, got.stderr)
+		require.Equal(t, exitOK, got.Code, got.Stderr)
 		var found struct {
 			Leaks []struct {
 				Places []string
 				Match  map[string]any
 			}
 		}
-		require.NoError(t, json.Unmarshal([]byte(got.stdout), &found))
+		require.NoError(t, json.Unmarshal([]byte(got.Stdout), &found))
 		require.Equal(t, []string{"line 1"}, found.Leaks[0].Places)
 		require.Equal(t, sampleID, found.Leaks[0].Match["key_id"])
 		require.Equal(t, []map[string]any{{"values": 2, "revoke": false, "source": ""}}, asked)
 		got = u.runWithInput("nothing\n", "leaks")
-		require.Equal(t, exitOK, got.code)
-		require.Contains(t, got.stderr, "No key")
+		require.Equal(t, exitOK, got.Code)
+		require.Contains(t, got.Stderr, "No key")
 	})
 }

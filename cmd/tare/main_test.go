@@ -1,11 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -23,12 +22,12 @@ import (
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 )
 
-const (
-	testTimeout = 20 * time.Second // for each wait of a test
-	peerTimeout = time.Minute      // for a program of ours or others to start or to stop, and for a page of it
-)
+// testTimeout is for each wait of a test for tare.
+const testTimeout = 20 * time.Second
 
 // live is the program as users have it and a session at a running server. TestMain builds and starts them before the tests.
 var live struct {
@@ -37,79 +36,34 @@ var live struct {
 }
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "tare")
-		panicIf(err)
-		defer func() { _ = os.RemoveAll(dir) }()
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir+"/", "../tare", "../aikeysd", "../aikeys-gateway")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			panic(string(out))
-		}
-		const ports = "--listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 --gateway-listen 127.0.0.1:0"
-		server := exec.Command(filepath.Join(dir, "aikeysd"), strings.Fields("dev "+ports+" --data "+dir+"/data")...)
-		_, stop, err := launch(server, "(Ctrl-C stops it)")
-		panicIf(err)
-		defer stop()
-		session, err := os.ReadFile(filepath.Join(dir, "data", "session.env"))
-		panicIf(err)
-		live.tare, live.env = filepath.Join(dir, "tare"), map[string]string{}
-		for _, m := range regexp.MustCompile(`(?m)^export (\w+)=(.*)$`).FindAllStringSubmatch(string(session), -1) {
-			live.env[m[1]] = m[2]
-		}
-		return m.Run()
-	}())
-}
-
-func panicIf(err error) {
-	if err != nil {
+	dir, err := os.MkdirTemp("", "tare")
+	if err = errors.Join(err, programtest.Build(dir, "../tare", "../aikeysd", "../aikeys-gateway")); err != nil {
 		panic(err)
 	}
-}
-
-// launch starts a program and waits until the lines that it has printed match. It returns the match's group. stop interrupts the
-// program and waits for its end.
-func launch(cmd *exec.Cmd, isReady string) (group string, stop func(), err error) {
-	output, err := cmd.StdoutPipe()
-	if err != nil {
-		return "", nil, err
+	const ports = "--listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 --gateway-listen 127.0.0.1:0"
+	var output programtest.Output
+	server := exec.Command(filepath.Join(dir, "aikeysd"), strings.Fields("dev "+ports+" --data "+dir+"/data")...)
+	server.Stdout, server.Stderr = &output, &output
+	if err := server.Start(); err != nil {
+		panic(err)
 	}
-	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
-		return "", nil, err
-	}
-	late := time.AfterFunc(peerTimeout, func() { _ = cmd.Process.Kill() })
-	defer late.Stop()
-	said := ""
-	for lines := bufio.NewScanner(output); lines.Scan(); {
-		said += lines.Text() + "\n"
-		match := regexp.MustCompile(isReady).FindStringSubmatch(said)
-		if match == nil {
-			continue
+	for end := time.Now().Add(programtest.Patience); !strings.Contains(output.String(), "Ctrl-C stops it"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			_ = server.Process.Kill()
+			panic(output.String())
 		}
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_, _ = io.Copy(io.Discard, output) // so that the program never blocks on its output
-		}()
-		return match[1], func() {
-			_ = cmd.Process.Signal(os.Interrupt)
-			late := time.AfterFunc(peerTimeout, func() { _ = cmd.Process.Kill() })
-			defer late.Stop()
-			<-ended
-			_ = cmd.Wait()
-		}, nil
 	}
-	return "", nil, fmt.Errorf("%s did not start (%w):\n%s", cmd, cmd.Wait(), said)
-}
-
-// startProgram launches a program that runs until the test ends.
-func startProgram(t *testing.T, cmd *exec.Cmd, isReady string) (group string) {
-	t.Helper()
-	group, stop, err := launch(cmd, isReady)
-	require.NoError(t, err)
-	t.Cleanup(stop)
-	return group
+	session, err := os.ReadFile(filepath.Join(dir, "data", "session.env"))
+	live.tare, live.env = filepath.Join(dir, "tare"), map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^export (\w+)=(.*)$`).FindAllStringSubmatch(string(session), -1) {
+		live.env[m[1]] = m[2]
+	}
+	code := m.Run()
+	err = errors.Join(err, server.Process.Signal(os.Interrupt), server.Wait(), os.RemoveAll(dir))
+	if code == 0 && err != nil {
+		panic(err)
+	}
+	os.Exit(code)
 }
 
 // user runs tare with an environment and profiles of their own.
@@ -148,42 +102,25 @@ func bob(t *testing.T) *user {
 	return newUserAt(t, live.env["AGENTROUTER_BASE_URL"], live.env["AGENTROUTER_MEMBER_API_KEY"])
 }
 
-// outcome is the result of one run.
-type outcome struct {
-	code           int
-	stdout, stderr string
-}
-
-// all returns both outputs.
-func (o outcome) all() string { return o.stdout + o.stderr }
-
-func (u *user) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, live.tare, args...)
+// command returns a command line of tare. A single argument is split at spaces.
+func (u *user) command(args ...string) *exec.Cmd {
+	if len(args) == 1 {
+		args = strings.Fields(args[0])
+	}
+	cmd := exec.Command(live.tare, args...)
 	cmd.Env = u.env
 	return cmd
 }
 
-// runWithInput runs a command line with stdin as its standard input. A single argument is split at spaces.
-func (u *user) runWithInput(stdin string, args ...string) outcome {
+// runWithInput runs a command line with stdin as its standard input.
+func (u *user) runWithInput(stdin string, args ...string) programtest.Outcome {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout) // t.Context() has ended when a cleanup runs tare
-	defer cancel()
-	if len(args) == 1 {
-		args = strings.Fields(args[0])
-	}
-	cmd := u.command(ctx, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
-	err := cmd.Run()
-	require.NoError(u.t, ctx.Err(), "tare did not end; its output:\n%s%s", &stdout, &stderr)
-	if err != nil {
-		exit := (*exec.ExitError)(nil)
-		require.ErrorAs(u.t, err, &exit)
-	}
-	return outcome{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	cmd := u.command(args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	return programtest.Launch(u.t, cmd).Outcome()
 }
 
-func (u *user) run(args ...string) outcome {
+func (u *user) run(args ...string) programtest.Outcome {
 	u.t.Helper()
 	return u.runWithInput("", args...)
 }
@@ -192,9 +129,9 @@ func (u *user) run(args ...string) outcome {
 func (u *user) runOK(args ...string) string {
 	u.t.Helper()
 	got := u.run(args...)
-	require.Equal(u.t, exitOK, got.code, "%q said:\n%s", args, got.all())
-	require.Empty(u.t, got.stderr, "%q", args)
-	return got.stdout
+	require.Equal(u.t, exitOK, got.Code, "%q said:\n%s", args, got.Output())
+	require.Empty(u.t, got.Stderr, "%q", args)
+	return got.Stdout
 }
 
 var keyIDPattern = regexp.MustCompile(`byok_[0-9A-Z]{26}`)
@@ -206,8 +143,8 @@ const testSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-hunter2"
 func (u *user) addKey(name string, flags ...string) string {
 	u.t.Helper()
 	got := u.runWithInput(testSecret+"\n", append([]string{"api", "byok", "add", "--provider", "openai", "--name", name}, flags...)...)
-	require.Equal(u.t, exitOK, got.code, got.all())
-	id := keyIDPattern.FindString(got.stdout)
+	require.Equal(u.t, exitOK, got.Code, got.Output())
+	id := keyIDPattern.FindString(got.Stdout)
 	require.NotEmpty(u.t, id)
 	u.t.Cleanup(func() { u.revokeKey(id) })
 	return id
@@ -221,21 +158,11 @@ func (u *user) callAPI(method, path string) string {
 	if !strings.HasPrefix(path, "/v1") {
 		path = "/v1/customers/-/projects/-" + path
 	}
-	// t.Context() has ended when a cleanup revokes a key.
-	request, err := http.NewRequestWithContext(context.Background(), method, live.env["AGENTROUTER_BASE_URL"]+path, http.NoBody)
-	require.NoError(u.t, err)
-	for _, entry := range u.env {
-		if key, ok := strings.CutPrefix(entry, "AGENTROUTER_API_KEY="); ok {
-			request.Header.Set("Authorization", "Bearer "+key)
-		}
-	}
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(u.t, err)
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	require.NoError(u.t, err)
-	require.Equal(u.t, http.StatusOK, response.StatusCode, "%s", text)
-	return string(text)
+	_, key, _ := strings.Cut(strings.Join(u.env, "\n")+"\n", "AGENTROUTER_API_KEY=")
+	key, _, _ = strings.Cut(key, "\n")
+	got := programtest.Send(method, live.env["AGENTROUTER_BASE_URL"]+path, key, "")
+	require.Equal(u.t, http.StatusOK, got.Status, got.Body)
+	return got.Body
 }
 
 func decodeJSON(t *testing.T, document string) map[string]any {
@@ -351,19 +278,17 @@ type terminalRun struct {
 	text string // the output that was read
 }
 
-// runInTerminal runs a command line in a terminal. A single argument is split at spaces.
+// runInTerminal runs a command line in a terminal.
 func (u *user) runInTerminal(columns uint16, args ...string) *terminalRun {
 	u.t.Helper()
-	if len(args) == 1 {
-		args = strings.Fields(args[0])
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
-	cmd := u.command(ctx, args...)
+	cmd := u.command(args...)
 	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 50, Cols: columns})
 	require.NoError(u.t, err)
+	late := time.AfterFunc(testTimeout, func() { _ = cmd.Process.Kill() })
 	u.t.Cleanup(func() {
-		cancel()
-		_ = cmd.Wait() // it may have ended before
+		late.Stop()
+		_ = cmd.Process.Kill() // it may have ended before
+		_ = cmd.Wait()
 		_ = tty.Close()
 	})
 	return &terminalRun{t: u.t, cmd: cmd, tty: tty}

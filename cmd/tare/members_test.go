@@ -15,5 +15,5 @@ func TestRemovingAMemberAsksOnATerminal(t *testing.T) {
 	code, _ = u.runInTerminal(80, "api members remove dave --grace-days 0").expect("[y/N] ").typeKeys("yes\n").wait()
 	require.Equal(t, exitOK, code)
 	require.NotContains(t, u.runOK("api members list"), "dave")
-	require.Equal(t, exitNotFound, u.run("api members restore dave").code)
+	require.Equal(t, exitNotFound, u.run("api members restore dave").Code)
 }

@@ -18,9 +18,9 @@ func TestDeeplyNestedAnswerIsRefused(t *testing.T) {
 	}).user(t)
 	for _, format := range []string{"json", "yaml"} {
 		got := u.run("api byok list -o " + format)
-		require.Equal(t, exitFailure, got.code)
-		require.Empty(t, got.stdout)
-		require.Contains(t, got.stderr, "nested")
+		require.Equal(t, exitFailure, got.Code)
+		require.Empty(t, got.Stdout)
+		require.Contains(t, got.Stderr, "nested")
 	}
 	require.Equal(t, 3, nestingDepth([]byte(`{"[[[[": [{"\"[": "]"}], "x": {}}`)))
 }
@@ -56,15 +56,15 @@ func TestJSONAndYAMLAreTheServicesAnswers(t *testing.T) {
 		require.NoError(t, yaml.Unmarshal([]byte(want), &asYAML))
 		require.NoError(t, yaml.Unmarshal([]byte(u.runOK("-o yaml "+command)), &fromYAML))
 		require.Equal(t, asYAML, fromYAML, command)
-		require.NotEmpty(t, u.run(command).all(), command)
+		require.NotEmpty(t, u.run(command).Output(), command)
 	}
 }
 
 func TestWritesPrintEveryFormat(t *testing.T) {
 	u := alice(t)
 	got := u.runWithInput(testSecret, "api byok add --provider openai --name written --user-scope -o json")
-	require.Equal(t, exitOK, got.code, got.stderr)
-	key, _ := decodeJSON(t, got.stdout)["key"].(map[string]any)
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	key, _ := decodeJSON(t, got.Stdout)["key"].(map[string]any)
 	require.Equal(t, true, key["user_scope"])
 	id, _ := key["id"].(string)
 	require.Contains(t, u.runOK("api byok get "+id), "alice's own")
@@ -75,15 +75,15 @@ func TestWritesPrintEveryFormat(t *testing.T) {
 
 	require.Contains(t, u.runOK("api members set carol --role owner"), "owner")
 	require.Contains(t, decodeJSON(t, u.runOK("api members remove --yes carol -o json")), "restore_until")
-	require.Equal(t, exitNotFound, u.run("api members remove --yes carol").code)
+	require.Equal(t, exitNotFound, u.run("api members remove --yes carol").Code)
 }
 
 func TestProfileCommandsPrintEveryFormat(t *testing.T) {
 	u := newUser(t)
-	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).Code)
 	for _, command := range []string{"profiles use default", "logout", "profiles remove default"} {
 		got := u.run(command + " -o json")
-		require.Equal(t, exitOK, got.code)
-		require.Equal(t, "default", decodeJSON(t, got.stdout)["profile"], command)
+		require.Equal(t, exitOK, got.Code)
+		require.Equal(t, "default", decodeJSON(t, got.Stdout)["profile"], command)
 	}
 }

@@ -22,12 +22,12 @@ func TestPolicySetKeepsTheRest(t *testing.T) {
 	require.Regexp(t, `Own keys +allow`, text)
 	require.Regexp(t, `Operations +inference`, text)
 	require.Regexp(t, `Removal grace +30 days`, text)
-	require.Equal(t, exitUsage, u.run("api policy set").code)
-	require.Equal(t, exitUsage, u.run("api policy set --user-keys-for openai=never").code)
+	require.Equal(t, exitUsage, u.run("api policy set").Code)
+	require.Equal(t, exitUsage, u.run("api policy set --user-keys-for openai=never").Code)
 	for _, word := range []string{"allow", "default"} {
 		got := u.run("api policy set --user-keys-for groq=default --user-keys-for opnai=" + word)
-		require.Equal(t, exitUsage, got.code)
-		require.Contains(t, got.stderr, `tare: the service knows no provider "opnai"`)
-		require.Contains(t, got.stderr, "Did you mean openai?")
+		require.Equal(t, exitUsage, got.Code)
+		require.Contains(t, got.Stderr, `tare: the service knows no provider "opnai"`)
+		require.Contains(t, got.Stderr, "Did you mean openai?")
 	}
 }

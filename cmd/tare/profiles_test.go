@@ -10,12 +10,14 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 )
 
 func (u *user) profilesFile() string { return filepath.Join(u.config, "profiles.json") }
 
 // login logs in to the live server.
-func (u *user) login(apiKey string, args ...string) outcome {
+func (u *user) login(apiKey string, args ...string) programtest.Outcome {
 	u.t.Helper()
 	return u.runWithInput(apiKey+"\n", append([]string{"login", "--base-url", live.env["AGENTROUTER_BASE_URL"]}, args...)...)
 }
@@ -23,8 +25,8 @@ func (u *user) login(apiKey string, args ...string) outcome {
 func TestProfilesFileMode(t *testing.T) {
 	u := newUser(t)
 	got := u.login(live.env["AGENTROUTER_API_KEY"])
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.NotContains(t, got.all(), live.env["AGENTROUTER_API_KEY"])
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.NotContains(t, got.Output(), live.env["AGENTROUTER_API_KEY"])
 	requireMode := func(file string, mode os.FileMode) {
 		info, err := os.Stat(file)
 		require.NoError(t, err)
@@ -41,21 +43,21 @@ func TestProfilesFileMode(t *testing.T) {
 	require.NoError(t, os.Chmod(u.profilesFile(), 0o644))
 	require.NoError(t, os.Chmod(u.config, 0o755))
 	got = u.run("whoami")
-	require.NotEqual(t, exitOK, got.code)
-	require.Contains(t, got.stderr, fmt.Sprintf("group or others can access it; run: chmod 600 %q", u.profilesFile()))
+	require.NotEqual(t, exitOK, got.Code)
+	require.Contains(t, got.Stderr, fmt.Sprintf("group or others can access it; run: chmod 600 %q", u.profilesFile()))
 	require.NoError(t, os.Chmod(u.profilesFile(), 0o600))
 	u.run("profiles use default")
 	requireMode(u.config, 0o700)
-	require.Empty(t, u.run("whoami").stderr)
+	require.Empty(t, u.run("whoami").Stderr)
 }
 
 func TestProfileCommands(t *testing.T) {
 	u := newUser(t)
-	require.Contains(t, u.run("profiles list").stderr, "tare login")
-	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
+	require.Contains(t, u.run("profiles list").Stderr, "tare login")
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).Code)
 	key := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(key, []byte(live.env["AGENTROUTER_MEMBER_API_KEY"]+"\n"), 0o600))
-	require.Equal(t, exitOK, u.login("", "--profile", "member", "--api-key-file", key).code)
+	require.Equal(t, exitOK, u.login("", "--profile", "member", "--api-key-file", key).Code)
 	require.Contains(t, u.runOK("whoami"), "bob", "who logs in uses that profile from then on")
 	require.Contains(t, u.runOK("whoami --profile default"), "alice")
 	u.runOK("profiles use default")
@@ -70,21 +72,21 @@ func TestProfileCommands(t *testing.T) {
 
 	u.runOK("profiles remove member")
 	got := u.run("whoami --profile member")
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "there is no such profile; there are default")
-	require.Equal(t, exitUsage, u.run("profiles use member").code)
+	require.Equal(t, exitUsage, got.Code)
+	require.Contains(t, got.Stderr, "there is no such profile; there are default")
+	require.Equal(t, exitUsage, u.run("profiles use member").Code)
 
 	got = u.run("logout")
-	require.Equal(t, exitOK, got.code)
-	require.Contains(t, got.stderr, "The API key is still valid.")
+	require.Equal(t, exitOK, got.Code)
+	require.Contains(t, got.Stderr, "The API key is still valid.")
 	text, err := os.ReadFile(u.profilesFile())
 	require.NoError(t, err)
 	require.NotContains(t, string(text), "ak_")
 	got = u.run("whoami")
-	require.Equal(t, exitUnauthenticated, got.code)
-	require.Contains(t, got.stderr, "tare login")
+	require.Equal(t, exitUnauthenticated, got.Code)
+	require.Contains(t, got.Stderr, "tare login")
 	require.Contains(t, u.runOK("profiles list"), "logged out")
-	require.Equal(t, exitOK, u.runWithInput(live.env["AGENTROUTER_API_KEY"], "login").code, "it knows where to")
+	require.Equal(t, exitOK, u.runWithInput(live.env["AGENTROUTER_API_KEY"], "login").Code, "it knows where to")
 }
 
 func TestConcurrentLoginsAreKept(t *testing.T) {
@@ -93,7 +95,7 @@ func TestConcurrentLoginsAreKept(t *testing.T) {
 	var wg sync.WaitGroup
 	codes := make([]int, people)
 	for i := range people {
-		wg.Go(func() { codes[i] = u.login(live.env["AGENTROUTER_API_KEY"], "--profile", "p"+strconv.Itoa(i)).code })
+		wg.Go(func() { codes[i] = u.login(live.env["AGENTROUTER_API_KEY"], "--profile", "p"+strconv.Itoa(i)).Code })
 	}
 	wg.Wait()
 	require.Equal(t, make([]int, people), codes)
@@ -107,9 +109,9 @@ func TestForeignProfilesFileIsKept(t *testing.T) {
 		require.NoError(t, os.WriteFile(u.profilesFile(), []byte(text), 0o600))
 		for _, command := range []string{"whoami", "profiles list", "logout", "profiles use hunter2x"} {
 			got := u.run(command)
-			require.Equal(t, exitFailure, got.code, command)
-			require.Contains(t, got.stderr, "is not a profiles file of tare")
-			require.NotContains(t, got.all(), "hunter2")
+			require.Equal(t, exitFailure, got.Code, command)
+			require.Contains(t, got.Stderr, "is not a profiles file of tare")
+			require.NotContains(t, got.Output(), "hunter2")
 		}
 		left, err := os.ReadFile(u.profilesFile())
 		require.NoError(t, err)
@@ -121,17 +123,17 @@ func TestConfigDirVariable(t *testing.T) {
 	u := newUser(t)
 	u.config = filepath.Join(t.TempDir(), "mine")
 	u.env = append(u.env, "TARE_CONFIG_DIR="+u.config)
-	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).Code)
 	require.FileExists(t, u.profilesFile())
 }
 
 func TestLogoutWritesThroughALink(t *testing.T) {
 	u := newUser(t)
-	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).Code)
 	elsewhere := filepath.Join(t.TempDir(), "kept.json")
 	require.NoError(t, os.Rename(u.profilesFile(), elsewhere))
 	require.NoError(t, os.Symlink(elsewhere, u.profilesFile()))
-	require.Equal(t, exitOK, u.run("logout").code)
+	require.Equal(t, exitOK, u.run("logout").Code)
 	left, err := os.ReadFile(elsewhere)
 	require.NoError(t, err)
 	require.NotContains(t, string(left), "ak_")
@@ -145,7 +147,7 @@ func TestConfigDirKeepsItsMode(t *testing.T) {
 	shared := t.TempDir()
 	require.NoError(t, os.Chmod(shared, 0o755))
 	u.env = append(u.env, configDirVariable+"="+shared)
-	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).Code)
 	info, err := os.Stat(shared)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o755), info.Mode().Perm(), "it may be the system's")

@@ -12,7 +12,7 @@ func TestOwnersAddServersAndRegisterTheirKeys(t *testing.T) {
 	require.Contains(t, added, "X-Llm-Key")
 	t.Cleanup(func() { u.runOK("api providers remove x-lab --yes") })
 	require.Contains(t, u.runOK("api providers list --custom"), "https://llm.example/v1")
-	require.Contains(t, u.run("__complete api byok list --provider x").stdout, "x-lab")
+	require.Contains(t, u.run("__complete api byok list --provider x").Stdout, "x-lab")
 	require.Contains(t, u.runOK("api byok events --type provider.created"), "base_url: none → https://llm.example/v1")
 	for command, want := range map[string]string{
 		"api providers add x-b": "--base-url is required",
@@ -21,6 +21,6 @@ func TestOwnersAddServersAndRegisterTheirKeys(t *testing.T) {
 		"api providers add x-lab --base-url https://llm.example/v2":        "choose another slug",
 		"api providers x-b": "no such command",
 	} {
-		require.Contains(t, u.run(command).stderr, want, command)
+		require.Contains(t, u.run(command).Stderr, want, command)
 	}
 }

@@ -19,19 +19,19 @@ func TestPendingReceipt(t *testing.T) {
 		writeJSON(w, http.StatusOK, receiptDocument(1))
 	})
 	got := s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "150ms")
-	require.Equal(t, exitPending, got.code)
-	require.Contains(t, got.stdout, "pending: 1 of 3 data planes confirmed, slowest 10 ms, the rest in ")
-	require.Contains(t, got.stderr, "the key is revoked, and its receipt is pending: 1 of 3")
-	require.Contains(t, got.stderr, "tare api byok get "+sampleID)
+	require.Equal(t, exitPending, got.Code)
+	require.Contains(t, got.Stdout, "pending: 1 of 3 data planes confirmed, slowest 10 ms, the rest in ")
+	require.Contains(t, got.Stderr, "the key is revoked, and its receipt is pending: 1 of 3")
+	require.Contains(t, got.Stderr, "tare api byok get "+sampleID)
 
 	got = s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "150ms", "-o", "json")
-	require.Equal(t, exitPending, got.code)
-	pending, _ := decodeJSON(t, got.stdout)["receipt"].(map[string]any)
+	require.Equal(t, exitPending, got.Code)
+	pending, _ := decodeJSON(t, got.Stdout)["receipt"].(map[string]any)
 	require.Equal(t, "pending", pending["state"])
 
 	before := len(s.requestsSoFar())
 	got = s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "0")
-	require.Equal(t, exitOK, got.code, "who does not wait is not told off")
+	require.Equal(t, exitOK, got.Code, "who does not wait is not told off")
 	require.Len(t, s.requestsSoFar(), before+1)
 }
 
@@ -60,9 +60,9 @@ func TestReceiptShowsTheRequestsInFlight(t *testing.T) {
 			key["state"], key["receipt"] = "revoked", receipt
 			writeJSON(w, http.StatusOK, map[string]any{"key": key})
 		})
-		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "remove", "--yes", sampleID).stdout), " "),
+		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "remove", "--yes", sampleID).Stdout), " "),
 			strings.Join(strings.Fields(want), " "))
-		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "get", sampleID).stdout), " "),
+		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "get", sampleID).Stdout), " "),
 			strings.Join(strings.Fields(want), " "))
 	}
 }
@@ -83,8 +83,8 @@ func TestReceiptShowsEachDataPlane(t *testing.T) {
 		}
 		writeJSON(w, http.StatusOK, map[string]any{"key": key})
 	})
-	require.Contains(t, s.user(t).run("api", "byok", "get", sampleID).stdout, "pending")
-	shown := s.user(t).run("api", "byok", "get", sampleID, "--wait", "3s").stdout
+	require.Contains(t, s.user(t).run("api", "byok", "get", sampleID).Stdout, "pending")
+	shown := s.user(t).run("api", "byok", "get", sampleID, "--wait", "3s").Stdout
 	for _, text := range []string{
 		"Receipt      complete: 1 of 3 data planes", "Data planes  edge-9: did not confirm, its lease has expired\n", "\n             edge-8: waiting\n",
 		"edge-0: confirmed after 0 ms\n", "edge-5: confirmed after 5 ms\n", "and 2 more: -o json shows them",
@@ -105,12 +105,12 @@ func TestRemovingAMemberWaitsForTheReceipt(t *testing.T) {
 		writeJSON(w, http.StatusOK, document)
 	})
 	got := s.user(t).run("api", "members", "remove", "--yes", "bob", "--wait", "1h")
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Contains(t, got.stdout, "complete: 3 of 3")
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.Contains(t, got.Stdout, "complete: 3 of 3")
 	got = s.user(t).run("api", "members", "remove", "--yes", "bob")
-	require.Equal(t, exitPending, got.code)
-	require.Contains(t, got.stderr, "bob is removed, and its receipt is pending: 1 of 3 data planes confirmed")
-	require.Equal(t, exitOK, s.user(t).run("api", "members", "remove", "--yes", "bob", "--wait", "0").code)
+	require.Equal(t, exitPending, got.Code)
+	require.Contains(t, got.Stderr, "bob is removed, and its receipt is pending: 1 of 3 data planes confirmed")
+	require.Equal(t, exitOK, s.user(t).run("api", "members", "remove", "--yes", "bob", "--wait", "0").Code)
 }
 
 func TestProgress(t *testing.T) {
@@ -133,8 +133,8 @@ func TestProgress(t *testing.T) {
 
 	calls.Store(3)
 	got := s.user(t).run("api", "byok", "remove", "--yes", "--wait", "10s", sampleID)
-	require.Equal(t, exitOK, got.code)
-	require.Empty(t, got.stderr, "no progress without a terminal")
+	require.Equal(t, exitOK, got.Code)
+	require.Empty(t, got.Stderr, "no progress without a terminal")
 }
 
 func TestReceiptIsPendingIfTheServiceFails(t *testing.T) {
@@ -147,8 +147,8 @@ func TestReceiptIsPendingIfTheServiceFails(t *testing.T) {
 		writeProblem(w, http.StatusInternalServerError, "internal", "x")
 	})
 	got := s.user(t).run("api", "byok", "remove", "--yes", sampleID)
-	require.Equal(t, exitPending, got.code)
-	require.Contains(t, got.stderr, "2 of 3 data planes confirmed, slowest 20 ms; then the service stopped answering")
+	require.Equal(t, exitPending, got.Code)
+	require.Contains(t, got.Stderr, "2 of 3 data planes confirmed, slowest 20 ms; then the service stopped answering")
 }
 
 func TestWaitIsPacedIfTheServiceDoesNotHold(t *testing.T) {
@@ -156,7 +156,7 @@ func TestWaitIsPacedIfTheServiceDoesNotHold(t *testing.T) {
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, receiptDocument(1))
 	})
-	require.Equal(t, exitPending, s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "350ms").code)
+	require.Equal(t, exitPending, s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "350ms").Code)
 	require.LessOrEqual(t, len(s.requestsSoFar()), 6)
 }
 

@@ -87,9 +87,9 @@ func TestWrongCommandLines(t *testing.T) {
 		"api byok get " + sampleID + " --grace 1s": "unknown flag: --grace",
 	} {
 		got := u.run(line)
-		require.Equal(t, exitUsage, got.code, line+"\n"+got.all())
-		require.Contains(t, got.stderr, says, line)
-		require.Empty(t, got.stdout, line)
+		require.Equal(t, exitUsage, got.Code, line+"\n"+got.Output())
+		require.Contains(t, got.Stderr, says, line)
+		require.Empty(t, got.Stdout, line)
 	}
 }
 
@@ -107,11 +107,11 @@ func TestFlagErrorsDoNotRepeatSecrets(t *testing.T) {
 		"--no-color=" + testSecret + " whoami", "api byok add --secret" + testSecret, "login --ak_hunter2",
 	} {
 		got := u.run(line)
-		require.Equal(t, exitUsage, got.code, line)
-		require.NotContains(t, got.all(), "hunter2", line)
+		require.Equal(t, exitUsage, got.Code, line)
+		require.NotContains(t, got.Output(), "hunter2", line)
 	}
-	require.Contains(t, u.run("api byok events --limit many").stderr, "--limit must be a whole number")
-	require.Contains(t, u.run("api byok list --provder x").stderr, "unknown flag: --provder")
+	require.Contains(t, u.run("api byok events --limit many").Stderr, "--limit must be a whole number")
+	require.Contains(t, u.run("api byok list --provder x").Stderr, "unknown flag: --provder")
 }
 
 func TestArgumentErrorsDoNotRepeatSecrets(t *testing.T) {
@@ -125,13 +125,13 @@ func TestArgumentErrorsDoNotRepeatSecrets(t *testing.T) {
 		"api byok add --secrt=" + testSecret,
 	} {
 		got := u.run(line)
-		require.Equal(t, exitUsage, got.code, line)
-		require.NotContains(t, got.all(), "hunter2", line)
-		require.True(t, strings.HasPrefix(got.stderr, "tare: "), got.stderr)
+		require.Equal(t, exitUsage, got.Code, line)
+		require.NotContains(t, got.Output(), "hunter2", line)
+		require.True(t, strings.HasPrefix(got.Stderr, "tare: "), got.Stderr)
 	}
 	for _, line := range []string{"api byok get " + testSecret, "keys rm --yes " + testSecret, "keys disable " + testSecret} {
 		got := u.run(line)
-		require.Equal(t, exitNotFound, got.code, line)
-		require.NotContains(t, got.all(), "hunter2", line)
+		require.Equal(t, exitNotFound, got.Code, line)
+		require.NotContains(t, got.Output(), "hunter2", line)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 )
 
 // rotationDocument is a rotated key whose receipt has that many of three acknowledgements, with the members of all answers about versions.
@@ -32,23 +34,23 @@ func TestRotateWaitsUntilTheOldSecretMayGo(t *testing.T) {
 		}
 		writeJSON(w, http.StatusOK, document)
 	})
-	rotate := func(more ...string) outcome {
+	rotate := func(more ...string) programtest.Outcome {
 		return s.user(t).runWithInput("sk-EXAMPLE-EXAMPLE-EXAMPLE-4b1e\n", append([]string{"api", "byok", "rotate", sampleID, "--wait", "150ms"}, more...)...)
 	}
 	got := rotate()
-	require.Equal(t, exitPending, got.code, got.stderr)
-	require.Contains(t, got.stdout, "version 1 may still be in use")
-	require.Contains(t, got.stderr, "tare api byok versions "+sampleID)
+	require.Equal(t, exitPending, got.Code, got.Stderr)
+	require.Contains(t, got.Stdout, "version 1 may still be in use")
+	require.Contains(t, got.Stderr, "tare api byok versions "+sampleID)
 	acknowledged.Store(3)
 	got = rotate("--activate", "now", "--overlap", "0s", "--expires", "never")
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Contains(t, got.stdout, "version 1 may be deleted at the provider")
-	require.NotContains(t, got.stdout+got.stderr, "EXAMPLE-4b1e")
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.Contains(t, got.Stdout, "version 1 may be deleted at the provider")
+	require.NotContains(t, got.Output(), "EXAMPLE-4b1e")
 	var sent map[string]any
 	require.NoError(t, json.Unmarshal([]byte(s.lastBody()), &sent))
 	require.Equal(t, map[string]any{"secret": "sk-EXAMPLE-EXAMPLE-EXAMPLE-4b1e", "activate": "now", "overlap": "0s", "expires_at": nil}, sent)
 	for _, bad := range []string{"--activate=soon", "--overlap=1500ms", "--expires=tomorrow"} {
-		require.Equal(t, exitUsage, rotate(bad).code, bad)
+		require.Equal(t, exitUsage, rotate(bad).Code, bad)
 	}
 }
 
@@ -64,8 +66,8 @@ func TestVersionsAreActivatedRolledBackAndDestroyed(t *testing.T) {
 		"destroy " + sampleID + " 2 --yes": "active",
 	} {
 		got := u.run("api byok " + command)
-		require.Equal(t, exitOK, got.code, got.stderr)
-		require.Contains(t, got.stdout, want)
+		require.Equal(t, exitOK, got.Code, got.Stderr)
+		require.Contains(t, got.Stdout, want)
 		require.Empty(t, <-sent)
 	}
 	for _, command := range []string{"activate " + sampleID + " 2", "rollback " + sampleID, "destroy " + sampleID + " 2 --yes"} {
@@ -75,7 +77,7 @@ func TestVersionsAreActivatedRolledBackAndDestroyed(t *testing.T) {
 	u.runOK("api byok versions " + sampleID + " --wait 40s")
 	require.Equal(t, "30s", <-sent, "as long as the service allows")
 	for _, command := range []string{"activate " + sampleID, "activate " + sampleID + " two", "destroy " + sampleID + " 0", "destroy " + sampleID + " 2", "rollback"} {
-		require.Equal(t, exitUsage, u.run("api byok "+command).code, command)
+		require.Equal(t, exitUsage, u.run("api byok "+command).Code, command)
 	}
 	require.Len(t, s.requestsSoFar(), 8, strings.Join(s.requestsSoFar(), ", "))
 }

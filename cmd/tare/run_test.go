@@ -1,12 +1,12 @@
 package main
 
 import (
-	"bufio"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 )
 
 func TestRunSetsTheVariablesOfSDKs(t *testing.T) {
@@ -21,7 +21,7 @@ func TestRunSetsTheVariablesOfSDKs(t *testing.T) {
 		require.Contains(t, got, want)
 	}
 
-	cmd := u.command(t.Context(), "run", "env")
+	cmd := u.command("run", "env")
 	cmd.Env = append(cmd.Env, "AGENTROUTER_GATEWAY_URL=https://other.example.com", "OPENAI_API_KEY=sk-own", "ANTHROPIC_AUTH_TOKEN=own", "KEPT=yes")
 	out, err := cmd.Output()
 	require.NoError(t, err)
@@ -33,7 +33,7 @@ func TestRunSetsTheVariablesOfSDKs(t *testing.T) {
 func TestRunIsTheProgram(t *testing.T) {
 	u := newUser(t, "AGENTROUTER_BASE_URL=https://aikeys.example.com", "AGENTROUTER_API_KEY=ak_secret", "AGENTROUTER_GATEWAY_URL=http://127.0.0.1:8090")
 	got := u.run("run", "--", "sh", "-c", "echo out; echo err >&2; exit 42", "--profile", "x")
-	require.Equal(t, outcome{code: 42, stdout: "out\n", stderr: "err\n"}, got)
+	require.Equal(t, programtest.Outcome{Code: 42, Stdout: "out\n", Stderr: "err\n"}, got)
 	require.Equal(t, "--profile x\n", u.runOK("run", "echo", "--profile", "x"), "flags after the program are its own")
 
 	for line, says := range map[string]string{
@@ -43,13 +43,13 @@ func TestRunIsTheProgram(t *testing.T) {
 		"run --gateway nonsense env":                   "the gateway's URL must be like",
 	} {
 		got := u.run(line)
-		require.Equal(t, exitUsage, got.code, line)
-		require.Contains(t, got.stderr, says)
+		require.Equal(t, exitUsage, got.Code, line)
+		require.Contains(t, got.Stderr, says)
 	}
 	got = newUserAt(t, "https://aikeys.example.com", "ak_secret").run("run", "env")
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "no gateway")
-	require.Equal(t, exitUnauthenticated, newUser(t).run("run", "env").code)
+	require.Equal(t, exitUsage, got.Code)
+	require.Contains(t, got.Stderr, "no gateway")
+	require.Equal(t, exitUnauthenticated, newUser(t).run("run", "env").Code)
 }
 
 // A key of one service never goes to the gateway of another.
@@ -57,7 +57,7 @@ func TestGatewayOfAProfile(t *testing.T) {
 	u := newUser(t)
 	login := func(baseURL string, args ...string) {
 		got := u.login(live.env[apiKeyVariable], append(args, "--base-url", baseURL)...)
-		require.Equal(t, exitOK, got.code, got.stderr)
+		require.Equal(t, exitOK, got.Code, got.Stderr)
 	}
 	address := live.env[baseURLVariable]
 	login(address, "--gateway", live.env[gatewayVariable])
@@ -65,35 +65,21 @@ func TestGatewayOfAProfile(t *testing.T) {
 	login(address)
 	require.Contains(t, u.runOK("run", "env"), "OPENAI_BASE_URL="+live.env[gatewayVariable]+"/openai\n", "the next log-in keeps it")
 	login(strings.Replace(address, "127.0.0.1", "localhost", 1))
-	require.Contains(t, u.run("run", "env").stderr, "no gateway")
+	require.Contains(t, u.run("run", "env").Stderr, "no gateway")
 }
 
 func TestWatchShowsChanges(t *testing.T) {
 	u := alice(t)
 	u.addKey("before")
-	cmd := u.command(t.Context(), "keys", "watch", "--every", "100ms")
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	lines := bufio.NewScanner(out)
-	until := func(text string) {
-		for lines.Scan() {
-			if strings.Contains(lines.Text(), text) {
-				return
-			}
-		}
-		require.Fail(t, "watch ended before it printed "+text)
-	}
-	until("before")
+	p := programtest.Launch(t, u.command("keys", "watch", "--every", "100ms"))
+	p.AwaitLog("before")
 	id := u.addKey("watched")
-	until("openai/watched  active")
+	p.AwaitLog("openai/watched  active")
 	u.runOK("keys", "disable", "watched", "--wait", "0")
-	until("openai/watched  active → disabled")
+	p.AwaitLog("openai/watched  active → disabled")
 	u.revokeKey(id)
-	until("openai/watched  disabled → revoked")
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
-	_ = cmd.Wait() // its exit code is below
-	require.Equal(t, exitStopped, cmd.ProcessState.ExitCode())
+	p.AwaitLog("openai/watched  disabled → revoked")
+	require.Equal(t, exitStopped, p.Stop())
 }
 
 func TestKeysByName(t *testing.T) {
@@ -104,12 +90,12 @@ func TestKeysByName(t *testing.T) {
 	require.Contains(t, u.runOK("keys ls"), id)
 	u.runWithInput("sk-ant-api03-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0007", "keys", "add", "--provider", "anthropic", "--name", "by-name")
 	got := u.run("keys get by-name")
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "2 active keys have that name")
-	require.Contains(t, got.stderr, id)
+	require.Equal(t, exitUsage, got.Code)
+	require.Contains(t, got.Stderr, "2 active keys have that name")
+	require.Contains(t, got.Stderr, id)
 	require.Contains(t, u.runOK("keys rm --yes openai/by-name"), "revoked")
 	require.Contains(t, u.runOK("keys rm --yes by-name"), "revoked", "the other one has the name alone now")
-	require.Equal(t, exitNotFound, u.run("keys get by-name").code, "names are of active keys")
+	require.Equal(t, exitNotFound, u.run("keys get by-name").Code, "names are of active keys")
 }
 
 func TestDestructiveCommandsNeedYes(t *testing.T) {
@@ -117,8 +103,8 @@ func TestDestructiveCommandsNeedYes(t *testing.T) {
 	id := u.addKey("kept")
 	for _, line := range []string{"api byok remove " + id, "keys rm " + id, "api members remove bob"} {
 		got := u.run(line)
-		require.Equal(t, exitUsage, got.code, line)
-		require.Contains(t, got.stderr, "needs --yes", line)
+		require.Equal(t, exitUsage, got.Code, line)
+		require.Contains(t, got.Stderr, "needs --yes", line)
 	}
 	require.Contains(t, u.runOK("keys get "+id), "active")
 }
@@ -130,25 +116,25 @@ func TestJQ(t *testing.T) {
 	require.Equal(t, "true\n{\"a\":1}\n", u.runOK("whoami", "--jq", `true, {a: 1}`))
 	require.Equal(t, `\u001b[31m`+"\n", u.runOK("whoami", "--jq", `"\u001b[31m"`), "a name can't control the terminal")
 	got := u.run("whoami", "--jq", ".user_id | keys")
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "--jq: ")
-	require.Equal(t, exitUsage, u.run("whoami", "--jq", ".[").code)
+	require.Equal(t, exitUsage, got.Code)
+	require.Contains(t, got.Stderr, "--jq: ")
+	require.Equal(t, exitUsage, u.run("whoami", "--jq", ".[").Code)
 	require.Empty(t, u.runOK("whoami", "--jq", "env.HOME // empty"), "the environment stays outside")
 }
 
 func TestErrorsAsDocuments(t *testing.T) {
 	got := alice(t).run("keys", "list", "--provider", "nonesuch", "-o", "json")
-	require.Equal(t, exitUsage, got.code)
-	require.Empty(t, got.stdout)
-	document := decodeJSON(t, got.stderr)
+	require.Equal(t, exitUsage, got.Code)
+	require.Empty(t, got.Stdout)
+	document := decodeJSON(t, got.Stderr)
 	require.InDelta(t, 400, document["status"], 0)
 	require.Equal(t, "invalid_argument", document["code"])
 	require.NotEmpty(t, document["request_id"])
 	require.InDelta(t, exitUsage, document["exit_code"], 0)
 
-	document = decodeJSON(t, newUser(t).run("whoami", "-o", "json").stderr)
+	document = decodeJSON(t, newUser(t).run("whoami", "-o", "json").Stderr)
 	require.Equal(t, "you are not logged in", document["detail"])
-	require.Contains(t, newUser(t).run("whoami", "-o", "yaml").stderr, "exit_code: 3\n")
+	require.Contains(t, newUser(t).run("whoami", "-o", "yaml").Stderr, "exit_code: 3\n")
 }
 
 func TestVersion(t *testing.T) {

@@ -62,15 +62,15 @@ func TestHostileTextIsEscaped(t *testing.T) {
 	} {
 		for _, format := range []string{"table", "json", "yaml"} {
 			got := u.run(command + " -o " + format)
-			require.NotEmpty(t, got.all())
-			requireSafe(t, got.stdout)
-			requireSafe(t, got.stderr)
-			require.NotContains(t, got.all(), "ak_EXAMPLE", "a server that repeats the API key does not get it shown")
+			require.NotEmpty(t, got.Output())
+			requireSafe(t, got.Stdout)
+			requireSafe(t, got.Stderr)
+			require.NotContains(t, got.Output(), "ak_EXAMPLE", "a server that repeats the API key does not get it shown")
 		}
 		_, shown := u.runInTerminal(60, command).wait()
 		requireSafe(t, controlCodes.ReplaceAllString(shown, ""))
 	}
-	require.NotContains(t, u.run("api byok list").stdout, "\nnext", "a name is one line")
+	require.NotContains(t, u.run("api byok list").Stdout, "\nnext", "a name is one line")
 	s := u.runInTerminal(200, "api byok remove "+sampleID).expect("[y/N] ")
 	requireSafe(t, s.output())
 	_, shown := s.typeKeys("n\n").wait()
@@ -105,9 +105,9 @@ func TestRepeatedSecretsAreRedacted(t *testing.T) {
 	})
 	for _, flags := range [][]string{nil, {"--secret", testSecret}} {
 		got := s.user(t).runWithInput(testSecret, append([]string{"api", "byok", "add", "--provider", "openai", "--name", "x"}, flags...)...)
-		require.Equal(t, exitUsage, got.code)
-		require.Contains(t, got.stderr, "no good: [redacted]")
-		require.NotContains(t, got.all(), "hunter2")
+		require.Equal(t, exitUsage, got.Code)
+		require.Contains(t, got.Stderr, "no good: [redacted]")
+		require.NotContains(t, got.Output(), "hunter2")
 	}
 }
 
@@ -117,17 +117,17 @@ func TestRepeatedDocumentsAreRedacted(t *testing.T) {
 	}).user(t)
 	for _, format := range []string{"table", "json", "yaml"} {
 		got := u.runWithInput(testDocument, "api byok add --provider vertex --name x -o "+format)
-		require.Equal(t, exitOK, got.code, got.stderr)
-		require.Contains(t, got.stdout, redacted)
-		require.NotContains(t, got.all(), "hunter2", format)
+		require.Equal(t, exitOK, got.Code, got.Stderr)
+		require.Contains(t, got.Stdout, redacted)
+		require.NotContains(t, got.Output(), "hunter2", format)
 	}
 	u = newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, http.StatusBadRequest, "invalid_argument", "no good: "+testDocument)
 	}).user(t)
 	got := u.runWithInput(testDocument, "api byok add --provider vertex --name x")
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "no good: "+redacted)
-	require.NotContains(t, got.all(), "hunter2", "an error is shown on one line")
+	require.Equal(t, exitUsage, got.Code)
+	require.Contains(t, got.Stderr, "no good: "+redacted)
+	require.NotContains(t, got.Output(), "hunter2", "an error is shown on one line")
 }
 
 func TestEscapedSecretsAreRedacted(t *testing.T) {

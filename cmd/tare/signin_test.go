@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -25,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
@@ -57,26 +56,19 @@ func TestDescribeIssuerError(t *testing.T) {
 }
 
 // signInAs runs a log-in that waits for somebody to sign in. act gets each URL that tare prints, and what is before it, until it returns true.
-func (u *user) signInAs(act func(before, page string) bool, args ...string) outcome {
+func (u *user) signInAs(act func(before, page string) bool, args ...string) programtest.Outcome {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), testTimeout)
-	defer cancel()
-	cmd := u.command(ctx, args...)
-	var stdout strings.Builder
-	cmd.Stdout = &stdout
-	stderr, err := cmd.StderrPipe()
-	require.NoError(u.t, err)
-	require.NoError(u.t, cmd.Start())
-	said, done := "", false
-	for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		said += lines.Text() + "\n"
-		if found := regexp.MustCompile(`^(.*?)(http\S+)$`).FindStringSubmatch(lines.Text()); found != nil && !done {
-			done = act(found[1], found[2])
-		}
+	p := programtest.Launch(u.t, u.command(args...))
+	var pages [][]string
+	for acted := false; !acted; {
+		next := len(pages)
+		p.Await("it prints a URL", func() bool {
+			pages = regexp.MustCompile(`(?m)^(.*?)(http\S+)\n`).FindAllStringSubmatch(p.Stderr.String(), next+1)
+			return len(pages) > next
+		})
+		acted = act(pages[next][1], pages[next][2])
 	}
-	_ = cmd.Wait() // the code is checked
-	require.NoError(u.t, ctx.Err(), "tare did not end; its output:\n%s%s", &stdout, said)
-	return outcome{cmd.ProcessState.ExitCode(), stdout.String(), said}
+	return p.Outcome()
 }
 
 // stored returns the only profile of a user as it is stored.
@@ -106,18 +98,13 @@ func (u *user) store(one profile) {
 	require.NoError(u.t, os.WriteFile(filepath.Join(u.config, "profiles.json"), text, 0o600))
 }
 
-var (
-	formAction  = regexp.MustCompile(`<form [^>]*action="([^"]+)"`)
-	hiddenField = regexp.MustCompile(`<input type="hidden" name="([^"]+)" value="([^"]*)"`)
-)
-
 // visit opens a page as a browser does, with cookies and redirects, and then submits the form of each page with further fields. It returns
 // the last response.
 func visit(t *testing.T, page string, forms ...url.Values) (status int, body string) {
 	t.Helper()
 	cookies, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	client := &http.Client{Jar: cookies, Timeout: peerTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Jar: cookies, Timeout: programtest.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Get(page)
 	for i := 0; ; i++ {
 		require.NoError(t, err)
@@ -127,9 +114,9 @@ func visit(t *testing.T, page string, forms ...url.Values) (status int, body str
 		if i == len(forms) {
 			return response.StatusCode, string(text)
 		}
-		action, form := formAction.FindStringSubmatch(string(text)), url.Values{}
+		action, form := regexp.MustCompile(`<form [^>]*action="([^"]+)"`).FindStringSubmatch(string(text)), url.Values{}
 		require.NotNil(t, action, string(text))
-		for _, field := range hiddenField.FindAllStringSubmatch(string(text), -1) {
+		for _, field := range regexp.MustCompile(`<input type="hidden" name="([^"]+)" value="([^"]*)"`).FindAllStringSubmatch(string(text), -1) {
 			form.Set(field[1], field[2])
 		}
 		maps.Copy(form, forms[i])
@@ -144,7 +131,9 @@ func TestLoginAtAnIssuer(t *testing.T) {
 	t.Parallel()
 	const folder = "../../tools/peers"
 	require.DirExists(t, filepath.Join(folder, "node_modules", "oidc-provider"), "the provider is not installed; run: tools/peers.sh install")
-	issuer := startProgram(t, exec.Command("node", filepath.Join(folder, "issuer.mjs"), "20"), `(?m)^issuer (\S+)$`)
+	provider := programtest.Launch(t, exec.Command("node", filepath.Join(folder, "issuer.mjs"), "20"))
+	provider.AwaitLog("issuer http")
+	issuer := strings.Fields(provider.Stdout.String())[1]
 	dir := t.TempDir()
 	aikeysd := func(args string) *exec.Cmd {
 		cmd := exec.Command(filepath.Join(filepath.Dir(live.tare), "aikeysd"), strings.Fields(args)...)
@@ -159,7 +148,7 @@ func TestLoginAtAnIssuer(t *testing.T) {
 		output, err := aikeysd(args).CombinedOutput()
 		require.NoError(t, err, "%s", output)
 	}
-	baseURL := startProgram(t, aikeysd("serve --log-format json"), `(?s)"msg":"listening".*"api":"([^"]+)".*"msg":"ready"`)
+	baseURL := programtest.Launch(t, aikeysd("serve --log-format json")).AwaitReady().URL("api")
 
 	t.Run("in the browser", func(t *testing.T) {
 		t.Parallel()
@@ -182,26 +171,26 @@ func TestLoginAtAnIssuer(t *testing.T) {
 			require.Contains(t, body, "You are signed in.")
 			return true
 		}, "login", "--web")
-		require.Equal(t, exitOK, got.code, got.all())
-		require.Contains(t, got.stdout, "as alice")
+		require.Equal(t, exitOK, got.Code, got.Output())
+		require.Contains(t, got.Stdout, "as alice")
 
 		first := u.stored()
 		for _, hidden := range []string{first.APIKey.Reveal(), first.SignIn.RefreshToken.Reveal()} {
 			require.NotEmpty(t, hidden)
-			require.NotContains(t, got.all(), hidden)
+			require.NotContains(t, got.Output(), hidden)
 		}
 		require.Contains(t, u.runOK("whoami"), "alice")
 		second := u.stored()
 		require.NotEqual(t, first.SignIn.RefreshToken.Reveal(), second.SignIn.RefreshToken.Reveal(), "the session token was renewed")
 
 		got = u.run("logout")
-		require.Equal(t, exitOK, got.code, got.all())
+		require.Equal(t, exitOK, got.Code, got.Output())
 		require.Nil(t, u.stored().SignIn)
 		u.changeStored(func(p *profile) { *p = second })
 		got = u.run("whoami")
-		require.Equal(t, exitUnauthenticated, got.code, "logging out ended the session at the issuer")
-		require.Contains(t, got.stderr, "your session has ended")
-		require.Contains(t, got.stderr, "tare login --web --profile default")
+		require.Equal(t, exitUnauthenticated, got.Code, "logging out ended the session at the issuer")
+		require.Contains(t, got.Stderr, "your session has ended")
+		require.Contains(t, got.Stderr, "tare login --web --profile default")
 	})
 	t.Run("on a device, and the issuer is down for a while", func(t *testing.T) {
 		t.Parallel()
@@ -213,15 +202,15 @@ func TestLoginAtAnIssuer(t *testing.T) {
 			}
 			return before == "Or open "
 		}, "login", "--device")
-		require.Equal(t, exitOK, got.code, got.all())
+		require.Equal(t, exitOK, got.Code, got.Output())
 		require.Contains(t, u.runOK("whoami"), "alice")
 		u.changeStored(func(p *profile) {
 			p.APIKey = secret.New(jwt(`{"exp":1}`))
 			p.SignIn.Issuer = "http://127.0.0.1:9"
 		})
 		got = u.run("whoami")
-		require.Equal(t, exitUnavailable, got.code, got.all())
-		require.Contains(t, got.stderr, "no answer from the issuer")
+		require.Equal(t, exitUnavailable, got.Code, got.Output())
+		require.Contains(t, got.Stderr, "no answer from the issuer")
 		u.changeStored(func(p *profile) { p.SignIn.Issuer = issuer })
 		require.Contains(t, u.runOK("whoami"), "alice", "it goes on when the issuer is back")
 	})
@@ -243,8 +232,8 @@ func TestLoginAtAnIssuer(t *testing.T) {
 			},
 		} {
 			got := u.signInAs(refuse, "login", flag)
-			require.Equal(t, exitDeclined, got.code, got.all())
-			require.Contains(t, got.stderr, "refused at the issuer")
+			require.Equal(t, exitDeclined, got.Code, got.Output())
+			require.Contains(t, got.Stderr, "refused at the issuer")
 		}
 		require.NoFileExists(t, filepath.Join(u.config, "profiles.json"))
 	})
@@ -265,11 +254,11 @@ func TestLoginWhereNobodySignsIn(t *testing.T) {
 	u := newUser(t, "AGENTROUTER_BASE_URL="+live.env["AGENTROUTER_BASE_URL"])
 	for _, flag := range []string{"--web", "--device"} {
 		got := u.run("login", flag)
-		require.Equal(t, exitUsage, got.code, got.all())
-		require.Contains(t, got.stderr, "names no issuer to sign in at")
+		require.Equal(t, exitUsage, got.Code, got.Output())
+		require.Contains(t, got.Stderr, "names no issuer to sign in at")
 	}
 	got := u.run("login", "--web", "--device")
-	require.Equal(t, exitUsage, got.code, got.all())
+	require.Equal(t, exitUsage, got.Code, got.Output())
 }
 
 // newFakeIssuer starts a service that is its own issuer. change is made to what the issuer says of itself; answer is for requests other than
@@ -316,9 +305,9 @@ func TestRefreshTokensFollowNoRedirect(t *testing.T) {
 	})
 	u := issuer.signedIn(t)
 	got := u.run("whoami")
-	require.Equal(t, exitFailure, got.code, got.all())
-	require.Contains(t, got.stderr, "the issuer answers 307")
-	require.Contains(t, u.run("logout").stderr, "could not be ended: the issuer answers 307")
+	require.Equal(t, exitFailure, got.Code, got.Output())
+	require.Contains(t, got.Stderr, "the issuer answers 307")
+	require.Contains(t, u.run("logout").Stderr, "could not be ended: the issuer answers 307")
 	require.Contains(t, issuer.requestsSoFar(), "POST token")
 	require.Contains(t, issuer.lastBody(), testRefreshToken)
 	require.Empty(t, other.requestsSoFar())
@@ -340,10 +329,10 @@ func TestIssuersThatSayWhatNoneShould(t *testing.T) {
 	} {
 		u := newUser(t, "BROWSER=true", "AGENTROUTER_BASE_URL="+newFakeIssuer(t, c.change, nil).URL)
 		got := u.run("login", "--web")
-		require.Equal(t, exitFailure, got.code, name)
-		require.Contains(t, got.stderr, c.want, name)
-		require.Less(t, len(got.all()), 1000, name)
-		requireSafe(t, got.stderr)
+		require.Equal(t, exitFailure, got.Code, name)
+		require.Contains(t, got.Stderr, c.want, name)
+		require.Less(t, len(got.Output()), 1000, name)
+		requireSafe(t, got.Stderr)
 	}
 }
 
@@ -361,10 +350,10 @@ func TestDeviceCodesOfAHostileIssuer(t *testing.T) {
 			writeJSON(w, http.StatusBadRequest, map[string]any{"error": refusal, "error_description": strings.Repeat(hostileName, 100)})
 		})
 		got := newUser(t, "AGENTROUTER_BASE_URL="+issuer.URL).run("login", "--device")
-		require.Equal(t, exitFailure, got.code, got.all())
-		require.Regexp(t, "the code expired before anybody entered it|the issuer refuses: evil", got.stderr)
-		requireSafe(t, got.stderr)
-		require.Less(t, len(got.stderr), 2000)
+		require.Equal(t, exitFailure, got.Code, got.Output())
+		require.Regexp(t, "the code expired before anybody entered it|the issuer refuses: evil", got.Stderr)
+		requireSafe(t, got.Stderr)
+		require.Less(t, len(got.Stderr), 2000)
 	}
 }
 
@@ -395,8 +384,8 @@ func TestBrowserSeesWhyASignInFailed(t *testing.T) {
 			require.NotContains(t, body, "<spent>")
 			return true
 		}, "login", "--web")
-		require.Equal(t, exitFailure, got.code, got.all())
-		require.Contains(t, got.stderr, c.want)
+		require.Equal(t, exitFailure, got.Code, got.Output())
+		require.Contains(t, got.Stderr, c.want)
 		require.Equal(t, name == "a spent code", slices.Contains(issuer.requestsSoFar(), "POST token"), name)
 	}
 }
@@ -408,13 +397,13 @@ func TestOneRenewalForTaresAtOnce(t *testing.T) {
 	})
 	u := issuer.signedIn(t)
 	var wg sync.WaitGroup
-	outcomes := make([]outcome, 4)
+	outcomes := make([]programtest.Outcome, 4)
 	for i := range outcomes {
 		wg.Go(func() { outcomes[i] = u.run("whoami") })
 	}
 	wg.Wait()
 	for _, got := range outcomes {
-		require.Equal(t, exitOK, got.code, got.all())
+		require.Equal(t, exitOK, got.Code, got.Output())
 	}
 	renewals := slices.DeleteFunc(issuer.requestsSoFar(), func(request string) bool { return request != "POST token" })
 	require.Len(t, renewals, 1, "issuers take each refresh token once")
@@ -428,8 +417,8 @@ func TestFailedRenewalKeepsTheRefreshToken(t *testing.T) {
 	})
 	u := issuer.signedIn(t)
 	got := u.run("whoami")
-	require.Equal(t, exitFailure, got.code, got.all())
-	require.Contains(t, got.stderr, "an ID token that is not valid")
+	require.Equal(t, exitFailure, got.Code, got.Output())
+	require.Contains(t, got.Stderr, "an ID token that is not valid")
 	require.Equal(t, "second-"+testRefreshToken, u.stored().SignIn.RefreshToken.Reveal(), "the issuer takes the first no more")
 }
 
@@ -457,7 +446,7 @@ func TestRemovedProfileEndsItsSession(t *testing.T) {
 	require.Contains(t, issuer.lastBody(), "token="+testRefreshToken)
 
 	u = newFakeIssuer(t, map[string]any{"revocation_endpoint": ""}, nil).signedIn(t)
-	require.Contains(t, u.run("logout").stderr, "could not be ended: the issuer does not support that")
+	require.Contains(t, u.run("logout").Stderr, "could not be ended: the issuer does not support that")
 }
 
 func TestRefusedSessionIsEndedAtTheIssuer(t *testing.T) {
@@ -480,9 +469,9 @@ func TestRefusedSessionIsEndedAtTheIssuer(t *testing.T) {
 	})
 	u := newUser(t, "AGENTROUTER_BASE_URL="+service.URL)
 	got := u.run("login", "--device")
-	require.Equal(t, exitUnauthenticated, got.code, got.all())
-	require.Contains(t, got.stderr, "does not accept the session token: The token is for another audience.")
-	require.Contains(t, got.stderr, "The session token comes from the issuer.")
+	require.Equal(t, exitUnauthenticated, got.Code, got.Output())
+	require.Contains(t, got.Stderr, "does not accept the session token: The token is for another audience.")
+	require.Contains(t, got.Stderr, "The session token comes from the issuer.")
 	require.Contains(t, issuer.requestsSoFar(), "POST revocation")
 	require.Contains(t, issuer.lastBody(), "token="+testRefreshToken)
 	require.NoFileExists(t, u.profilesFile())

@@ -26,14 +26,14 @@ func TestDisableWaitsForItsReceipt(t *testing.T) {
 		writeJSON(w, http.StatusOK, disabledDocument(int(acknowledged.Load())))
 	})
 	got := s.user(t).run("api", "byok", "disable", sampleID, "--wait", "150ms")
-	require.Equal(t, exitPending, got.code)
-	require.Contains(t, got.stdout, "pending: 1 of 3 data planes confirmed")
-	require.Contains(t, got.stderr, "the key is disabled, and its receipt is pending: 1 of 3")
+	require.Equal(t, exitPending, got.Code)
+	require.Contains(t, got.Stdout, "pending: 1 of 3 data planes confirmed")
+	require.Contains(t, got.Stderr, "the key is disabled, and its receipt is pending: 1 of 3")
 	acknowledged.Store(3)
 	got = s.user(t).run("api", "byok", "disable", sampleID, "--wait", "150ms")
-	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Contains(t, got.stdout, "complete: 3 of 3")
-	require.Regexp(t, `State +disabled`, got.stdout)
+	require.Equal(t, exitOK, got.Code, got.Stderr)
+	require.Contains(t, got.Stdout, "complete: 3 of 3")
+	require.Regexp(t, `State +disabled`, got.Stdout)
 	require.Equal(t, []string{"PATCH key", `{"disabled":true}`}, []string{s.requestsSoFar()[0], s.lastBody()})
 }
 
@@ -66,8 +66,8 @@ func TestUpdateChangesWhatItsFlagsName(t *testing.T) {
 		"api byok update " + sampleID + ` --expires 2099-06-30T02:00:00+02:00 --if-match '"1"'`:          `{"expires_at":"2099-06-30T00:00:00Z"}`,
 	} {
 		got := u.run(command)
-		require.Equal(t, exitOK, got.code, got.stderr)
-		require.Contains(t, got.stdout, "2099-06-30 00:00:00 UTC")
+		require.Equal(t, exitOK, got.Code, got.Stderr)
+		require.Contains(t, got.Stdout, "2099-06-30 00:00:00 UTC")
 		require.JSONEq(t, want, s.lastBody(), command)
 	}
 	changed := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
@@ -77,10 +77,10 @@ func TestUpdateChangesWhatItsFlagsName(t *testing.T) {
 		})
 	})
 	got := changed.user(t).run("api byok update " + sampleID + ` --name n --if-match '"1"'`)
-	require.Equal(t, exitConflict, got.code, got.stderr)
+	require.Equal(t, exitConflict, got.Code, got.Stderr)
 	before := len(s.requestsSoFar())
 	for _, command := range []string{"api byok update " + sampleID, "api byok update " + sampleID + " --expires tomorrow", "api byok update"} {
-		require.Equal(t, exitUsage, u.run(command).code, command)
+		require.Equal(t, exitUsage, u.run(command).Code, command)
 	}
 	require.Len(t, s.requestsSoFar(), before)
 }

@@ -102,12 +102,13 @@ type Outcome struct {
 	Stdout, Stderr string
 }
 
+// Output returns both outputs.
+func (o Outcome) Output() string { return o.Stdout + o.Stderr }
+
 // Run runs the program in this process to its end.
 func (run Program) Run(t testing.TB, environ []string, args ...string) Outcome {
 	t.Helper()
-	p := run.Start(t, environ, args...)
-	code := p.Wait()
-	return Outcome{code, p.Stdout.String(), p.Stderr.String()}
+	return run.Start(t, environ, args...).Outcome()
 }
 
 // Output returns both outputs.
@@ -164,6 +165,12 @@ func (p *Process) Wait() (code int) {
 		require.Fail(p.t, "it did not end", p.Output())
 	}
 	return p.code
+}
+
+// Outcome waits until the program has ended, and returns its result.
+func (p *Process) Outcome() Outcome {
+	p.t.Helper()
+	return Outcome{p.Wait(), p.Stdout.String(), p.Stderr.String()}
 }
 
 // End sends a signal, waits until the program has ended, and returns its exit code.
