@@ -236,8 +236,8 @@ func (p *program) fetchesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fetches",
 		Short: "List the fetches of a project's keys",
-		Long: `Lists the last fetches of a project's keys by data planes, newest first: when, by which data plane, for which user and
-provider, which key it got, and why, or why it got none. A data plane serves requests from its cache, so there are fewer
+		Long: `Lists the latest fetches of a project's keys, newest first. Each line has the time, the data plane, the user, the provider,
+and the key that the data plane got with the reason, or why it got none. A data plane serves requests from its cache, so there are fewer
 fetches than requests.`,
 		Example: `  aikeysd admin fetches --customer acme --project chat
   aikeysd admin fetches --customer acme --project chat --limit 1000`,

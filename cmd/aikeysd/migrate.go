@@ -15,7 +15,7 @@ import (
 func (p *program) migrateCommand() *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:     "migrate",
-		Short:   "Bring the database's schema up to date, or show it",
+		Short:   "Update the database's schema, or show its state",
 		GroupID: groupOperate,
 		Long: `Brings the database's schema up to date, or lists what has been applied. "aikeysd serve" updates the schema when it
 starts. If the service's own database user may not change the schema, set AIKEYS_MIGRATE=never and run these commands as

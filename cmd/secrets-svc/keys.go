@@ -79,7 +79,7 @@ func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command
 	if !spec.readsOnly {
 		k.cfg.AddFlags(cmd.Flags(), "audit-log")
 	}
-	cmd.Flags().StringVar(&k.namespace, "namespace", "", "`name` of the namespace, as the clients file has it")
+	cmd.Flags().StringVar(&k.namespace, "namespace", "", "`name` of the namespace in the clients file")
 	if spec.id {
 		cmd.Flags().StringVar(&k.id, "id", "", "`id` of the key, as \"secrets-svc keys list\" prints it")
 	}

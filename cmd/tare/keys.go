@@ -157,7 +157,7 @@ what the key may be used for, and how often: see "update".`,
 	flags.StringVar(&a.expires, "expires", "", "stop serving at this `time`: a day in UTC, such as 2099-06-30, or a time, such as 2099-06-30T09:00:00Z")
 	flags.IntVar(&a.order, "order", 0, "its place among the keys of its scope: the lowest `number` serves; among equals, the newest key")
 	flags.IntVar(&a.weight, "weight", 0, "its `share` of the callers, among the keys of its order that have a weight; 0 means no weight")
-	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`, with which repeating this command within 24 hours is safe")
+	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; repeating the command with the same value within 24 hours is safe")
 	p.addUseFlags(cmd, &a.use)
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
 	completeNothingFor(cmd, "name", "secret", "expires", "order", "weight", "idempotency-key")

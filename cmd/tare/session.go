@@ -164,8 +164,9 @@ func (p *program) connect(ctx context.Context) (*session, error) {
 	return s, err
 }
 
-// keySource gives a session the key or session token of a profile, which it renews while a command runs. As a transport, it renews the
-// session token when the service answers 401, and repeats the request once. That is safe: the service has done nothing.
+// keySource gives a session its profile's API key or session token, and renews a session token while a command runs. It is also a
+// transport: when the service answers 401, it renews the session token and repeats the request once. That is safe, because the
+// service has done nothing.
 type keySource struct {
 	*program
 	access

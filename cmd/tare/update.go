@@ -92,8 +92,8 @@ func (p *program) updateCommand() *cobra.Command {
 		Long: `Changes what the flags name, and leaves the rest of the key as it is. A key that has expired serves again if you give it a
 later time.
 
-Of several keys, the one with the lowest --order serves; among equals, the newest. If that key has a --weight, it shares
-the callers with the other keys of its order that have one; each caller stays with one key. "resolve --explain" shows the
+Of several keys, the one with the lowest --order serves; among equals, the newest. If that key has a --weight, callers are
+divided among all keys of the same order with a weight; each caller stays with one key. "resolve --explain" shows the
 outcome.
 
 A key can be restricted to users, models and operations (paths of the provider's API). A --restrict flag takes values

@@ -153,8 +153,8 @@ type ClientInterface interface {
 	// `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
 	// the first revocation stays in force, and the answer is its receipt.
 	//
-	// Only an owner of the project may revoke a project-level key, and only the member who registered it a key
-	// of their own.
+	// Only an owner of the project may revoke a project-level key. Only the member who registered a key of
+	// their own may revoke it.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `RevokeKey` operationId).
 	RevokeKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RevokeKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -173,7 +173,7 @@ type ClientInterface interface {
 
 	// UpdateKeyWithBody Change an AI key
 	//
-	// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+	// Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
 	// send it as `application/json`). The answer is the key after the change.
 	//
 	// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -205,8 +205,8 @@ type ClientInterface interface {
 	// it, the change applies to the key's current state. Members that the body does not name stay, so callers
 	// who change different members do not undo each other's changes, and disabling a key needs no read first.
 	//
-	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-	// the member who registered it a key of their own.
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+	// member who registered a key of their own may change it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -215,7 +215,7 @@ type ClientInterface interface {
 
 	// UpdateKey Change an AI key
 	//
-	// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+	// Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
 	// send it as `application/json`). The answer is the key after the change.
 	//
 	// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -247,8 +247,8 @@ type ClientInterface interface {
 	// it, the change applies to the key's current state. Members that the body does not name stay, so callers
 	// who change different members do not undo each other's changes, and disabling a key needs no read first.
 	//
-	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-	// the member who registered it a key of their own.
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+	// member who registered a key of their own may change it.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -291,8 +291,8 @@ type ClientInterface interface {
 	//
 	// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
 	// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-	// owner of the project may rotate a project-level key, and only the member who registered it a key of
-	// their own.
+	// owner of the project may rotate a project-level key. Only the member who registered a key of their own
+	// may rotate it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -326,8 +326,8 @@ type ClientInterface interface {
 	//
 	// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
 	// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-	// owner of the project may rotate a project-level key, and only the member who registered it a key of
-	// their own.
+	// owner of the project may rotate a project-level key. Only the member who registered a key of their own
+	// may rotate it.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -343,8 +343,8 @@ type ClientInterface interface {
 	// A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
 	// the key still go to the provider, which refuses them.
 	//
-	// Only an owner of the project may test a project-level key, and only the member who registered it a key
-	// of their own. A key is tested at most once in 10 seconds.
+	// Only an owner of the project may test a project-level key. Only the member who registered a key of their
+	// own may test it. A key is tested at most once in 10 seconds.
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
 	VerifyKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -388,12 +388,12 @@ type ClientInterface interface {
 	// ListFetches Read the records of fetches
 	//
 	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
-	// Only an owner may read it. It includes refused fetches, except those with an invalid caller's
-	// credential, and each time the service opened a key to test it.
+	// Only an owner may read it. It includes refused fetches, except those whose caller's credential
+	// is invalid, and each time the service opened a key to test it.
 	//
-	// A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
-	// for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
-	// for every page.
+	// A data plane serves requests from its cache, so there are fewer fetches than requests; the usage counts
+	// requests. Records are kept for 30 days, unless the operator has set another time. Filters narrow the list;
+	// send the same filters for every page.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 	ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -405,9 +405,9 @@ type ClientInterface interface {
 	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 	//
 	// The search covers the keys of the project and of all its members, in all versions: active, pending,
-	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-	// registered before the service made fingerprints is found once its operator has added its fingerprint. An
-	// API key is found wherever in the customer it acts.
+	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+	// were registered before the service made fingerprints are found only after its operator has added their
+	// fingerprints. The customer's API keys are found in whatever projects they act.
 	//
 	// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
 	// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -429,9 +429,9 @@ type ClientInterface interface {
 	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 	//
 	// The search covers the keys of the project and of all its members, in all versions: active, pending,
-	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-	// registered before the service made fingerprints is found once its operator has added its fingerprint. An
-	// API key is found wherever in the customer it acts.
+	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+	// were registered before the service made fingerprints are found only after its operator has added their
+	// fingerprints. The customer's API keys are found in whatever projects they act.
 	//
 	// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
 	// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -498,10 +498,10 @@ type ClientInterface interface {
 
 	// RestoreMember Undo the removal of a member
 	//
-	// Undoes the last removal of a user that can still be undone. The user is a member again, in their former
-	// role unless they have been added since. Their own keys and API keys, which the removal suspended, work
-	// again, except those that others have revoked, disabled or barred, or that have expired. If there is no
-	// such removal, the answer is 404. Only owners may do this.
+	// Undoes the latest of a user's removals that can still be undone. The user is a member again, in their
+	// former role unless they have been added since. Their own keys and API keys, which the removal suspended,
+	// work again, except those that others have revoked, disabled or barred, or that have expired. If there is
+	// no such removal, the answer is 404. Only owners may do this.
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore (the `RestoreMember` operationId).
 	RestoreMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -539,8 +539,8 @@ type ClientInterface interface {
 	// ListCustomProviders List the project's own servers
 	//
 	// Returns the custom servers for which the project can register keys: those that its owners added, and
-	// those that the operator added for all projects of the customer. Together with the catalogue (`GET
-	// /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+	// those that the operator added for all projects of the customer. These servers and the catalogue (`GET
+	// /v1/providers`) are all the providers of the project. The servers are sorted by slug and returned in one
 	// answer.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/providers (the `ListCustomProviders` operationId).
@@ -548,7 +548,7 @@ type ClientInterface interface {
 
 	// AddCustomProviderWithBody Add a server of your own
 	//
-	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+	// Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
 	// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
 	// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 	//
@@ -564,7 +564,7 @@ type ClientInterface interface {
 
 	// AddCustomProvider Add a server of your own
 	//
-	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+	// Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
 	// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
 	// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 	//
@@ -580,10 +580,10 @@ type ClientInterface interface {
 
 	// RemoveCustomProvider Remove a server of your own
 	//
-	// Removes a server that the project's owners added. It is refused while the server has keys that are not
-	// revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
-	// removed. Only owners may do this, and only where the operator of the service allows it. Only the
-	// operator removes servers that the operator added.
+	// Removes a server that the project's owners added. The removal is refused while the server has keys that
+	// are not revoked, because each revocation has its own receipt. Members revoke their own keys, or lose
+	// them when they are removed. Only owners may do this, and only where the operator of the service allows
+	// it. Only the operator removes servers that the operator added.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug} (the `RemoveCustomProvider` operationId).
 	RemoveCustomProvider(ctx context.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -613,10 +613,10 @@ type ClientInterface interface {
 
 	// RevokeProjectToken Revoke a member's API key in a project
 	//
-	// Bars a member's API key from the project, permanently: the service refuses it there from then on, data
-	// planes within a second. An API key that acts in no other project is revoked. Any other continues to act
-	// in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
-	// `cascade` are as for the caller's own API keys. Only owners may do it.
+	// Bars a member's API key from the project, permanently. The service refuses it there from then on, and
+	// data planes refuse it within a second. An API key that acts in no other project is revoked. Every other
+	// API key continues to act in its other projects, because owners decide only about their own project. The
+	// receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/tokens/{token_id} (the `RevokeProjectToken` operationId).
 	RevokeProjectToken(ctx context.Context, customerID CustomerID, projectID ProjectID, tokenID TokenID, params *RevokeProjectTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -723,9 +723,9 @@ type ClientInterface interface {
 	// RevokeToken Revoke an API key of mine
 	//
 	// Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
-	// then on, data planes within a second, and streams that were opened with it end. The receipt counts the
-	// data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
-	// over. Revoking again is safe: the first revocation stays in force.
+	// then on. Data planes refuse it within a second, and end the streams that were opened with it. The
+	// receipt counts the data planes that have confirmed. With `wait`, the answer is delayed until it is
+	// complete or the time is over. Revoking again is safe: the first revocation stays in force.
 	//
 	// With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
 	// have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
@@ -836,8 +836,8 @@ func (c *Client) RegisterKey(ctx context.Context, customerID CustomerID, project
 // `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
 // the first revocation stays in force, and the answer is its receipt.
 //
-// Only an owner of the project may revoke a project-level key, and only the member who registered it a key
-// of their own.
+// Only an owner of the project may revoke a project-level key. Only the member who registered a key of
+// their own may revoke it.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `RevokeKey` operationId).
 func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RevokeKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -876,7 +876,7 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 
 // UpdateKeyWithBody Change an AI key
 //
-// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+// Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
 // send it as `application/json`). The answer is the key after the change.
 //
 // `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -908,8 +908,8 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 // it, the change applies to the key's current state. Members that the body does not name stay, so callers
 // who change different members do not undo each other's changes, and disabling a key needs no read first.
 //
-// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-// the member who registered it a key of their own.
+// A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+// member who registered a key of their own may change it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -928,7 +928,7 @@ func (c *Client) UpdateKeyWithBody(ctx context.Context, customerID CustomerID, p
 
 // UpdateKey Change an AI key
 //
-// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+// Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
 // send it as `application/json`). The answer is the key after the change.
 //
 // `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -960,8 +960,8 @@ func (c *Client) UpdateKeyWithBody(ctx context.Context, customerID CustomerID, p
 // it, the change applies to the key's current state. Members that the body does not name stay, so callers
 // who change different members do not undo each other's changes, and disabling a key needs no read first.
 //
-// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-// the member who registered it a key of their own.
+// A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+// member who registered a key of their own may change it.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1024,8 +1024,8 @@ func (c *Client) RollbackKey(ctx context.Context, customerID CustomerID, project
 //
 // With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
 // repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-// owner of the project may rotate a project-level key, and only the member who registered it a key of
-// their own.
+// owner of the project may rotate a project-level key. Only the member who registered a key of their own
+// may rotate it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1069,8 +1069,8 @@ func (c *Client) RotateKeyWithBody(ctx context.Context, customerID CustomerID, p
 //
 // With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
 // repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-// owner of the project may rotate a project-level key, and only the member who registered it a key of
-// their own.
+// owner of the project may rotate a project-level key. Only the member who registered a key of their own
+// may rotate it.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1096,8 +1096,8 @@ func (c *Client) RotateKey(ctx context.Context, customerID CustomerID, projectID
 // A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
 // the key still go to the provider, which refuses them.
 //
-// Only an owner of the project may test a project-level key, and only the member who registered it a key
-// of their own. A key is tested at most once in 10 seconds.
+// Only an owner of the project may test a project-level key. Only the member who registered a key of their
+// own may test it. A key is tested at most once in 10 seconds.
 //
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
 func (c *Client) VerifyKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1191,12 +1191,12 @@ func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectI
 // ListFetches Read the records of fetches
 //
 // Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
-// Only an owner may read it. It includes refused fetches, except those with an invalid caller's
-// credential, and each time the service opened a key to test it.
+// Only an owner may read it. It includes refused fetches, except those whose caller's credential
+// is invalid, and each time the service opened a key to test it.
 //
-// A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
-// for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
-// for every page.
+// A data plane serves requests from its cache, so there are fewer fetches than requests; the usage counts
+// requests. Records are kept for 30 days, unless the operator has set another time. Filters narrow the list;
+// send the same filters for every page.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 func (c *Client) ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1218,9 +1218,9 @@ func (c *Client) ListFetches(ctx context.Context, customerID CustomerID, project
 // `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 //
 // The search covers the keys of the project and of all its members, in all versions: active, pending,
-// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-// registered before the service made fingerprints is found once its operator has added its fingerprint. An
-// API key is found wherever in the customer it acts.
+// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+// were registered before the service made fingerprints are found only after its operator has added their
+// fingerprints. The customer's API keys are found in whatever projects they act.
 //
 // With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
 // only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -1252,9 +1252,9 @@ func (c *Client) FindLeaksWithBody(ctx context.Context, customerID CustomerID, p
 // `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 //
 // The search covers the keys of the project and of all its members, in all versions: active, pending,
-// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-// registered before the service made fingerprints is found once its operator has added its fingerprint. An
-// API key is found wherever in the customer it acts.
+// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+// were registered before the service made fingerprints are found only after its operator has added their
+// fingerprints. The customer's API keys are found in whatever projects they act.
 //
 // With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
 // only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -1381,10 +1381,10 @@ func (c *Client) GetMemberImpact(ctx context.Context, customerID CustomerID, pro
 
 // RestoreMember Undo the removal of a member
 //
-// Undoes the last removal of a user that can still be undone. The user is a member again, in their former
-// role unless they have been added since. Their own keys and API keys, which the removal suspended, work
-// again, except those that others have revoked, disabled or barred, or that have expired. If there is no
-// such removal, the answer is 404. Only owners may do this.
+// Undoes the latest of a user's removals that can still be undone. The user is a member again, in their
+// former role unless they have been added since. Their own keys and API keys, which the removal suspended,
+// work again, except those that others have revoked, disabled or barred, or that have expired. If there is
+// no such removal, the answer is 404. Only owners may do this.
 //
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore (the `RestoreMember` operationId).
 func (c *Client) RestoreMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1462,8 +1462,8 @@ func (c *Client) SetPolicy(ctx context.Context, customerID CustomerID, projectID
 // ListCustomProviders List the project's own servers
 //
 // Returns the custom servers for which the project can register keys: those that its owners added, and
-// those that the operator added for all projects of the customer. Together with the catalogue (`GET
-// /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+// those that the operator added for all projects of the customer. These servers and the catalogue (`GET
+// /v1/providers`) are all the providers of the project. The servers are sorted by slug and returned in one
 // answer.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/providers (the `ListCustomProviders` operationId).
@@ -1481,7 +1481,7 @@ func (c *Client) ListCustomProviders(ctx context.Context, customerID CustomerID,
 
 // AddCustomProviderWithBody Add a server of your own
 //
-// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+// Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
 // registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
 // operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 //
@@ -1507,7 +1507,7 @@ func (c *Client) AddCustomProviderWithBody(ctx context.Context, customerID Custo
 
 // AddCustomProvider Add a server of your own
 //
-// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+// Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
 // registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
 // operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 //
@@ -1533,10 +1533,10 @@ func (c *Client) AddCustomProvider(ctx context.Context, customerID CustomerID, p
 
 // RemoveCustomProvider Remove a server of your own
 //
-// Removes a server that the project's owners added. It is refused while the server has keys that are not
-// revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
-// removed. Only owners may do this, and only where the operator of the service allows it. Only the
-// operator removes servers that the operator added.
+// Removes a server that the project's owners added. The removal is refused while the server has keys that
+// are not revoked, because each revocation has its own receipt. Members revoke their own keys, or lose
+// them when they are removed. Only owners may do this, and only where the operator of the service allows
+// it. Only the operator removes servers that the operator added.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug} (the `RemoveCustomProvider` operationId).
 func (c *Client) RemoveCustomProvider(ctx context.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1596,10 +1596,10 @@ func (c *Client) ListProjectTokens(ctx context.Context, customerID CustomerID, p
 
 // RevokeProjectToken Revoke a member's API key in a project
 //
-// Bars a member's API key from the project, permanently: the service refuses it there from then on, data
-// planes within a second. An API key that acts in no other project is revoked. Any other continues to act
-// in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
-// `cascade` are as for the caller's own API keys. Only owners may do it.
+// Bars a member's API key from the project, permanently. The service refuses it there from then on, and
+// data planes refuse it within a second. An API key that acts in no other project is revoked. Every other
+// API key continues to act in its other projects, because owners decide only about their own project. The
+// receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/tokens/{token_id} (the `RevokeProjectToken` operationId).
 func (c *Client) RevokeProjectToken(ctx context.Context, customerID CustomerID, projectID ProjectID, tokenID TokenID, params *RevokeProjectTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1786,9 +1786,9 @@ func (c *Client) CreateToken(ctx context.Context, body CreateTokenJSONRequestBod
 // RevokeToken Revoke an API key of mine
 //
 // Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
-// then on, data planes within a second, and streams that were opened with it end. The receipt counts the
-// data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
-// over. Revoking again is safe: the first revocation stays in force.
+// then on. Data planes refuse it within a second, and end the streams that were opened with it. The
+// receipt counts the data planes that have confirmed. With `wait`, the answer is delayed until it is
+// complete or the time is over. Revoking again is safe: the first revocation stays in force.
 //
 // With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
 // have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
@@ -4582,8 +4582,8 @@ type ClientWithResponsesInterface interface {
 	// `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
 	// the first revocation stays in force, and the answer is its receipt.
 	//
-	// Only an owner of the project may revoke a project-level key, and only the member who registered it a key
-	// of their own.
+	// Only an owner of the project may revoke a project-level key. Only the member who registered a key of
+	// their own may revoke it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4606,7 +4606,7 @@ type ClientWithResponsesInterface interface {
 
 	// UpdateKeyWithBodyWithResponse Change an AI key
 	//
-	// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+	// Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
 	// send it as `application/json`). The answer is the key after the change.
 	//
 	// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -4638,8 +4638,8 @@ type ClientWithResponsesInterface interface {
 	// it, the change applies to the key's current state. Members that the body does not name stay, so callers
 	// who change different members do not undo each other's changes, and disabling a key needs no read first.
 	//
-	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-	// the member who registered it a key of their own.
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+	// member who registered a key of their own may change it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4648,7 +4648,7 @@ type ClientWithResponsesInterface interface {
 
 	// UpdateKeyWithResponse Change an AI key
 	//
-	// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+	// Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
 	// send it as `application/json`). The answer is the key after the change.
 	//
 	// `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -4680,8 +4680,8 @@ type ClientWithResponsesInterface interface {
 	// it, the change applies to the key's current state. Members that the body does not name stay, so callers
 	// who change different members do not undo each other's changes, and disabling a key needs no read first.
 	//
-	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-	// the member who registered it a key of their own.
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+	// member who registered a key of their own may change it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4726,8 +4726,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
 	// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-	// owner of the project may rotate a project-level key, and only the member who registered it a key of
-	// their own.
+	// owner of the project may rotate a project-level key. Only the member who registered a key of their own
+	// may rotate it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4761,8 +4761,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
 	// repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-	// owner of the project may rotate a project-level key, and only the member who registered it a key of
-	// their own.
+	// owner of the project may rotate a project-level key. Only the member who registered a key of their own
+	// may rotate it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4778,8 +4778,8 @@ type ClientWithResponsesInterface interface {
 	// A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
 	// the key still go to the provider, which refuses them.
 	//
-	// Only an owner of the project may test a project-level key, and only the member who registered it a key
-	// of their own. A key is tested at most once in 10 seconds.
+	// Only an owner of the project may test a project-level key. Only the member who registered a key of their
+	// own may test it. A key is tested at most once in 10 seconds.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4833,12 +4833,12 @@ type ClientWithResponsesInterface interface {
 	// ListFetchesWithResponse Read the records of fetches
 	//
 	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
-	// Only an owner may read it. It includes refused fetches, except those with an invalid caller's
-	// credential, and each time the service opened a key to test it.
+	// Only an owner may read it. It includes refused fetches, except those whose caller's credential
+	// is invalid, and each time the service opened a key to test it.
 	//
-	// A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
-	// for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
-	// for every page.
+	// A data plane serves requests from its cache, so there are fewer fetches than requests; the usage counts
+	// requests. Records are kept for 30 days, unless the operator has set another time. Filters narrow the list;
+	// send the same filters for every page.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4852,9 +4852,9 @@ type ClientWithResponsesInterface interface {
 	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 	//
 	// The search covers the keys of the project and of all its members, in all versions: active, pending,
-	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-	// registered before the service made fingerprints is found once its operator has added its fingerprint. An
-	// API key is found wherever in the customer it acts.
+	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+	// were registered before the service made fingerprints are found only after its operator has added their
+	// fingerprints. The customer's API keys are found in whatever projects they act.
 	//
 	// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
 	// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -4876,9 +4876,9 @@ type ClientWithResponsesInterface interface {
 	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 	//
 	// The search covers the keys of the project and of all its members, in all versions: active, pending,
-	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-	// registered before the service made fingerprints is found once its operator has added its fingerprint. An
-	// API key is found wherever in the customer it acts.
+	// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+	// were registered before the service made fingerprints are found only after its operator has added their
+	// fingerprints. The customer's API keys are found in whatever projects they act.
 	//
 	// With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
 	// only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -4951,10 +4951,10 @@ type ClientWithResponsesInterface interface {
 
 	// RestoreMemberWithResponse Undo the removal of a member
 	//
-	// Undoes the last removal of a user that can still be undone. The user is a member again, in their former
-	// role unless they have been added since. Their own keys and API keys, which the removal suspended, work
-	// again, except those that others have revoked, disabled or barred, or that have expired. If there is no
-	// such removal, the answer is 404. Only owners may do this.
+	// Undoes the latest of a user's removals that can still be undone. The user is a member again, in their
+	// former role unless they have been added since. Their own keys and API keys, which the removal suspended,
+	// work again, except those that others have revoked, disabled or barred, or that have expired. If there is
+	// no such removal, the answer is 404. Only owners may do this.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4996,8 +4996,8 @@ type ClientWithResponsesInterface interface {
 	// ListCustomProvidersWithResponse List the project's own servers
 	//
 	// Returns the custom servers for which the project can register keys: those that its owners added, and
-	// those that the operator added for all projects of the customer. Together with the catalogue (`GET
-	// /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+	// those that the operator added for all projects of the customer. These servers and the catalogue (`GET
+	// /v1/providers`) are all the providers of the project. The servers are sorted by slug and returned in one
 	// answer.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -5007,7 +5007,7 @@ type ClientWithResponsesInterface interface {
 
 	// AddCustomProviderWithBodyWithResponse Add a server of your own
 	//
-	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+	// Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
 	// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
 	// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 	//
@@ -5023,7 +5023,7 @@ type ClientWithResponsesInterface interface {
 
 	// AddCustomProviderWithResponse Add a server of your own
 	//
-	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+	// Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
 	// registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
 	// operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 	//
@@ -5039,10 +5039,10 @@ type ClientWithResponsesInterface interface {
 
 	// RemoveCustomProviderWithResponse Remove a server of your own
 	//
-	// Removes a server that the project's owners added. It is refused while the server has keys that are not
-	// revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
-	// removed. Only owners may do this, and only where the operator of the service allows it. Only the
-	// operator removes servers that the operator added.
+	// Removes a server that the project's owners added. The removal is refused while the server has keys that
+	// are not revoked, because each revocation has its own receipt. Members revoke their own keys, or lose
+	// them when they are removed. Only owners may do this, and only where the operator of the service allows
+	// it. Only the operator removes servers that the operator added.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5078,10 +5078,10 @@ type ClientWithResponsesInterface interface {
 
 	// RevokeProjectTokenWithResponse Revoke a member's API key in a project
 	//
-	// Bars a member's API key from the project, permanently: the service refuses it there from then on, data
-	// planes within a second. An API key that acts in no other project is revoked. Any other continues to act
-	// in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
-	// `cascade` are as for the caller's own API keys. Only owners may do it.
+	// Bars a member's API key from the project, permanently. The service refuses it there from then on, and
+	// data planes refuse it within a second. An API key that acts in no other project is revoked. Every other
+	// API key continues to act in its other projects, because owners decide only about their own project. The
+	// receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -5200,9 +5200,9 @@ type ClientWithResponsesInterface interface {
 	// RevokeTokenWithResponse Revoke an API key of mine
 	//
 	// Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
-	// then on, data planes within a second, and streams that were opened with it end. The receipt counts the
-	// data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
-	// over. Revoking again is safe: the first revocation stays in force.
+	// then on. Data planes refuse it within a second, and end the streams that were opened with it. The
+	// receipt counts the data planes that have confirmed. With `wait`, the answer is delayed until it is
+	// complete or the time is over. Revoking again is safe: the first revocation stays in force.
 	//
 	// With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
 	// have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
@@ -9298,8 +9298,8 @@ func (c *ClientWithResponses) RegisterKeyWithResponse(ctx context.Context, custo
 // `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
 // the first revocation stays in force, and the answer is its receipt.
 //
-// Only an owner of the project may revoke a project-level key, and only the member who registered it a key
-// of their own.
+// Only an owner of the project may revoke a project-level key. Only the member who registered a key of
+// their own may revoke it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9334,7 +9334,7 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 
 // UpdateKeyWithBodyWithResponse Change an AI key
 //
-// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+// Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
 // send it as `application/json`). The answer is the key after the change.
 //
 // `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -9366,8 +9366,8 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 // it, the change applies to the key's current state. Members that the body does not name stay, so callers
 // who change different members do not undo each other's changes, and disabling a key needs no read first.
 //
-// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-// the member who registered it a key of their own.
+// A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+// member who registered a key of their own may change it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9382,7 +9382,7 @@ func (c *ClientWithResponses) UpdateKeyWithBodyWithResponse(ctx context.Context,
 
 // UpdateKeyWithResponse Change an AI key
 //
-// Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+// Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
 // send it as `application/json`). The answer is the key after the change.
 //
 // `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -9414,8 +9414,8 @@ func (c *ClientWithResponses) UpdateKeyWithBodyWithResponse(ctx context.Context,
 // it, the change applies to the key's current state. Members that the body does not name stay, so callers
 // who change different members do not undo each other's changes, and disabling a key needs no read first.
 //
-// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-// the member who registered it a key of their own.
+// A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+// member who registered a key of their own may change it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9472,8 +9472,8 @@ func (c *ClientWithResponses) RollbackKeyWithResponse(ctx context.Context, custo
 //
 // With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
 // repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-// owner of the project may rotate a project-level key, and only the member who registered it a key of
-// their own.
+// owner of the project may rotate a project-level key. Only the member who registered a key of their own
+// may rotate it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9513,8 +9513,8 @@ func (c *ClientWithResponses) RotateKeyWithBodyWithResponse(ctx context.Context,
 //
 // With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
 // repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-// owner of the project may rotate a project-level key, and only the member who registered it a key of
-// their own.
+// owner of the project may rotate a project-level key. Only the member who registered a key of their own
+// may rotate it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9536,8 +9536,8 @@ func (c *ClientWithResponses) RotateKeyWithResponse(ctx context.Context, custome
 // A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
 // the key still go to the provider, which refuses them.
 //
-// Only an owner of the project may test a project-level key, and only the member who registered it a key
-// of their own. A key is tested at most once in 10 seconds.
+// Only an owner of the project may test a project-level key. Only the member who registered a key of their
+// own may test it. A key is tested at most once in 10 seconds.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9621,12 +9621,12 @@ func (c *ClientWithResponses) ListEventsWithResponse(ctx context.Context, custom
 // ListFetchesWithResponse Read the records of fetches
 //
 // Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
-// Only an owner may read it. It includes refused fetches, except those with an invalid caller's
-// credential, and each time the service opened a key to test it.
+// Only an owner may read it. It includes refused fetches, except those whose caller's credential
+// is invalid, and each time the service opened a key to test it.
 //
-// A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
-// for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
-// for every page.
+// A data plane serves requests from its cache, so there are fewer fetches than requests; the usage counts
+// requests. Records are kept for 30 days, unless the operator has set another time. Filters narrow the list;
+// send the same filters for every page.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9646,9 +9646,9 @@ func (c *ClientWithResponses) ListFetchesWithResponse(ctx context.Context, custo
 // `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 //
 // The search covers the keys of the project and of all its members, in all versions: active, pending,
-// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-// registered before the service made fingerprints is found once its operator has added its fingerprint. An
-// API key is found wherever in the customer it acts.
+// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+// were registered before the service made fingerprints are found only after its operator has added their
+// fingerprints. The customer's API keys are found in whatever projects they act.
 //
 // With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
 // only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -9676,9 +9676,9 @@ func (c *ClientWithResponses) FindLeaksWithBodyWithResponse(ctx context.Context,
 // `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
 //
 // The search covers the keys of the project and of all its members, in all versions: active, pending,
-// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-// registered before the service made fingerprints is found once its operator has added its fingerprint. An
-// API key is found wherever in the customer it acts.
+// retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+// were registered before the service made fingerprints are found only after its operator has added their
+// fingerprints. The customer's API keys are found in whatever projects they act.
 //
 // With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
 // only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -9787,10 +9787,10 @@ func (c *ClientWithResponses) GetMemberImpactWithResponse(ctx context.Context, c
 
 // RestoreMemberWithResponse Undo the removal of a member
 //
-// Undoes the last removal of a user that can still be undone. The user is a member again, in their former
-// role unless they have been added since. Their own keys and API keys, which the removal suspended, work
-// again, except those that others have revoked, disabled or barred, or that have expired. If there is no
-// such removal, the answer is 404. Only owners may do this.
+// Undoes the latest of a user's removals that can still be undone. The user is a member again, in their
+// former role unless they have been added since. Their own keys and API keys, which the removal suspended,
+// work again, except those that others have revoked, disabled or barred, or that have expired. If there is
+// no such removal, the answer is 404. Only owners may do this.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9856,8 +9856,8 @@ func (c *ClientWithResponses) SetPolicyWithResponse(ctx context.Context, custome
 // ListCustomProvidersWithResponse List the project's own servers
 //
 // Returns the custom servers for which the project can register keys: those that its owners added, and
-// those that the operator added for all projects of the customer. Together with the catalogue (`GET
-// /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+// those that the operator added for all projects of the customer. These servers and the catalogue (`GET
+// /v1/providers`) are all the providers of the project. The servers are sorted by slug and returned in one
 // answer.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -9873,7 +9873,7 @@ func (c *ClientWithResponses) ListCustomProvidersWithResponse(ctx context.Contex
 
 // AddCustomProviderWithBodyWithResponse Add a server of your own
 //
-// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+// Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
 // registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
 // operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 //
@@ -9895,7 +9895,7 @@ func (c *ClientWithResponses) AddCustomProviderWithBodyWithResponse(ctx context.
 
 // AddCustomProviderWithResponse Add a server of your own
 //
-// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+// Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
 // registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
 // operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
 //
@@ -9917,10 +9917,10 @@ func (c *ClientWithResponses) AddCustomProviderWithResponse(ctx context.Context,
 
 // RemoveCustomProviderWithResponse Remove a server of your own
 //
-// Removes a server that the project's owners added. It is refused while the server has keys that are not
-// revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
-// removed. Only owners may do this, and only where the operator of the service allows it. Only the
-// operator removes servers that the operator added.
+// Removes a server that the project's owners added. The removal is refused while the server has keys that
+// are not revoked, because each revocation has its own receipt. Members revoke their own keys, or lose
+// them when they are removed. Only owners may do this, and only where the operator of the service allows
+// it. Only the operator removes servers that the operator added.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -9974,10 +9974,10 @@ func (c *ClientWithResponses) ListProjectTokensWithResponse(ctx context.Context,
 
 // RevokeProjectTokenWithResponse Revoke a member's API key in a project
 //
-// Bars a member's API key from the project, permanently: the service refuses it there from then on, data
-// planes within a second. An API key that acts in no other project is revoked. Any other continues to act
-// in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
-// `cascade` are as for the caller's own API keys. Only owners may do it.
+// Bars a member's API key from the project, permanently. The service refuses it there from then on, and
+// data planes refuse it within a second. An API key that acts in no other project is revoked. Every other
+// API key continues to act in its other projects, because owners decide only about their own project. The
+// receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -10144,9 +10144,9 @@ func (c *ClientWithResponses) CreateTokenWithResponse(ctx context.Context, body 
 // RevokeTokenWithResponse Revoke an API key of mine
 //
 // Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
-// then on, data planes within a second, and streams that were opened with it end. The receipt counts the
-// data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
-// over. Revoking again is safe: the first revocation stays in force.
+// then on. Data planes refuse it within a second, and end the streams that were opened with it. The
+// receipt counts the data planes that have confirmed. With `wait`, the answer is delayed until it is
+// complete or the time is over. Revoking again is safe: the first revocation stays in force.
 //
 // With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
 // have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the

@@ -555,7 +555,7 @@ type Actor struct {
 
 // AddCustomProviderRequest A server of your own. Its description can't be changed later.
 type AddCustomProviderRequest struct {
-	// AuthStyle How it takes the key; `bearer` if left out.
+	// AuthStyle How it takes the key. Absent means `bearer`.
 	AuthStyle *AddCustomProviderRequestAuthStyle `json:"auth_style,omitempty"`
 
 	// BaseURL An http or https URL, to which gateways append the rest of a path, such as
@@ -563,10 +563,10 @@ type AddCustomProviderRequest struct {
 	// slash.
 	BaseURL string `json:"base_url"`
 
-	// Dialect Whose API it speaks; `openai` if left out.
+	// Dialect Whose API it speaks. Absent means `openai`.
 	Dialect *AddCustomProviderRequestDialect `json:"dialect,omitempty"`
 
-	// DisplayName Its name for people; the slug if left out. Printable ASCII, without spaces around it.
+	// DisplayName Its name for people: printable ASCII, without spaces around it. Absent means the slug.
 	DisplayName *string `json:"display_name,omitempty"`
 
 	// Header The header, if `auth_style` is `header`, such as `X-Api-Key`. Headers that frame or route requests
@@ -578,10 +578,10 @@ type AddCustomProviderRequest struct {
 	Slug string `json:"slug"`
 }
 
-// AddCustomProviderRequestAuthStyle How it takes the key; `bearer` if left out.
+// AddCustomProviderRequestAuthStyle How it takes the key. Absent means `bearer`.
 type AddCustomProviderRequestAuthStyle string
 
-// AddCustomProviderRequestDialect Whose API it speaks; `openai` if left out.
+// AddCustomProviderRequestDialect Whose API it speaks. Absent means `openai`.
 type AddCustomProviderRequestDialect string
 
 // AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit
@@ -728,11 +728,11 @@ type Event struct {
 	// data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
 	// `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
 	// `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
-	// or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
-	// version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
-	// the actor if the provider refused the new one. `key.version_added`: a pending version was added.
-	// `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
-	// an owner added or removed a server of your own, or an operator removed one.
+	// or, with a data plane as the actor, because that data plane reported `key.failing`. `key.rotated`:
+	// another version serves. `key.rotation_rolled_back`: the previous version serves again, with a data
+	// plane as the actor if the provider refused the new one. `key.version_added`: a pending version was
+	// added. `key.version_destroyed`: a version's secret was deleted. `provider.created` and
+	// `provider.deleted`: an owner added or removed a server of your own, or an operator removed one.
 	Type string `json:"type"`
 
 	// Outcome Whether it was carried out. A denied attempt changed nothing.
@@ -771,25 +771,25 @@ type Event struct {
 	Role *Role `json:"role,omitempty"`
 
 	// Before The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
-	// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
-	// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
-	// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
-	// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
-	// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
-	// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
-	// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
-	// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
+	// `member.removed` have the role. A new member has no `before`, and a removed one no `after`.
+	// `key.registered` and `key.verified` have the test in `after`; it is absent if the key was not tested.
+	// `key.updated` has the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired`
+	// have `expires_at` in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and
+	// after, and in `after` the test's result or the reason for the rollback. `key.version_added` has the
+	// `version` in `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or
+	// destroyed because it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created`
+	// and `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// After The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
-	// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
-	// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
-	// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
-	// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
-	// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
-	// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
-	// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
-	// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
+	// `member.removed` have the role. A new member has no `before`, and a removed one no `after`.
+	// `key.registered` and `key.verified` have the test in `after`; it is absent if the key was not tested.
+	// `key.updated` has the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired`
+	// have `expires_at` in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and
+	// after, and in `after` the test's result or the reason for the rollback. `key.version_added` has the
+	// `version` in `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or
+	// destroyed because it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created`
+	// and `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 	After *EventState `json:"after,omitempty"`
 
 	// Repeated How many denied attempts by this actor the event stands for. The first attempt has an event of its
@@ -803,14 +803,14 @@ type Event struct {
 }
 
 // EventState The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
-// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
-// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
-// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
-// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
-// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
-// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
-// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
-// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
+// `member.removed` have the role. A new member has no `before`, and a removed one no `after`.
+// `key.registered` and `key.verified` have the test in `after`; it is absent if the key was not tested.
+// `key.updated` has the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired`
+// have `expires_at` in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and
+// after, and in `after` the test's result or the reason for the rollback. `key.version_added` has the
+// `version` in `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or
+// destroyed because it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created`
+// and `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 type EventState struct {
 	// BaseURL The base URL of a server of your own. Absent in other events.
 	BaseURL *string `json:"base_url,omitempty"`
@@ -821,7 +821,7 @@ type EventState struct {
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
 	Forced *bool `json:"forced,omitempty"`
 
-	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	// Limit How many requests a key serves. Absent or empty means no limits.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
 	// Name The key's label, absent if it did not change; or the name of a server of your own.
@@ -857,11 +857,11 @@ type EventState struct {
 	// Absent if the verdict needs no reason.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-	// means that it can't be. The default is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone, unless the request says otherwise
+	// (`grace_days`); 0 means not at all. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
-	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	// Restrict What a key may be used for. Absent or empty means no restrictions.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
@@ -878,7 +878,7 @@ type EventState struct {
 	UserKeysByProvider *UserKeysByProvider `json:"user_keys_by_provider,omitempty"`
 
 	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-	// found neither.
+	// could not tell.
 	Verdict *Verdict `json:"verdict,omitempty"`
 
 	// Version A version of the key. Absent in events without one.
@@ -923,7 +923,7 @@ type Fetch struct {
 	// TokenID The user's API key. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// UserID The user for whom it asked, or who had the key tested. Absent for no particular user.
+	// UserID The user for whom it asked, or who had the key tested. Absent if there was no particular user.
 	UserID *string `json:"user_id,omitempty"`
 
 	// Version The number of secrets that the key has had.
@@ -977,7 +977,7 @@ type ImpactStops struct {
 	// OwnKeys How many keys of their own they have in the project.
 	OwnKeys int `json:"own_keys"`
 
-	// Tokens How many API keys of theirs act in the project, here alone or elsewhere too.
+	// Tokens How many of their API keys act in the project, only there or also in others.
 	Tokens int `json:"tokens"`
 }
 
@@ -1065,10 +1065,10 @@ type Key struct {
 	// callers with no other key.
 	Weight *KeyWeight `json:"weight,omitempty"`
 
-	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	// Restrict What a key may be used for. Absent or empty means no restrictions.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
-	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	// Limit How many requests a key serves. Absent or empty means no limits.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
 	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has
@@ -1098,25 +1098,25 @@ type KeyFailure struct {
 	// At When the provider refused it.
 	At time.Time `json:"at"`
 
-	// Reason `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
-	// key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
-	// answered two users with 403. Absent if the data plane did not say.
+	// Reason `rejected`: the provider does not accept the key. `leaked`: it does not accept the key because it
+	// has found the key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`:
+	// the provider answered two users with 403. Absent if the data plane did not say.
 	Reason *string `json:"reason,omitempty"`
 
 	// Status The HTTP status of the refusal.
 	Status int `json:"status"`
 }
 
-// KeyLimit How many requests a key serves. Absent, or empty, limits nothing.
+// KeyLimit How many requests a key serves. Absent or empty means no limits.
 type KeyLimit struct {
-	// Concurrent How many requests it serves at the same time. Streams and WebSockets count until they end. Absent:
-	// any number.
+	// Concurrent How many requests it serves at the same time. Streams and WebSockets count until they end. Absent
+	// means any number.
 	Concurrent *int `json:"concurrent,omitempty"`
 
-	// RequestsPerDay How many requests it serves in a day (UTC). Absent: any number.
+	// RequestsPerDay How many requests it serves in a day (UTC). Absent means any number.
 	RequestsPerDay *int `json:"requests_per_day,omitempty"`
 
-	// RequestsPerMinute How many requests it serves in a minute of the clock. Absent: any number.
+	// RequestsPerMinute How many requests it serves in a minute of the clock. Absent means any number.
 	RequestsPerMinute *int `json:"requests_per_minute,omitempty"`
 }
 
@@ -1167,8 +1167,8 @@ type KeyVersion struct {
 	// DestroyedAt When it was destroyed. Absent if it was not.
 	DestroyedAt *time.Time `json:"destroyed_at,omitempty"`
 
-	// ExpiresAt The key's `expires_at` while the version is active. Absent if never, or if the version leaves the
-	// key's unchanged.
+	// ExpiresAt The `expires_at` of the key while the version is active. Absent if the key never expires, or if the
+	// version does not change the key's `expires_at`.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
 	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
@@ -1221,7 +1221,7 @@ type LeakMatch struct {
 	// or `revoked`. An expired API key is `expired`.
 	State string `json:"state"`
 
-	// Action What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
+	// Action What this request did: `revoked` (the key or the API key), `destroyed` (the version), or `none`.
 	Action string `json:"action"`
 
 	// LastUsedAt When a data plane last used the key successfully, or when the API key was last used. Absent if
@@ -1422,8 +1422,8 @@ type Policy struct {
 	// too.
 	Operations *Operations `json:"operations,omitempty"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-	// means that it can't be. The default is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone, unless the request says otherwise
+	// (`grace_days`); 0 means not at all. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// UpdatedAt When it was last written. Absent for the default.
@@ -1456,8 +1456,8 @@ type PolicyRequest struct {
 	// too.
 	Operations *Operations `json:"operations,omitempty"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-	// means that it can't be. The default is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone, unless the request says otherwise
+	// (`grace_days`); 0 means not at all. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
@@ -1630,14 +1630,14 @@ type ReceiptPlane struct {
 // RegisterRequest A provider key to seal and store.
 type RegisterRequest struct {
 	// ExpiresAt When the key stops serving, such as the time at which it expires at the provider. It must be in the future.
-	// Absent is never.
+	// Absent means never.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
 	// Force Whether to store the key even if the test finds that the provider rejects it. The event records
-	// this. It has no effect without `verify`. Absent is false.
+	// this. It has no effect without `verify`. Absent means false.
 	Force *bool `json:"force,omitempty"`
 
-	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	// Limit How many requests a key serves. Absent or empty means no limits.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
 	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the
@@ -1654,7 +1654,7 @@ type RegisterRequest struct {
 	// the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
-	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	// Restrict What a key may be used for. Absent or empty means no restrictions.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
@@ -1670,11 +1670,11 @@ type RegisterRequest struct {
 	Secret Secret `json:"secret"`
 
 	// UserScope If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
-	// which only an owner of the project may register. Absent is false.
+	// which only an owner of the project may register. Absent means false.
 	UserScope *bool `json:"user_scope,omitempty"`
 
 	// Verify Whether to test the secret at the provider before it is stored. The test takes up to 8 seconds. The key's
-	// `verification` has the verdict; it is absent if the operator allows no tests. Absent is false.
+	// `verification` has the verdict; that is absent if the operator allows no tests. Absent means false.
 	Verify *bool `json:"verify,omitempty"`
 
 	// Weight The key's share of the callers among keys of its order that have a weight. A key without a weight shares
@@ -1691,8 +1691,8 @@ type RegisterResponse struct {
 	Warnings []KeyWarning `json:"warnings,omitempty"`
 }
 
-// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-// means that it can't be. The default is 30 days.
+// RemovalGraceDays For how many days the removal of a member can be undone, unless the request says otherwise
+// (`grace_days`); 0 means not at all. The default is 30 days.
 type RemovalGraceDays = int
 
 // RemoveMemberResponse What the removal has done. Earlier versions of the service return an empty object, and suspend nothing.
@@ -1717,8 +1717,8 @@ type RemoveMemberResponse struct {
 // disabled or has expired, it is `stopped_key`. For another member, an owner does not see which of that
 // member's own keys it is.
 type ResolveResponse struct {
-	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets
-	// serve, in order, then the others. Absent without it.
+	// Candidates The keys of the provider that are not revoked: first those that the policy lets serve, in order,
+	// then the others. Present only with `explain`.
 	Candidates []Candidate `json:"candidates,omitempty"`
 
 	// Key A key's metadata. No answer contains the secret.
@@ -1782,19 +1782,19 @@ type RestoreMemberResponse struct {
 	RestoredTokens int `json:"restored_tokens"`
 }
 
-// Restrictions What a key may be used for. Absent, or empty, restricts nothing.
+// Restrictions What a key may be used for. Absent or empty means no restrictions.
 type Restrictions struct {
-	// Models The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent:
-	// all models.
+	// Models The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent
+	// means all models.
 	Models []string `json:"models,omitempty"`
 
 	// Operations The operations that it serves: paths of the provider's API below its base URL, such as
-	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
-	// with that ending. Absent: all.
+	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` matches one
+	// segment that ends in `:generateContent`. Absent means all operations.
 	Operations []string `json:"operations,omitempty"`
 
 	// Users The ids of the users whom a project-level key serves. For other users, the key does not exist.
-	// Absent: all users.
+	// Absent means all users.
 	Users []OpaqueID `json:"users,omitempty"`
 }
 
@@ -1805,8 +1805,8 @@ type RestrictionsChange struct {
 	Models nullable.Nullable[[]string] `json:"models,omitempty"`
 
 	// Operations The operations that it serves: paths of the provider's API below its base URL, such as
-	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
-	// with that ending. `null` means all.
+	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent`
+	// matches one segment that ends in `:generateContent`. `null` means all operations.
 	Operations nullable.Nullable[[]string] `json:"operations,omitempty"`
 
 	// Users The ids of the users whom a project-level key serves. For other users, the key does not exist.
@@ -1840,8 +1840,8 @@ type RotateRequest struct {
 	Activate *RotateRequestActivate `json:"activate,omitempty"`
 
 	// ExpiresAt When the key stops serving once the version is active, such as the time at which the new secret
-	// expires at the provider. It must be in the future. `null` means never; absent leaves the key's
-	// `expires_at`.
+	// expires at the provider. It must be in the future. `null` means never. Absent leaves the key's
+	// `expires_at` unchanged.
 	ExpiresAt nullable.Nullable[time.Time] `json:"expires_at,omitempty"`
 
 	// Overlap How long the replaced version stays after the activation: a whole number of `s`, `m` or `h`, such as
@@ -2017,7 +2017,7 @@ type Token struct {
 // TokenSecret The API key itself, to be sent in `Authorization: Bearer`. No other answer contains it.
 type TokenSecret = secret.Text
 
-// UpdateRequest What to change. At least one member.
+// UpdateRequest What to change. It has at least one member.
 type UpdateRequest struct {
 	// Disabled If true, the key serves nobody until it is set to false.
 	Disabled *bool `json:"disabled,omitempty"`
@@ -2084,7 +2084,7 @@ type UserKeys string
 type UserKeysByProvider map[string]UserKeys
 
 // Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-// found neither.
+// could not tell.
 type Verdict = string
 
 // VerdictReason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
@@ -2118,7 +2118,7 @@ type Verification struct {
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-	// found neither.
+	// could not tell.
 	Verdict Verdict `json:"verdict"`
 }
 
@@ -2365,16 +2365,16 @@ type VersionGone = Problem
 
 // ListKeysParams defines parameters for ListKeys.
 type ListKeysParams struct {
-	// Provider Only keys of this provider. Without it, keys of all providers.
+	// Provider Returns only keys of this provider. Absent means all providers.
 	Provider *ProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
 
-	// State Only keys in this state. Without it, keys in either state.
+	// State Returns only keys in this state. Absent means both states.
 	State *ListKeysParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
+	// PageSize Returns at most this many entries. Absent means 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	// PageToken The `next_page_token` of the previous page of the same list. Absent means the first page.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
@@ -2393,55 +2393,55 @@ type RegisterKeyParams struct {
 // RevokeKeyParams defines parameters for RevokeKey.
 type RevokeKeyParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // GetKeyParams defines parameters for GetKey.
 type GetKeyParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // UpdateKeyParams defines parameters for UpdateKey.
 type UpdateKeyParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-	// change would make it, the answer is a success, so a request can be repeated.
+	// IfMatch The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+	// the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+	// of the change, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // RollbackKeyParams defines parameters for RollbackKey.
 type RollbackKeyParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-	// change would make it, the answer is a success, so a request can be repeated.
+	// IfMatch The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+	// the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+	// of the change, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // RotateKeyParams defines parameters for RotateKey.
 type RotateKeyParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-	// change would make it, the answer is a success, so a request can be repeated.
+	// IfMatch The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+	// the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+	// of the change, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
 	// IdempotencyKey A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends
@@ -2454,59 +2454,59 @@ type RotateKeyParams struct {
 // ListKeyVersionsParams defines parameters for ListKeyVersions.
 type ListKeyVersionsParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // DestroyKeyVersionParams defines parameters for DestroyKeyVersion.
 type DestroyKeyVersionParams struct {
-	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-	// change would make it, the answer is a success, so a request can be repeated.
+	// IfMatch The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+	// the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+	// of the change, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // ActivateKeyVersionParams defines parameters for ActivateKeyVersion.
 type ActivateKeyVersionParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IfMatch The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-	// the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-	// change would make it, the answer is a success, so a request can be repeated.
+	// IfMatch The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+	// the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+	// of the change, the answer is a success, so a request can be repeated.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // ListEventsParams defines parameters for ListEvents.
 type ListEventsParams struct {
-	// KeyID Only events about this key.
+	// KeyID Returns only events about this key.
 	KeyID *EventKeyFilter `form:"key_id,omitempty" json:"key_id,omitempty"`
 
-	// Actor Only what this user or operator did. An operator looks like `ops@host-1`.
+	// Actor Returns only what this user or operator did. An operator's name looks like `ops@host-1`.
 	Actor *EventActorFilter `form:"actor,omitempty" json:"actor,omitempty"`
 
-	// Type Only events of this type.
+	// Type Returns only events of this type.
 	Type *ListEventsParamsType `form:"type,omitempty" json:"type,omitempty"`
 
-	// Outcome Only events with this outcome.
+	// Outcome Returns only events with this outcome.
 	Outcome *ListEventsParamsOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
 
-	// Provider Only events about keys of this provider.
+	// Provider Returns only events about keys of this provider.
 	Provider *EventProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
 
-	// From Only events at this time or later.
+	// From Returns only events at this time or later.
 	From *EventFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// To Only events before this time. It must not be before `from`.
+	// To Returns only events before this time. It must not be before `from`.
 	To *EventTo `form:"to,omitempty" json:"to,omitempty"`
 
-	// PageSize Return at most this many events.
+	// PageSize Returns at most this many events.
 	PageSize *EventPageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	// PageToken The `next_page_token` of the previous page of the same list. Absent means the first page.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
@@ -2518,32 +2518,32 @@ type ListEventsParamsOutcome string
 
 // ListFetchesParams defines parameters for ListFetches.
 type ListFetchesParams struct {
-	// KeyID Only fetches that got this key, or asked for it.
+	// KeyID Returns only fetches that got this key or asked for it.
 	KeyID *FetchKeyFilter `form:"key_id,omitempty" json:"key_id,omitempty"`
 
-	// UserID Only fetches on behalf of this user.
+	// UserID Returns only fetches on behalf of this user.
 	UserID *FetchUserFilter `form:"user_id,omitempty" json:"user_id,omitempty"`
 
-	// DataPlane Only fetches by this data plane, by its name or its id. A name selects every data plane that has or had
-	// it.
+	// DataPlane Returns only fetches by the data plane with this name or id. A name selects every data plane that has or
+	// had it.
 	DataPlane *FetchDataPlaneFilter `form:"data_plane,omitempty" json:"data_plane,omitempty"`
 
-	// Provider Only fetches for this provider.
+	// Provider Returns only fetches for this provider.
 	Provider *FetchProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
 
-	// Decision Only fetches with this decision.
+	// Decision Returns only fetches with this decision.
 	Decision *ListFetchesParamsDecision `form:"decision,omitempty" json:"decision,omitempty"`
 
-	// From Only fetches at this time or later.
+	// From Returns only fetches at this time or later.
 	From *FetchFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// To Only fetches before this time. It must not be before `from`.
+	// To Returns only fetches before this time. It must not be before `from`.
 	To *FetchTo `form:"to,omitempty" json:"to,omitempty"`
 
-	// PageSize Return at most this many records.
+	// PageSize Returns at most this many records.
 	PageSize *FetchPageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	// PageToken The `next_page_token` of the previous page of the same list. Absent means the first page.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
@@ -2553,41 +2553,41 @@ type ListFetchesParamsDecision string
 // FindLeaksParams defines parameters for FindLeaks.
 type FindLeaksParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // ListMembersParams defines parameters for ListMembers.
 type ListMembersParams struct {
-	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
+	// PageSize Returns at most this many entries. Absent means 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	// PageToken The `next_page_token` of the previous page of the same list. Absent means the first page.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
 // RemoveMemberParams defines parameters for RemoveMember.
 type RemoveMemberParams struct {
-	// GraceDays For how many days the removal can be undone; 0 means that it can't be. The default is the project's
-	// grace: 30 days unless its policy says otherwise (`removal_grace_days`).
+	// GraceDays For how many days the removal can be undone; 0 means not at all. The default is the project's grace: 30
+	// days unless its policy says otherwise (`removal_grace_days`).
 	GraceDays *GraceDays `form:"grace_days,omitempty" json:"grace_days,omitempty"`
 
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // ResolveKeyParams defines parameters for ResolveKey.
 type ResolveKeyParams struct {
-	// Provider The provider's slug, as in the catalogue (`GET /v1/providers`). Any other is refused with 400.
+	// Provider The provider's slug, as in the catalogue (`GET /v1/providers`). Other values are refused with 400.
 	Provider ProviderSlug `form:"provider" json:"provider"`
 
-	// Explain Whether to list all keys that could serve, and why each does or does not. Absent is false.
+	// Explain Whether to list all keys that could serve, and why each does or does not. Absent means false.
 	Explain *bool `form:"explain,omitempty" json:"explain,omitempty"`
 
-	// UserID The user whom the key would serve, if not the caller. Only owners may ask for others.
+	// UserID The user whom the key would serve. Absent means the caller. Only owners may name another user.
 	UserID *OpaqueID `form:"user_id,omitempty" json:"user_id,omitempty"`
 
 	// Limited The id of a key. The answer shows which key would serve while this one is at a limit.
@@ -2596,13 +2596,13 @@ type ResolveKeyParams struct {
 
 // ListProjectTokensParams defines parameters for ListProjectTokens.
 type ListProjectTokensParams struct {
-	// State Only API keys in this state. Without it, API keys in all states.
+	// State Returns only API keys in this state. Absent means all states.
 	State *ListProjectTokensParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
+	// PageSize Returns at most this many entries. Absent means 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	// PageToken The `next_page_token` of the previous page of the same list. Absent means the first page.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
@@ -2611,12 +2611,13 @@ type ListProjectTokensParamsState string
 
 // RevokeProjectTokenParams defines parameters for RevokeProjectToken.
 type RevokeProjectTokenParams struct {
-	// Cascade `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
+	// Cascade `true` also revokes the API keys that were made with this one, and in turn the API keys that were made
+	// with those. Absent means false.
 	Cascade *RevokeProjectTokenParamsCascade `form:"cascade,omitempty" json:"cascade,omitempty"`
 
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
@@ -2625,47 +2626,47 @@ type RevokeProjectTokenParamsCascade string
 
 // ListUsageParams defines parameters for ListUsage.
 type ListUsageParams struct {
-	// KeyID Only the usage of this key. Without it, of all keys.
+	// KeyID Returns only the usage of this key. Absent means all keys.
 	KeyID *UsageKeyFilter `form:"key_id,omitempty" json:"key_id,omitempty"`
 
-	// UserID Only the usage of this user. A member who is not an owner can only give their own id.
+	// UserID Returns only the usage of this user. A member who is not an owner can give only their own id.
 	UserID *UsageUserFilter `form:"user_id,omitempty" json:"user_id,omitempty"`
 
-	// Provider Only the usage of keys of this provider.
+	// Provider Returns only the usage of keys of this provider.
 	Provider *UsageProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
 
-	// From Only usage from this time on. The hour that contains the time is included in full.
+	// From Returns only usage from this time on. The hour that contains the time is included in full.
 	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// To Only usage before this time. The hour that contains the time is included in full. It must not be before
-	// `from`.
+	// To Returns only usage before this time. The hour that contains the time is included in full. It must not be
+	// before `from`.
 	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
 
-	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
+	// PageSize Returns at most this many entries. Absent means 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	// PageToken The `next_page_token` of the previous page of the same list. Absent means the first page.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
 // ListProjectsParams defines parameters for ListProjects.
 type ListProjectsParams struct {
-	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
+	// PageSize Returns at most this many entries. Absent means 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	// PageToken The `next_page_token` of the previous page of the same list. Absent means the first page.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
 // ListTokensParams defines parameters for ListTokens.
 type ListTokensParams struct {
-	// State Only API keys in this state. Without it, API keys in all states.
+	// State Returns only API keys in this state. Absent means all states.
 	State *ListTokensParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize Return at most this many entries. Without it, a page has up to 1,000.
+	// PageSize Returns at most this many entries. Absent means 1,000.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	// PageToken The `next_page_token` of the previous page of the same list. Absent means the first page.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
@@ -2674,12 +2675,13 @@ type ListTokensParamsState string
 
 // RevokeTokenParams defines parameters for RevokeToken.
 type RevokeTokenParams struct {
-	// Cascade `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
+	// Cascade `true` also revokes the API keys that were made with this one, and in turn the API keys that were made
+	// with those. Absent means false.
 	Cascade *RevokeTokenParamsCascade `form:"cascade,omitempty" json:"cascade,omitempty"`
 
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-	// `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-	// 20 other requests of the user are waiting.
+	// `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+	// requests of the user are waiting.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 

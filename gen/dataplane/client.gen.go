@@ -190,7 +190,7 @@ type ClientInterface interface {
 	// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 	//
 	// A key that is restricted to models or operations, or has limits, is given only to a data plane that
-	// enforces that and says so in `Agentrouter-Enforces`.
+	// enforces these and says so in `Agentrouter-Enforces`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -210,7 +210,7 @@ type ClientInterface interface {
 	// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 	//
 	// A key that is restricted to models or operations, or has limits, is given only to a data plane that
-	// enforces that and says so in `Agentrouter-Enforces`.
+	// enforces these and says so in `Agentrouter-Enforces`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -255,8 +255,8 @@ type ClientInterface interface {
 	//
 	// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
 	// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
-	// except for the times that have passed. A batch is not counted again if its number is not above that of
-	// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+	// except for the times that have passed. A batch is counted only if its number is above that of the last
+	// batch stored from this `reporter_id`; the answer is the same if it is not. Keys are ignored if they are
 	// unknown or belong to customers that the data plane may not serve.
 	//
 	// Takes any type of body and a specified content type.
@@ -272,8 +272,8 @@ type ClientInterface interface {
 	//
 	// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
 	// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
-	// except for the times that have passed. A batch is not counted again if its number is not above that of
-	// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+	// except for the times that have passed. A batch is counted only if its number is above that of the last
+	// batch stored from this `reporter_id`; the answer is the same if it is not. Keys are ignored if they are
 	// unknown or belong to customers that the data plane may not serve.
 	//
 	// Takes a body of the `application/json` content type.
@@ -450,7 +450,7 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 // Fetches with an invalid caller's credential are not recorded, because they identify no project.
 //
 // A key that is restricted to models or operations, or has limits, is given only to a data plane that
-// enforces that and says so in `Agentrouter-Enforces`.
+// enforces these and says so in `Agentrouter-Enforces`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -480,7 +480,7 @@ func (c *Client) FetchKeyWithBody(ctx context.Context, params *FetchKeyParams, c
 // Fetches with an invalid caller's credential are not recorded, because they identify no project.
 //
 // A key that is restricted to models or operations, or has limits, is given only to a data plane that
-// enforces that and says so in `Agentrouter-Enforces`.
+// enforces these and says so in `Agentrouter-Enforces`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -555,8 +555,8 @@ func (c *Client) ReportKeys(ctx context.Context, body ReportKeysJSONRequestBody,
 //
 // A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
 // an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
-// except for the times that have passed. A batch is not counted again if its number is not above that of
-// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+// except for the times that have passed. A batch is counted only if its number is above that of the last
+// batch stored from this `reporter_id`; the answer is the same if it is not. Keys are ignored if they are
 // unknown or belong to customers that the data plane may not serve.
 //
 // Takes any type of body and a specified content type.
@@ -582,8 +582,8 @@ func (c *Client) ReportUsageWithBody(ctx context.Context, contentType string, bo
 //
 // A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
 // an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
-// except for the times that have passed. A batch is not counted again if its number is not above that of
-// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+// except for the times that have passed. A batch is counted only if its number is above that of the last
+// batch stored from this `reporter_id`; the answer is the same if it is not. Keys are ignored if they are
 // unknown or belong to customers that the data plane may not serve.
 //
 // Takes a body of the `application/json` content type.
@@ -1132,7 +1132,7 @@ type ClientWithResponsesInterface interface {
 	// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 	//
 	// A key that is restricted to models or operations, or has limits, is given only to a data plane that
-	// enforces that and says so in `Agentrouter-Enforces`.
+	// enforces these and says so in `Agentrouter-Enforces`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1152,7 +1152,7 @@ type ClientWithResponsesInterface interface {
 	// Fetches with an invalid caller's credential are not recorded, because they identify no project.
 	//
 	// A key that is restricted to models or operations, or has limits, is given only to a data plane that
-	// enforces that and says so in `Agentrouter-Enforces`.
+	// enforces these and says so in `Agentrouter-Enforces`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1197,8 +1197,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
 	// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
-	// except for the times that have passed. A batch is not counted again if its number is not above that of
-	// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+	// except for the times that have passed. A batch is counted only if its number is above that of the last
+	// batch stored from this `reporter_id`; the answer is the same if it is not. Keys are ignored if they are
 	// unknown or belong to customers that the data plane may not serve.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -1214,8 +1214,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
 	// an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
-	// except for the times that have passed. A batch is not counted again if its number is not above that of
-	// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+	// except for the times that have passed. A batch is counted only if its number is above that of the last
+	// batch stored from this `reporter_id`; the answer is the same if it is not. Keys are ignored if they are
 	// unknown or belong to customers that the data plane may not serve.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -2144,7 +2144,7 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 // Fetches with an invalid caller's credential are not recorded, because they identify no project.
 //
 // A key that is restricted to models or operations, or has limits, is given only to a data plane that
-// enforces that and says so in `Agentrouter-Enforces`.
+// enforces these and says so in `Agentrouter-Enforces`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2170,7 +2170,7 @@ func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, 
 // Fetches with an invalid caller's credential are not recorded, because they identify no project.
 //
 // A key that is restricted to models or operations, or has limits, is given only to a data plane that
-// enforces that and says so in `Agentrouter-Enforces`.
+// enforces these and says so in `Agentrouter-Enforces`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2233,8 +2233,8 @@ func (c *ClientWithResponses) ReportKeysWithResponse(ctx context.Context, body R
 //
 // A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
 // an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
-// except for the times that have passed. A batch is not counted again if its number is not above that of
-// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+// except for the times that have passed. A batch is counted only if its number is above that of the last
+// batch stored from this `reporter_id`; the answer is the same if it is not. Keys are ignored if they are
 // unknown or belong to customers that the data plane may not serve.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -2256,8 +2256,8 @@ func (c *ClientWithResponses) ReportUsageWithBodyWithResponse(ctx context.Contex
 //
 // A data plane numbers its batches from 1, and sends one batch at a time. It repeats a batch until it gets
 // an answer other than 401, 429 or 5xx, and only then sends the next one. A repeat is the same batch,
-// except for the times that have passed. A batch is not counted again if its number is not above that of
-// the last one stored from this `reporter_id`; the answer is the same. Keys are ignored if they are
+// except for the times that have passed. A batch is counted only if its number is above that of the last
+// batch stored from this `reporter_id`; the answer is the same if it is not. Keys are ignored if they are
 // unknown or belong to customers that the data plane may not serve.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).

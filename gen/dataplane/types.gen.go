@@ -45,7 +45,7 @@ type AcknowledgeRequest struct {
 // With `is`, the member must have that value; with `begins`, its value must begin so. Providers quote
 // requests in their errors, so look only at the member. The first 8 KiB of a body are enough.
 type AnswerRule struct {
-	// At The path to the member: names joined with dots. Arrays on the way do not count:
+	// At The path to the member: names joined with dots. Arrays on the way need no name in the path:
 	// `error.details.reason` is the `reason` of any element of `details`, even if the whole document is in
 	// an array.
 	At *string `json:"at,omitempty"`
@@ -56,10 +56,10 @@ type AnswerRule struct {
 	// Is The member's value.
 	Is *string `json:"is,omitempty"`
 
-	// Means What such an answer says. `rejected`: the provider does not accept the key. `leaked`: nor does it,
-	// because it has found the key in public. `quota_exhausted`: the key's account has no balance left.
-	// `restricted`: the key may not do what was asked. `unrelated`: the answer is about the request, the
-	// region or the network. `accepted`: the key was used.
+	// Means What such an answer says. `rejected`: the provider does not accept the key. `leaked`: it does not
+	// accept the key because it has found the key in public. `quota_exhausted`: the key's account has no
+	// balance left. `restricted`: the key may not do what was asked. `unrelated`: the answer is about the
+	// request, the region or the network. `accepted`: the key was used.
 	Means string `json:"means"`
 
 	// Status The status.
@@ -103,8 +103,8 @@ type FetchRequest struct {
 	Credential *Credential `json:"credential,omitempty"`
 
 	// CustomProviders Whether the data plane serves custom providers, whose slugs begin with `x-`. If so, it checks each
-	// address that it connects to for such a provider, as its own operator allows. Without it, their slugs
-	// are unknown, and their keys are not found.
+	// address that it connects to for such a provider, as its own operator allows. If not, their slugs are
+	// unknown, and their keys are not found.
 	CustomProviders *bool `json:"custom_providers,omitempty"`
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -115,8 +115,8 @@ type FetchRequest struct {
 
 	// Limited The ids of keys that are at a limit at this data plane, or for which the provider has just answered
 	// 429. Where the policy's `on_limited` is `next_key`, the first key that is not among them serves; if
-	// all keys are among them, the first of all. Not with `key_id`. Send it only after an answer with
-	// `on_limited`: earlier versions of the service refuse it.
+	// all keys are among them, the first key serves. Not allowed with `key_id`. Send it only after an
+	// answer with `on_limited`: earlier versions of the service refuse it.
 	Limited []KeyID `json:"limited,omitempty"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -182,7 +182,7 @@ type FetchResponse struct {
 	KeyID KeyID `json:"key_id"`
 
 	// Limit How many requests the key may serve. Enforce your share: each limit divided by the number of data planes
-	// in the heartbeats, rounded down and at least 1. Absent limits nothing.
+	// in the heartbeats, rounded down and at least 1. Absent means no limits.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
 	// OnLimited What the project's policy says of a key that is at a limit. `next_key`: set it aside for a while,
@@ -210,7 +210,7 @@ type FetchResponse struct {
 	RefreshInMs *int64 `json:"refresh_in_ms,omitempty"`
 
 	// Restrict The key's restrictions. Refuse every other request, and every request that you can't check, such as one
-	// whose model you can't read. Absent restricts nothing.
+	// whose model you can't read. Absent means no restrictions.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// Routes Other parts of the host of `base_url` that are served. A request whose path begins with a route's
@@ -269,16 +269,16 @@ type InjectedHeader struct {
 type KeyID = string
 
 // KeyLimit How many requests the key may serve. Enforce your share: each limit divided by the number of data planes
-// in the heartbeats, rounded down and at least 1. Absent limits nothing.
+// in the heartbeats, rounded down and at least 1. Absent means no limits.
 type KeyLimit struct {
 	// Concurrent Requests at the same time. Streams and upgraded connections count until they end. Refuse requests
-	// whose end you can't see. Absent: any number.
+	// whose end you can't see. Absent means any number.
 	Concurrent *int `json:"concurrent,omitempty"`
 
-	// RequestsPerDay Requests in a day (UTC). Absent: any number.
+	// RequestsPerDay Requests in a day (UTC). Absent means any number.
 	RequestsPerDay *int `json:"requests_per_day,omitempty"`
 
-	// RequestsPerMinute Requests in a minute of the clock. Absent: any number.
+	// RequestsPerMinute Requests in a minute of the clock. Absent means any number.
 	RequestsPerMinute *int `json:"requests_per_minute,omitempty"`
 }
 
@@ -336,9 +336,9 @@ type KeyTest struct {
 	// Headers The request's headers, at least one of which carries the key.
 	Headers []InjectedHeader `json:"headers"`
 
-	// MadeUpHeaders The headers of the same request with a key that does not exist. If the key is accepted, send this
-	// request, too. If it is not refused, the verdict is `unreachable`, with the reason `any_key`. Absent
-	// if the provider is known to refuse such keys.
+	// MadeUpHeaders The headers of the same request with a key that does not exist. If the provider accepts the key,
+	// send this request, too. If the provider does not refuse that, the verdict is `unreachable`, with the
+	// reason `any_key`. Absent if the provider is known to refuse such keys.
 	MadeUpHeaders []InjectedHeader `json:"made_up_headers,omitempty"`
 
 	// Method The request's method.
@@ -374,12 +374,12 @@ type KeyTestAnswer struct {
 	TestID TestID `json:"test_id"`
 
 	// Verdict `valid`: the provider accepted the key. `rejected`: the provider rejected it. `unreachable`: the
-	// test found neither.
+	// test could not tell.
 	Verdict KeyTestAnswerVerdict `json:"verdict"`
 }
 
 // KeyTestAnswerVerdict `valid`: the provider accepted the key. `rejected`: the provider rejected it. `unreachable`: the
-// test found neither.
+// test could not tell.
 type KeyTestAnswerVerdict string
 
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -435,14 +435,14 @@ type ReportedCaller struct {
 }
 
 // Restrictions The key's restrictions. Refuse every other request, and every request that you can't check, such as one
-// whose model you can't read. Absent restricts nothing.
+// whose model you can't read. Absent means no restrictions.
 type Restrictions struct {
-	// Models The models that it serves, as requests name them. A `*` at the end matches any rest. Absent: all
-	// models.
+	// Models The models that it serves, as requests name them. A `*` at the end matches any rest. Absent means
+	// all models.
 	Models []string `json:"models,omitempty"`
 
 	// Operations The paths that it serves, below `base_url` or of its host, and everything below each. `*` matches
-	// one segment, and `*:name` one with that ending. Absent: all.
+	// one segment, and `*:name` matches one segment that ends in `:name`. Absent means all paths.
 	Operations []string `json:"operations,omitempty"`
 }
 
@@ -451,9 +451,9 @@ type Route struct {
 	// AuthStyle How it accepts the key, as in `auth_style` of the key.
 	AuthStyle string `json:"auth_style"`
 
-	// Host The host that serves it, over https; absent if it is that of `base_url`. A `*` stands for the last
-	// `*` of the path. In a request, that segment must be one label of lower-case letters, digits and
-	// hyphens; refuse the request otherwise.
+	// Host The host that serves it, over https; absent if it is that of `base_url`. A `*` in it stands for the
+	// segment that the last `*` of `path` matches. In a request, that segment must be one label of lower-case
+	// letters, digits and hyphens; refuse the request otherwise.
 	Host *string `json:"host,omitempty"`
 
 	// Path The prefix of its paths. It has no escapes, and no slash at the end. `*` matches one segment.
@@ -483,10 +483,12 @@ type StreamMessage struct {
 
 	// DataPlanes In a heartbeat: how many streams, including this one, receive the changes of a customer without an
 	// entry in `data_planes_by_customer`. A data plane may enforce that share of a limit. Present in the
-	// first heartbeat, and when one of the two has changed; then both replace the previous values.
+	// first heartbeat, and when this field or `data_planes_by_customer` has changed; both then replace
+	// their previous values.
 	DataPlanes *int `json:"data_planes,omitempty"`
 
-	// DataPlanesByCustomer The same for customers to which some data planes are limited. Absent if there are none.
+	// DataPlanesByCustomer How many streams receive the changes of each customer to which some data planes are limited. Absent
+	// if there are none.
 	DataPlanesByCustomer []DataPlanesOfCustomer `json:"data_planes_by_customer,omitempty"`
 
 	// KeyID A key's id, `byok_<ulid>`.
@@ -619,8 +621,8 @@ type StreamEventsParams struct {
 	// retry fails until one of the two is changed.
 	MaxStaleMs *int `form:"max_stale_ms,omitempty" json:"max_stale_ms,omitempty"`
 
-	// LastEventID The position to resume from. Without it, the stream starts now, and the previous content of the
-	// cache may not be used.
+	// LastEventID The position to resume from. If absent, the stream starts now, and the data plane must drop what its
+	// cache has.
 	LastEventID *Position `json:"Last-Event-ID,omitempty"`
 
 	// AgentrouterOffers What the data plane does for the service, separated by commas: `key_tests`, tests of keys at their
@@ -632,9 +634,9 @@ type StreamEventsParams struct {
 // FetchKeyParams defines parameters for FetchKey.
 type FetchKeyParams struct {
 	// AgentrouterEnforces What the data plane enforces, separated by commas: `restrictions`, the member `restrict` of answers,
-	// and `limits`, the member `limit`. Words that the service does not know are ignored. Without the
-	// word, a fetch of a restricted or limited key is refused with `no-key`, whose detail says why.
-	// Earlier versions of the service ignore the header.
+	// and `limits`, the member `limit`. Words that the service does not know are ignored. If the word that
+	// a key requires is missing, its fetch is refused with `no-key`, whose detail says why. Earlier
+	// versions of the service ignore the header.
 	AgentrouterEnforces *string `json:"Agentrouter-Enforces,omitempty"`
 }
 

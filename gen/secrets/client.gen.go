@@ -124,9 +124,9 @@ type ClientInterface interface {
 
 	// RewrapEnvelopesWithBody Re-wrap data keys
 	//
-	// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
-	// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
-	// the reason why there is none.
+	// Returns envelopes whose data keys are wrapped by the primary KEK. If the primary KEK already wraps an
+	// envelope's data key, the envelope is returned unchanged. Secrets are not decrypted. Each result has the
+	// position of its item, and is an envelope or the reason why there is none.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -135,9 +135,9 @@ type ClientInterface interface {
 
 	// RewrapEnvelopes Re-wrap data keys
 	//
-	// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
-	// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
-	// the reason why there is none.
+	// Returns envelopes whose data keys are wrapped by the primary KEK. If the primary KEK already wraps an
+	// envelope's data key, the envelope is returned unchanged. Secrets are not decrypted. Each result has the
+	// position of its item, and is an envelope or the reason why there is none.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -229,9 +229,9 @@ func (c *Client) OpenEnvelope(ctx context.Context, body OpenEnvelopeJSONRequestB
 
 // RewrapEnvelopesWithBody Re-wrap data keys
 //
-// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
-// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
-// the reason why there is none.
+// Returns envelopes whose data keys are wrapped by the primary KEK. If the primary KEK already wraps an
+// envelope's data key, the envelope is returned unchanged. Secrets are not decrypted. Each result has the
+// position of its item, and is an envelope or the reason why there is none.
 //
 // Takes any type of body and a specified content type.
 //
@@ -250,9 +250,9 @@ func (c *Client) RewrapEnvelopesWithBody(ctx context.Context, contentType string
 
 // RewrapEnvelopes Re-wrap data keys
 //
-// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
-// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
-// the reason why there is none.
+// Returns envelopes whose data keys are wrapped by the primary KEK. If the primary KEK already wraps an
+// envelope's data key, the envelope is returned unchanged. Secrets are not decrypted. Each result has the
+// position of its item, and is an envelope or the reason why there is none.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -536,9 +536,9 @@ type ClientWithResponsesInterface interface {
 
 	// RewrapEnvelopesWithBodyWithResponse Re-wrap data keys
 	//
-	// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
-	// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
-	// the reason why there is none.
+	// Returns envelopes whose data keys are wrapped by the primary KEK. If the primary KEK already wraps an
+	// envelope's data key, the envelope is returned unchanged. Secrets are not decrypted. Each result has the
+	// position of its item, and is an envelope or the reason why there is none.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -547,9 +547,9 @@ type ClientWithResponsesInterface interface {
 
 	// RewrapEnvelopesWithResponse Re-wrap data keys
 	//
-	// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
-	// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
-	// the reason why there is none.
+	// Returns envelopes whose data keys are wrapped by the primary KEK. If the primary KEK already wraps an
+	// envelope's data key, the envelope is returned unchanged. Secrets are not decrypted. Each result has the
+	// position of its item, and is an envelope or the reason why there is none.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -984,9 +984,9 @@ func (c *ClientWithResponses) OpenEnvelopeWithResponse(ctx context.Context, body
 
 // RewrapEnvelopesWithBodyWithResponse Re-wrap data keys
 //
-// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
-// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
-// the reason why there is none.
+// Returns envelopes whose data keys are wrapped by the primary KEK. If the primary KEK already wraps an
+// envelope's data key, the envelope is returned unchanged. Secrets are not decrypted. Each result has the
+// position of its item, and is an envelope or the reason why there is none.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1001,9 +1001,9 @@ func (c *ClientWithResponses) RewrapEnvelopesWithBodyWithResponse(ctx context.Co
 
 // RewrapEnvelopesWithResponse Re-wrap data keys
 //
-// Returns envelopes whose data keys are wrapped by the primary KEK. An envelope that already is comes back
-// unchanged. Secrets are not decrypted. Each result has the position of its item, and is an envelope or
-// the reason why there is none.
+// Returns envelopes whose data keys are wrapped by the primary KEK. If the primary KEK already wraps an
+// envelope's data key, the envelope is returned unchanged. Secrets are not decrypted. Each result has the
+// position of its item, and is an envelope or the reason why there is none.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

@@ -82,7 +82,7 @@ func (p *program) readFacts(root *os.Root) error {
 		return err
 	}
 	if !info.Mode().IsRegular() || info.Size() == 0 {
-		return errors.New("must be a file that is not empty")
+		return errors.New("must be a file with content")
 	}
 	p.size, p.modified = info.Size(), info.ModTime()
 	sums, err := root.Open(p.File + ".sha256")

@@ -15,8 +15,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
-// This file has the parsers of settings. Each stores a value, or says what is wanted without repeating the text, which may
-// be a secret in the wrong variable.
+// This file has the parsers of settings. Each stores a value, or returns an error that says what is expected. The error
+// does not repeat the text, which may be a secret in the wrong variable.
 
 // store returns a parser that stores what parse returns, or fails with the text wanted.
 func store[T any](to *T, wanted string, parse func(text string) (value T, ok bool)) func(string) error {

@@ -1148,28 +1148,28 @@ type Event struct {
 	Actor Actor `json:"actor"`
 
 	// After The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
-	// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
-	// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
-	// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
-	// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
-	// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
-	// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
-	// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
-	// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
+	// `member.removed` have the role. A new member has no `before`, and a removed one no `after`.
+	// `key.registered` and `key.verified` have the test in `after`; it is absent if the key was not tested.
+	// `key.updated` has the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired`
+	// have `expires_at` in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and
+	// after, and in `after` the test's result or the reason for the rollback. `key.version_added` has the
+	// `version` in `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or
+	// destroyed because it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created`
+	// and `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
 	// At When it was done.
 	At time.Time `json:"at"`
 
 	// Before The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
-	// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
-	// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
-	// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
-	// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
-	// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
-	// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
-	// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
-	// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
+	// `member.removed` have the role. A new member has no `before`, and a removed one no `after`.
+	// `key.registered` and `key.verified` have the test in `after`; it is absent if the key was not tested.
+	// `key.updated` has the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired`
+	// have `expires_at` in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and
+	// after, and in `after` the test's result or the reason for the rollback. `key.version_added` has the
+	// `version` in `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or
+	// destroyed because it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created`
+	// and `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent if the event stands for one attempt.
@@ -1218,11 +1218,11 @@ type Event struct {
 	// data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
 	// `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
 	// `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
-	// or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
-	// version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
-	// the actor if the provider refused the new one. `key.version_added`: a pending version was added.
-	// `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
-	// an owner added or removed a server of your own, or an operator removed one.
+	// or, with a data plane as the actor, because that data plane reported `key.failing`. `key.rotated`:
+	// another version serves. `key.rotation_rolled_back`: the previous version serves again, with a data
+	// plane as the actor if the provider refused the new one. `key.version_added`: a pending version was
+	// added. `key.version_destroyed`: a version's secret was deleted. `provider.created` and
+	// `provider.deleted`: an owner added or removed a server of your own, or an operator removed one.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1240,22 +1240,22 @@ type EventOutcome string
 // data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
 // `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
 // `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
-// or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
-// version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
-// the actor if the provider refused the new one. `key.version_added`: a pending version was added.
-// `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
-// an owner added or removed a server of your own, or an operator removed one.
+// or, with a data plane as the actor, because that data plane reported `key.failing`. `key.rotated`:
+// another version serves. `key.rotation_rolled_back`: the previous version serves again, with a data
+// plane as the actor if the provider refused the new one. `key.version_added`: a pending version was
+// added. `key.version_destroyed`: a version's secret was deleted. `provider.created` and
+// `provider.deleted`: an owner added or removed a server of your own, or an operator removed one.
 type EventType string
 
 // EventState The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
-// `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
-// and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
-// the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
-// in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
-// `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
-// `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
-// it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
-// `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
+// `member.removed` have the role. A new member has no `before`, and a removed one no `after`.
+// `key.registered` and `key.verified` have the test in `after`; it is absent if the key was not tested.
+// `key.updated` has the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired`
+// have `expires_at` in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and
+// after, and in `after` the test's result or the reason for the rollback. `key.version_added` has the
+// `version` in `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or
+// destroyed because it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created`
+// and `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 type EventState struct {
 	// BaseURL The base URL of a server of your own. Absent in other events.
 	BaseURL string `json:"base_url,omitempty,omitzero"`
@@ -1266,7 +1266,7 @@ type EventState struct {
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
 	Forced bool `json:"forced,omitempty,omitzero"`
 
-	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	// Limit How many requests a key serves. Absent or empty means no limits.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
 	// Name The key's label, absent if it did not change; or the name of a server of your own.
@@ -1302,11 +1302,11 @@ type EventState struct {
 	// Absent if the verdict needs no reason.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-	// means that it can't be. The default is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone, unless the request says otherwise
+	// (`grace_days`); 0 means not at all. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
-	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	// Restrict What a key may be used for. Absent or empty means no restrictions.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
@@ -1323,7 +1323,7 @@ type EventState struct {
 	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider,omitempty,omitzero"`
 
 	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-	// found neither.
+	// could not tell.
 	Verdict Verdict `json:"verdict,omitempty,omitzero"`
 
 	// Version A version of the key. Absent in events without one.
@@ -1374,7 +1374,7 @@ type Fetch struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserID The user for whom it asked, or who had the key tested. Absent for no particular user.
+	// UserID The user for whom it asked, or who had the key tested. Absent if there was no particular user.
 	UserID string `json:"user_id,omitempty,omitzero"`
 
 	// Version The number of secrets that the key has had.
@@ -1459,7 +1459,7 @@ type ImpactStops struct {
 	// OwnKeys How many keys of their own they have in the project.
 	OwnKeys int `json:"own_keys"`
 
-	// Tokens How many API keys of theirs act in the project, here alone or elsewhere too.
+	// Tokens How many of their API keys act in the project, only there or also in others.
 	Tokens int `json:"tokens"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1515,7 +1515,7 @@ type Key struct {
 	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported one.
 	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
 
-	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	// Limit How many requests a key serves. Absent or empty means no limits.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
 	// Name Its label.
@@ -1544,7 +1544,7 @@ type Key struct {
 	// that is read by its id has it too; keys in lists do not.
 	Receipt *Receipt `json:"receipt,omitempty"`
 
-	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	// Restrict What a key may be used for. Absent or empty means no restrictions.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// RevokedAt When it was revoked. Absent while the key is active.
@@ -1599,9 +1599,9 @@ type KeyFailure struct {
 	// At When the provider refused it.
 	At time.Time `json:"at"`
 
-	// Reason `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
-	// key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
-	// answered two users with 403. Absent if the data plane did not say.
+	// Reason `rejected`: the provider does not accept the key. `leaked`: it does not accept the key because it
+	// has found the key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`:
+	// the provider answered two users with 403. Absent if the data plane did not say.
 	Reason KeyFailureReason `json:"reason,omitempty,omitzero"`
 
 	// Status The HTTP status of the refusal.
@@ -1614,21 +1614,21 @@ type KeyFailure struct {
 // String returns the value as JSON, with the API's names.
 func (v KeyFailure) String() string { return text(v) }
 
-// KeyFailureReason `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
-// key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
-// answered two users with 403. Absent if the data plane did not say.
+// KeyFailureReason `rejected`: the provider does not accept the key. `leaked`: it does not accept the key because it
+// has found the key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`:
+// the provider answered two users with 403. Absent if the data plane did not say.
 type KeyFailureReason string
 
-// KeyLimit How many requests a key serves. Absent, or empty, limits nothing.
+// KeyLimit How many requests a key serves. Absent or empty means no limits.
 type KeyLimit struct {
-	// Concurrent How many requests it serves at the same time. Streams and WebSockets count until they end. Absent:
-	// any number.
+	// Concurrent How many requests it serves at the same time. Streams and WebSockets count until they end. Absent
+	// means any number.
 	Concurrent int `json:"concurrent,omitempty,omitzero"`
 
-	// RequestsPerDay How many requests it serves in a day (UTC). Absent: any number.
+	// RequestsPerDay How many requests it serves in a day (UTC). Absent means any number.
 	RequestsPerDay int `json:"requests_per_day,omitempty,omitzero"`
 
-	// RequestsPerMinute How many requests it serves in a minute of the clock. Absent: any number.
+	// RequestsPerMinute How many requests it serves in a minute of the clock. Absent means any number.
 	RequestsPerMinute int `json:"requests_per_minute,omitempty,omitzero"`
 }
 
@@ -1675,8 +1675,8 @@ type KeyVersion struct {
 	// DisplaySuffix The secret's last four characters, as for a key.
 	DisplaySuffix string `json:"display_suffix"`
 
-	// ExpiresAt The key's `expires_at` while the version is active. Absent if never, or if the version leaves the
-	// key's unchanged.
+	// ExpiresAt The `expires_at` of the key while the version is active. Absent if the key never expires, or if the
+	// version does not change the key's `expires_at`.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
 	// RetiresAt When a retiring version will be destroyed. Absent in other states.
@@ -1728,7 +1728,7 @@ type KeyWeight = int
 
 // LeakMatch A key or an API key that has leaked.
 type LeakMatch struct {
-	// Action What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
+	// Action What this request did: `revoked` (the key or the API key), `destroyed` (the version), or `none`.
 	Action LeakMatchAction `json:"action"`
 
 	// Index The index of the value in the request, counted from 0.
@@ -1776,7 +1776,7 @@ type LeakMatch struct {
 // String returns the value as JSON, with the API's names.
 func (v LeakMatch) String() string { return text(v) }
 
-// LeakMatchAction What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
+// LeakMatchAction What this request did: `revoked` (the key or the API key), `destroyed` (the version), or `none`.
 type LeakMatchAction string
 
 // LeakMatchKind `key` for a provider's key, and `api_key` for an API key of this service.
@@ -2047,8 +2047,8 @@ type Policy struct {
 	// too.
 	Operations Operations `json:"operations,omitempty,omitzero"`
 
-	// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-	// means that it can't be. The default is 30 days.
+	// RemovalGraceDays For how many days the removal of a member can be undone, unless the request says otherwise
+	// (`grace_days`); 0 means not at all. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2260,8 +2260,8 @@ type RegisterResponse struct {
 // String returns the value as JSON, with the API's names.
 func (v RegisterResponse) String() string { return text(v) }
 
-// RemovalGraceDays For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-// means that it can't be. The default is 30 days.
+// RemovalGraceDays For how many days the removal of a member can be undone, unless the request says otherwise
+// (`grace_days`); 0 means not at all. The default is 30 days.
 type RemovalGraceDays = int
 
 // RemoveMemberResponse What the removal has done. Earlier versions of the service return an empty object, and suspend nothing.
@@ -2292,8 +2292,8 @@ func (v RemoveMemberResponse) String() string { return text(v) }
 // disabled or has expired, it is `stopped_key`. For another member, an owner does not see which of that
 // member's own keys it is.
 type ResolveResponse struct {
-	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets
-	// serve, in order, then the others. Absent without it.
+	// Candidates The keys of the provider that are not revoked: first those that the policy lets serve, in order,
+	// then the others. Present only with `explain`.
 	Candidates []Candidate `json:"candidates,omitempty,omitzero"`
 
 	// Key A key's metadata. No answer contains the secret.
@@ -2383,19 +2383,19 @@ type RestoreMemberResponse struct {
 // String returns the value as JSON, with the API's names.
 func (v RestoreMemberResponse) String() string { return text(v) }
 
-// Restrictions What a key may be used for. Absent, or empty, restricts nothing.
+// Restrictions What a key may be used for. Absent or empty means no restrictions.
 type Restrictions struct {
-	// Models The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent:
-	// all models.
+	// Models The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent
+	// means all models.
 	Models []string `json:"models,omitempty,omitzero"`
 
 	// Operations The operations that it serves: paths of the provider's API below its base URL, such as
-	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
-	// with that ending. Absent: all.
+	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` matches one
+	// segment that ends in `:generateContent`. Absent means all operations.
 	Operations []string `json:"operations,omitempty,omitzero"`
 
 	// Users The ids of the users whom a project-level key serves. For other users, the key does not exist.
-	// Absent: all users.
+	// Absent means all users.
 	Users []OpaqueID `json:"users,omitempty,omitzero"`
 }
 
@@ -2409,8 +2409,8 @@ type RestrictionsChange struct {
 	Models []string `json:"models,omitempty,omitzero"`
 
 	// Operations The operations that it serves: paths of the provider's API below its base URL, such as
-	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
-	// with that ending. `null` means all.
+	// `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent`
+	// matches one segment that ends in `:generateContent`. `null` means all operations.
 	Operations []string `json:"operations,omitempty,omitzero"`
 
 	// Users The ids of the users whom a project-level key serves. For other users, the key does not exist.
@@ -2662,7 +2662,7 @@ type UserKeys string
 type UserKeysByProvider map[string]UserKeys
 
 // Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-// found neither.
+// could not tell.
 type Verdict string
 
 // VerdictReason With `valid`: `restricted`, the key lacks some permissions, or `quota_exhausted`, its account has no
@@ -2699,7 +2699,7 @@ type Verification struct {
 	Unknown Unknown `json:"-"`
 
 	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-	// found neither.
+	// could not tell.
 	Verdict Verdict `json:"verdict"`
 }
 

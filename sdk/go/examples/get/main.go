@@ -43,7 +43,7 @@ func keyID(ctx context.Context, client *agentrouter.Client) (string, error) {
 		return "", err
 	}
 	if len(newest.Keys) == 0 {
-		return "", errors.New("the project has no keys yet: run the example register first")
+		return "", errors.New("the project has no keys yet: run the \"register\" example first")
 	}
 	return newest.Keys[0].ID, nil
 }

@@ -7,8 +7,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -59,8 +59,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -96,15 +96,15 @@ export interface paths {
          *     `wait`, the answer is delayed until the receipt is complete or the time is over. Revoking again is safe:
          *     the first revocation stays in force, and the answer is its receipt.
          *
-         *     Only an owner of the project may revoke a project-level key, and only the member who registered it a key
-         *     of their own.
+         *     Only an owner of the project may revoke a project-level key. Only the member who registered a key of
+         *     their own may revoke it.
          */
         delete: operations["revokeKey"];
         options?: never;
         head?: never;
         /**
          * Change an AI key
-         * @description Changes the members that the body names, and leaves the rest as they are (a JSON merge patch, RFC 7396;
+         * @description Changes the members that the body names, and leaves the others unchanged (a JSON merge patch, RFC 7396;
          *     send it as `application/json`). The answer is the key after the change.
          *
          *     `disabled: true` stops a key as fast as a revocation, but can be undone. From then on no fetch succeeds.
@@ -136,8 +136,8 @@ export interface paths {
          *     it, the change applies to the key's current state. Members that the body does not name stay, so callers
          *     who change different members do not undo each other's changes, and disabling a key needs no read first.
          *
-         *     A revoked key can't be changed. Only an owner of the project may change a project-level key, and only
-         *     the member who registered it a key of their own.
+         *     A revoked key can't be changed. Only an owner of the project may change a project-level key. Only the
+         *     member who registered a key of their own may change it.
          */
         patch: operations["updateKey"];
         trace?: never;
@@ -148,8 +148,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -177,8 +177,8 @@ export interface paths {
          *     A verdict does not change which key serves. A `rejected` verdict makes `serves` false, but requests with
          *     the key still go to the provider, which refuses them.
          *
-         *     Only an owner of the project may test a project-level key, and only the member who registered it a key
-         *     of their own. A key is tested at most once in 10 seconds.
+         *     Only an owner of the project may test a project-level key. Only the member who registered a key of their
+         *     own may test it. A key is tested at most once in 10 seconds.
          */
         post: operations["verifyKey"];
         delete?: never;
@@ -193,8 +193,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -240,8 +240,8 @@ export interface paths {
          *
          *     With `If-Match`, nothing changes if the key has changed since you read it. An `Idempotency-Key` makes a
          *     repeat safe. A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an
-         *     owner of the project may rotate a project-level key, and only the member who registered it a key of
-         *     their own.
+         *     owner of the project may rotate a project-level key. Only the member who registered a key of their own
+         *     may rotate it.
          */
         post: operations["rotateKey"];
         delete?: never;
@@ -256,8 +256,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -295,8 +295,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -339,8 +339,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -383,8 +383,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -422,8 +422,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -444,9 +444,9 @@ export interface paths {
          *     `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
          *
          *     The search covers the keys of the project and of all its members, in all versions: active, pending,
-         *     retiring and destroyed. The secret of a destroyed version may still be valid at the provider. A key
-         *     registered before the service made fingerprints is found once its operator has added its fingerprint. An
-         *     API key is found wherever in the customer it acts.
+         *     retiring and destroyed. The secret of a destroyed version may still be valid at the provider. Keys that
+         *     were registered before the service made fingerprints are found only after its operator has added their
+         *     fingerprints. The customer's API keys are found in whatever projects they act.
          *
          *     With `revoke`, a key whose active version has leaked is revoked. If another stored version has leaked,
          *     only that version is destroyed, and the key continues to serve. An API key is revoked everywhere,
@@ -469,8 +469,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -507,8 +507,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -546,8 +546,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -580,8 +580,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -619,8 +619,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -635,12 +635,12 @@ export interface paths {
         /**
          * Read the records of fetches
          * @description Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages.
-         *     Only an owner may read it. It includes refused fetches, except those with an invalid caller's
-         *     credential, and each time the service opened a key to test it.
+         *     Only an owner may read it. It includes refused fetches, except those whose caller's credential
+         *     is invalid, and each time the service opened a key to test it.
          *
-         *     A data plane fetches a key and then serves from its cache: for requests, see the usage. Records are kept
-         *     for 30 days, unless the operator has set another time. Filters narrow the list; send the same filters
-         *     for every page.
+         *     A data plane serves requests from its cache, so there are fewer fetches than requests; the usage counts
+         *     requests. Records are kept for 30 days, unless the operator has set another time. Filters narrow the list;
+         *     send the same filters for every page.
          */
         get: operations["listFetches"];
         put?: never;
@@ -657,8 +657,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -689,8 +689,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -739,8 +739,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -779,8 +779,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -802,10 +802,10 @@ export interface paths {
         put?: never;
         /**
          * Undo the removal of a member
-         * @description Undoes the last removal of a user that can still be undone. The user is a member again, in their former
-         *     role unless they have been added since. Their own keys and API keys, which the removal suspended, work
-         *     again, except those that others have revoked, disabled or barred, or that have expired. If there is no
-         *     such removal, the answer is 404. Only owners may do this.
+         * @description Undoes the latest of a user's removals that can still be undone. The user is a member again, in their
+         *     former role unless they have been added since. Their own keys and API keys, which the removal suspended,
+         *     work again, except those that others have revoked, disabled or barred, or that have expired. If there is
+         *     no such removal, the answer is 404. Only owners may do this.
          */
         post: operations["restoreMember"];
         delete?: never;
@@ -820,8 +820,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -855,8 +855,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -878,10 +878,10 @@ export interface paths {
         post?: never;
         /**
          * Revoke a member's API key in a project
-         * @description Bars a member's API key from the project, permanently: the service refuses it there from then on, data
-         *     planes within a second. An API key that acts in no other project is revoked. Any other continues to act
-         *     in its other projects, since an owner decides about their own project alone. The receipt, `wait` and
-         *     `cascade` are as for the caller's own API keys. Only owners may do it.
+         * @description Bars a member's API key from the project, permanently. The service refuses it there from then on, and
+         *     data planes refuse it within a second. An API key that acts in no other project is revoked. Every other
+         *     API key continues to act in its other projects, because owners decide only about their own project. The
+         *     receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
          */
         delete: operations["revokeProjectToken"];
         options?: never;
@@ -895,8 +895,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -911,15 +911,15 @@ export interface paths {
         /**
          * List the project's own servers
          * @description Returns the custom servers for which the project can register keys: those that its owners added, and
-         *     those that the operator added for all projects of the customer. Together with the catalogue (`GET
-         *     /v1/providers`) they are all providers of the project. They are sorted by slug and returned in one
+         *     those that the operator added for all projects of the customer. These servers and the catalogue (`GET
+         *     /v1/providers`) are all the providers of the project. The servers are sorted by slug and returned in one
          *     answer.
          */
         get: operations["listCustomProviders"];
         put?: never;
         /**
          * Add a server of your own
-         * @description Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project. Keys can then be
+         * @description Adds a server of your own, such as vLLM, Ollama or LiteLLM, to the project's providers. Keys can then be
          *     registered for its slug, and gateways send requests to it. Only owners may do this, and only where the
          *     operator of the service allows it (`owners_may_add`). A project's owners can add 20 servers.
          *
@@ -941,8 +941,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -964,10 +964,10 @@ export interface paths {
         post?: never;
         /**
          * Remove a server of your own
-         * @description Removes a server that the project's owners added. It is refused while the server has keys that are not
-         *     revoked: each revocation has its own receipt. Members revoke their own keys, or lose them when they are
-         *     removed. Only owners may do this, and only where the operator of the service allows it. Only the
-         *     operator removes servers that the operator added.
+         * @description Removes a server that the project's owners added. The removal is refused while the server has keys that
+         *     are not revoked, because each revocation has its own receipt. Members revoke their own keys, or lose
+         *     them when they are removed. Only owners may do this, and only where the operator of the service allows
+         *     it. Only the operator removes servers that the operator added.
          */
         delete: operations["removeCustomProvider"];
         options?: never;
@@ -1056,9 +1056,9 @@ export interface paths {
         /**
          * Revoke an API key of mine
          * @description Revokes one of the caller's API keys permanently; it may be the one in use. The service refuses it from
-         *     then on, data planes within a second, and streams that were opened with it end. The receipt counts the
-         *     data planes that have confirmed. With `wait`, the answer is delayed until it is complete or the time is
-         *     over. Revoking again is safe: the first revocation stays in force.
+         *     then on. Data planes refuse it within a second, and end the streams that were opened with it. The
+         *     receipt counts the data planes that have confirmed. With `wait`, the answer is delayed until it is
+         *     complete or the time is over. Revoking again is safe: the first revocation stays in force.
          *
          *     With `cascade`, the API keys made with it are revoked too. Use this after a leak, because a thief may
          *     have made some. The receipt covers all of them. An API key limited to projects can revoke itself and the
@@ -1196,8 +1196,8 @@ export interface components {
         Operations: "inference" | "all";
         /**
          * Format: int32
-         * @description For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-         *     means that it can't be. The default is 30 days.
+         * @description For how many days the removal of a member can be undone, unless the request says otherwise
+         *     (`grace_days`); 0 means not at all. The default is 30 days.
          */
         RemovalGraceDays: number;
         /** @description `active` until the key is revoked, and `revoked` from then on. */
@@ -1222,23 +1222,23 @@ export interface components {
             secret: components["schemas"]["Secret"];
             /**
              * @description If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
-             *     which only an owner of the project may register. Absent is false.
+             *     which only an owner of the project may register. Absent means false.
              */
             user_scope?: boolean;
             /**
              * @description Whether to test the secret at the provider before it is stored. The test takes up to 8 seconds. The key's
-             *     `verification` has the verdict; it is absent if the operator allows no tests. Absent is false.
+             *     `verification` has the verdict; that is absent if the operator allows no tests. Absent means false.
              */
             verify?: boolean;
             /**
              * @description Whether to store the key even if the test finds that the provider rejects it. The event records
-             *     this. It has no effect without `verify`. Absent is false.
+             *     this. It has no effect without `verify`. Absent means false.
              */
             force?: boolean;
             /**
              * Format: date-time
              * @description When the key stops serving, such as the time at which it expires at the provider. It must be in the future.
-             *     Absent is never.
+             *     Absent means never.
              */
             expires_at?: string;
             order?: components["schemas"]["KeyOrder"];
@@ -1246,7 +1246,7 @@ export interface components {
             restrict?: components["schemas"]["Restrictions"];
             limit?: components["schemas"]["KeyLimit"];
         };
-        /** @description What to change. At least one member. */
+        /** @description What to change. It has at least one member. */
         UpdateRequest: {
             /** @description The new label, as for a register. */
             name?: string;
@@ -1267,22 +1267,22 @@ export interface components {
             restrict?: components["schemas"]["RestrictionsChange"];
             limit?: components["schemas"]["KeyLimitChange"];
         };
-        /** @description What a key may be used for. Absent, or empty, restricts nothing. */
+        /** @description What a key may be used for. Absent or empty means no restrictions. */
         Restrictions: {
             /**
              * @description The ids of the users whom a project-level key serves. For other users, the key does not exist.
-             *     Absent: all users.
+             *     Absent means all users.
              */
             users?: components["schemas"]["OpaqueID"][];
             /**
-             * @description The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent:
-             *     all models.
+             * @description The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent
+             *     means all models.
              */
             models?: string[];
             /**
              * @description The operations that it serves: paths of the provider's API below its base URL, such as
-             *     `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
-             *     with that ending. Absent: all.
+             *     `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` matches one
+             *     segment that ends in `:generateContent`. Absent means all operations.
              */
             operations?: string[];
         };
@@ -1300,27 +1300,27 @@ export interface components {
             models?: string[] | null;
             /**
              * @description The operations that it serves: paths of the provider's API below its base URL, such as
-             *     `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
-             *     with that ending. `null` means all.
+             *     `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent`
+             *     matches one segment that ends in `:generateContent`. `null` means all operations.
              */
             operations?: string[] | null;
         } | null;
-        /** @description How many requests a key serves. Absent, or empty, limits nothing. */
+        /** @description How many requests a key serves. Absent or empty means no limits. */
         KeyLimit: {
             /**
              * Format: int32
-             * @description How many requests it serves in a minute of the clock. Absent: any number.
+             * @description How many requests it serves in a minute of the clock. Absent means any number.
              */
             requests_per_minute?: number;
             /**
              * Format: int32
-             * @description How many requests it serves in a day (UTC). Absent: any number.
+             * @description How many requests it serves in a day (UTC). Absent means any number.
              */
             requests_per_day?: number;
             /**
              * Format: int32
-             * @description How many requests it serves at the same time. Streams and WebSockets count until they end. Absent:
-             *     any number.
+             * @description How many requests it serves at the same time. Streams and WebSockets count until they end. Absent
+             *     means any number.
              */
             concurrent?: number;
         };
@@ -1407,7 +1407,7 @@ export interface components {
              *     or `revoked`. An expired API key is `expired`.
              */
             state: "active" | "pending" | "retiring" | "destroyed" | "revoked" | "expired" | (string & {});
-            /** @description What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`. */
+            /** @description What this request did: `revoked` (the key or the API key), `destroyed` (the version), or `none`. */
             action: "none" | "revoked" | "destroyed" | (string & {});
             /**
              * Format: date-time
@@ -1707,8 +1707,8 @@ export interface components {
             destroyed_at?: string;
             /**
              * Format: date-time
-             * @description The key's `expires_at` while the version is active. Absent if never, or if the version leaves the
-             *     key's unchanged.
+             * @description The `expires_at` of the key while the version is active. Absent if the key never expires, or if the
+             *     version does not change the key's `expires_at`.
              */
             expires_at?: string;
             verification?: components["schemas"]["Verification"];
@@ -1750,8 +1750,8 @@ export interface components {
             /**
              * Format: date-time
              * @description When the key stops serving once the version is active, such as the time at which the new secret
-             *     expires at the provider. It must be in the future. `null` means never; absent leaves the key's
-             *     `expires_at`.
+             *     expires at the provider. It must be in the future. `null` means never. Absent leaves the key's
+             *     `expires_at` unchanged.
              */
             expires_at?: string | null;
         };
@@ -1860,7 +1860,7 @@ export interface components {
         };
         /**
          * @description `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-         *     found neither.
+         *     could not tell.
          */
         Verdict: "valid" | "rejected" | "unreachable" | (string & {});
         /**
@@ -1892,9 +1892,9 @@ export interface components {
              */
             status: number;
             /**
-             * @description `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
-             *     key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
-             *     answered two users with 403. Absent if the data plane did not say.
+             * @description `rejected`: the provider does not accept the key. `leaked`: it does not accept the key because it
+             *     has found the key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`:
+             *     the provider answered two users with 403. Absent if the data plane did not say.
              */
             reason?: "rejected" | "leaked" | "quota_exhausted" | "forbidden" | (string & {});
         };
@@ -1935,8 +1935,8 @@ export interface components {
             revoked_key?: components["schemas"]["Key"];
             stopped_key?: components["schemas"]["Key"];
             /**
-             * @description With `explain`: the keys of the provider that are not revoked. First those that the policy lets
-             *     serve, in order, then the others. Absent without it.
+             * @description The keys of the provider that are not revoked: first those that the policy lets serve, in order,
+             *     then the others. Present only with `explain`.
              */
             candidates?: components["schemas"]["Candidate"][];
         };
@@ -2070,7 +2070,7 @@ export interface components {
              * @description The number of secrets that the key has had.
              */
             version?: number;
-            /** @description The user for whom it asked, or who had the key tested. Absent for no particular user. */
+            /** @description The user for whom it asked, or who had the key tested. Absent if there was no particular user. */
             user_id?: string;
             /** @description The user's API key. Absent for a session token. */
             token_id?: string;
@@ -2096,11 +2096,11 @@ export interface components {
              *     data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
              *     `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
              *     `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
-             *     or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
-             *     version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
-             *     the actor if the provider refused the new one. `key.version_added`: a pending version was added.
-             *     `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
-             *     an owner added or removed a server of your own, or an operator removed one.
+             *     or, with a data plane as the actor, because that data plane reported `key.failing`. `key.rotated`:
+             *     another version serves. `key.rotation_rolled_back`: the previous version serves again, with a data
+             *     plane as the actor if the provider refused the new one. `key.version_added`: a pending version was
+             *     added. `key.version_destroyed`: a version's secret was deleted. `provider.created` and
+             *     `provider.deleted`: an owner added or removed a server of your own, or an operator removed one.
              */
             type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | "provider.created" | "provider.deleted" | (string & {});
             /** @description Whether it was carried out. A denied attempt changed nothing. */
@@ -2150,14 +2150,14 @@ export interface components {
         };
         /**
          * @description The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
-         *     `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
-         *     and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
-         *     the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
-         *     in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
-         *     `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
-         *     `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
-         *     it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
-         *     `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
+         *     `member.removed` have the role. A new member has no `before`, and a removed one no `after`.
+         *     `key.registered` and `key.verified` have the test in `after`; it is absent if the key was not tested.
+         *     `key.updated` has the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired`
+         *     have `expires_at` in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and
+         *     after, and in `after` the test's result or the reason for the rollback. `key.version_added` has the
+         *     `version` in `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or
+         *     destroyed because it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created`
+         *     and `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
          */
         EventState: {
             /** @description The key's label, absent if it did not change; or the name of a server of your own. */
@@ -2271,7 +2271,7 @@ export interface components {
             own_keys: number;
             /**
              * Format: int32
-             * @description How many API keys of theirs act in the project, here alone or elsewhere too.
+             * @description How many of their API keys act in the project, only there or also in others.
              */
             tokens: number;
         };
@@ -2530,15 +2530,15 @@ export interface components {
              *     slash.
              */
             base_url: string;
-            /** @description Its name for people; the slug if left out. Printable ASCII, without spaces around it. */
+            /** @description Its name for people: printable ASCII, without spaces around it. Absent means the slug. */
             display_name?: string;
             /**
-             * @description Whose API it speaks; `openai` if left out.
+             * @description Whose API it speaks. Absent means `openai`.
              * @enum {string}
              */
             dialect?: "openai" | "anthropic";
             /**
-             * @description How it takes the key; `bearer` if left out.
+             * @description How it takes the key. Absent means `bearer`.
              * @enum {string}
              */
             auth_style?: "bearer" | "header" | "none";
@@ -2689,7 +2689,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The caller is not a member of the project, whether it exists or not, or their role does not allow this. */
+        /** @description The project does not exist, the caller is not a member of it, or the caller's role does not allow this. */
         PermissionDenied: {
             headers: {
                 "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -2701,7 +2701,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description It does not exist, or the caller may not see it. */
+        /** @description What the request names does not exist, or the caller may not see it. */
         NotFound: {
             headers: {
                 "RateLimit-Limit": components["headers"]["RateLimitLimit"];
@@ -3077,8 +3077,8 @@ export interface components {
     };
     parameters: {
         /**
-         * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-         *     caller is not a member.
+         * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+         *     project of which the caller is not a member.
          * @example acme
          */
         CustomerID: components["schemas"]["OpaqueID"];
@@ -3109,18 +3109,19 @@ export interface components {
          */
         TokenID: string;
         /**
-         * @description Only API keys in this state. Without it, API keys in all states.
+         * @description Returns only API keys in this state. Absent means all states.
          * @example active
          */
         TokenStateFilter: "active";
         /**
-         * @description For how many days the removal can be undone; 0 means that it can't be. The default is the project's
-         *     grace: 30 days unless its policy says otherwise (`removal_grace_days`).
+         * @description For how many days the removal can be undone; 0 means not at all. The default is the project's grace: 30
+         *     days unless its policy says otherwise (`removal_grace_days`).
          * @example 30
          */
         GraceDays: number;
         /**
-         * @description `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
+         * @description `true` also revokes the API keys that were made with this one, and in turn the API keys that were made
+         *     with those. Absent means false.
          * @example true
          */
         Cascade: "true" | "false";
@@ -3133,9 +3134,9 @@ export interface components {
          */
         IdempotencyKey: string;
         /**
-         * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-         *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-         *     change would make it, the answer is a success, so a request can be repeated.
+         * @description The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+         *     the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+         *     of the change, the answer is a success, so a request can be repeated.
          * @example "1"
          */
         IfMatch: string;
@@ -3145,136 +3146,136 @@ export interface components {
          */
         Version: number;
         /**
-         * @description Only keys of this provider. Without it, keys of all providers.
+         * @description Returns only keys of this provider. Absent means all providers.
          * @example openai
          */
         ProviderFilter: components["schemas"]["ProviderSlug"];
         /**
-         * @description Only keys in this state. Without it, keys in either state.
+         * @description Returns only keys in this state. Absent means both states.
          * @example active
          */
         StateFilter: "active" | "revoked";
         /**
-         * @description Only events about this key.
+         * @description Returns only events about this key.
          * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
          */
         EventKeyFilter: string;
         /**
-         * @description Only what this user or operator did. An operator looks like `ops@host-1`.
+         * @description Returns only what this user or operator did. An operator's name looks like `ops@host-1`.
          * @example alice
          */
         EventActorFilter: string;
         /**
-         * @description Only events of this type.
+         * @description Returns only events of this type.
          * @example key.revoked
          */
         EventTypeFilter: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | "provider.created" | "provider.deleted";
         /**
-         * @description Only events with this outcome.
+         * @description Returns only events with this outcome.
          * @example denied
          */
         EventOutcomeFilter: "allowed" | "denied";
         /**
-         * @description Only events about keys of this provider.
+         * @description Returns only events about keys of this provider.
          * @example openai
          */
         EventProviderFilter: components["schemas"]["ProviderSlug"];
         /**
-         * @description Only events at this time or later.
+         * @description Returns only events at this time or later.
          * @example 2026-11-23T09:00:00Z
          */
         EventFrom: string;
         /**
-         * @description Only events before this time. It must not be before `from`.
+         * @description Returns only events before this time. It must not be before `from`.
          * @example 2026-11-24T00:00:00Z
          */
         EventTo: string;
         /**
-         * @description Only the usage of this key. Without it, of all keys.
+         * @description Returns only the usage of this key. Absent means all keys.
          * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
          */
         UsageKeyFilter: string;
         /**
-         * @description Only the usage of this user. A member who is not an owner can only give their own id.
+         * @description Returns only the usage of this user. A member who is not an owner can give only their own id.
          * @example bob
          */
         UsageUserFilter: components["schemas"]["OpaqueID"];
         /**
-         * @description Only the usage of keys of this provider.
+         * @description Returns only the usage of keys of this provider.
          * @example openai
          */
         UsageProviderFilter: components["schemas"]["ProviderSlug"];
         /**
-         * @description Only usage from this time on. The hour that contains the time is included in full.
+         * @description Returns only usage from this time on. The hour that contains the time is included in full.
          * @example 2026-11-23T09:00:00Z
          */
         UsageFrom: string;
         /**
-         * @description Only usage before this time. The hour that contains the time is included in full. It must not be before
-         *     `from`.
+         * @description Returns only usage before this time. The hour that contains the time is included in full. It must not be
+         *     before `from`.
          * @example 2026-11-24T00:00:00Z
          */
         UsageTo: string;
         /**
-         * @description Return at most this many entries. Without it, a page has up to 1,000.
+         * @description Returns at most this many entries. Absent means 1,000.
          * @example 50
          */
         PageSize: number;
         /**
-         * @description Return at most this many events.
+         * @description Returns at most this many events.
          * @example 50
          */
         EventPageSize: number;
         /**
-         * @description Only fetches that got this key, or asked for it.
+         * @description Returns only fetches that got this key or asked for it.
          * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
          */
         FetchKeyFilter: string;
         /**
-         * @description Only fetches on behalf of this user.
+         * @description Returns only fetches on behalf of this user.
          * @example bob
          */
         FetchUserFilter: components["schemas"]["OpaqueID"];
         /**
-         * @description Only fetches by this data plane, by its name or its id. A name selects every data plane that has or had
-         *     it.
+         * @description Returns only fetches by the data plane with this name or id. A name selects every data plane that has or
+         *     had it.
          * @example edge-1
          */
         FetchDataPlaneFilter: components["schemas"]["OpaqueID"];
         /**
-         * @description Only fetches for this provider.
+         * @description Returns only fetches for this provider.
          * @example openai
          */
         FetchProviderFilter: components["schemas"]["ProviderSlug"];
         /**
-         * @description Only fetches with this decision.
+         * @description Returns only fetches with this decision.
          * @example denied
          */
         FetchDecisionFilter: "allowed" | "denied";
         /**
-         * @description Only fetches at this time or later.
+         * @description Returns only fetches at this time or later.
          * @example 2026-11-23T09:00:00Z
          */
         FetchFrom: string;
         /**
-         * @description Only fetches before this time. It must not be before `from`.
+         * @description Returns only fetches before this time. It must not be before `from`.
          * @example 2026-11-24T00:00:00Z
          */
         FetchTo: string;
         /**
-         * @description Return at most this many records.
+         * @description Returns at most this many records.
          * @example 50
          */
         FetchPageSize: number;
         /**
-         * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+         * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
          * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
          */
         PageToken: string;
         /**
          * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-         *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-         *     20 other requests of the user are waiting.
+         *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+         *     requests of the user are waiting.
          * @example 2s
          */
         Wait: string;
@@ -3318,22 +3319,22 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only keys of this provider. Without it, keys of all providers.
+                 * @description Returns only keys of this provider. Absent means all providers.
                  * @example openai
                  */
                 provider?: components["parameters"]["ProviderFilter"];
                 /**
-                 * @description Only keys in this state. Without it, keys in either state.
+                 * @description Returns only keys in this state. Absent means both states.
                  * @example active
                  */
                 state?: components["parameters"]["StateFilter"];
                 /**
-                 * @description Return at most this many entries. Without it, a page has up to 1,000.
+                 * @description Returns at most this many entries. Absent means 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
                 /**
-                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -3341,8 +3342,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3392,8 +3393,8 @@ export interface operations {
             };
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3450,8 +3451,8 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -3459,8 +3460,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3507,8 +3508,8 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -3516,8 +3517,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3563,25 +3564,25 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
             };
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-                 *     change would make it, the answer is a success, so a request can be repeated.
+                 * @description The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+                 *     the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+                 *     of the change, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3637,8 +3638,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3685,17 +3686,17 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
             };
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-                 *     change would make it, the answer is a success, so a request can be repeated.
+                 * @description The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+                 *     the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+                 *     of the change, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
@@ -3710,8 +3711,8 @@ export interface operations {
             };
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3767,8 +3768,8 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -3776,8 +3777,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3824,17 +3825,17 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-                 *     change would make it, the answer is a success, so a request can be repeated.
+                 * @description The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+                 *     the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+                 *     of the change, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3888,25 +3889,25 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
             };
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-                 *     change would make it, the answer is a success, so a request can be repeated.
+                 * @description The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+                 *     the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+                 *     of the change, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -3960,25 +3961,25 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
             };
             header?: {
                 /**
-                 * @description The `etag` of the key as you know it, in its quotes; several are separated by commas; or `*` for any. If
-                 *     the key has another etag by now, nothing changes and the answer is 412. If the key already is as the
-                 *     change would make it, the answer is a success, so a request can be repeated.
+                 * @description The key's `etag` as you read it, quotes included; or several, separated by commas; or `*` for any. If
+                 *     the key now has another etag, nothing changes and the answer is 412. If the key already has the values
+                 *     of the change, the answer is a success, so a request can be repeated.
                  * @example "1"
                  */
                 "If-Match"?: components["parameters"]["IfMatch"];
             };
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4027,8 +4028,8 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -4036,8 +4037,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4082,17 +4083,17 @@ export interface operations {
         parameters: {
             query: {
                 /**
-                 * @description The provider's slug, as in the catalogue (`GET /v1/providers`). Any other is refused with 400.
+                 * @description The provider's slug, as in the catalogue (`GET /v1/providers`). Other values are refused with 400.
                  * @example openai
                  */
                 provider: components["schemas"]["ProviderSlug"];
                 /**
-                 * @description Whether to list all keys that could serve, and why each does or does not. Absent is false.
+                 * @description Whether to list all keys that could serve, and why each does or does not. Absent means false.
                  * @example true
                  */
                 explain?: boolean;
                 /**
-                 * @description The user whom the key would serve, if not the caller. Only owners may ask for others.
+                 * @description The user whom the key would serve. Absent means the caller. Only owners may name another user.
                  * @example bob
                  */
                 user_id?: components["schemas"]["OpaqueID"];
@@ -4105,8 +4106,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4147,8 +4148,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4189,8 +4190,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4235,47 +4236,47 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only events about this key.
+                 * @description Returns only events about this key.
                  * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
                  */
                 key_id?: components["parameters"]["EventKeyFilter"];
                 /**
-                 * @description Only what this user or operator did. An operator looks like `ops@host-1`.
+                 * @description Returns only what this user or operator did. An operator's name looks like `ops@host-1`.
                  * @example alice
                  */
                 actor?: components["parameters"]["EventActorFilter"];
                 /**
-                 * @description Only events of this type.
+                 * @description Returns only events of this type.
                  * @example key.revoked
                  */
                 type?: components["parameters"]["EventTypeFilter"];
                 /**
-                 * @description Only events with this outcome.
+                 * @description Returns only events with this outcome.
                  * @example denied
                  */
                 outcome?: components["parameters"]["EventOutcomeFilter"];
                 /**
-                 * @description Only events about keys of this provider.
+                 * @description Returns only events about keys of this provider.
                  * @example openai
                  */
                 provider?: components["parameters"]["EventProviderFilter"];
                 /**
-                 * @description Only events at this time or later.
+                 * @description Returns only events at this time or later.
                  * @example 2026-11-23T09:00:00Z
                  */
                 from?: components["parameters"]["EventFrom"];
                 /**
-                 * @description Only events before this time. It must not be before `from`.
+                 * @description Returns only events before this time. It must not be before `from`.
                  * @example 2026-11-24T00:00:00Z
                  */
                 to?: components["parameters"]["EventTo"];
                 /**
-                 * @description Return at most this many events.
+                 * @description Returns at most this many events.
                  * @example 50
                  */
                 page_size?: components["parameters"]["EventPageSize"];
                 /**
-                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -4283,8 +4284,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4323,38 +4324,38 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only the usage of this key. Without it, of all keys.
+                 * @description Returns only the usage of this key. Absent means all keys.
                  * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
                  */
                 key_id?: components["parameters"]["UsageKeyFilter"];
                 /**
-                 * @description Only the usage of this user. A member who is not an owner can only give their own id.
+                 * @description Returns only the usage of this user. A member who is not an owner can give only their own id.
                  * @example bob
                  */
                 user_id?: components["parameters"]["UsageUserFilter"];
                 /**
-                 * @description Only the usage of keys of this provider.
+                 * @description Returns only the usage of keys of this provider.
                  * @example openai
                  */
                 provider?: components["parameters"]["UsageProviderFilter"];
                 /**
-                 * @description Only usage from this time on. The hour that contains the time is included in full.
+                 * @description Returns only usage from this time on. The hour that contains the time is included in full.
                  * @example 2026-11-23T09:00:00Z
                  */
                 from?: components["parameters"]["UsageFrom"];
                 /**
-                 * @description Only usage before this time. The hour that contains the time is included in full. It must not be before
-                 *     `from`.
+                 * @description Returns only usage before this time. The hour that contains the time is included in full. It must not be
+                 *     before `from`.
                  * @example 2026-11-24T00:00:00Z
                  */
                 to?: components["parameters"]["UsageTo"];
                 /**
-                 * @description Return at most this many entries. Without it, a page has up to 1,000.
+                 * @description Returns at most this many entries. Absent means 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
                 /**
-                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -4362,8 +4363,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4402,48 +4403,48 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only fetches that got this key, or asked for it.
+                 * @description Returns only fetches that got this key or asked for it.
                  * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
                  */
                 key_id?: components["parameters"]["FetchKeyFilter"];
                 /**
-                 * @description Only fetches on behalf of this user.
+                 * @description Returns only fetches on behalf of this user.
                  * @example bob
                  */
                 user_id?: components["parameters"]["FetchUserFilter"];
                 /**
-                 * @description Only fetches by this data plane, by its name or its id. A name selects every data plane that has or had
-                 *     it.
+                 * @description Returns only fetches by the data plane with this name or id. A name selects every data plane that has or
+                 *     had it.
                  * @example edge-1
                  */
                 data_plane?: components["parameters"]["FetchDataPlaneFilter"];
                 /**
-                 * @description Only fetches for this provider.
+                 * @description Returns only fetches for this provider.
                  * @example openai
                  */
                 provider?: components["parameters"]["FetchProviderFilter"];
                 /**
-                 * @description Only fetches with this decision.
+                 * @description Returns only fetches with this decision.
                  * @example denied
                  */
                 decision?: components["parameters"]["FetchDecisionFilter"];
                 /**
-                 * @description Only fetches at this time or later.
+                 * @description Returns only fetches at this time or later.
                  * @example 2026-11-23T09:00:00Z
                  */
                 from?: components["parameters"]["FetchFrom"];
                 /**
-                 * @description Only fetches before this time. It must not be before `from`.
+                 * @description Returns only fetches before this time. It must not be before `from`.
                  * @example 2026-11-24T00:00:00Z
                  */
                 to?: components["parameters"]["FetchTo"];
                 /**
-                 * @description Return at most this many records.
+                 * @description Returns at most this many records.
                  * @example 50
                  */
                 page_size?: components["parameters"]["FetchPageSize"];
                 /**
-                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -4451,8 +4452,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4491,12 +4492,12 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Return at most this many entries. Without it, a page has up to 1,000.
+                 * @description Returns at most this many entries. Absent means 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
                 /**
-                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -4504,8 +4505,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4546,8 +4547,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4599,15 +4600,15 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description For how many days the removal can be undone; 0 means that it can't be. The default is the project's
-                 *     grace: 30 days unless its policy says otherwise (`removal_grace_days`).
+                 * @description For how many days the removal can be undone; 0 means not at all. The default is the project's grace: 30
+                 *     days unless its policy says otherwise (`removal_grace_days`).
                  * @example 30
                  */
                 grace_days?: components["parameters"]["GraceDays"];
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -4615,8 +4616,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4665,8 +4666,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4714,8 +4715,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4762,17 +4763,17 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only API keys in this state. Without it, API keys in all states.
+                 * @description Returns only API keys in this state. Absent means all states.
                  * @example active
                  */
                 state?: components["parameters"]["TokenStateFilter"];
                 /**
-                 * @description Return at most this many entries. Without it, a page has up to 1,000.
+                 * @description Returns at most this many entries. Absent means 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
                 /**
-                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -4780,8 +4781,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4820,14 +4821,15 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
+                 * @description `true` also revokes the API keys that were made with this one, and in turn the API keys that were made
+                 *     with those. Absent means false.
                  * @example true
                  */
                 cascade?: components["parameters"]["Cascade"];
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -4835,8 +4837,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4883,8 +4885,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4925,8 +4927,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -4974,8 +4976,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer. Send the session's own, or `-` for it. Any other is answered like a project of which the
-                 *     caller is not a member.
+                 * @description The session's own customer, or `-`, which means the same. For any other customer, the answer is as for a
+                 *     project of which the caller is not a member.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -5021,12 +5023,12 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Return at most this many entries. Without it, a page has up to 1,000.
+                 * @description Returns at most this many entries. Absent means 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
                 /**
-                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -5061,17 +5063,17 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only API keys in this state. Without it, API keys in all states.
+                 * @description Returns only API keys in this state. Absent means all states.
                  * @example active
                  */
                 state?: components["parameters"]["TokenStateFilter"];
                 /**
-                 * @description Return at most this many entries. Without it, a page has up to 1,000.
+                 * @description Returns at most this many entries. Absent means 1,000.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
                 /**
-                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @description The `next_page_token` of the previous page of the same list. Absent means the first page.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -5143,14 +5145,15 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description `true` also revokes the API keys made with it, and in turn those made with them. By default they stay.
+                 * @description `true` also revokes the API keys that were made with this one, and in turn the API keys that were made
+                 *     with those. Absent means false.
                  * @example true
                  */
                 cascade?: components["parameters"]["Cascade"];
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as
-                 *     `500ms` or `2s`, at most 30 seconds. Without it, the answer comes at once. It also comes at once while
-                 *     20 other requests of the user are waiting.
+                 *     `500ms` or `2s`, at most 30 seconds. Absent means no delay. There is also no delay while 20 other
+                 *     requests of the user are waiting.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
