@@ -316,11 +316,11 @@ class Event(Model):
     data plane masked it; at most one per key and hour. `key.updated`: the name, `expires_at`, `order`,
     `weight`, `restrict` or `limit` changed. `key.expiring` comes 30, 7 and 1 days before a key's
     `expires_at`, and `key.expired` at that time. `key.verified`: a stored key was tested, on request
-    or, with a data plane as the actor, because that reported `key.failing`. `key.rotated`: another
-    version serves. `key.rotation_rolled_back`: the previous version serves again, with a data plane as
-    the actor if the provider refused the new one. `key.version_added`: a pending version was added.
-    `key.version_destroyed`: a version's secret was deleted. `provider.created` and `provider.deleted`:
-    an owner added or removed a server of your own, or an operator removed one.
+    or, with a data plane as the actor, because that data plane reported `key.failing`. `key.rotated`:
+    another version serves. `key.rotation_rolled_back`: the previous version serves again, with a data
+    plane as the actor if the provider refused the new one. `key.version_added`: a pending version was
+    added. `key.version_destroyed`: a version's secret was deleted. `provider.created` and
+    `provider.deleted`: an owner added or removed a server of your own, or an operator removed one.
 
     """
 
@@ -424,14 +424,14 @@ class Event(Model):
 class EventState(Model):
     """
     The changed state, in the event's `before` and `after`. `policy.set` has the policy; `member.set` and
-    `member.removed` the role. A new member has no `before`, and a removed one no `after`. `key.registered`
-    and `key.verified` have the test in `after`; it is absent if the key was not tested. `key.updated` has
-    the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired` have `expires_at`
-    in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in
-    `after` the test's result or the reason for the rollback. `key.version_added` has the `version` in
-    `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or destroyed because
-    it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created` and
-    `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
+    `member.removed` have the role. A new member has no `before`, and a removed one no `after`.
+    `key.registered` and `key.verified` have the test in `after`; it is absent if the key was not tested.
+    `key.updated` has the changed fields, such as `name` and `expires_at`; `key.expiring` and `key.expired`
+    have `expires_at` in `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and
+    after, and in `after` the test's result or the reason for the rollback. `key.version_added` has the
+    `version` in `after`, and `key.version_destroyed` in `before`. If a key or version was revoked or
+    destroyed because it has leaked, `after` has the `reason` `leaked` and the `source`. `provider.created`
+    and `provider.deleted` have the server's `name` and `base_url`. Both are absent in other events.
 
     """
 
@@ -462,7 +462,7 @@ class EventState(Model):
     verdict: Optional[Union[Literal["valid", "rejected", "unreachable"], str]] = None
     """
     `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-    found neither.
+    could not tell.
 
     """
 
@@ -546,8 +546,8 @@ class EventState(Model):
 
     removal_grace_days: Optional[int] = None
     """
-    For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-    means that it can't be. The default is 30 days.
+    For how many days the removal of a member can be undone, unless the request says otherwise
+    (`grace_days`); 0 means not at all. The default is 30 days.
 
     """
 
@@ -647,7 +647,7 @@ class Fetch(Model):
 
     user_id: Optional[str] = None
     """
-    The user for whom it asked, or who had the key tested. Absent for no particular user.
+    The user for whom it asked, or who had the key tested. Absent if there was no particular user.
     """
 
     token_id: Optional[str] = None
@@ -773,7 +773,7 @@ class ImpactStops(Model):
 
     tokens: int
     """
-    How many API keys of theirs act in the project, here alone or elsewhere too.
+    How many of their API keys act in the project, only there or also in others.
     """
 
 
@@ -975,33 +975,33 @@ class KeyFailure(Model):
 
     reason: Optional[Union[Literal["rejected", "leaked", "quota_exhausted", "forbidden"], str]] = None
     """
-    `rejected`: the provider does not accept the key. `leaked`: nor does it, because it has found the
-    key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`: the provider
-    answered two users with 403. Absent if the data plane did not say.
+    `rejected`: the provider does not accept the key. `leaked`: it does not accept the key because it
+    has found the key in public. `quota_exhausted`: the key's account has no balance left. `forbidden`:
+    the provider answered two users with 403. Absent if the data plane did not say.
 
     """
 
 
 class KeyLimit(Model):
     """
-    How many requests a key serves. Absent, or empty, limits nothing.
+    How many requests a key serves. Absent or empty means no limits.
     """
 
     model_config = ConfigDict(extra="forbid")
     requests_per_minute: Optional[int] = None
     """
-    How many requests it serves in a minute of the clock. Absent: any number.
+    How many requests it serves in a minute of the clock. Absent means any number.
     """
 
     requests_per_day: Optional[int] = None
     """
-    How many requests it serves in a day (UTC). Absent: any number.
+    How many requests it serves in a day (UTC). Absent means any number.
     """
 
     concurrent: Optional[int] = None
     """
-    How many requests it serves at the same time. Streams and WebSockets count until they end. Absent:
-    any number.
+    How many requests it serves at the same time. Streams and WebSockets count until they end. Absent
+    means any number.
 
     """
 
@@ -1079,8 +1079,8 @@ class KeyVersion(Model):
 
     expires_at: Optional[AwareDatetime] = None
     """
-    The key's `expires_at` while the version is active. Absent if never, or if the version leaves the
-    key's unchanged.
+    The `expires_at` of the key while the version is active. Absent if the key never expires, or if the
+    version does not change the key's `expires_at`.
 
     """
 
@@ -1185,7 +1185,7 @@ class LeakMatch(Model):
 
     action: Union[Literal["none", "revoked", "destroyed"], str]
     """
-    What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
+    What this request did: `revoked` (the key or the API key), `destroyed` (the version), or `none`.
 
     """
 
@@ -1472,8 +1472,8 @@ class Policy(Model):
 
     removal_grace_days: Optional[int] = None
     """
-    For how many days the removal of a member can be undone if the request does not say (`grace_days`); 0
-    means that it can't be. The default is 30 days.
+    For how many days the removal of a member can be undone, unless the request says otherwise
+    (`grace_days`); 0 means not at all. The default is 30 days.
 
     """
 
@@ -1931,8 +1931,8 @@ class ResolveResponse(Model):
     stopped_key: Optional[Key] = None
     candidates: Optional[list[Candidate]] = Field(None, max_length=200)
     """
-    With `explain`: the keys of the provider that are not revoked. First those that the policy lets
-    serve, in order, then the others. Absent without it.
+    The keys of the provider that are not revoked: first those that the policy lets serve, in order,
+    then the others. Present only with `explain`.
 
     """
 
@@ -1956,29 +1956,29 @@ class RestoreMemberResponse(Model):
 
 class Restrictions(Model):
     """
-    What a key may be used for. Absent, or empty, restricts nothing.
+    What a key may be used for. Absent or empty means no restrictions.
     """
 
     model_config = ConfigDict(extra="forbid")
     users: Optional[list[str]] = Field(None, max_length=100, min_length=1)
     """
     The ids of the users whom a project-level key serves. For other users, the key does not exist.
-    Absent: all users.
+    Absent means all users.
 
     """
 
     models: Optional[list[str]] = Field(None, max_length=50, min_length=1)
     """
-    The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent:
-    all models.
+    The models that it serves, exactly as requests name them. A `*` at the end matches any rest. Absent
+    means all models.
 
     """
 
     operations: Optional[list[str]] = Field(None, max_length=50, min_length=1)
     """
     The operations that it serves: paths of the provider's API below its base URL, such as
-    `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
-    with that ending. Absent: all.
+    `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` matches one
+    segment that ends in `:generateContent`. Absent means all operations.
 
     """
 
@@ -2006,8 +2006,8 @@ class RestrictionsChange(Model):
     operations: Optional[list[str]] = Field(None, max_length=50, min_length=1)
     """
     The operations that it serves: paths of the provider's API below its base URL, such as
-    `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent` one
-    with that ending. `null` means all.
+    `/chat/completions`, and everything below each. `*` matches one segment, and `*:generateContent`
+    matches one segment that ends in `:generateContent`. `null` means all operations.
 
     """
 
@@ -2298,7 +2298,7 @@ class Verification(Model):
     verdict: Union[Literal["valid", "rejected", "unreachable"], str]
     """
     `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
-    found neither.
+    could not tell.
 
     """
 
