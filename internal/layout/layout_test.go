@@ -3,7 +3,6 @@ package layout_test
 
 import (
 	"fmt"
-	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -19,25 +18,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rule says what the Go files under a folder may import from this repository.
-type rule struct {
-	folder     string   // with a slash at its end
-	mayImport  []string // folders, with all that is in them
-	anyInTests bool     // its tests may import anything: they need both halves of the system
-}
-
-// rules returns the table of folders in docs/architecture.md. The rule of the longest folder that holds a file counts.
-//
 // The server side and the client side meet only over HTTP, so neither imports the other. models can't import sealer: code that has the rows
 // can't open them. sealer can't import models: code that opens envelopes can't find any. cmd/secrets-svc holds key-encryption keys, so of
 // the server side it may import only what uses no database. Packages in internal are leaves: everything may import them, and they import
 // only other leaves.
-func rules() []rule {
+func TestLayout(t *testing.T) {
+	// rule says what the Go files under a folder may import from this repository.
+	type rule struct {
+		folder     string   // with a slash at its end
+		mayImport  []string // folders, with all that is in them
+		anyInTests bool     // its tests may import anything: they need both halves of the system
+	}
 	server := []string{"impl/", "models/", "sealer/", "spec/", "gen/", "internal/"}
 	client := []string{"sdk/", "dataplane/", "internal/"}
 	keys := []string{"impl/httpapi/", "impl/secrets/", "impl/telemetry/", "sealer/", "gen/secrets/", "internal/"} // no database
 	const programs = "cmd/internal/"                                                                              // what programs share, on either side
-	return []rule{
+	rules := []rule{                                                                                              // the table of folders in docs/architecture.md
 		{folder: "", mayImport: nil}, // the root has only a package doc
 		{folder: "internal/", mayImport: []string{"internal/"}},
 		{folder: "spec/"},
@@ -58,15 +54,12 @@ func rules() []rule {
 		{folder: "tools/"},
 		{folder: "deploy/"},
 	}
-}
-
-// modules maps the paths of this repository's Go modules to their folders.
-var modules = map[string]string{
-	"github.com/agentrouter/aikeys":       "",
-	"github.com/tetrateio/agentrouter-go": "sdk/go",
-}
-
-func TestLayout(t *testing.T) {
+	modules := map[string]string{ // the folders of this repository's Go modules
+		"github.com/agentrouter/aikeys":       "",
+		"github.com/tetrateio/agentrouter-go": "sdk/go",
+	}
+	type source struct{ name, file, text, problem string }
+	var sources []source
 	tree := os.DirFS("../..")
 	require.NoError(t, fs.WalkDir(tree, ".", func(file string, entry fs.DirEntry, err error) error {
 		switch {
@@ -74,19 +67,13 @@ func TestLayout(t *testing.T) {
 			return err
 		case entry.IsDir() && file != "." && (entry.Name()[0] == '.' || entry.Name() == "node_modules"):
 			return fs.SkipDir
-		case path.Ext(file) != ".go":
-			return nil
-		}
-		text, err := fs.ReadFile(tree, file)
-		require.NoError(t, err)
-		for _, problem := range checkImports(t, file, text) {
-			t.Error(problem)
+		case path.Ext(file) == ".go":
+			text, err := fs.ReadFile(tree, file)
+			sources = append(sources, source{"this repository", file, string(text), ""})
+			return err
 		}
 		return nil
 	}))
-}
-
-func TestLayoutFindsEachProblem(t *testing.T) {
 	const ours = "github.com/agentrouter/aikeys/"
 	for name, tc := range map[string]struct{ file, imported, problem string }{
 		"an import that the table forbids":       {"models/a.go", ours + "sealer", "may not import sealer"},
@@ -108,16 +95,46 @@ func TestLayoutFindsEachProblem(t *testing.T) {
 		"rows beside a key service's client":     {"sealer/vault/a.go", ours + "models", "may not import models"},
 		"nothing wrong with the remote sealer":   {"sealer/remote/a.go", ours + "gen/secrets", ""},
 	} {
-		t.Run(name, func(t *testing.T) {
-			text := fmt.Sprintf("package a\n\nimport _ %q\n", tc.imported)
-			problems := checkImports(t, tc.file, []byte(text))
-			if tc.problem == "" {
-				require.Empty(t, problems)
-				return
+		sources = append(sources, source{name, tc.file, fmt.Sprintf("package a\n\nimport _ %q\n", tc.imported), tc.problem})
+	}
+
+	testPackage := regexp.MustCompile(`test(/|$)`) // modelstest, sealertest, and what is below them
+	for _, s := range sources {
+		parsed, err := parser.ParseFile(token.NewFileSet(), s.file, s.text, parser.ImportsOnly)
+		require.NoError(t, err)
+		problems, isTest := []string{}, strings.HasSuffix(s.file, "_test.go")
+		var found *rule // of the longest folder that holds the file; the root's is for files in the root alone
+		for _, r := range rules {
+			holds := strings.HasPrefix(s.file, r.folder) && (r.folder != "" || !strings.Contains(s.file, "/"))
+			if holds && (found == nil || len(r.folder) > len(found.folder)) {
+				found = &r
 			}
-			require.Len(t, problems, 1)
-			require.Contains(t, problems[0], tc.problem)
-		})
+		}
+		if found == nil {
+			problems, parsed.Imports = []string{"no rule says what this folder may import: add one to rules"}, nil
+		}
+		for _, spec := range parsed.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			require.NoError(t, err)
+			for module, root := range modules {
+				rest, isOurs := strings.CutPrefix(imported+"/", module+"/")
+				dir := path.Join(root, rest)
+				allowed := slices.ContainsFunc(found.mayImport, func(folder string) bool { return strings.HasPrefix(dir+"/", folder) })
+				switch {
+				case !isOurs:
+				case !allowed && (!isTest || !found.anyInTests):
+					problems = append(problems, fmt.Sprintf("files of %s may not import %s", found.folder, dir))
+				case testPackage.MatchString(dir) && !isTest && !testPackage.MatchString(path.Dir(s.file)):
+					problems = append(problems, fmt.Sprintf("imports %s, which only tests may", dir))
+				}
+			}
+		}
+		if s.problem == "" {
+			require.Empty(t, problems, "%s: %s", s.name, s.file)
+			continue
+		}
+		require.Len(t, problems, 1, "%s: %s", s.name, s.file)
+		require.Contains(t, problems[0], s.problem, "%s: %s", s.name, s.file)
 	}
 }
 
@@ -131,61 +148,4 @@ func TestClientsOfKeyServicesAreLinkedWhereUsed(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, slices.ContainsFunc(strings.Fields(string(out)), clients.MatchString), program)
 	}
-}
-
-// checkImports returns a line for each import of a file that is forbidden.
-func checkImports(t *testing.T, file string, text []byte) (problems []string) {
-	t.Helper()
-	source, err := parser.ParseFile(token.NewFileSet(), file, text, parser.ImportsOnly)
-	require.NoError(t, err)
-	rule, ok := ruleFor(file)
-	if !ok {
-		return []string{file + ": no rule says what this folder may import: add one to rules"}
-	}
-	for _, spec := range source.Imports {
-		dir, ok := folderOf(spec)
-		if !ok {
-			continue
-		}
-		allowed := slices.ContainsFunc(rule.mayImport, func(folder string) bool { return strings.HasPrefix(dir+"/", folder) })
-		switch {
-		case !allowed && (!isTest(file) || !rule.anyInTests):
-			problems = append(problems, fmt.Sprintf("%s: files of %s may not import %s", file, rule.folder, dir))
-		case isTestPackage(dir) && !isTest(file) && !isTestPackage(path.Dir(file)):
-			problems = append(problems, fmt.Sprintf("%s: imports %s, which only tests may", file, dir))
-		}
-	}
-	return problems
-}
-
-// ruleFor returns the rule of the longest folder that holds the file. The root's is for files in the root alone.
-func ruleFor(file string) (found rule, ok bool) {
-	for _, r := range rules() {
-		holds := strings.HasPrefix(file, r.folder) && (r.folder != "" || !strings.Contains(file, "/"))
-		if holds && len(r.folder) >= len(found.folder) {
-			found, ok = r, true
-		}
-	}
-	return found, ok
-}
-
-// folderOf returns the folder of an imported package; ok is false if it isn't in this repository.
-func folderOf(spec *ast.ImportSpec) (dir string, ok bool) {
-	imported, err := strconv.Unquote(spec.Path.Value)
-	if err != nil {
-		return "", false
-	}
-	for module, root := range modules {
-		if rest, ok := strings.CutPrefix(imported+"/", module+"/"); ok {
-			return path.Join(root, rest), true
-		}
-	}
-	return "", false
-}
-
-func isTest(file string) bool { return strings.HasSuffix(file, "_test.go") }
-
-// isTestPackage reports whether a folder's name, or that of one above it, ends in "test": modelstest, sealertest.
-func isTestPackage(dir string) bool {
-	return slices.ContainsFunc(strings.Split(dir, "/"), func(s string) bool { return strings.HasSuffix(s, "test") })
 }
