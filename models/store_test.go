@@ -3,20 +3,27 @@ package models_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/oklog/ulid/v2"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"gorm.io/gorm"
 
 	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
@@ -951,4 +958,174 @@ AND relname IN ('projects', 'project_members', 'api_tokens', 'ai_keys', 'events'
 		}, 10*time.Second, 5*time.Millisecond)
 		require.Equal(t, before, query[string](t, models.Conn(f.Store), scans), name)
 	}
+}
+
+// The cases are errors that tests cannot cause, or not on every machine.
+func TestDriverErrorsBecomeSentinels(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		store := modelstest.OpenStore(t, e.URL(t), models.Options{})
+		cases := map[error]error{
+			gorm.ErrRecordNotFound:   models.ErrNotFound,
+			gorm.ErrDuplicatedKey:    models.ErrAlreadyExists,
+			context.DeadlineExceeded: models.ErrUnavailable,
+			sql.ErrConnDone:          models.ErrUnavailable,
+			sql.ErrTxDone:            models.ErrUnavailable,
+			driver.ErrBadConn:        models.ErrUnavailable,
+		}
+		if e == modelstest.EnginePostgres {
+			for code, want := range map[string]error{
+				"23505": models.ErrAlreadyExists, // unique_violation
+				"08006": models.ErrUnavailable,   // connection_failure
+				"08P01": models.ErrUnavailable,   // protocol_violation, as poolers answer when they have no server
+				"25006": models.ErrUnavailable,   // read_only_sql_transaction
+				"25P03": models.ErrUnavailable,   // idle_in_transaction_session_timeout
+				"3D000": models.ErrUnavailable,   // invalid_catalog_name
+				"40001": models.ErrUnavailable,   // serialization_failure
+				"40P01": models.ErrUnavailable,   // deadlock_detected
+				"42P01": models.ErrUnavailable,   // undefined_table
+				"53100": models.ErrUnavailable,   // disk_full
+				"53300": models.ErrUnavailable,   // too_many_connections
+				"55P03": models.ErrUnavailable,   // lock_not_available
+				"57014": models.ErrUnavailable,   // query_canceled
+				"57P01": models.ErrUnavailable,   // admin_shutdown
+			} {
+				cases[&pgconn.PgError{Code: code}] = want
+			}
+			cases[&net.OpError{Op: "read", Err: syscall.ECONNRESET}] = models.ErrUnavailable
+			cases[io.ErrUnexpectedEOF] = models.ErrUnavailable
+		}
+		for cause, want := range cases {
+			got := models.Classify(store, fmt.Errorf("wrapped: %w", cause))
+			require.ErrorIs(t, got, want, "%v", cause)
+			require.ErrorIs(t, got, cause)
+		}
+		// A bug has no sentinel.
+		require.NoError(t, models.Classify(store, nil))
+		for _, cause := range []error{
+			errors.New("bug"),
+			&pgconn.PgError{Code: "42601"}, // syntax_error
+			&pgconn.PgError{Code: "5"},
+			&pgconn.PgError{},
+		} {
+			require.Equal(t, cause, models.Classify(store, cause))
+		}
+	})
+}
+
+func TestIDsAreAPrefixAndAULIDOfTheTime(t *testing.T) {
+	var g models.IDs
+	at := time.UnixMilli(1_760_000_000_123)
+	id := g.Next(models.KeyIDPrefix, at)
+	parsed, err := ulid.ParseStrict(strings.TrimPrefix(id, "byok_"))
+	require.NoError(t, err)
+	require.Equal(t, at, parsed.Timestamp())
+	require.True(t, strings.HasPrefix(g.Next(models.EventIDPrefix, at), "evt_"))
+}
+
+func TestIDsRiseWithinAProcessAlsoWhenTheClockStepsBack(t *testing.T) {
+	var g models.IDs
+	start := time.UnixMilli(1_760_000_000_000)
+	last := ""
+	for _, step := range []time.Duration{0, 0, time.Millisecond, 0, -time.Hour, -time.Hour, time.Microsecond, 2 * time.Millisecond} {
+		for range 100 {
+			id := g.Next("", start.Add(step))
+			require.Greater(t, id, last)
+			last = id
+		}
+	}
+}
+
+func TestIDsAreUniqueAndRiseForEachOfManyGoroutines(t *testing.T) {
+	var g models.IDs
+	const each = 2000
+	var all []string
+	for _, mine := range together(8, func(int) []string {
+		out := make([]string, each)
+		for i := range out {
+			out[i] = g.Next("", time.Now())
+		}
+		return out
+	}) {
+		require.True(t, slices.IsSorted(mine))
+		all = append(all, mine...)
+	}
+	slices.Sort(all)
+	require.Len(t, slices.Compact(all), 8*each)
+}
+
+func TestNoTimeMakesAnIDPanic(t *testing.T) {
+	var g models.IDs
+	for _, at := range []time.Time{{}, time.Unix(-1, 0), time.UnixMilli(1 << 48), time.Unix(1<<60, 0), time.Now()} {
+		require.NotPanics(t, func() {
+			require.Len(t, g.Next("", at), ulid.EncodedSize)
+			first := g.Next("", at)
+			require.Greater(t, g.Next("", at.Add(-time.Hour)), first)
+		})
+	}
+}
+
+func TestAllWhoKeepACanaryAgreeOnTheFirst(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		_, err := f.Canary(t.Context())
+		require.ErrorIs(t, err, models.ErrNotFound)
+		type kept struct {
+			canary models.Canary
+			err    error
+		}
+		answers := together(16, func(i int) (k kept) {
+			k.err = f.Transact(t.Context(), func(tx *models.Tx) (err error) {
+				k.canary, err = tx.KeepCanary(models.Canary{Envelope: []byte{0, byte(i)}, KEKID: string(rune('a' + i))})
+				return err
+			})
+			return k
+		})
+		stands, err := f.Canary(t.Context())
+		require.NoError(t, err)
+		require.NotZero(t, stands.CreatedAt)
+		for _, a := range answers {
+			require.NoError(t, a.err)
+			require.Equal(t, stands, a.canary)
+		}
+		require.Equal(t, string(rune('a'+stands.Envelope[1])), stands.KEKID, "its fields are of one canary")
+	})
+}
+
+func TestTheCanaryIsRewrappedOnceOnly(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		next := models.Canary{Envelope: []byte("re-wrapped"), KEKID: "kek-2"}
+		stored, err := f.RewrapCanary(t.Context(), []byte("sealed"), next)
+		require.NoError(t, err)
+		require.False(t, stored, "there is none")
+		f.transact(func(tx *models.Tx) error {
+			_, err := tx.KeepCanary(models.Canary{Envelope: []byte("sealed"), KEKID: "kek-1"})
+			return err
+		})
+		for i, want := range []bool{true, false} {
+			stored, err := f.RewrapCanary(t.Context(), []byte("sealed"), next)
+			require.NoError(t, err)
+			require.Equal(t, want, stored, "time %d", i+1)
+		}
+		got, err := f.Canary(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []any{next.Envelope, next.KEKID}, []any{got.Envelope, got.KEKID})
+		require.NotZero(t, got.CreatedAt)
+	})
+}
+
+func TestKEKsAreKeptOnce(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		found, err := f.HasKEK(t.Context(), "kek-1")
+		require.NoError(t, err)
+		require.False(t, found)
+		for _, err := range together(16, func(int) error { return f.AddKEKs(t.Context(), []string{"kek-1", "kek-2"}) }) {
+			require.NoError(t, err)
+		}
+		require.NoError(t, f.AddKEKs(t.Context(), []string{"kek-2", "kek-3"}))
+		require.Equal(t, 3, f.count("keks"))
+		for id, want := range map[string]bool{"kek-1": true, "kek-2": true, "kek-3": true, "kek": false, "": false} {
+			found, err = f.HasKEK(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, want, found, id)
+		}
+	})
 }
