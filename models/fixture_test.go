@@ -636,30 +636,29 @@ func newWireProxy(t *testing.T, database string) *wireProxy {
 			p.conns = append(p.conns, client, server)
 			p.mu.Unlock()
 			number := p.accepted.Add(1)
-			goroutines.Go(func() { p.copy(number, server, client, &p.roundTrips) })
-			goroutines.Go(func() { p.copy(number, client, server, new(atomic.Int64)) })
+			for from, to := range map[net.Conn]net.Conn{client: server, server: client} {
+				goroutines.Go(func() {
+					defer func() { _ = to.Close() }()
+					for buf := make([]byte, 64<<10); ; {
+						n, err := from.Read(buf)
+						if err != nil {
+							return
+						}
+						if from == client {
+							p.roundTrips.Add(1)
+						}
+						if number < p.stranded.Load() {
+							continue
+						}
+						if _, err := to.Write(buf[:n]); err != nil {
+							return
+						}
+					}
+				})
+			}
 		}
 	})
 	return p
-}
-
-// copy copies until one end closes, and counts the reads.
-func (p *wireProxy) copy(number int64, to, from net.Conn, reads *atomic.Int64) {
-	defer func() { _ = to.Close() }()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(buf)
-		if err != nil {
-			return
-		}
-		reads.Add(1)
-		if number < p.stranded.Load() {
-			continue
-		}
-		if _, err := to.Write(buf[:n]); err != nil {
-			return
-		}
-	}
 }
 
 // strand drops all data on the present connections; new ones work.
