@@ -16,7 +16,13 @@ func TestACustomProviderWithKeysStays(t *testing.T) {
 			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.CreateCustomProvider(p) })
 		}
 		remove := func(customer string) error {
-			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.DeleteCustomProvider(customer, "x-vllm", f.providerDeleted) })
+			return f.Transact(t.Context(), func(tx *models.Tx) error {
+				return tx.DeleteCustomProvider(customer, "x-vllm", func(projectID string) models.Event {
+					return f.event(models.EventProviderDeleted, func(e *models.Event) {
+						e.ProjectID, e.ActorUserID, e.ActorMethod = projectID, "ops@host", models.MethodAdmin
+					})
+				})
+			})
 		}
 		register := func(digest string) (models.Key, error) {
 			r := f.shared(olga, provider("x-vllm"))
@@ -126,19 +132,14 @@ func TestAProviderIsNeverRemovedFromUnderAKey(t *testing.T) {
 			if errs[0] == nil {
 				require.ErrorIs(t, errs[1], models.ErrInUse)
 				f.revoke(&key)
-				require.NoError(t, f.Transact(t.Context(), func(tx *models.Tx) error { return tx.DeleteCustomProvider(acme, "x-race", f.providerDeleted) }))
+				require.NoError(t, f.Transact(t.Context(), func(tx *models.Tx) error {
+					return tx.DeleteCustomProvider(acme, "x-race", func(string) models.Event { return f.event(models.EventProviderDeleted) })
+				}))
 			} else {
 				require.ErrorIs(t, errs[0], models.ErrDestinationGone)
 				require.NoError(t, errs[1])
 			}
 		}
-	})
-}
-
-// providerDeleted returns the event of an operator who deletes a provider that a project has.
-func (f *fixture) providerDeleted(projectID string) models.Event {
-	return f.event(models.EventProviderDeleted, func(e *models.Event) {
-		e.ProjectID, e.ActorUserID, e.ActorMethod = projectID, "ops@host", models.MethodAdmin
 	})
 }
 

@@ -661,9 +661,6 @@ func newWireProxy(t *testing.T, database string) *wireProxy {
 	return p
 }
 
-// strand drops all data on the present connections; new ones work.
-func (p *wireProxy) strand() { p.stranded.Store(p.accepted.Load() + 1) }
-
 // thaw closes the present connections, which have lost data, and lets new ones through.
 func (p *wireProxy) thaw() {
 	p.mu.Lock()

@@ -112,11 +112,8 @@ func guess(t testing.TB, url, credential, forwarded string) (answer, string) {
 	return do(t, r)
 }
 
-// noAnswer is a provider that answers 200 with an empty body.
-func noAnswer(http.ResponseWriter, *http.Request) {}
-
 func TestFailedAuthLimit(t *testing.T) {
-	gw := openAI(t, noAnswer, limited(3))
+	gw := openAI(t, func(http.ResponseWriter, *http.Request) {}, limited(3))
 	for i := range 6 {
 		res, body := guess(t, gw.URL, fmt.Sprint("MARKED-", i), "")
 		if i < 3 {
@@ -207,7 +204,7 @@ func TestFailuresCountByClientAddress(t *testing.T) {
 		"a proxy that nobody trusts":          {nil, "192.0.2.1", "192.0.2.2", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			gw := openAI(t, noAnswer, limited(1, tc.proxies...))
+			gw := openAI(t, func(http.ResponseWriter, *http.Request) {}, limited(1, tc.proxies...))
 			first, _ := guess(t, gw.URL, "a", tc.first)
 			second, _ := guess(t, gw.URL, "b", tc.second)
 			require.Equal(t, 401, first.StatusCode)
@@ -217,7 +214,7 @@ func TestFailuresCountByClientAddress(t *testing.T) {
 }
 
 func TestNoFailedAuthLimit(t *testing.T) {
-	gw := openAI(t, noAnswer)
+	gw := openAI(t, func(http.ResponseWriter, *http.Request) {})
 	for range 200 {
 		res, _ := guess(t, gw.URL, "bad", "")
 		require.Equal(t, 401, res.StatusCode)

@@ -101,23 +101,16 @@ func TestLocationsDecideTheHost(t *testing.T) {
 	require.Equal(t, "https://x.example/v1/projects/p/locations/us-east1/models", target.String(), "an upstream stands for all hosts")
 }
 
-var attacks = []string{
-	"/..", "/../x", "/a/../../x", "/./x", "/a/.", "//evil.example/x", "/a//b", "/%2e%2e/x", "/%2E%2e/x", "/.%2e/x",
-	"/a%2f..%2fx", "/%2fevil.example", "/a/%2f/b", "/..%2fx", `/..\x`, "/..%5cx", "/%5c%5cevil.example", `/\evil.example`,
-	"/%252e%252e/x", "/%25252e%25252e/x", "/..;/x", "/..;a=b/x", "/%2e%2e%3b/x", "/a%00", "/a%0d%0aX: y", "/%c0%ae%c0%ae/x",
-	"/%zz%2e%2e", "/%%32%65%%32%65/x", "@evil.example/x", ".evil.example", ":80/x", "x",
-}
-
-func TestParsePathRefusesEscapes(t *testing.T) {
-	for _, rest := range attacks {
-		_, err := parsePath(rest)
-		require.ErrorIs(t, err, errPath, rest)
-	}
-}
-
 // Whatever the path: the host stays the provider's, and nobody who decodes the path, however often, leaves the base.
 func FuzzJoin(f *testing.F) {
-	for _, rest := range attacks {
+	for _, rest := range []string{
+		"/..", "/../x", "/a/../../x", "/./x", "/a/.", "//evil.example/x", "/a//b", "/%2e%2e/x", "/%2E%2e/x", "/.%2e/x",
+		"/a%2f..%2fx", "/%2fevil.example", "/a/%2f/b", "/..%2fx", `/..\x`, "/..%5cx", "/%5c%5cevil.example", `/\evil.example`,
+		"/%252e%252e/x", "/%25252e%25252e/x", "/..;/x", "/..;a=b/x", "/%2e%2e%3b/x", "/a%00", "/a%0d%0aX: y", "/%c0%ae%c0%ae/x",
+		"/%zz%2e%2e", "/%%32%65%%32%65/x", "@evil.example/x", ".evil.example", ":80/x", "x",
+	} {
+		_, err := parsePath(rest)
+		require.ErrorIs(f, err, errPath, rest)
 		f.Add("/v1", rest)
 		f.Add("", rest)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/dns/dnsmessage"
 
@@ -28,7 +29,7 @@ func TestUnreachableProviders(t *testing.T) {
 		base, code, cause string
 		timeout           time.Duration
 	}{
-		"nobody listens": {closedPort(t), "provider_unreachable", "connection refused", time.Minute},
+		"nobody listens": {"http://127.0.0.1:1", "provider_unreachable", "connection refused", time.Minute},
 		"it is no HTTP, and sends the key back": {provider(t, func(w http.ResponseWriter, r *http.Request) {
 			conn, _, _ := http.NewResponseController(w).Hijack()
 			fmt.Fprintf(conn, "%s\r\n\r\n", r.Header.Get("Authorization"))
@@ -53,7 +54,7 @@ func TestUnreachableProviders(t *testing.T) {
 
 func TestTheLogSaysThatTheProxyRefused(t *testing.T) {
 	refusing := provider(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) })
-	for proxy, cause := range map[string]string{refusing: "proxy refused: 407", closedPort(t): "proxy: connection refused"} {
+	for proxy, cause := range map[string]string{refusing: "proxy refused: 407", "http://127.0.0.1:1": "proxy: connection refused"} {
 		u, err := url.Parse(proxy)
 		require.NoError(t, err)
 		u.User = url.UserPassword("user", "PASSWORD")
@@ -66,13 +67,6 @@ func TestTheLogSaysThatTheProxyRefused(t *testing.T) {
 		requireUnmarked(t, body, gw.log.String())
 		require.NotContains(t, gw.log.String(), "PASSWORD")
 	}
-}
-
-func closedPort(t testing.TB) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = listener.Close() }()
-	return "http://" + listener.Addr().String()
 }
 
 // The transport must not send a body again when a connection that it kept turns out to be dead, not even one that a
@@ -225,9 +219,32 @@ func TestOwnServersAreReachedOnlyWhereAllowed(t *testing.T) {
 func TestANameThatLeadsElsewhereLaterIsRefused(t *testing.T) {
 	var reached atomic.Int32
 	server := provider(t, func(http.ResponseWriter, *http.Request) { reached.Add(1) })
-	var answers atomic.Pointer[netip.Addr]
-	resolver := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-		return &nameServer{address: *answers.Load()}, nil
+	var answers atomic.Pointer[netip.Addr] // of a name server that knows one address, for every name
+	names, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = names.Close() }()
+	go func() {
+		for query := make([]byte, 512); ; {
+			n, from, err := names.ReadFrom(query)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			assert.NoError(t, m.Unpack(query[:n]))
+			m.Response, m.Additionals = true, nil
+			if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class},
+					Body:   &dnsmessage.AResource{A: answers.Load().As4()},
+				}}
+			}
+			answer, err := m.Pack()
+			assert.NoError(t, err)
+			_, _ = names.WriteTo(answer, from)
+		}
+	}()
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", names.LocalAddr().String())
 	}}
 	transport := NewGuardedTransport(TransportConfig{Resolver: resolver, Allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
 	gw := custom(t, dataplane.AuthBearer, "http://llm.example:"+mustURL(t, server).Port(), func(cfg *Config) { cfg.CustomTransport = transport })
@@ -239,32 +256,6 @@ func TestANameThatLeadsElsewhereLaterIsRefused(t *testing.T) {
 	}
 	require.EqualValues(t, 1, reached.Load())
 }
-
-// nameServer is a connection to a name server that knows one address, for every name: it answers what is written to it.
-type nameServer struct {
-	*net.UDPConn // nil: that there is one has the resolver send plain messages
-
-	address netip.Addr
-	answer  []byte
-}
-
-func (s *nameServer) Write(query []byte) (int, error) {
-	var m dnsmessage.Message
-	err := m.Unpack(query)
-	m.Response, m.Additionals = true, nil
-	if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
-		m.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class},
-			Body:   &dnsmessage.AResource{A: s.address.As4()},
-		}}
-	}
-	s.answer, _ = m.Pack()
-	return len(query), err
-}
-
-func (s *nameServer) Read(b []byte) (int, error)  { return copy(b, s.answer), nil }
-func (s *nameServer) SetDeadline(time.Time) error { return nil }
-func (s *nameServer) Close() error                { return nil }
 
 // Many clients follow a redirect with the caller's credential: Anthropic's SDK for Python sends x-api-key to the other host.
 func TestOwnServersRedirectNobodyElsewhere(t *testing.T) {
