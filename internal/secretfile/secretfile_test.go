@@ -8,46 +8,37 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
 )
 
-// file is a file of any owner, which only the superuser could make.
-type file struct {
-	mode fs.FileMode
-	uid  uint32
-}
-
-func (file) Name() string        { return "token" }
-func (file) Size() int64         { return 0 }
-func (file) ModTime() time.Time  { return time.Time{} }
-func (file) IsDir() bool         { return false }
-func (f file) Mode() fs.FileMode { return f.mode }
-func (f file) Sys() any          { return &syscall.Stat_t{Uid: f.uid} }
-
 func TestFilesThatOthersCanAccessAreRefused(t *testing.T) {
 	const process = 1000
 	for name, tc := range map[string]struct {
-		file
+		mode fs.FileMode
+		uid  uint32
 		says string // empty where the file is read
 	}{
-		"own":                                     {file{0o600, process}, ""},
-		"own, read only":                          {file{0o400, process}, ""},
-		"own, and its group reads":                {file{0o640, process}, `has mode 0640, so group or others can access it; run: chmod 600 "token"`},
-		"own, and others read":                    {file{0o604, process}, "chmod 600"},
-		"own, and others write":                   {file{0o602, process}, "chmod 600"},
-		"a Kubernetes Secret":                     {file{0o644, 0}, "defaultMode 0400 and fsGroup"},
-		"a Kubernetes Secret with fsGroup":        {file{0o440, 0}, ""},
-		"of root with ACLs, as systemd passes it": {file{0o440, 0}, ""},
-		"of root, and its group writes":           {file{0o660, 0}, "chmod 640"},
-		"of root, and others read":                {file{0o604, 0}, "chmod 640"},
-		"another user's":                          {file{0o600, 1001}, `belongs to another user; run: chown 1000 "token"`},
-		"another user's, and others read":         {file{0o644, 1001}, "belongs to another user"},
-		"a folder":                                {file{fs.ModeDir | 0o700, process}, "not a regular file"},
-		"a named pipe":                            {file{fs.ModeNamedPipe | 0o600, process}, "not a regular file"},
+		"own":                                     {0o600, process, ""},
+		"own, read only":                          {0o400, process, ""},
+		"own, and its group reads":                {0o640, process, `has mode 0640, so group or others can access it; run: chmod 600 "token"`},
+		"own, and others read":                    {0o604, process, "chmod 600"},
+		"own, and others write":                   {0o602, process, "chmod 600"},
+		"a Kubernetes Secret":                     {0o644, 0, "defaultMode 0400 and fsGroup"},
+		"a Kubernetes Secret with fsGroup":        {0o440, 0, ""},
+		"of root with ACLs, as systemd passes it": {0o440, 0, ""},
+		"of root, and its group writes":           {0o660, 0, "chmod 640"},
+		"of root, and others read":                {0o604, 0, "chmod 640"},
+		"another user's":                          {0o600, 1001, `belongs to another user; run: chown 1000 "token"`},
+		"another user's, and others read":         {0o644, 1001, "belongs to another user"},
+		"a folder":                                {fs.ModeDir | 0o700, process, "not a regular file"},
+		"a named pipe":                            {fs.ModeNamedPipe | 0o600, process, "not a regular file"},
 	} {
-		err := check("token", tc.file, process)
+		folder := fstest.MapFS{"token": {Mode: tc.mode, Sys: &syscall.Stat_t{Uid: tc.uid}}} // of any owner, which only the superuser could make
+		info, err := folder.Stat("token")
+		require.NoError(t, err)
+		err = check("token", info, process)
 		if tc.says == "" {
 			require.NoError(t, err, name)
 			continue
@@ -55,7 +46,9 @@ func TestFilesThatOthersCanAccessAreRefused(t *testing.T) {
 		require.ErrorIs(t, err, ErrInsecure, name)
 		require.ErrorContains(t, err, tc.says, name)
 	}
-	require.Error(t, check("token", file{0o640, 0}, 0), "root needs no group to read its own files")
+	info, err := fstest.MapFS{"token": {Mode: 0o640, Sys: &syscall.Stat_t{}}}.Stat("token")
+	require.NoError(t, err)
+	require.Error(t, check("token", info, 0), "root needs no group to read its own files")
 }
 
 func TestRead(t *testing.T) {
