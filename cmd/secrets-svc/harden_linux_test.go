@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
@@ -176,8 +177,8 @@ func TestNoSecretIsLeftBehind(t *testing.T) {
 		require.NoError(t, err)
 		require.Regexp(t, `Max core file size +0 +0 `, string(limits))
 		for _, path := range []string{"/metrics", "/readyz"} {
-			_, body := get(s, path)
-			require.Empty(t, shownIn([]byte(body)), path)
+			got := programtest.Send(http.MethodGet, s.URL("ops")+path, "", "")
+			require.Empty(t, shownIn([]byte(got.Body)), path)
 		}
 		require.Zero(t, s.Stop())
 		keysets := 0

@@ -54,12 +54,10 @@ func TestSetupFromScratch(t *testing.T) {
 	sealertest.RequireOpens(t, client, envelope.Bytes)
 	s.AwaitLog(`"outcome":"opened"`)
 
-	status, body := get(s, "/healthz")
-	require.Equal(t, http.StatusOK, status, body)
-	status, body = get(s, "/readyz")
-	require.Equal(t, http.StatusOK, status)
-	require.JSONEq(t, `{"ready": true, "checks": {"service": "ok", "keysets": "ok"}}`, body)
-	_, body = get(s, "/metrics")
+	require.Equal(t, http.StatusOK, programtest.Send(http.MethodGet, s.URL("ops")+"/healthz", "", "").Status)
+	require.Equal(t, http.StatusOK, s.Readyz().Status)
+	require.JSONEq(t, `{"ready": true, "checks": {"service": "ok", "keysets": "ok"}}`, s.Readyz().Body)
+	body := programtest.Send(http.MethodGet, s.URL("ops")+"/metrics", "", "").Body
 	require.Contains(t, body, `secrets_svc_operations_total{client="tests",operation="openEnvelope",outcome="ok"} 1`)
 	require.Contains(t, body, `secrets_svc_keyset_readable{namespace="main"} 1`)
 
@@ -75,8 +73,7 @@ func TestNamespaceWorksOnceItHasAKeyset(t *testing.T) {
 	t.Parallel()
 	i := install(t)
 	s := i.launch()
-	status, _ := get(s, "/readyz")
-	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.Equal(t, http.StatusServiceUnavailable, s.Readyz().Status)
 	client := i.client()
 	_, err := client.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
@@ -85,8 +82,7 @@ func TestNamespaceWorksOnceItHasAKeyset(t *testing.T) {
 
 	i.create()
 	sealertest.RequireOpens(t, client, sealertest.MustSeal(t, client).Bytes)
-	status, _ = get(s, "/readyz")
-	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, http.StatusOK, s.Readyz().Status)
 }
 
 // The process is killed three times while eight callers seal. Every envelope that they received still opens afterwards.
@@ -473,12 +469,6 @@ func (i *installation) client() *remote.Sealer {
 	return client
 }
 
-// get asks the service's operators' address, and returns the status and the body.
-func get(s *programtest.Process, path string) (status int, body string) {
-	reply := programtest.Send(http.MethodGet, s.URL("ops")+path, "", "")
-	return reply.Status, reply.Body
-}
-
 // The program that holds the key-encryption keys must link no database driver, no ORM, and no code of sessions. Package
 // database/sql itself comes with the metrics, and does nothing without a driver; go-jose comes with the client of OpenBao.
 func TestNoDatabaseIsLinked(t *testing.T) {
@@ -536,7 +526,7 @@ func TestKeysInOpenBao(t *testing.T) {
 	bao.Seal(t)
 	_, err = client.Open(t.Context(), sealertest.Binding(), moved.Bytes)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
-	_, body := get(s, "/metrics")
+	body := programtest.Send(http.MethodGet, s.URL("ops")+"/metrics", "", "").Body
 	require.Contains(t, body, `secrets_svc_keyset_readable{namespace="main"} 0`)
 	bao.Unseal(t)
 	require.Eventually(t, func() bool {

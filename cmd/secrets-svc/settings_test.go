@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"os"
 	"regexp"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
@@ -91,7 +93,7 @@ func TestDocsListMetrics(t *testing.T) {
 	i.create()
 	s := i.launch()
 	sealertest.MustSeal(t, i.client())
-	_, shown := get(s, "/metrics")
+	shown := programtest.Send(http.MethodGet, s.URL("ops")+"/metrics", "", "").Body
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (secrets_svc_\w+) `).FindAllStringSubmatch(shown, -1) {
 		require.True(t, onPage[m[1]], m[1])
 		delete(onPage, m[1])

@@ -181,9 +181,6 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
-// soon is longer than a change may take to be seen, with room for a busy machine.
-const soon, often = 10 * time.Second, 10 * time.Millisecond
-
 func mustOpenLogged(t *testing.T, path string) (*local.Sealer, *bytes.Buffer) {
 	t.Helper()
 	log := &bytes.Buffer{} // written by the calls of the sealer, which follow one another
@@ -215,6 +212,7 @@ func TestUnknownKEKReadsTheFile(t *testing.T) {
 }
 
 func TestChangedFileIsReadAgain(t *testing.T) {
+	const soon, often = 10 * time.Second, 10 * time.Millisecond // longer than a change may take to be seen, with room for a busy machine
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	first := add(t, path)
 	s, log := mustOpenLogged(t, path)

@@ -66,12 +66,11 @@ func TestBrokenConnectionIsRetried(t *testing.T) {
 		}
 		require.NoError(t, run(t.Context())) // leaves a connection
 		var broken atomic.Bool
-		s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+		s.answer(func(http.ResponseWriter, *http.Request) bool {
 			if broken.Swap(true) {
 				return false
 			}
-			hangUp(w)
-			return true
+			panic(http.ErrAbortHandler) // cuts the connection
 		})
 		require.NoError(t, run(t.Context()), name)
 		require.True(t, broken.Load(), name)
@@ -79,19 +78,12 @@ func TestBrokenConnectionIsRetried(t *testing.T) {
 	}
 }
 
-func hangUp(w http.ResponseWriter) {
-	if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
-		_ = conn.Close()
-	}
-}
-
 func TestBrokenConnectionTwice(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
 	envelope := sealertest.MustSeal(t, client)
-	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
-		hangUp(w)
-		return true
+	s.answer(func(http.ResponseWriter, *http.Request) bool {
+		panic(http.ErrAbortHandler) // cuts the connection
 	})
 	for name, run := range operations(client, envelope.Bytes) {
 		s.requests.Store(0)
