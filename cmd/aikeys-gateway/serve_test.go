@@ -1056,35 +1056,32 @@ func TestRotationsSurviveTheKillOfAikeysd(t *testing.T) {
 	})
 }
 
-// tester is a provider that accepts the keys that begin with sk-good, or any.
+// tester is a provider to which keys are sent that are tested.
 type tester struct {
 	*httptest.Server
-	acceptsAny      bool
 	tested, madeUp  atomic.Int32  // requests with keys of the test's, and with others
 	arrived, answer chan struct{} // of requests with the key sk-good-slow
 }
 
+// startTester starts a provider that accepts the keys that begin with sk-good, or any.
 func startTester(t *testing.T, acceptsAny bool) *tester {
-	s := &tester{acceptsAny: acceptsAny, arrived: make(chan struct{}, 1), answer: make(chan struct{})}
-	s.Server = httptest.NewServer(s)
+	s := &tester{arrived: make(chan struct{}, 1), answer: make(chan struct{})}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key, count := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")+r.Header.Get("X-Api-Key"), &s.madeUp
+		if strings.Contains(key, "-EXAMPLE") {
+			count = &s.tested
+		}
+		count.Add(1)
+		if strings.HasPrefix(key, "sk-good-slow") {
+			s.arrived <- struct{}{}
+			<-s.answer
+		}
+		if r.URL.Path != "/v1/models" || !acceptsAny && !strings.HasPrefix(key, "sk-good") {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
 	t.Cleanup(s.Close)
 	return s
-}
-
-// ServeHTTP implements http.Handler.
-func (s *tester) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	key, count := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")+r.Header.Get("X-Api-Key"), &s.madeUp
-	if strings.Contains(key, "-EXAMPLE") {
-		count = &s.tested
-	}
-	count.Add(1)
-	if strings.HasPrefix(key, "sk-good-slow") {
-		s.arrived <- struct{}{}
-		<-s.answer
-	}
-	if r.URL.Path != "/v1/models" || !s.acceptsAny && !strings.HasPrefix(key, "sk-good") {
-		w.WriteHeader(http.StatusUnauthorized)
-	}
 }
 
 // ask returns the answer to a request about a key: the status, and the verdict with its reason.

@@ -49,9 +49,6 @@ func TestMain(m *testing.M) {
 	shared, _ = os.MkdirTemp("", "aikeysd-test-") // without it, the first test that needs it fails
 	_ = os.Setenv("PATH", shared+string(os.PathListSeparator)+os.Getenv("PATH"))
 	code := modelstest.Main(m)
-	if openBao != nil {
-		openBao.Stop()
-	}
 	_ = os.RemoveAll(shared)
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
@@ -97,13 +94,10 @@ func newEnviron(t *testing.T) []string {
 // with returns the variables with further ones, which win over those before them.
 func with(environ []string, changes ...string) []string { return slices.Concat(environ, changes) }
 
-// databaseOf returns the URL of the database in the variables.
-func databaseOf(environ []string) (url string) {
-	for _, entry := range environ {
-		if text, ok := strings.CutPrefix(entry, "AIKEYS_DATABASE_URL="); ok {
-			url = text
-		}
-	}
+// databaseOf returns the URL of the database in the variables, of which the last wins.
+func databaseOf(environ []string) string {
+	all := strings.Split(strings.Join(environ, "\n"), "AIKEYS_DATABASE_URL=")
+	url, _, _ := strings.Cut(all[len(all)-1], "\n")
 	return url
 }
 

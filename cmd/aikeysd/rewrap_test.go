@@ -34,14 +34,9 @@ func install(t *testing.T, environ []string, keys int) *installation {
 	i.keyset = strings.TrimPrefix(environ[4], "AIKEYS_SEALER=local:")
 	i.server = startReady(t, environ)
 	for n := range keys {
-		i.add(fmt.Sprintf("key-%d", n))
+		i.ids = append(i.ids, i.register(i.owner, fmt.Sprintf("key-%d", n)))
 	}
 	return i
-}
-
-func (i *installation) add(name string) {
-	i.t.Helper()
-	i.ids = append(i.ids, i.register(i.owner, name))
 }
 
 // rotate gives the keyset a new primary KEK, which the running service rereads.
@@ -98,7 +93,7 @@ func TestRewrapWhileServiceRuns(t *testing.T) {
 		inUse(old, exitOK, "0")
 		inUse(kek, exitFailure, "4")
 		i.requireServes()
-		i.add("later")
+		i.ids = append(i.ids, i.register(i.owner, "later"))
 		require.Regexp(t, kek+` +primary +4 +0 +0\nlocal:\w+ +enabled +0 +0 +0\n`, mustAikeysd(t, i.environ, "check", "--deep"))
 		require.Contains(t, mustAikeysd(t, i.environ, "rewrap", "--rate", "0"), "re-wrapped 0 keys; all keys are")
 		require.Contains(t, mustAikeysd(t, i.environ, "rewrap", "--dry-run"), "; 0 keys would go under")
@@ -111,12 +106,12 @@ func TestRewrapWaitsForServicesToSeeNewKEK(t *testing.T) {
 	i := install(t, newEnviron(t), 1)
 	kek := i.rotate()
 	i.Await("a key under the new KEK", func() bool { // then it has just looked at the keyset, and does so again in half a second
-		i.add(fmt.Sprintf("meanwhile-%d", len(i.ids)))
+		i.ids = append(i.ids, i.register(i.owner, fmt.Sprintf("meanwhile-%d", len(i.ids))))
 		return !strings.Contains(mustAikeysd(t, i.environ, "check"), kek+"  primary  0 ")
 	})
 	kek = i.rotate()
 	mustAikeysd(t, i.environ, "rewrap", "--rate", "0")
-	i.add("afterwards")
+	i.ids = append(i.ids, i.register(i.owner, "afterwards"))
 	require.Regexp(t, fmt.Sprintf(`%s +primary +%d +0 +0\n`, kek, len(i.ids)), mustAikeysd(t, i.environ, "check"))
 	require.Equal(t, exitOK, i.Stop())
 }
@@ -159,7 +154,7 @@ func TestCheckKeysShowsSealStates(t *testing.T) {
 	i.rotate()
 	args := []string{"check", "--keys", "--customer", "acme", "--project", "chat"}
 	i.Await("a key under the new KEK", func() bool { // which the service notices within a second
-		i.add(fmt.Sprintf("later-%d", len(i.ids)))
+		i.ids = append(i.ids, i.register(i.owner, fmt.Sprintf("later-%d", len(i.ids))))
 		return strings.Contains(mustAikeysd(t, i.environ, args...), " active  current ")
 	})
 	query(t, databaseOf(i.environ), corruptFirstKey)

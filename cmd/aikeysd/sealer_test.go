@@ -314,15 +314,6 @@ func TestRunSplit(t *testing.T) {
 	require.GreaterOrEqual(t, strings.Count(string(audit), `"key_id":"canary"`), 2, "each start had it open the canary:\n%s", audit)
 }
 
-// openBao is one server for the tests of this package, which use keys of their own. startOpenBao starts it.
-var (
-	openBao      *vaulttest.Server
-	startOpenBao = sync.OnceValue(func() (err error) {
-		openBao, err = vaulttest.Run()
-		return err
-	})
-)
-
 // While the key management service hangs or fails, nothing waits for it for long, and what gateways have cached is served.
 func TestKeyManagementServiceLost(t *testing.T) {
 	t.Parallel()
@@ -379,8 +370,7 @@ func TestKeyManagementServiceLost(t *testing.T) {
 
 func TestServeWaitsForTheKeyManagementService(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, startOpenBao())
-	bao := openBao
+	bao := vaulttest.Start(t)
 	key := bao.NewKey(t, nil)
 	token, policy := bao.TokenFile(t, strings.ReplaceAll(vaulttest.Policy(t, key), `"update"`, `"create", "update"`), nil)
 	environ := with(newEnviron(t), "AIKEYS_SEALER="+bao.URL(key, "token_file="+token))
@@ -413,8 +403,7 @@ func TestServeWaitsForTheKeyManagementService(t *testing.T) {
 func TestSecretsMoveToOpenBaoAndBack(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, buildPrograms())
-	require.NoError(t, startOpenBao())
-	url, _ := openBao.Sealer(t)
+	url, _ := vaulttest.Start(t).Sealer(t)
 	i := install(t, newEnviron(t), 6)
 	file := "local:" + i.keyset
 	for _, move := range []struct{ from, to string }{{file, url}, {url, file}} {

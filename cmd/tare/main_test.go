@@ -75,7 +75,6 @@ type user struct {
 
 // newUser returns a user who has not logged in.
 func newUser(t *testing.T, env ...string) *user {
-	t.Helper()
 	home := t.TempDir()
 	config := filepath.Join(home, "settings", "tare")
 	return &user{t, config, append([]string{
@@ -86,19 +85,16 @@ func newUser(t *testing.T, env ...string) *user {
 
 // newUserAt returns a user whose environment has a session.
 func newUserAt(t *testing.T, baseURL, apiKey string) *user {
-	t.Helper()
 	return newUser(t, "AGENTROUTER_BASE_URL="+baseURL, "AGENTROUTER_API_KEY="+apiKey)
 }
 
 // alice is an owner of the live server's project.
 func alice(t *testing.T) *user {
-	t.Helper()
 	return newUserAt(t, live.env["AGENTROUTER_BASE_URL"], live.env["AGENTROUTER_API_KEY"])
 }
 
 // bob is a member of the live server's project.
 func bob(t *testing.T) *user {
-	t.Helper()
 	return newUserAt(t, live.env["AGENTROUTER_BASE_URL"], live.env["AGENTROUTER_MEMBER_API_KEY"])
 }
 
