@@ -15,7 +15,7 @@ const (
 	// maxDenialTargets is how many different attempts of a user in a project are counted separately in a window. Others are counted by
 	// their type alone.
 	maxDenialTargets = 20
-	// maxDenials bounds the memory: attempts beyond it are not counted, but have an event each.
+	// maxDenials bounds the memory. Attempts beyond it are not counted: each gets an event of its own.
 	maxDenials = 10_000
 )
 
@@ -25,7 +25,7 @@ type Denials struct {
 	store *models.Store
 	log   *slog.Logger
 	ids   models.IDs
-	room  int // the most entries of counting
+	room  int // the maximum number of entries in counting
 
 	mu       sync.Mutex               // guards the fields below
 	counting map[models.Event]*denial // :: what repeated attempts have in common → the attempts not yet written
@@ -73,7 +73,7 @@ func (d *Denials) record(ctx context.Context, event models.Event) error {
 		return nil
 	}
 	err := d.store.Transact(ctx, func(tx *models.Tx) error { return tx.AppendEvent(event) })
-	if err != nil && counted != nil { // the end of the window tries again
+	if err != nil && counted != nil { // Flush tries again at the end of the window
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		counted.add(event)
@@ -81,8 +81,8 @@ func (d *Denials) record(ctx context.Context, event models.Event) error {
 	return err
 }
 
-// find returns the count of an attempt's repetitions, and whether this attempt is a repetition, which it then counts. It returns nil if there
-// is no room for another count.
+// find returns the count of an attempt's repetitions, and whether this attempt is a repetition. It counts a repetition.
+// If there is no room for another count, it returns nil.
 func (d *Denials) find(event models.Event) (counted *denial, isRepeated bool) {
 	key, user := event, [3]string{event.CustomerID, event.ProjectID, event.ActorUserID}
 	key.ID, key.At, key.RequestID = "", 0, ""

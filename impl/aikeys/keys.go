@@ -79,7 +79,7 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	}, nil
 }
 
-// newKey returns the key that a request asks for, without its id and its envelope.
+// newKey returns the key that a request describes, without an id and an envelope.
 func newKey(caller models.Caller, provider providers.Provider, body *gen.RegisterRequest, displaySuffix string, now time.Time) models.Key {
 	key := models.Key{
 		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, Provider: provider.Slug, Destination: provider.Destination,
@@ -163,19 +163,20 @@ func checkExpiry(at, now time.Time) error {
 	return nil
 }
 
-// isPrintable reports whether a name can neither pass for another one nor affect the terminal that it is printed on. The
-// document's pattern covers only the spaces and controls of ASCII, since OpenAPI has no portable way to write Unicode's.
+// isPrintable reports whether a name is safe to show: it can't be mistaken for another name, and it does not affect a
+// terminal. The document's pattern covers only ASCII spaces and control characters, since OpenAPI has no portable way
+// to write Unicode's.
 func isPrintable(name string) bool {
 	return strings.TrimSpace(name) == name && !strings.ContainsFunc(name, func(r rune) bool {
 		return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 	})
 }
 
-// registrationRecord returns the idempotency record of a registration, or nil without an Idempotency-Key. It covers everything that the
-// caller chose, including the secret.
+// registrationRecord returns the idempotency record of a registration, or nil without an Idempotency-Key. The record
+// covers everything that the caller chose, including the secret.
 func registrationRecord(idempotencyKey *string, caller models.Caller, key models.Key, secret string) *models.IdempotencyRecord {
 	parts := []string{key.Provider, key.Name, key.UserID, secret}
-	if key.ExpiresAt != 0 { // what a key does not have is left out, so that records of earlier releases still match
+	if key.ExpiresAt != 0 { // empty fields are left out, so that records of earlier releases still match
 		parts = append(parts, strconv.FormatInt(key.ExpiresAt, 10))
 	}
 	if restrictions, err := key.Restrictions.Value(); err == nil && restrictions != "" {
@@ -190,16 +191,16 @@ func registrationRecord(idempotencyKey *string, caller models.Caller, key models
 	return idempotencyRecord(idempotencyKey, "aikeys/v1/fingerprint:", caller, key.ID, key.CreatedAt, parts...)
 }
 
-// idempotencyRecord returns the record by which a retry of a request is recognized, or nil without an Idempotency-Key. Its fingerprint is a
-// MAC of the parts under the Idempotency-Key, of which the database holds only a hash, so that a copy of the database can't be searched for
-// a secret.
+// idempotencyRecord returns the record by which a retry of a request is recognized, or nil without an Idempotency-Key.
+// Its fingerprint is a MAC of the parts. The MAC's key is the Idempotency-Key, of which the database holds only a hash,
+// so guesses of a secret can't be tested against a copy of the database.
 func idempotencyRecord(
 	idempotencyKey *string, purpose string, caller models.Caller, keyID string, now int64, parts ...string,
 ) *models.IdempotencyRecord {
 	if idempotencyKey == nil {
 		return nil
 	}
-	// The purpose sets the MAC's key apart from the stored hash: HMAC hashes a key that is longer than a block.
+	// HMAC hashes a key that is longer than a block. The purpose makes that hash differ from the stored one.
 	mac := hmac.New(sha256.New, []byte(purpose+*idempotencyKey))
 	for _, part := range parts {
 		_ = binary.Write(mac, binary.BigEndian, uint64(len(part))) // a hash never fails to write
@@ -215,8 +216,9 @@ func idempotencyRecord(
 // errSecretRejected says that the provider rejects the secret of a registration.
 var errSecretRejected = errors.New("secret is rejected by the provider")
 
-// verifySecret tests the secret of a registration at its provider, if the request asks for that and the caller may register the key:
-// anyone else could use it to try secrets out. It sets the key's verdict, and returns the state for the event.
+// verifySecret tests the secret of a registration at its provider, if the request asks for a test and the caller may
+// register the key. Anyone else could use the test to try out secrets. verifySecret sets the key's verdict, and returns
+// the state for the event.
 func (s *server) verifySecret(
 	ctx context.Context, caller models.Caller, provider providers.Provider, key *models.Key, body *gen.RegisterRequest,
 ) (*models.EventState, error) {
@@ -256,7 +258,7 @@ func (s *server) sealSecret(ctx context.Context, key models.Key, plaintext strin
 	}, secret, parts)
 }
 
-// GetKey returns one key's metadata: at once, or once its receipt is complete if the caller waits for that.
+// GetKey returns a key's metadata. If the request waits for a receipt, it answers when the receipt is complete.
 func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.GetKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -280,7 +282,7 @@ func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.G
 	}, nil
 }
 
-// setReceipt sets the receipt of a key that is revoked, or else disabled.
+// setReceipt sets the receipt of a key's revocation or, if the key is only disabled, of its disabling.
 func (s *server) setReceipt(wire *gen.Key, k models.Key, r feed.Receipt) {
 	receipt := s.wireReceipt(k, r)
 	if k.RevokedAt != 0 {
@@ -316,8 +318,8 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	return gen.ListKeys200JSONResponse{Keys: convert(keys, s.wireKey), NextPageToken: next}, nil
 }
 
-// RevokeKey revokes a key and answers with the receipt: at once, or once it is complete if the caller waits for that. Revoking
-// a key again keeps the first revocation.
+// RevokeKey revokes a key and answers with the receipt. If the request waits, it answers when the receipt is complete.
+// Revoking a key again keeps the first revocation.
 func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) (gen.RevokeKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -340,8 +342,8 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 	return gen.RevokeKey200JSONResponse{Receipt: s.wireReceipt(key, s.receiptOfStop(ctx, key.Stop(), wait))}, nil
 }
 
-// keyToWrite finds a key that a request writes, with Key or LockKey of the transaction, and returns it with the event of the attempt. The
-// error is models.ErrForbidden if the caller may not write the key.
+// keyToWrite finds the key that a request writes, and returns it with the event of the attempt. find is the
+// transaction's Key or LockKey. The error is models.ErrForbidden if the caller may not write the key.
 func (s *server) keyToWrite(
 	ctx context.Context, tx *models.Tx, find func(models.Caller, string) (models.Key, error), caller models.Caller, id string, what models.EventType,
 ) (key models.Key, event models.Event, err error) {
@@ -359,8 +361,8 @@ func (s *server) keyToWrite(
 	return key, event, err
 }
 
-// awaitReceipt returns the receipt of a stop. It waits until the receipt is complete, but no longer than requested, and not at all if the
-// user has maxWaits other requests that wait.
+// awaitReceipt returns the receipt of a stop. It waits until the receipt is complete, or until the requested time is
+// over. If maxWaits other requests of the user are waiting, it does not wait.
 func (s *server) awaitReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error) {
 	if wait > 0 {
 		who := auth.PrincipalFrom(ctx)
@@ -373,7 +375,8 @@ func (s *server) awaitReceipt(ctx context.Context, stop models.Stop, wait time.D
 	return s.Receipts.WaitForReceipt(ctx, stop, 0)
 }
 
-// receiptOfStop is awaitReceipt for a stop that was just made. If its receipt can't be read, the result claims nothing.
+// receiptOfStop is awaitReceipt for a stop that was just made. If the receipt can't be read, it returns a pending one
+// without counts.
 func (s *server) receiptOfStop(ctx context.Context, stop models.Stop, wait time.Duration) feed.Receipt {
 	receipt, err := s.awaitReceipt(ctx, stop, wait)
 	if err != nil {
@@ -391,7 +394,8 @@ type waits struct {
 	byUser map[string]int // has no zeros; guarded by mu
 }
 
-// enter admits a request that will wait, and reports whether the user may have one more. The caller calls leave in any case.
+// enter counts a request that will wait, and reports whether the user may have another such request. The caller must
+// always call leave.
 func (w *waits) enter(user string) (leave func(), admitted bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -422,7 +426,7 @@ func (s *server) VerifyKey(ctx context.Context, req gen.VerifyKeyRequestObject) 
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
-	key, err := s.Store.GetKey(ctx, caller, tested.ID, s.Now().UnixMicro()) // as it is now, with the policy's choice
+	key, err := s.Store.GetKey(ctx, caller, tested.ID, s.Now().UnixMicro()) // again, for its present state and the policy's choice
 	if err != nil {
 		return nil, err
 	}
@@ -430,10 +434,10 @@ func (s *server) VerifyKey(ctx context.Context, req gen.VerifyKeyRequestObject) 
 }
 
 const (
-	// maxWait is the longest time for which a revoke is held until its receipt is complete.
+	// maxWait is the longest time that a request may wait for a receipt.
 	maxWait = 30 * time.Second
-	// unknownRemaining is the time that a revocation is given if its receipt can't be read: the longest for which any data
-	// plane may serve a key without asking.
+	// unknownRemaining is the remaining time in a receipt that can't be read: the longest time that any data plane may
+	// serve a key without asking.
 	unknownRemaining = time.Hour
 )
 
@@ -450,8 +454,8 @@ func (s *server) callerAndWait(
 	return caller, wait, err
 }
 
-// roleToWrite returns the role that registering and revoking a key takes: a user's own key takes a member, a project-level key
-// an owner.
+// roleToWrite returns the role that a caller needs to register or revoke a key: member for a user's own key, owner for
+// a project-level key.
 func roleToWrite(key models.Key) models.Role {
 	if key.UserID != "" {
 		return models.RoleMember
@@ -490,7 +494,7 @@ func (s *server) caller(ctx context.Context, customerID, projectID string) (mode
 	return models.Caller{CustomerID: customerID, ProjectID: projectID, UserID: who.UserID, TokenID: who.TokenID}, nil
 }
 
-// event returns the audit event of what a request does in a project.
+// event returns the audit event of a request in a project.
 func (s *server) event(ctx context.Context, what models.EventType, caller models.Caller) models.Event {
 	call, who, now := httpapi.CallFrom(ctx), auth.PrincipalFrom(ctx), s.Now()
 	return models.Event{
@@ -501,15 +505,15 @@ func (s *server) event(ctx context.Context, what models.EventType, caller models
 	}
 }
 
-// keyEvent returns the audit event of what a request does to a key.
+// keyEvent returns the audit event of a request about a key.
 func (s *server) keyEvent(ctx context.Context, what models.EventType, caller models.Caller, key models.Key) models.Event {
 	event := s.event(ctx, what, caller)
 	event.ScopeUserID, event.KeyID, event.Provider = key.UserID, key.ID, key.Provider
 	return event
 }
 
-// recordDenied returns err, unless err is models.ErrForbidden. Then it adds the denied attempt to the audit trail, even if the client has
-// disconnected, and returns the error for the refused write.
+// recordDenied adds a denied attempt to the audit trail if err is models.ErrForbidden, even if the client has
+// disconnected, and returns the error for the refused write. It returns any other err unchanged.
 func (s *server) recordDenied(ctx context.Context, err error, event models.Event) error {
 	if !errors.Is(err, models.ErrForbidden) {
 		return err
@@ -540,7 +544,7 @@ func notServing(k models.Key, now int64) string {
 	return ""
 }
 
-// etag returns the entity tag that names the state of what people change of a key.
+// etag returns the entity tag of a key's state. Only people's changes of the key change the tag.
 func etag(k models.Key) string { return `"` + strconv.FormatInt(k.Revision, 10) + `"` }
 
 func (s *server) wireKey(k models.Key) gen.Key {
@@ -566,7 +570,7 @@ func (s *server) wireKey(k models.Key) gen.Key {
 	return key
 }
 
-// wireLimits returns how many requests a key serves, or nil for any number.
+// wireLimits returns a key's limits, or nil if it has none.
 func wireLimits(l models.Limits) *gen.KeyLimit {
 	if l.IsZero() {
 		return nil
@@ -574,7 +578,7 @@ func wireLimits(l models.Limits) *gen.KeyLimit {
 	return &gen.KeyLimit{RequestsPerMinute: optional(l.RequestsPerMinute), RequestsPerDay: optional(l.RequestsPerDay), Concurrent: optional(l.Concurrent)}
 }
 
-// wireRestrictions returns what a key may be used for, or nil for anything.
+// wireRestrictions returns a key's restrictions, or nil if it has none.
 func wireRestrictions(r models.Restrictions) *gen.Restrictions {
 	if r.IsZero() {
 		return nil
@@ -582,7 +586,7 @@ func wireRestrictions(r models.Restrictions) *gen.Restrictions {
 	return &gen.Restrictions{Users: r.Users, Models: r.Models, Operations: r.Operations}
 }
 
-// wireVerification returns what the last test of a key found, or nil if there was none.
+// wireVerification returns the result of a key's last test, or nil if there was none.
 func wireVerification(k models.Key) *gen.Verification {
 	if k.VerifiedAt == 0 {
 		return nil
@@ -597,7 +601,7 @@ func (s *server) wireReceipt(k models.Key, r feed.Receipt) gen.Receipt {
 	return s.receiptOf(k.RevokedAt, k.RevokedBy, r)
 }
 
-// receiptOf returns the receipt of what was revoked at a time, by a user.
+// receiptOf returns the receipt of a revocation: at is its time in microseconds, by the user who revoked.
 func (s *server) receiptOf(at int64, by string, r feed.Receipt) gen.Receipt {
 	receipt := gen.Receipt{
 		State: receiptComplete, RevokedAt: wireTime(at), RevokedBy: by,
@@ -657,7 +661,7 @@ func optional[T comparable](v T) *T {
 	return &v
 }
 
-// orZero returns the value of a member that the request may leave out.
+// orZero returns the value of an optional member, or the zero value if the request leaves it out.
 func orZero[T any](given *T) (value T) {
 	if given != nil {
 		value = *given

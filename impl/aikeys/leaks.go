@@ -43,7 +43,8 @@ type leakSearch struct {
 	done map[string]gen.LeakMatch
 }
 
-// FindLeaks finds the keys, versions and API keys that leaked values belong to, and revokes them if it is asked to.
+// FindLeaks finds the keys, versions and API keys that leaked values belong to, and revokes them if the request says
+// so.
 func (s *server) FindLeaks(ctx context.Context, req gen.FindLeaksRequestObject) (gen.FindLeaksResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -261,8 +262,8 @@ func (l leakSearch) matchTokens(ctx context.Context, candidates []string) (match
 	return matches, nil
 }
 
-// endToken returns the match of an API key. If the search revokes, it revokes the API key first, for all projects: with its text, the caller
-// could do so as its user.
+// endToken returns the match of an API key. If the search revokes, it first revokes the API key for all projects. The
+// caller could do so anyway: with the text of the API key, they can act as its user.
 func (l leakSearch) endToken(ctx context.Context, t models.Token) (gen.LeakMatch, error) {
 	match := gen.LeakMatch{Kind: "api_key", TokenID: optional(t.ID), UserID: optional(t.UserID), Action: actionNone, LastUsedAt: optionalTime(t.LastUsedAt)}
 	if l.revoke {

@@ -103,8 +103,9 @@ func (s *server) changeProviders(
 	})
 }
 
-// parseProvider returns a provider's slug, or "" if the request names none. It refuses a slug that is neither in the catalogue nor of the
-// form of a custom provider's. Lists can be filtered by a custom provider that was deleted, so it need not exist.
+// parseProvider returns a provider's slug, or "" if the request names none. It refuses a slug that is not in the
+// catalogue and does not have the form of a custom provider's. A custom provider need not exist: lists can be filtered
+// by a deleted one.
 func (s *server) parseProvider(given *string) (string, error) {
 	slug := orZero(given)
 	if given == nil || s.CustomProviders && providers.IsCustom(slug) {

@@ -82,10 +82,11 @@ func (s *server) wireIfReadable(k models.Key, caller models.Caller, policy model
 	return new(s.wireKey(k))
 }
 
-// notAMember is the reason for which no key serves a user who is no member of the project.
+// notAMember is the reason why no key serves a user who is not a member of the project.
 const notAMember = "not_a_member"
 
-// servedUser returns for whom a key is resolved, and whether they are a member. For others than the caller, the caller must be an owner.
+// servedUser returns the user for whom a key is resolved, and whether they are a member. Only an owner may resolve for
+// another user.
 func (s *server) servedUser(ctx context.Context, caller models.Caller, userID *string, now int64) (served models.Caller, isMember bool, err error) {
 	if userID == nil || *userID == caller.UserID {
 		return caller, true, nil
@@ -105,7 +106,7 @@ func (s *server) servedUser(ctx context.Context, caller models.Caller, userID *s
 	return served, true, err
 }
 
-// scopeOf returns whose key it is.
+// scopeOf returns "user" for a user's own key and "project" for any other.
 func scopeOf(k models.Key) string {
 	if k.UserID != "" {
 		return "user"

@@ -32,7 +32,7 @@ const (
 	reasonRotation = "rotation"
 )
 
-// rotation is what a request asks for.
+// rotation is a parsed request to rotate a key.
 type rotation struct {
 	keyID    string
 	ifMatch  *string
@@ -43,11 +43,11 @@ type rotation struct {
 	idempotency        *models.IdempotencyRecord
 	// fingerprint is of the whole secret; nil if it can't be made.
 	fingerprint []byte
-	// tested is what the test of the secret found, once it was made.
+	// tested is the result of the test of the secret; nil before the test.
 	tested *verification.Result
 }
 
-// RotateKey seals another secret as the next version of a key, and activates it when the request says.
+// RotateKey seals another secret as the next version of a key, and activates it at the time that the request says.
 func (s *server) RotateKey(ctx context.Context, req gen.RotateKeyRequestObject) (gen.RotateKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -68,7 +68,7 @@ func (s *server) RotateKey(ctx context.Context, req gen.RotateKeyRequestObject) 
 	return gen.RotateKey200JSONResponse{Body: body, Headers: gen.RotateKey200ResponseHeaders{ETag: body.Key.Etag}}, nil
 }
 
-// parseRotation returns what a request asks for. It makes the checks that the document can't express and that need no key.
+// parseRotation parses a request. It makes the checks that the document can't express and that need no key.
 func (s *server) parseRotation(caller models.Caller, req gen.RotateKeyRequestObject) (rotation, error) {
 	r := rotation{
 		keyID: parseKeyID(req.ID), ifMatch: req.Params.IfMatch, secret: req.Body.Secret.Reveal(), activate: gen.RotateRequestActivateVerified,
@@ -98,8 +98,9 @@ func (s *server) parseRotation(caller models.Caller, req gen.RotateKeyRequestObj
 	return r, nil
 }
 
-// rotate adds the version, and returns the key after that, and the number of the version. No transaction is open while the secret is tested
-// and sealed. If another rotation has taken the number by then, the secret is sealed again for the next number.
+// rotate adds the version, and returns the changed key and the version's number. No transaction is open while the
+// secret is tested and sealed. If another rotation has taken the number by then, the secret is sealed again for the
+// next number.
 func (s *server) rotate(ctx context.Context, caller models.Caller, r *rotation) (versioned, uint32, error) {
 	for try := 1; ; try++ {
 		found, kept, err := s.beginRotation(ctx, caller, r)
@@ -121,8 +122,8 @@ func (s *server) rotate(ctx context.Context, caller models.Caller, r *rotation) 
 	}
 }
 
-// beginRotation finds the key, and that the caller may rotate it now. If this process may open its versions, those without fingerprints are
-// on record as opened, and it returns them with their envelopes.
+// beginRotation finds the key, and checks that the caller may rotate it now. If this process may open secrets, it also
+// returns the versions without fingerprints, with their envelopes, and stores records that they are opened.
 func (s *server) beginRotation(ctx context.Context, caller models.Caller, r *rotation) (versioned, []models.KeyVersion, error) {
 	var (
 		key      models.Key
@@ -160,7 +161,8 @@ func (s *server) beginRotation(ctx context.Context, caller models.Caller, r *rot
 	return found, kept, err
 }
 
-// notCompared returns errSameSecret if a version of a key has the secret's fingerprint, and otherwise the versions that have none.
+// notCompared returns the versions of a key that have no fingerprint, or errSameSecret if a version has the secret's
+// fingerprint.
 func (s *server) notCompared(tx *models.Tx, key models.Key, r *rotation) ([]models.KeyVersion, error) {
 	kept, err := tx.KeptVersions(key.ID)
 	if err != nil {
@@ -174,7 +176,7 @@ func (s *server) notCompared(tx *models.Tx, key models.Key, r *rotation) ([]mode
 	return slices.DeleteFunc(kept, func(v models.KeyVersion) bool { return having[v.Version] }), err
 }
 
-// openedForRotation returns the record of a version that is opened.
+// openedForRotation returns the record that a version is opened for a rotation.
 func openedForRotation(caller models.Caller, k models.Key, version uint32, event models.Event) models.FetchRecord {
 	return models.FetchRecord{
 		At: event.At, DataPlaneID: models.ControlPlane, CustomerID: k.CustomerID, ProjectID: k.ProjectID, Provider: k.Provider,
@@ -221,7 +223,8 @@ func (s *server) newVersion(
 	return next, err
 }
 
-// checkIsAnother returns errSameSecret if a version of a key has a secret. A version that can't be read is no reason not to replace it.
+// checkIsAnother returns errSameSecret if a version of a key has the given secret. It ignores versions that can't be
+// read: a rotation may replace them.
 func (s *server) checkIsAnother(ctx context.Context, key models.Key, kept []models.KeyVersion, secret string) error {
 	for _, v := range kept {
 		plain, err := s.Opener.Open(ctx, sealer.Binding{
@@ -242,7 +245,7 @@ func (s *server) checkIsAnother(ctx context.Context, key models.Key, kept []mode
 	return nil
 }
 
-// testRotation tests the secret of a rotation at its provider, once. The caller may rotate the key.
+// testRotation tests the secret of a rotation at its provider, once. Call it only if the caller may rotate the key.
 func (s *server) testRotation(ctx context.Context, caller models.Caller, provider providers.Provider, r *rotation) error {
 	if r.tested == nil {
 		r.tested = new(s.testSecret(ctx, caller, provider, r.secret))
@@ -317,7 +320,8 @@ type changing struct {
 	newEvent func(models.EventType) models.Event
 }
 
-// changeVersions makes a change to the versions of a key if the caller may change the key, and returns what is then there.
+// changeVersions makes a change to the versions of a key if the caller may change the key, and returns the key with its
+// versions after that.
 func (s *server) changeVersions(
 	ctx context.Context, caller models.Caller, what versionChange, change func(changing) error,
 ) (done versioned, err error) {
@@ -366,7 +370,7 @@ func (s *server) ListKeyVersions(ctx context.Context, req gen.ListKeyVersionsReq
 		return nil, err
 	}
 	var found versioned
-	err = s.Store.Transact(ctx, func(tx *models.Tx) error { // of one state of the key
+	err = s.Store.Transact(ctx, func(tx *models.Tx) error { // so that all reads see one state of the key
 		found, err = readVersions(tx, caller, parseKeyID(req.ID))
 		return err
 	})
@@ -387,20 +391,20 @@ func (s *server) ListKeyVersions(ctx context.Context, req gen.ListKeyVersionsReq
 	return gen.ListKeyVersions200JSONResponse{Body: body, Headers: gen.ListKeyVersions200ResponseHeaders{ETag: new(etag(found.key))}}, nil
 }
 
-// ActivateKeyVersion has a version of a key serve.
+// ActivateKeyVersion makes a version of a key the active one.
 func (s *server) ActivateKeyVersion(ctx context.Context, req gen.ActivateKeyVersionRequestObject) (gen.ActivateKeyVersionResponseObject, error) {
 	version := uint32(req.Version) //nolint:gosec // the document bounds it
 	body, err := s.switchVersion(ctx, req.CustomerID, req.ProjectID, req.Params.Wait,
 		versionChange{parseKeyID(req.ID), req.Params.IfMatch, models.EventKeyRotated}, func(c changing, by string) error {
 			if c.isStale && c.key.Version != version {
-				return errPrecondition // a change that is made already may be this request's own, sent again
+				return errPrecondition // this request may have made the change already, if it is sent again
 			}
 			return c.tx.ActivateVersion(c.key, version, by, c.newEvent)
 		})
 	return gen.ActivateKeyVersion200JSONResponse{Body: body, Headers: gen.ActivateKeyVersion200ResponseHeaders{ETag: body.Key.Etag}}, err
 }
 
-// RollbackKey has the version of a key serve again that the active one replaced.
+// RollbackKey activates the version of a key that the active version replaced.
 func (s *server) RollbackKey(ctx context.Context, req gen.RollbackKeyRequestObject) (gen.RollbackKeyResponseObject, error) {
 	body, err := s.switchVersion(ctx, req.CustomerID, req.ProjectID, req.Params.Wait,
 		versionChange{parseKeyID(req.ID), req.Params.IfMatch, models.EventKeyRotationRolledBack}, func(c changing, by string) error {
@@ -412,7 +416,7 @@ func (s *server) RollbackKey(ctx context.Context, req gen.RollbackKeyRequestObje
 	return gen.RollbackKey200JSONResponse{Body: body, Headers: gen.RollbackKey200ResponseHeaders{ETag: body.Key.Etag}}, err
 }
 
-// switchVersion makes another version of a key active, and returns the answer to that.
+// switchVersion makes another version of a key active, and returns the answer.
 func (s *server) switchVersion(
 	ctx context.Context, customerID, projectID string, waitFor *string, what versionChange, change func(c changing, by string) error,
 ) (body gen.RotateResponse, err error) {
@@ -455,10 +459,11 @@ func (s *server) DestroyKeyVersion(ctx context.Context, req gen.DestroyKeyVersio
 	}, nil
 }
 
-// wireRotation returns the answer to what added or activated a version. A version that does not serve has no receipt.
+// wireRotation returns the answer to a request that added or activated a version. The answer has no receipt for a
+// version that is not active.
 func (s *server) wireRotation(ctx context.Context, done versioned, version uint32, wait time.Duration) gen.RotateResponse {
 	body := gen.RotateResponse{Key: s.wireKey(done.key), Version: wireVersion(done.find(version)), Warnings: wireWarnings(done.key.Duplicates)}
-	if done.key.RevokedAt != 0 || done.key.DisabledAt != 0 { // revoked since, if the request is repeated
+	if done.key.RevokedAt != 0 || done.key.DisabledAt != 0 { // revoked or disabled since, if the request is a retry
 		s.setReceipt(&body.Key, done.key, s.receiptOfStop(ctx, done.key.Stop(), 0))
 	}
 	if version == done.key.Version {
@@ -467,8 +472,8 @@ func (s *server) wireRotation(ctx context.Context, done versioned, version uint3
 	return body
 }
 
-// rotationReceipt returns the receipt of the change that made a key's version active, as requested; nil for a key that was never rotated.
-// If it can't be read, it claims nothing.
+// rotationReceipt returns the receipt of the change that made a key's version active, or nil if the key was never
+// rotated. It waits for the receipt like receiptOfStop.
 func (s *server) rotationReceipt(ctx context.Context, k models.Key, wait time.Duration) *gen.RotationReceipt {
 	if k.RotationTx == 0 {
 		return nil

@@ -30,11 +30,12 @@ type Config struct {
 	Receipts  Receipts
 	Providers *providers.Catalogue
 	Quotas    Quotas
-	// Denials writes the events of denied attempts; nil writes one for each.
+	// Denials writes the events of denied attempts; nil writes an event for each attempt.
 	Denials *Denials
-	// Verifier tests secrets that are to be registered at their providers; nil makes no tests.
+	// Verifier tests secrets at their providers before they are registered; nil makes no tests.
 	Verifier Verifier
-	// Opener opens the secrets of a key that is rotated, to compare them with the new one; nil where this process may open none.
+	// Opener opens the secrets of a key that is rotated, to compare them with the new one; nil if this process may open
+	// none.
 	Opener sealer.Sealer
 	// Tests tests stored keys.
 	Tests *verification.Keys
@@ -45,7 +46,7 @@ type Config struct {
 	SignIn        *auth.SignIn
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
-	// API is the shared part; its Document is set here.
+	// API configures what all APIs share. NewHandler sets its Document.
 	API httpapi.Config
 }
 
@@ -62,7 +63,7 @@ type Verifier interface {
 
 // Receipts reports how far a key's stop has got; *feed.Feed implements it.
 type Receipts interface {
-	// WaitForReceipt returns the receipt when it is complete, or as it is when the time to wait is over.
+	// WaitForReceipt returns the receipt when it is complete, or when the time to wait is over.
 	WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error)
 }
 
@@ -77,7 +78,8 @@ type server struct {
 
 var _ gen.StrictServerInterface = (*server)(nil)
 
-// document is the parsed OpenAPI document. Handlers share it, since parsing it takes longer than all else that NewHandler does.
+// document is the parsed OpenAPI document. Handlers share it, since parsing it takes longer than everything else that
+// NewHandler does.
 var document = sync.OnceValues(gen.GetSpec)
 
 // NewHandler returns the public API.

@@ -78,7 +78,7 @@ func checkChange(key models.Key, change models.KeyChange, ifMatch *string) error
 	case key.RemovalID != "" && change.Disabled != nil && !*change.Disabled:
 		return errSuspended
 	case ifMatch != nil && !matchesETag(*ifMatch, etag(key)) && !change.IsMade(key):
-		return errPrecondition // a change that is made already may be this request's own, sent again (RFC 9110, section 13.1.1)
+		return errPrecondition // this request may have made the change already, if it is sent again (RFC 9110, section 13.1.1)
 	}
 	return nil
 }
@@ -156,7 +156,7 @@ func changedLimits(given nullable.Nullable[gen.KeyLimitChange]) *models.LimitsCh
 	return &models.LimitsChange{RequestsPerMinute: number(body.RequestsPerMinute), RequestsPerDay: number(body.RequestsPerDay), Concurrent: number(body.Concurrent)}
 }
 
-// eventOf returns the type of the event of an attempt to make a change.
+// eventOf returns the type of the event for an attempt to make a change.
 func eventOf(change models.KeyChange) models.EventType {
 	switch {
 	case change.Disabled == nil:
@@ -167,8 +167,8 @@ func eventOf(change models.KeyChange) models.EventType {
 	return models.EventKeyEnabled
 }
 
-// matchesETag reports whether the value of If-Match, which has the form that the document asks for, names an entity tag (RFC 9110, section
-// 13.1.1). A weak tag matches none. The tags that are given out hold no comma.
+// matchesETag reports whether a value of If-Match names an entity tag (RFC 9110, section 13.1.1). The value has the
+// form that the document requires. A weak tag matches nothing. The service's tags contain no comma.
 func matchesETag(given, tag string) bool {
 	for one := range strings.SplitSeq(given, ",") {
 		if one = strings.Trim(one, " \t"); one == tag || one == "*" {

@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// ListUsage returns a page of the usage: all of the project's to an owner, and their own to other members.
+// ListUsage returns a page of the usage. An owner gets the whole project's usage, another member their own.
 func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) (gen.ListUsageResponseObject, error) {
 	page, err := parsePage(req.Params.PageSize, maxPageSize, req.Params.PageToken, func(text string) bool {
 		_, ok := models.ParseUsageKey(text)

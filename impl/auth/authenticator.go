@@ -74,8 +74,8 @@ type Principal struct {
 const (
 	// cacheSize is how many sessions are cached.
 	cacheSize = 10_000
-	// cacheTTL is how long a session is served without a look-up. It bounds how long a credential that another process has revoked stays
-	// good where no statement checks it again.
+	// cacheTTL is how long a session is served without a look-up. It bounds how long a credential that another process
+	// has revoked still works where no statement checks the session again.
 	cacheTTL = 500 * time.Millisecond
 	// jwtCacheTTL may be longer: a JWT can't be revoked, only its expiry ends it.
 	jwtCacheTTL = time.Minute
@@ -208,9 +208,9 @@ func (a *Authenticator) verifierOf(token string) (verifier, error) {
 	return func(ctx context.Context, now time.Time) (Principal, error) { return verify(ctx, id, hash, now) }, nil
 }
 
-// lookUp verifies a credential and caches its session. Callers with the same credential share one look-up. It belongs to
-// none of them: it keeps the first caller's context values but not its cancellation, so a caller that leaves neither fails
-// the others nor waits for them.
+// lookUp verifies a credential and caches its session. Callers with the same credential share one look-up. It keeps the
+// first caller's context values but not its cancellation: if a caller gives up, it returns at once, and the look-up
+// goes on for the others.
 func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, verify verifier) (Principal, error) {
 	p, err := shared(ctx, &a.lookUps, key.String(), lookUpTimeout, func(ctx context.Context) (Principal, error) {
 		now := a.cfg.Now() // before the look-up, so that its duration counts against the TTL
@@ -289,9 +289,9 @@ func (p Principal) live(revokedAt, expiresAt int64, now time.Time) (Principal, e
 	return p, nil
 }
 
-// shared returns the result of fn, or ctx's error if ctx ends first. Callers with the same key share one run of fn, whose own
-// context ends by the timeout alone. A panic of fn becomes an error: it would end the process, since no caller's goroutine
-// could recover it. The panic's value may hold a secret, so only the stack is kept.
+// shared returns the result of fn, or ctx's error if ctx ends first. Callers with the same key share one run of fn.
+// Only the timeout ends the context of that run. A panic of fn becomes an error: otherwise it would end the process,
+// since no caller's goroutine could recover it. The panic's value may hold a secret, so only the stack is kept.
 func shared[T any](
 	ctx context.Context, group *singleflight.Group, key string, timeout time.Duration, fn func(context.Context) (T, error),
 ) (T, error) {
@@ -434,7 +434,7 @@ func (m *middleware) openSession(c echo.Context, address netip.Addr) (Principal,
 	if len(headers) != 1 && !hasCertificate {
 		return Principal{}, fmt.Errorf("%w: %d Authorization headers", ErrUnauthenticated, len(headers))
 	}
-	if hasCertificate { // no guess: the operator's authority has signed it
+	if hasCertificate { // it can't be a guess: the operator's authority has signed it
 		return m.openCertificate(c.Response(), r)
 	}
 	if m.Guesses.IsSuspect(address) {
@@ -468,8 +468,8 @@ func (m *middleware) openCertificate(w http.ResponseWriter, r *http.Request) (Pr
 	if left <= 0 {
 		return Principal{}, fmt.Errorf("%w: the client certificate has expired", ErrUnauthenticated)
 	}
-	// A connection that is used in the last minute of its certificate is closed after the answer, and one that is not used is
-	// closed as idle. So a client that has a new certificate by then loses no request to the old one.
+	// If a connection is used in the last minute of its certificate, it is closed after the answer. If it is not used,
+	// it is closed as idle. So a client that has a new certificate by then loses no request because of the old one.
 	if left < httpapi.IdleTimeout {
 		w.Header().Set("Connection", "close")
 	}
@@ -518,8 +518,8 @@ func isJWT(token string) bool {
 	return dots == 2
 }
 
-// maxHeaderLength bounds, in bytes, what is hashed and parsed for a caller that is not known yet. A JWT with a long list of
-// groups stays well below.
+// maxHeaderLength is the length in bytes of the longest Authorization header that is hashed and parsed. A JWT with a
+// long list of groups is much shorter.
 const maxHeaderLength = 8 << 10
 
 // cacheKey stands for a credential in the cache of sessions: the SHA-256 of a token's whole text, or of the names in a

@@ -10,7 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// maxCertificateNames bounds what a certificate may make the database look for.
+// maxCertificateNames is how many names of a certificate the database looks up, at most.
 const maxCertificateNames = 100
 
 // AuthenticateCertificate returns the data plane that has one of the names in a client certificate, which the caller has

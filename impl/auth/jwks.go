@@ -24,9 +24,10 @@ const (
 	// is how long old keys serve while fetching fails.
 	keysMaxAge = 5 * time.Minute
 	keysKept   = time.Hour
-	// searchInterval is the least time between fetches on account of unknown key ids, which anyone can make up.
+	// searchInterval is the least time between two fetches for unknown key ids. Anyone can make up such ids.
 	searchInterval = 5 * time.Second
-	// retryInterval is the least time after a failed fetch while there are no keys, staleRetryInterval while there are.
+	// retryInterval is the least time after a failed fetch while there are no keys, staleRetryInterval while there are
+	// keys.
 	retryInterval      = time.Second
 	staleRetryInterval = 30 * time.Second
 )
@@ -45,7 +46,7 @@ type keySource struct {
 type keyState struct {
 	keys     []jose.JSONWebKey
 	fetched  time.Time // when keys were read
-	document discovery // that named the keys
+	document discovery // the document that named the keys
 	tried    time.Time // when the last fetch ended, whether or not it succeeded
 	searched time.Time // when the last fetch for an unknown key ended
 	err      error     // of the last fetch
@@ -107,8 +108,8 @@ func verifyWith(keys []jose.JSONWebKey, jws *jose.JSONWebSignature) ([]byte, boo
 	return nil, false
 }
 
-// current returns the keys, fetching them first if that is due. A caller that did not find its key among the cached ones sets
-// search. Callers share one fetch.
+// current returns the keys, fetching them first if that is due. search is set if the caller did not find its key among
+// the cached ones. Callers share one fetch.
 func (s *keySource) current(ctx context.Context, search bool) (*keyState, error) {
 	state := s.state.Load()
 	if state.isDue(s.now(), search) {

@@ -40,9 +40,9 @@ type OIDCConfig struct {
 	// AuthorizedParties are the clients that a token may be for by its "azp". Empty allows Audience and ClientID. A token without
 	// an "azp" is for every client.
 	AuthorizedParties []string
-	// ClientID is the id of the public client that people sign in with. It is empty where people can't sign in.
+	// ClientID is the id of the public client that people sign in with. It is empty if people can't sign in.
 	ClientID string
-	// Scopes are what they ask for.
+	// Scopes are the scopes that people sign in with.
 	Scopes []string
 	// MaxLifetime bounds the time from a token's "iat" to its "exp" or, without an "iat", from now; 0 means 24 hours.
 	MaxLifetime time.Duration
@@ -112,7 +112,7 @@ func (o *OIDC) verify(ctx context.Context, jwt string) (Principal, error) {
 	if err != nil {
 		return Principal{}, o.cause(keys, err)
 	}
-	if !token.Expiry.After(o.config.Now()) { // the library accepts a token in the instant of its expiry
+	if !token.Expiry.After(o.config.Now()) { // the library accepts a token at the instant of its expiry
 		return Principal{}, unauthenticated(errExpired)
 	}
 	claims, err := decodeClaims(keys.payload)
@@ -175,7 +175,8 @@ func (o *OIDC) checkPurpose(jwt string, claims claimSet, expiry time.Time) error
 // maxSeconds is a time far beyond every token's, in seconds since 1970.
 const maxSeconds = 1 << 40
 
-// isSessionType reports whether the "typ" of a JWT's header, absent or a media type, may be that of a session token.
+// isSessionType reports whether a session token may have this "typ" in its JWT header. The "typ" is a media type, or
+// absent.
 func isSessionType(raw json.RawMessage) bool {
 	if raw == nil {
 		return true
@@ -239,10 +240,10 @@ func isSecureURL(u *url.URL) bool {
 
 // ClaimNames names the top-level claims of a session token that hold the ids of a Principal.
 //
-// Each claim must be a string that is an id as it stands: 1 to 64 characters of [A-Za-z0-9._-], and not "-", "." or "..",
-// which mean something else in a path. Any other value, such as "auth0|abc" or an e-mail address, is refused rather than
-// altered, since altering could give two users the same id. If the issuer has such subjects, have it add a claim that is an
-// id and name that claim here.
+// Each claim must be a string with the form of an id: 1 to 64 characters of [A-Za-z0-9._-], and not "-", "." or "..",
+// which mean something else in a path. Any other value, such as "auth0|abc" or an e-mail address, is refused rather
+// than altered, since altering could give two users the same id. If the issuer has such subjects, have it add a claim
+// that is an id and name that claim here.
 type ClaimNames struct {
 	// Customer defaults to "customer_id", User to "sub", Project to "project_id".
 	Customer string
@@ -344,9 +345,9 @@ type discovery struct {
 // ErrSignInImpossible means that the issuer lacks what people need to sign in.
 var ErrSignInImpossible = errors.New("people can't sign in at the OIDC issuer")
 
-// ProbeSignIn returns an error that wraps ErrSignInImpossible if the issuer's discovery document lacks what the authorization code flow
-// needs. hasDeviceFlow is whether it has the device flow. A document that names no challenge methods may support S256: some
-// issuers do and don't say so.
+// ProbeSignIn returns an error that wraps ErrSignInImpossible if the issuer's discovery document lacks what the
+// authorization code flow needs. hasDeviceFlow is whether it has the device flow. A document that names no challenge
+// methods is accepted: some issuers support S256 without saying so.
 func (o *OIDC) ProbeSignIn(ctx context.Context) (hasDeviceFlow bool, err error) {
 	state, err := o.keys.current(ctx, false)
 	if err != nil {
@@ -364,9 +365,10 @@ func (o *OIDC) ProbeSignIn(ctx context.Context) (hasDeviceFlow bool, err error) 
 	return isSecureText(document.DeviceURL), nil
 }
 
-// SignInServers returns the URLs that a browser asks for a session token: the issuer's, and that of the token endpoint which the issuer's
-// discovery document names, which may be at another host. Nil if people can't sign in. It waits for a document that it does not have yet
-// until ctx ends; without one it returns the issuer's alone.
+// SignInServers returns the URLs that a browser asks for a session token: the issuer's, and its token endpoint's, which
+// may be at another host. It returns nil if people can't sign in. The issuer's discovery document names the token
+// endpoint. If it is not cached, SignInServers waits for it until ctx ends. Without it, SignInServers returns only the
+// issuer's URL.
 func (o *OIDC) SignInServers(ctx context.Context) []string {
 	if o == nil || o.signIn == nil {
 		return nil

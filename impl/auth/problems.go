@@ -7,7 +7,8 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// Problems returns the rows of the refusals of this package, for the tables of the APIs that authenticate with it.
+// Problems returns the rows for this package's errors. An API that authenticates with the package adds them to its
+// table.
 func Problems() problem.Table {
 	return problem.Table{
 		{Err: ErrUnauthenticated, Status: http.StatusUnauthorized, Code: "unauthenticated", Slug: "unauthenticated", Title: "Unauthenticated",

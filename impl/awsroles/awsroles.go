@@ -1,9 +1,10 @@
 // Package awsroles assumes roles in customers' AWS accounts, with the identity that this process has in AWS, and makes short-term
 // Bedrock API keys with them.
 //
-// The identity is found as by AWS's own tools: environment, files, web identity, or the metadata of the machine that it runs on. The
-// customer's external id keeps customers from naming each other's roles. A role that can be assumed without one is refused, or any
-// customer could name the operator's own roles, and those of others who have trusted the service without a condition.
+// The package finds the identity where AWS's own tools do: in the environment, files, web identity, or the machine's
+// metadata. The customer's external id keeps customers from naming each other's roles. A role that can be assumed
+// without an external id is refused. Otherwise any customer could name the operator's own roles, and the roles of
+// others who trust the service without a condition.
 //
 // The package may import impl/exchange and impl/providers, and nothing else of ours.
 package awsroles
@@ -25,7 +26,8 @@ import (
 	"github.com/agentrouter/aikeys/impl/providers"
 )
 
-// life is how long a session with a role lasts: the longest that AWS allows for an identity that is itself a role's.
+// life is how long a session with a role lasts: the longest time that AWS allows if the process's own identity is a
+// role.
 const life = time.Hour
 
 // scope is the policy of each session: credentials made with the role can call models and no more, even if the role may do more.

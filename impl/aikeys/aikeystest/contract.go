@@ -21,8 +21,9 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 )
 
-// Contract checks replies against an OpenAPI document, more strictly than clients should: members that the document does not
-// name and values that its growing lists do not have are errors, so that nothing is answered that is not documented.
+// Contract checks replies against an OpenAPI document, more strictly than clients should. A member that the document
+// does not name is an error, and so is a value that is not in its list, even if the list may grow. So the service can't
+// answer anything that is not documented.
 type Contract struct {
 	// Doc is the document, with all schemas closed.
 	Doc *openapi3.T
@@ -61,7 +62,7 @@ func closeSchema(ref *openapi3.SchemaRef, closed map[*openapi3.Schema]bool) {
 	if known, ok := s.Extensions["x-extensible-enum"].([]any); ok {
 		s.Enum = known
 	}
-	if slices.Contains(s.Enum, any("openai")) && slices.Contains(s.Enum, any("bedrock")) { // beside the catalogue's, there are customers' own
+	if slices.Contains(s.Enum, any("openai")) && slices.Contains(s.Enum, any("bedrock")) { // customers' own providers are allowed, too
 		s.Pattern, s.Enum = "^("+strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Enum), " ", "|"), "[]")+"|x-[a-z0-9-]+)$", nil
 	}
 	if s.Type.Is("object") && s.AdditionalProperties.Schema == nil {
@@ -75,7 +76,8 @@ func closeSchema(ref *openapi3.SchemaRef, closed map[*openapi3.Schema]bool) {
 	}
 }
 
-// Complaints returns the faults of a reply, in words that repeat nothing of the request. The body of a stream is not checked.
+// Complaints returns what is wrong with a reply. Its texts quote nothing from the request. It does not check the body
+// of a stream.
 func (c *Contract) Complaints(req *http.Request, resp *http.Response, body []byte) []string {
 	var found []string
 	complain := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
@@ -97,7 +99,7 @@ func (c *Contract) Complaints(req *http.Request, resp *http.Response, body []byt
 			unrouted = append(unrouted, http.StatusNoContent)
 		}
 		if !slices.Contains(unrouted, resp.StatusCode) {
-			complain("status %d for what is not in the document", resp.StatusCode)
+			complain("status %d for a request that is not in the document", resp.StatusCode)
 		}
 		return found
 	}
@@ -158,7 +160,7 @@ func problemComplaints(resp *http.Response, body []byte) []string {
 // route returns the operation that answers a request, or nil.
 func (c *Contract) route(req *http.Request) *routers.Route {
 	path := httpapi.CanonicalPath(req.URL.EscapedPath())
-	longest := 0 // the path of a key with more after it is that of the key, unless the document has it
+	longest := 0 // a longer path than a key's is the key's, unless the document has it
 	for template := range c.Doc.Paths.Map() {
 		if matches(template, path) {
 			longest = max(longest, strings.Count(template, "/"))

@@ -28,7 +28,7 @@ type Request struct {
 	// Token goes into an Authorization header; empty sends none.
 	Token  string
 	Header http.Header
-	// Body is sent as it is; nil sends none. Its Content-Type is application/json unless Header says otherwise.
+	// Body is sent unchanged; nil sends none. Its Content-Type is application/json unless Header says otherwise.
 	Body []byte
 	// Chunked sends the body without its length.
 	Chunked bool
@@ -90,7 +90,7 @@ func (s *Service) Do(t testing.TB, req *http.Request) Reply {
 // Serve passes a request to the handler without a socket, and returns the reply and what is wrong with it.
 func (s *Service) Serve(req *http.Request) (Reply, []string) {
 	recorder := httptest.NewRecorder()
-	s.Handler.ServeHTTP(recorder, req.Clone(req.Context())) // it is free to change its request
+	s.Handler.ServeHTTP(recorder, req.Clone(req.Context())) // the handler may change its request
 	resp := recorder.Result()
 	body := recorder.Body.Bytes()
 	s.Evidence.keep(resp, body)
@@ -103,7 +103,7 @@ func (r Request) build(base string) (*http.Request, error) {
 		body = bytes.NewReader(r.Body)
 	}
 	if r.Chunked {
-		body = io.MultiReader(body) // whose length net/http does not know
+		body = io.MultiReader(body) // net/http does not know its length
 	}
 	req, err := http.NewRequest(r.Method, base+r.Path, body) //nolint:noctx // Send adds the test's.
 	if err != nil {

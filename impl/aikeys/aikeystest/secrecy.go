@@ -35,8 +35,8 @@ func newEvidence() *Evidence {
 	return &Evidence{registry: prometheus.NewRegistry(), spans: tracetest.NewInMemoryExporter()}
 }
 
-// Secret returns new text to use as a secret, or in any other place where a caller could put one: 32 hexadecimal digits, which
-// the service must not output.
+// Secret returns 32 new hexadecimal digits that the service must not output. A test uses them as a secret, or wherever
+// else a caller could put one.
 func (s *Service) Secret() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read ends the program instead
@@ -69,8 +69,8 @@ func (e *Evidence) Leaks() []string {
 	return leaks
 }
 
-// FindIn returns the form in which data holds a secret or half of it: plain, in hexadecimal or in base64. It is empty if data
-// does not hold it.
+// FindIn returns the form in which data holds a secret or half of one, such as plain, hexadecimal or base64. It returns
+// "" if data holds neither.
 func FindIn(data []byte, secret string) string {
 	half := len(secret) / 2
 	for _, form := range append(forms(secret[:half]), forms(secret[half:])...) {
@@ -93,8 +93,8 @@ func forms(text string) []form {
 		{"in hexadecimal", digits}, {"in hexadecimal", strings.ToUpper(digits)}, {"backwards", string(backwards)},
 	}
 	for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		// Inside longer data the text may begin at any of the three positions of a group; the groups at both ends then
-		// depend on the neighbouring data.
+		// In the base64 of longer data, the text may begin at any of the three positions of a group. The groups at both
+		// ends then also depend on the neighbouring data.
 		for shift := range 3 {
 			encoded := alphabet.EncodeToString([]byte(strings.Repeat(" ", shift) + text))
 			found = append(found, form{"in base64", encoded[4 : len(encoded)-len(encoded)%4-4]})
@@ -103,7 +103,7 @@ func forms(text string) []form {
 	return found
 }
 
-// Log returns all that was logged so far, JSON by line.
+// Log returns everything logged so far, one JSON object per line.
 func (e *Evidence) Log() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

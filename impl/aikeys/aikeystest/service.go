@@ -40,18 +40,19 @@ type Options struct {
 	Sealer sealer.Sealer
 	// Now is the handlers' clock; nil means time.Now.
 	Now func() time.Time
-	// Verifier is that of aikeys.Config.
+	// Verifier is aikeys.Config's Verifier.
 	Verifier aikeys.Verifier
 	// Tester makes the tests of stored keys; nil allows none.
 	Tester *verification.Verifier
-	// Quotas are those of aikeys.Config.
+	// Quotas are aikeys.Config's Quotas.
 	Quotas  aikeys.Quotas
 	Denials *aikeys.Denials
 	// OperatorsAddProviders keeps owners from adding servers of their own.
 	OperatorsAddProviders bool
 	// OIDC verifies session tokens; nil accepts only API keys.
 	OIDC *auth.OIDC
-	// Ready, TrustedProxies and Examples are those of httpapi.Config, PrincipalRate that of auth.MiddlewareConfig, FailureRate that of auth.NewGuesses.
+	// Ready, TrustedProxies and Examples go into httpapi.Config, PrincipalRate into auth.MiddlewareConfig, and
+	// FailureRate to auth.NewGuesses.
 	Ready          func() bool
 	PrincipalRate  ratelimit.Rate
 	Examples       bool
@@ -69,7 +70,7 @@ type Service struct {
 	Handler http.Handler
 	// Evidence is everything that the service has output, to be searched for secrets.
 	Evidence *Evidence
-	// Tests tests stored keys. Nothing runs it.
+	// Tests tests stored keys. Its method Run is not called.
 	Tests *verification.Keys
 
 	t        testing.TB
@@ -123,7 +124,7 @@ func (s *Service) observer(name string) *httpapi.Observer {
 	return observer
 }
 
-// shutdownTimeout is how long the requests that a test left behind may take.
+// shutdownTimeout bounds how long the end of a test waits for requests in flight.
 const shutdownTimeout = 10 * time.Second
 
 // serve listens until the test ends.

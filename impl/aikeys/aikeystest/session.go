@@ -23,7 +23,7 @@ const (
 )
 
 // The users of every Service. Owner, Member and OtherMember are in Project and Stranger is not. Stranger owns
-// OtherProject, and a user who is called as Owner is owns OtherCustomer's project.
+// OtherProject. OtherCustomer's project has an owner with the same id as Owner.
 const (
 	Owner       = "olga"
 	Member      = "mia"
@@ -63,7 +63,7 @@ type Session struct {
 	service *Service
 }
 
-// caller is whose session it is, and in which project by default.
+// caller identifies a session: its user and its default project.
 type caller struct{ customer, project, user string }
 
 // As returns the session of a user whose default project is Customer's Project, always the same one.
@@ -143,7 +143,7 @@ func (s *Service) Shared(name string, changes ...func(*gen.RegisterRequest)) gen
 	return body
 }
 
-// Own is Shared for a key of the caller's own.
+// Own is Shared for a user key.
 func (s *Service) Own(name string, changes ...func(*gen.RegisterRequest)) gen.RegisterRequest {
 	body := s.Shared(name, changes...)
 	body.UserScope = new(true)

@@ -32,7 +32,7 @@ type Mode int
 const (
 	Healthy   Mode = iota
 	Refuse         // closes the connection without an answer
-	Fail           // status 500, with the document all the same
+	Fail           // status 500, but with the document
 	Hang           // no answer until the client leaves
 	Garbage        // status 200 and no JSON, for the key set only
 	Oversized      // a valid key set of 2 MiB
@@ -89,14 +89,14 @@ func (i *Issuer) Claims(claims map[string]any) map[string]any {
 	return all
 }
 
-// Rotate publishes a new ES256 key, which signs from now on, beside the old ones.
+// Rotate publishes a new ES256 key beside the old ones, and signs with it.
 func (i *Issuer) Rotate() {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(i.t, err)
 	i.RotateTo(key, jose.ES256)
 }
 
-// RotateTo is Rotate with a private key and an algorithm of the caller's.
+// RotateTo is Rotate with the given private key and algorithm.
 func (i *Issuer) RotateTo(key crypto.Signer, algorithm jose.SignatureAlgorithm) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -133,7 +133,7 @@ func (i *Issuer) Fetches() int {
 	return i.fetches
 }
 
-// SignWith returns a JWT of the claims in compact form, signed with a key that may be none of an Issuer's.
+// SignWith returns a JWT of the claims in compact form, signed with the given key, which need not be an Issuer's.
 func SignWith(t testing.TB, key jose.JSONWebKey, claims map[string]any) string {
 	signer, err := jose.NewSigner(
 		jose.SigningKey{Algorithm: jose.SignatureAlgorithm(key.Algorithm), Key: key},
@@ -149,7 +149,7 @@ func SignWith(t testing.TB, key jose.JSONWebKey, claims map[string]any) string {
 	return token
 }
 
-// arrive counts a request and breaks it when the issuer is broken as a whole.
+// arrive counts a request. In the modes that break all of the issuer, it also breaks the request.
 func (i *Issuer) arrive(w http.ResponseWriter, r *http.Request) Mode {
 	i.mu.Lock()
 	i.fetches++
@@ -162,7 +162,7 @@ func (i *Issuer) arrive(w http.ResponseWriter, r *http.Request) Mode {
 		w.WriteHeader(http.StatusInternalServerError)
 	case Hang:
 		<-r.Context().Done()
-	default: // the document itself is broken, or nothing is
+	default: // only the document is broken, or nothing
 	}
 	return mode
 }
