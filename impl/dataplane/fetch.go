@@ -23,7 +23,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// FetchKey returns the key that serves a request, in plain text. The decision is on record before it is answered.
+// FetchKey returns the key that serves a request, in plain text. It stores a record of the decision before it answers.
 func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (gen.FetchKeyResponseObject, error) {
 	if err := s.checkRequest(req.Body); err != nil {
 		return nil, err
@@ -64,7 +64,8 @@ var (
 	errOtherUsers = errors.New("the keys are restricted to other users")
 )
 
-// checkEnforced returns an error if a data plane must enforce something for a key that its header does not name.
+// checkEnforced returns an error if a key has restrictions or limits that the data plane does not enforce. enforces is
+// the header in which the data plane lists what it enforces.
 func checkEnforced(key models.Key, enforces *string) error {
 	switch {
 	case key.Restrictions.NeedsDataPlane() && !hasWord(enforces, "restrictions"):
@@ -88,7 +89,7 @@ func valueOf[T any](field *T) (value T) {
 	return value
 }
 
-// reportRefusal stores that a cloud refuses the credential of a key, as a data plane would report it.
+// reportRefusal stores that a cloud refuses the credential of a key, like a data plane's report of a refusal.
 func (s *server) reportRefusal(ctx context.Context, f found, now time.Time) error {
 	d, err := s.dataPlane(ctx)
 	if err != nil {
@@ -120,12 +121,13 @@ func explainRefusal(err error, f found, req gen.FetchKeyRequestObject) error {
 	return err
 }
 
-// describeStop says which key stopped, when and by whom: "The key openai-prod …9f3c was revoked at 2026-11-23T09:45:12Z by alice; …".
-// The data plane may serve the customer, and a caller, if there is one, is a member who may read the key.
+// describeStop says which key stopped, when and by whom: "The key openai-prod …9f3c was revoked at 2026-11-23T09:45:12Z
+// by alice; …". Call it only if the data plane may serve the customer, and the caller, if there is one, is a member who
+// may read the key.
 func describeStop(f found, kind error) string {
 	k, whose, consequence := f.Stopped, "The project's key ", "; no other key of this provider may serve you."
 	switch {
-	case f.Key.ID != "": // asked for by its id
+	case f.Key.ID != "": // fetched by its id
 		k, whose, consequence = f.Key, "The key ", "; no data plane may use it."
 	case k.UserID != "":
 		whose = "Your own key "
@@ -145,11 +147,12 @@ func describeStop(f found, kind error) string {
 	return whose + name + stopped + consequence
 }
 
-// found is what findKey has found. After an error it holds what was known by then, for the record.
+// found is the result of findKey. After an error it has the fields that were known by then, for the record.
 type found struct {
-	// caller is the user or the project on whose behalf the data plane asks, or which has the key that it asks for by id.
+	// caller is the user or the project on whose behalf the data plane asks. For a fetch by key id, it is the owner of
+	// the key.
 	caller models.Caller
-	// wireCaller is the caller as the answer has it; nil for a fetch that is not about one user.
+	// wireCaller is the caller in the form of the answer; nil for a fetch that is not about one user.
 	wireCaller *gen.Caller
 	provider   string
 	resolution.Fetched
@@ -209,7 +212,8 @@ func (s *server) findByID(ctx context.Context, dataPlaneID, id string, now time.
 	return f, resolution.Stop(key, now.UnixMicro()).Err()
 }
 
-// byID returns a key that was asked for by its id. It may serve inference only, since no policy was read that could allow more.
+// byID returns a key that was fetched by its id. The key may serve only inference, since no policy was read that could
+// allow more.
 func byID(key models.Key, asOf string) resolution.Fetched {
 	return resolution.Fetched{
 		Choice: resolution.Choice{Key: key, Reason: resolution.ByID}, Operations: models.OperationsInference, AsOf: asOf,
@@ -225,8 +229,8 @@ type plaintextKey struct {
 	provider providers.Provider
 }
 
-// openKey unseals a key and, if its provider's cloud requires it, exchanges it for a token. From here on the plaintext is in the
-// answer only.
+// openKey unseals a key and, if its provider's cloud requires it, exchanges it for a token. After that, the plaintext
+// is only in the answer.
 func (s *server) openKey(ctx context.Context, key models.Key, now time.Time) (plaintextKey, error) {
 	provider, err := s.findProvider(ctx, key)
 	if err != nil {
@@ -268,14 +272,14 @@ func (s *server) findProvider(ctx context.Context, key models.Key) (providers.Pr
 	return providers.CustomOf(found.Slug, found.Name, found.BaseURL, found.Dialect, found.Auth, found.Header).Provider(), err
 }
 
-// The fields of a request that say which key it asks for. A request has exactly one of them.
+// The fields that identify the key of a request, one for each mode of fetching. A request has exactly one of them.
 const (
 	byCredential = "credential"
 	byCustomer   = "customer_id"
 	byKeyID      = "key_id"
 )
 
-// requestModes lists, for each of these fields, the other fields that it requires and that it allows.
+// requestModes lists the other fields that each of these fields requires, and those that it allows.
 var requestModes = []struct {
 	field              string
 	required, optional []string
@@ -314,8 +318,8 @@ func (s *server) checkRequest(body *gen.FetchRequest) error {
 	return problem.Invalid("body", "must have one of credential, customer_id and key_id")
 }
 
-// checkProvider refuses a provider that is not in the catalogue. It accepts a custom one only from a data plane that says that it serves
-// custom providers: older ones connect to any address that a base URL leads to.
+// checkProvider refuses a provider that is not in the catalogue. It accepts a custom provider only from a data plane
+// that says that it serves custom providers: older data planes connect to any address that a base URL leads to.
 func (s *server) checkProvider(body *gen.FetchRequest) error {
 	slug := body.Provider
 	if slug == nil || s.servesCustom(body) && providers.IsCustom(*slug) {
@@ -332,10 +336,10 @@ func (s *server) servesCustom(body *gen.FetchRequest) bool {
 	return s.CustomProviders && valueOf(body.CustomProviders)
 }
 
-// reasonFailed is the code under which all failures that reasons does not list are on record.
+// reasonFailed is the code in the records of all failures that reasons does not list.
 const reasonFailed = "failed"
 
-// reasons are the codes under which refusals are on record.
+// reasons has the codes in the records of refusals.
 var reasons = []struct {
 	err  error
 	code string
@@ -356,9 +360,9 @@ var reasons = []struct {
 	{exchange.ErrUnavailable, "token_unavailable"},
 }
 
-// unrecorded are the failures that leave no record, because nothing was decided and nobody learned anything: the data plane was
-// refused, the database did not answer, the request was cancelled, the test of a key is not known, or the caller's credential is
-// unknown. If the last were recorded, strangers could fill the database.
+// unrecorded are the failures that leave no record, because nothing was decided and nobody learned anything: the data
+// plane was refused, the database did not answer, the request was cancelled, the test of a key is not known, or the
+// caller's credential is unknown. If unknown credentials were recorded, strangers could fill the database.
 var unrecorded = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled, errNoTest}
 
 // fetchRecord returns the record of a fetch that ended with an error, or with nil because it was answered with a key.

@@ -21,8 +21,8 @@ import (
 // errNoTest says that a credential can't be tested.
 var errNoTest = errors.New("no test is known")
 
-// ClaimKeyTest gives a data plane the request that tests a key. It opens the key as a fetch does, and the claim is on record before
-// it is answered. It stores the result itself if no data plane can make the test.
+// ClaimKeyTest gives a data plane the request that tests a key. It opens the key as a fetch does, and stores a record
+// of the claim before it answers. If no data plane can make the test, it stores the result itself.
 func (s *server) ClaimKeyTest(ctx context.Context, req gen.ClaimKeyTestRequestObject) (gen.ClaimKeyTestResponseObject, error) {
 	dataPlaneID, now := auth.PrincipalFrom(ctx).DataPlaneID, s.Now()
 	t, err := s.Store.ClaimKeyTest(ctx, dataPlaneID, req.Body.TestID, now.UnixMicro())
@@ -38,7 +38,7 @@ func (s *server) ClaimKeyTest(ctx context.Context, req gen.ClaimKeyTestRequestOb
 		record.KeyID, record.Version = "", 0 // the test's id is no key's
 	}
 	if opened.credential.Grant != nil {
-		record.DataPlaneID = models.ControlPlane // which makes the exchange
+		record.DataPlaneID = models.ControlPlane // the control plane makes the exchange
 	}
 	if unrecorded := s.recordFetch(ctx, record, err); unrecorded != nil {
 		return nil, unrecorded
@@ -68,7 +68,7 @@ type openedTest struct {
 	test       keytests.Test
 }
 
-// openTest finds and unseals what is to be tested: a secret, or a key, which must still serve, as for a fetch by its id.
+// openTest finds and unseals the secret or the key of a test. A key must still serve, as for a fetch by its id.
 func (s *server) openTest(ctx context.Context, t models.KeyTest, now time.Time) (opened openedTest, err error) {
 	opened.found = found{provider: t.Provider, Fetched: byID(models.Key{
 		ID: t.ID, CustomerID: t.CustomerID, ProjectID: t.ProjectID, Provider: t.Provider, Version: 1, Envelope: t.Envelope,
@@ -110,7 +110,7 @@ func wireTest(opened openedTest, t models.KeyTest, now time.Time) gen.ClaimKeyTe
 		ExpiresInMs: min(max(left, leastTestTime), keytests.Timeout).Milliseconds(),
 	}
 	if r.ContentLength > 0 {
-		body, _ := io.ReadAll(r.Body) // a text
+		body, _ := io.ReadAll(r.Body) // reading a text can't fail
 		answer.Body = new(string(body))
 	}
 	return answer

@@ -14,8 +14,8 @@ type baseURL struct {
 	fallback string
 }
 
-// hostPattern is a host name or an address, perhaps with a port. The client chooses the Host header, so only what is safe
-// in a page, in a document and in a shell is let through.
+// hostPattern is a host name or an address, perhaps with a port. The client chooses the Host header, so the pattern
+// allows only hosts that are safe in a page, a document and a shell.
 var hostPattern = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$`)
 
 // forRequest returns the base URL without a trailing slash. A trusted proxy's headers win over the request's own scheme and

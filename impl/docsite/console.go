@@ -27,8 +27,9 @@ var (
 	consoleLicences []byte
 )
 
-// consolePolicy returns the console's Content-Security-Policy: only the console's own script runs, no text becomes HTML, and only our own
-// server is asked. Where people sign in at an issuer, the script asks the issuer's servers too, for the session token.
+// consolePolicy returns the console's Content-Security-Policy: only the console's own script runs, no text becomes
+// HTML, and the script sends requests only to our own server. If people sign in at an issuer, it also requests the
+// session token from the issuer's servers.
 func consolePolicy(signIn []string) string {
 	servers := []string{"'self'"}
 	for _, text := range signIn {
@@ -46,7 +47,8 @@ func consolePolicy(signIn []string) string {
 
 const (
 	consolePath = "/console"
-	// signInTimeout bounds how long the console's page waits for the issuer, whose servers it may ask. API keys work without them.
+	// signInTimeout bounds how long the console's page waits for the issuer to name its servers. API keys work without
+	// them.
 	signInTimeout = 2 * time.Second
 )
 
@@ -72,7 +74,7 @@ func (s *Site) addConsole(signInServers func(context.Context) []string) {
 			servers = signInServers(ctx)
 		}
 		page := resource{contentType: "text/html; charset=utf-8", policy: consolePolicy(servers)}
-		// A browser that has the page with another policy gets it again.
+		// The entity tag covers the policy, so a browser that has the page with another policy gets it again.
 		page.body = content{consoleHTML, newContent(append([]byte(page.policy), consoleHTML...)).etag}
 		page.ServeHTTP(w, r)
 	})

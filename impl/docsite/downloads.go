@@ -94,7 +94,8 @@ func (s sdk) Stem() string { return strings.TrimSuffix(s.File, ".tar.gz") }
 // Size returns the archive's size as people read it.
 func (s sdk) Size() string { return fmt.Sprintf("%.1f KiB", float64(len(s.body))/1024) }
 
-// compareVersions compares versions of three numbers, and the numbers of commits since, as in 1.2.3+4.gabc1234567.
+// compareVersions compares versions such as 1.2.3 and 1.2.3+4.gabc1234567 by their three numbers, and then by the
+// number of commits since.
 func compareVersions(a, b string) int {
 	numbers := func(version string) []string { return append(strings.FieldsFunc(version, isSeparator), "0")[:4] }
 	return slices.CompareFunc(numbers(a), numbers(b), func(x, y string) int {

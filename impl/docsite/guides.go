@@ -106,7 +106,7 @@ func markdownToHTML(source string) (template.HTML, error) {
 	return template.HTML(out.String()), err //nolint:gosec // the text is our own, and raw HTML is left out
 }
 
-// emptyHead is the head of a table that has none: Markdown has no table without it.
+// emptyHead matches the empty head of a table: Markdown has no tables without a head.
 var emptyHead = regexp.MustCompile(`<thead>\s*<tr>\s*(<td></td>\s*)+</tr>\s*</thead>\s*`)
 
 func renderGuide(name string) (*guide, error) {
@@ -198,7 +198,8 @@ func guideLink(link string) string {
 	return target
 }
 
-// guideFiles returns the images and the samples of the guides by their paths. Samples are to be read: no browser runs one.
+// guideFiles returns the images and the samples of the guides by their paths. Samples are plain text, so that no
+// browser runs them.
 func guideFiles() (map[string]resource, error) {
 	files := map[string]resource{}
 	err := fs.WalkDir(docs.Guides, ".", func(file string, entry fs.DirEntry, err error) error {
@@ -216,7 +217,7 @@ func guideFiles() (map[string]resource, error) {
 	return files, err
 }
 
-// slugs makes the ids of headings as GitHub does, for the guides' links are written for both.
+// slugs makes the ids of headings as GitHub does, so that the guides' links work in both places.
 type slugs map[string]int
 
 // Generate implements parser.IDs.

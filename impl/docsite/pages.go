@@ -18,7 +18,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// missingPath is the path under which renderPages returns the page for browsers that ask for what is not there. No request has it.
+// missingPath is the path under which renderPages returns the page for paths that do not exist. No request has this
+// path.
 const missingPath = ""
 
 //go:embed templates
@@ -42,7 +43,7 @@ type view struct {
 	Description string
 	Path        string       // the page's own
 	Section     string       // the path of the navigation's entry that the page belongs to
-	Base        string       // the reader's base URL; empty on a page that does not say it
+	Base        string       // the reader's base URL; empty on a page that does not show it
 	Problem     *problemPage // on the page of a problem type
 	Guide       *guide       // on the page of a guide
 }
@@ -92,7 +93,7 @@ func templateFunctions() template.FuncMap {
 	}
 }
 
-// proseToHTML escapes a text and makes code of what stands between backticks.
+// proseToHTML escapes a text, and marks text between backticks as code.
 func proseToHTML(text string) template.HTML {
 	var out strings.Builder
 	for i, part := range strings.Split(text, "`") {
@@ -169,7 +170,7 @@ func views(m *material) map[string][]view {
 	return all
 }
 
-// mainPages are the pages in the navigation, and what the search finds them by.
+// mainPages are the pages in the navigation, with the texts that the search finds them by.
 var mainPages = []struct {
 	template, path, title, description string
 
@@ -183,7 +184,7 @@ var mainPages = []struct {
 	{"problems.html", "/docs/problems", "Problems", "Every problem that the API answers with, what it means, and what to do.", false},
 }
 
-// explanation is the text about a problem type, which a table of problems does not have. Code stands between backticks.
+// explanation is a text about a problem type, in addition to the tables of problems. Code is between backticks.
 type explanation struct {
 	Meaning string `yaml:"meaning"`
 	Advice  string `yaml:"advice"`

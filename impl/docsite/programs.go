@@ -35,7 +35,7 @@ var (
 
 const programVersion = `[0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5}(?:\+[0-9A-Za-z.]{1,64})?`
 
-// parseProgram returns what the name of a file says, and whether it is one of "make dist".
+// parseProgram parses the name of a file, and reports whether it is a name that "make dist" gives.
 func parseProgram(name string) (p program, isProgram bool) {
 	if m := programArchive.FindStringSubmatch(name); m != nil {
 		return program{Name: m[1], Version: m[2], System: m[3], Arch: m[4], File: name}, true
@@ -73,7 +73,7 @@ func loadPrograms(root *os.Root, folder string, entries []fs.DirEntry) ([]progra
 	return programs, nil
 }
 
-var errNoHash = errors.New(`its hash is not in a file beside it; "make dist" leaves both`)
+var errNoHash = errors.New(`its hash is not in a file beside it; "make dist" writes both`)
 
 // readFacts reads the file's size and hash.
 func (p *program) readFacts(root *os.Root) error {
@@ -102,7 +102,8 @@ func (p *program) readFacts(root *os.Root) error {
 	return nil
 }
 
-// order puts archives before packages, and all programs before single ones.
+// order returns a text to sort by. Archives come before packages, and archives of all programs before those of single
+// ones.
 func (p program) order() string {
 	kind := "0"
 	if p.System == "debian" {

@@ -15,7 +15,8 @@ import (
 	"github.com/agentrouter/aikeys/impl/docsite/apiref"
 )
 
-// The Content-Security-Policies of the site: only our own scripts run, only our own server is asked, no page is framed.
+// The Content-Security-Policies of the site: only our own scripts run, pages send requests only to our own server, and
+// no page is framed.
 const (
 	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -76,7 +77,7 @@ func (f resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body.bytes))
 }
 
-// setSafetyHeaders sets what every page and file of the site is served with.
+// setSafetyHeaders sets the security headers of every page and file of the site.
 func setSafetyHeaders(header http.Header, policy string) {
 	header.Set("Content-Security-Policy", policy)
 	header.Set("X-Content-Type-Options", "nosniff")
@@ -105,7 +106,8 @@ type asset struct {
 	resource resource
 }
 
-// URL returns what pages link to. It has a version, so browsers can cache the file forever and still take the next one.
+// URL returns the URL that pages link to. It has a version, so browsers can cache the file forever and still get the
+// next version.
 func (a asset) URL() string { return a.path + "?v=" + a.resource.version }
 
 // loadAssets returns the assets by the names that templates use.

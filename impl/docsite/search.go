@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// found is an entry of the search: what is shown, where it leads, and what is searched besides.
+// found is an entry of the search: the texts that are shown, the path that it links to, and more text to search.
 type found struct {
 	Kind  string `json:"kind"`
 	Title string `json:"title"`
@@ -15,8 +15,8 @@ type found struct {
 	Text  string `json:"text,omitempty"`
 }
 
-// searchIndex returns a JavaScript module with all entries. Those of operations come first, and of equal matches the pages show the
-// first ones.
+// searchIndex returns a JavaScript module with all entries. Operations come first, since the pages show the first of
+// equal matches.
 func searchIndex(m *material) ([]byte, error) {
 	var all []found
 	for _, o := range m.API.Operations {
@@ -62,7 +62,7 @@ func searchIndex(m *material) ([]byte, error) {
 	return append([]byte("export default "), body...), err
 }
 
-// shortPath leaves out what most paths begin with.
+// shortPath returns a path without the beginning that most paths have in common.
 func shortPath(path string) string {
 	return strings.Replace(path, "/v1/customers/{customer_id}/projects/{project_id}", "…", 1)
 }

@@ -1,6 +1,7 @@
-// Package docsite is what aikeysd shows to people in a browser: the console, the API reference and its OpenAPI documents, a page to
-// get started with, the guides, the SDKs to download, and what each problem type means. All content is embedded, and rendered once,
-// when it is first asked for: pages read no database. It may import docs and leaves only.
+// Package docsite is what aikeysd shows to people in a browser: the console, the API reference and its OpenAPI
+// documents, a page to get started with, the guides, the SDKs to download, and what each problem type means. All
+// content is embedded. It is rendered once, on the first request for it, and reads no database. It may import docs and
+// leaves only.
 //
 // generated holds the API's document in the forms in which it is served. "make generate" writes it.
 package docsite
@@ -33,7 +34,7 @@ var (
 
 // Config is what a Site needs. The zero value is a site without downloads.
 type Config struct {
-	// Downloads is the folder with what "make dist" has packed, looked through once; empty means no downloads.
+	// Downloads is the folder with the files that "make dist" has packed. New reads it once. Empty means no downloads.
 	Downloads string
 	// Problems are the tables of the APIs whose problem types have a page.
 	Problems []problem.Table
@@ -47,7 +48,8 @@ type Config struct {
 type Site struct {
 	handlers map[string]http.Handler // by path
 	console  http.Handler            // of each page of the console
-	// pages renders the pages when the first of them is asked for: a service that nobody reads at spends nothing on them.
+	// pages renders the pages on the first request for one, so a service whose pages nobody opens spends nothing on
+	// them.
 	pages func() map[string]http.Handler
 }
 
@@ -85,8 +87,8 @@ func New(cfg Config) (*Site, error) {
 	return s, nil
 }
 
-// loadPages returns the handlers of the pages and of the files that they show. All is embedded, and a test renders it, so an error here is
-// a mistake in the program.
+// loadPages returns the handlers of the pages and of the files that they show. Everything is embedded and a test
+// renders it, so an error here is a mistake in the program.
 func loadPages(base *baseURL, m material, types []problem.Type) map[string]http.Handler {
 	pages, err := renderPages(&m, types)
 	if err != nil {
@@ -117,9 +119,9 @@ func loadPages(base *baseURL, m material, types []problem.Type) map[string]http.
 	return handlers
 }
 
-// Lookup returns the handler for the request, nil if it is not for the site. Paths are compared whole and never name files; the
-// console's pages are all one file.
-// Browsers are redirected from / to the reference, and get a page where there is nothing; other clients get the API's answer.
+// Lookup returns the handler for the request, or nil if the request is not for the site. Paths are compared whole and
+// never name files; the console's pages are all one file. Browsers are redirected from / to the reference, and get a
+// page where there is nothing; other clients get the API's answer.
 func (s *Site) Lookup(r *http.Request) http.Handler {
 	path := r.URL.Path
 	if path == "/" && !isBrowser(r) {
@@ -142,7 +144,7 @@ func (s *Site) Lookup(r *http.Request) http.Handler {
 	return nil
 }
 
-// isPage reports whether a path can be a page's, so that other requests never have the pages rendered.
+// isPage reports whether a path can be a page's. Requests for other paths do not cause the pages to be rendered.
 func isPage(path string) bool {
 	return path == "/docs" || path == "/llms.txt" || strings.HasPrefix(path, "/docs/") || strings.HasPrefix(path, "/problems/")
 }

@@ -1,9 +1,10 @@
-// Package exchange exchanges the credentials of clouds for tokens, at the clouds' own token services. A fetch waits for one no longer
-// than [maxWait], and a service that hangs or fails is not asked again for a while, so that it holds up nothing but the keys that need
-// it. Tokens are kept in memory, for each version of a key, and all fetches of it share one exchange.
+// Package exchange exchanges the credentials of clouds for tokens, at the clouds' own token services. A fetch waits for
+// an exchange for at most [maxWait]. A token service that hangs or fails is not asked again for a while, so it delays
+// only the keys that need it. Tokens are kept in memory for each version of a key. All fetches of the version share one
+// exchange.
 //
-// The package may import impl/providers, and nothing else of ours. Its errors repeat no part of a credential, and of an answer only
-// the code of a refusal.
+// The package may import impl/providers, and nothing else of ours. Its errors quote no part of a credential. Of an
+// answer they quote only the code of a refusal.
 package exchange
 
 import (
@@ -51,7 +52,8 @@ const (
 	maxBody, maxToken = 64 << 10, 15 << 10
 )
 
-// Roles assumes roles in AWS, and returns a token made with them, which is valid for life. Errors: ErrRefused, ErrUnavailable.
+// Roles assumes roles in AWS. Assume returns a token made with the role, and how long it is valid. Errors: ErrRefused,
+// ErrUnavailable.
 type Roles interface {
 	Assume(ctx context.Context, role providers.Role) (token string, life time.Duration, err error)
 }
@@ -132,7 +134,7 @@ func (x *Exchanger) Complete(ctx context.Context, key string, c *providers.Crede
 	}
 }
 
-// Try makes an exchange and drops the token: ErrRefused, ErrUnavailable. It tests a credential.
+// Try tests a credential: it makes an exchange and drops the token. Errors: ErrRefused, ErrUnavailable.
 func (x *Exchanger) Try(ctx context.Context, grant providers.Grant) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -167,7 +169,7 @@ func (x *Exchanger) recall(key string) outcome {
 // renew makes an exchange, and returns and stores the new state of the key's token.
 func (x *Exchanger) renew(ctx context.Context, key string, grant providers.Grant) outcome {
 	if held := x.recall(key); time.Now().Before(held.next) {
-		return held // an exchange has ended since the caller looked
+		return held // another exchange has ended since the caller looked
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -207,7 +209,7 @@ func (x *Exchanger) hold(key string, o outcome) outcome {
 	return o
 }
 
-// exchange sends a grant to its service, once there is room for it.
+// exchange sends a grant to its service, once the service has a free slot.
 func (x *Exchanger) exchange(ctx context.Context, grant providers.Grant) (token string, life time.Duration, err error) {
 	var service string
 	var request *http.Request

@@ -2,8 +2,9 @@
 // key revoked, or a member removed. Each replica of the service reads the changes from the database and sends them to the data
 // planes that are connected to it. No replica depends on another. A stop is proved complete as follows:
 //
-//   - A heartbeat carries a time on this replica's monotonic clock: when the read began whose changes were all sent before the
-//     heartbeat. It extends the data plane's lease to that time plus the lease's length, however late it arrives.
+//   - A heartbeat carries a time on this replica's monotonic clock: the start of the last read whose changes were all sent
+//     before the heartbeat. The heartbeat extends the data plane's lease to that time plus the lease's length, however late
+//     it arrives.
 //   - So a data plane that has not been sent a stop loses its lease within the lease's length of the stop's commit. Together
 //     with the longest grace that a data plane has declared, this bounds how long a receipt is pending. It needs no clock but
 //     this process's own, and no other replica.
@@ -39,7 +40,8 @@ const (
 	heartbeatsPerLease = 2.5
 	// readPause is the least time between two reads, so that commits in quick succession share one.
 	readPause = 2 * time.Millisecond
-	// forwardPause is the least time between two reads of forwarded acknowledgements, and testPause between two of tests of keys.
+	// forwardPause is the least time between two reads of forwarded acknowledgements, and testPause between two reads
+	// of tests of keys.
 	forwardPause = 10 * time.Millisecond
 	testPause    = 50 * time.Millisecond
 )
@@ -50,8 +52,8 @@ type params struct {
 	lease time.Duration
 	// maintenance is the time between two runs of runMaintenance, and between two heartbeats of the replica itself.
 	maintenance time.Duration
-	// replicaGrace is how long this replica extends leases after its own last heartbeat. The others take it for dead after twice
-	// that time, when the last lease is long over.
+	// replicaGrace is how long this replica extends leases after its own last heartbeat. The other replicas consider it
+	// dead after twice that time, when its last lease is long over.
 	replicaGrace time.Duration
 	// silence is how long a stream may go without an acknowledgement. Data planes send one every 5 s.
 	silence time.Duration
@@ -92,9 +94,9 @@ type Store interface {
 // Config is what a Feed needs. Store is required.
 type Config struct {
 	Store Store
-	// Log may be nil, which discards it.
+	// Log may be nil; then nothing is logged.
 	Log *slog.Logger
-	// Metrics may be nil, which registers none.
+	// Metrics may be nil; then no metrics are registered.
 	Metrics prometheus.Registerer
 }
 
@@ -111,7 +113,7 @@ type Feed struct {
 	ids   models.IDs         // safe for concurrent use
 	looks singleflight.Group // reads of a receipt that several callers wait for, by the stop's id
 
-	// Each signal has room for one: until it is received, further ones add nothing.
+	// Each signal channel holds one signal. Until it is received, further signals add nothing.
 	readSignal    chan struct{} // changes may have been committed
 	forwardSignal chan struct{} // acknowledgements may have been forwarded to this replica
 	testSignal    chan struct{} // a test of a key may wait
@@ -137,7 +139,7 @@ type Feed struct {
 	readAt time.Duration
 	// adoptedAt is when this replica last adopted a position whose changes it had not read. All of them were committed by then.
 	adoptedAt time.Duration
-	// replicaHeartbeatAt is when this replica began to store its last heartbeat that was stored.
+	// replicaHeartbeatAt is when this replica began to store its last stored heartbeat.
 	replicaHeartbeatAt time.Duration
 	// changed is closed and replaced whenever a receipt may have changed.
 	changed chan struct{}
@@ -146,8 +148,8 @@ type Feed struct {
 	// streams holds all streams by id, from joined to draining; open counts those that have not ended.
 	streams map[string]*Stream
 	open    int
-	// serving counts the streams of all replicas, for data planes that share a key's limits. It is nil before the first count, and
-	// is replaced when a count differs or a stream has joined since the last (joined).
+	// serving counts the streams of all replicas, for data planes that share a key's limits. It is nil before the first
+	// count. It is replaced when a count differs, or when a stream has joined since the last count (joined).
 	serving *serving
 	joined  bool
 	// tallies holds the stops of the last hour by their ids; unsaved holds those whose count is not stored yet.
@@ -269,14 +271,14 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// wake says that something may have been committed.
+// wake signals that something may have been committed.
 func (f *Feed) wake() {
 	signal(f.readSignal)
 	signal(f.forwardSignal)
 	signal(f.testSignal)
 }
 
-// signal sends a signal unless one waits already.
+// signal sends a signal, unless a signal is waiting already.
 func signal(to chan<- struct{}) {
 	select {
 	case to <- struct{}{}:
@@ -378,7 +380,7 @@ func (f *Feed) publishChanges(changes []models.Change, now position.Position, be
 	return heartbeat != nil
 }
 
-// announceKeyTests names the tests that wait to be claimed to the data planes that test keys.
+// announceKeyTests tells the data planes that test keys which tests wait to be claimed.
 func (f *Feed) announceKeyTests(ctx context.Context) error {
 	waiting, err := f.store.WaitingKeyTests(ctx, time.Now().UnixMicro())
 	if err != nil || len(waiting) == 0 {
@@ -411,8 +413,8 @@ func (f *Feed) sendMessage(s *Stream, message []byte) {
 	}
 }
 
-// nextHeartbeat returns the heartbeat that extends leases to the last read, or nil while this replica must not extend any. For one
-// stream, it also says how many data planes serve. The caller holds mu.
+// nextHeartbeat returns the heartbeat that extends leases to the last read, or nil while this replica must not extend
+// leases. If s is not nil, the heartbeat also tells that stream how many data planes serve. The caller holds mu.
 func (f *Feed) nextHeartbeat(s *Stream) []byte {
 	if !f.mayExtendLeases() {
 		return nil
@@ -524,7 +526,8 @@ func (s *Stream) framesServed(frames []customerFrame) (served []byte) {
 	return served
 }
 
-// helloFrame rounds its time up, and heartbeatFrame rounds down, so that a lease may be too short, but never too long.
+// helloFrame is the first frame of a stream. It rounds its time up, and heartbeatFrame rounds down, so that a lease may
+// be too short, but never too long.
 func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
 	return frame(gen.StreamMessage{
 		Type: "hello", SessionID: &s.id, ReplicaID: &s.feed.replicaID, ClockMs: new((arrived + time.Millisecond - 1).Milliseconds()),
@@ -532,8 +535,8 @@ func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
 	})
 }
 
-// heartbeatFrame extends a lease to at plus the lease's length, and has the position to resume from. For one stream, it also says
-// how many data planes serve.
+// heartbeatFrame extends a lease to at plus the lease's length, and has the position to resume from. If s is not nil,
+// it also tells that stream how many data planes serve.
 func heartbeatFrame(position position.Position, at time.Duration, within int, s *Stream) []byte {
 	m := gen.StreamMessage{Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within}
 	if s != nil {

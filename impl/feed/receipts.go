@@ -82,7 +82,8 @@ func (f *Feed) dropFromTallies(s *Stream) {
 	s.pending = nil
 }
 
-// expirePending records in the tallies that wait for a stream that its lease has ended. The caller holds mu.
+// expirePending records that the lease of a stream has ended, in the tallies that wait for the stream. The caller holds
+// mu.
 func (f *Feed) expirePending(s *Stream) {
 	for _, t := range s.pending {
 		delete(t.waiting, s)
@@ -112,9 +113,10 @@ func (f *Feed) forgetOldTallies() {
 	}
 }
 
-// adoptPending makes this replica's tallies wait for a stream that continues one of another replica. The row of the other stream is
-// about to be deleted, and receipts would then no longer count the data plane for stops that it has yet to read. So the tallies of
-// stops that this replica has already read wait for the new stream, and are stored before the row is deleted.
+// adoptPending makes this replica's tallies wait for a stream that continues a stream of another replica. The row of
+// the other stream is about to be deleted. After that, receipts would not count the data plane for stops that it has
+// yet to read. So the tallies of stops that this replica has already read wait for the new stream, and are stored
+// before the row is deleted.
 func (f *Feed) adoptPending(ctx context.Context, s *Stream, start position.Position, missed []models.Change) error {
 	owed := f.talliesOwed(s, start, missed)
 	if len(owed) == 0 {
@@ -197,7 +199,8 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 	return true
 }
 
-// countAcknowledgement counts the acknowledgement of one stream. If counts is true, it said how many requests were in flight.
+// countAcknowledgement counts the acknowledgement of one stream. counts is whether the acknowledgement said how many
+// requests were in flight.
 func (t *tally) countAcknowledgement(dataPlane string, took time.Duration, requests int, counts bool) {
 	one := models.DataPlaneReceipt{Name: dataPlane, Streams: 1, Acknowledged: 1, SlowestUs: max(1, took.Microseconds())}
 	if counts {
@@ -398,8 +401,9 @@ func (r *Receipt) setLists(all []models.DataPlaneReceipt) {
 	r.ByDataPlane = all[:min(len(all), maxListed)]
 }
 
-// age returns how long this replica has known that a stop is committed. For a stop whose change it has not read because it adopted
-// a later position, that is since then. A stop that it has yet to read may have been committed just now.
+// age returns how long this replica has known that a stop is committed. If it adopted a later position without reading
+// the stop's change, the age counts from then. If it has yet to read the change, the age is 0: the stop may have been
+// committed just now.
 func (f *Feed) age(stop models.Stop) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -413,7 +417,7 @@ func (f *Feed) age(stop models.Stop) time.Duration {
 	return 0
 }
 
-// WaitForReceipt returns the receipt of a stop when it is complete, or as it is when the time to wait is over or Run ends.
+// WaitForReceipt returns the receipt of a stop when it is complete, when the time to wait is over, or when Run ends.
 func (f *Feed) WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (Receipt, error) {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -423,7 +427,7 @@ func (f *Feed) WaitForReceipt(ctx context.Context, stop models.Stop, wait time.D
 			began := f.clock()
 			look := f.shareReceipt
 			if last {
-				look = f.Receipt // a shared one may have begun before the last acknowledgement
+				look = f.Receipt // a shared read may have begun before the last acknowledgement
 			}
 			r, err := look(ctx, stop)
 			if err != nil || r.Complete || last {
@@ -452,9 +456,9 @@ func (f *Feed) shareReceipt(ctx context.Context, stop models.Stop) (Receipt, err
 	}
 }
 
-// nextLook returns how long a receipt stays incomplete unless changed is closed, because streams of this replica that hold leases
-// have yet to acknowledge the stop. So nobody asks the database, which counts all streams for the answer, at the moment when all of
-// them are being sent the change.
+// nextLook returns how long callers need not look at a receipt again, unless changed is closed before. Until then the
+// receipt stays incomplete, because streams of this replica that hold leases have yet to acknowledge the stop. So
+// nobody asks the database, which counts all streams for a receipt, while all of them are being sent the change.
 func (f *Feed) nextLook(stop models.Stop) (changed <-chan struct{}, next time.Duration, stopped bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

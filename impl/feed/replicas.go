@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// deadAfter is how long a replica may go without a heartbeat of its own before the others take it for dead.
+// deadAfter is how long a replica may go without a heartbeat of its own before the other replicas consider it dead.
 func (f *Feed) deadAfter() time.Duration { return 2 * f.params.replicaGrace }
 
 // mayExtendLeases reports whether the other replicas know that this one is alive, and so keep its streams in their receipts.
@@ -31,9 +31,10 @@ func (f *Feed) sendReplicaHeartbeat(ctx context.Context) error {
 	return f.ensureReplicaHeartbeat(ctx, 0)
 }
 
-// ensureReplicaHeartbeat stores a heartbeat of this replica, unless the last one is younger than maxAge. A stream opens only after
-// one: others take a replica that has had no streams for long for dead, and would delete the rows of its new streams. If they may
-// have done so before this heartbeat, ensureReplicaHeartbeat ends the streams that the replica has.
+// ensureReplicaHeartbeat stores a heartbeat of this replica, unless the last one is younger than maxAge. A stream opens
+// only after such a heartbeat: the other replicas consider a replica dead that has had no streams for long, and would
+// delete the rows of its new streams. If they may have done so before this heartbeat, ensureReplicaHeartbeat ends this
+// replica's streams.
 func (f *Feed) ensureReplicaHeartbeat(ctx context.Context, maxAge time.Duration) error {
 	f.replicaMu.Lock()
 	defer f.replicaMu.Unlock()
@@ -51,7 +52,7 @@ func (f *Feed) ensureReplicaHeartbeat(ctx context.Context, maxAge time.Duration)
 	defer f.mu.Unlock()
 	if f.clock()-f.replicaHeartbeatAt > f.deadAfter() {
 		for _, s := range f.streams {
-			s.hasRow = false // without having been replaced
+			s.hasRow = false // the row may be deleted although no stream replaced this one
 			f.endStream(s, endReaped)
 		}
 	}
@@ -133,7 +134,7 @@ func (f *Feed) dropDrainedStreams(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, id := range ids {
-		if s := f.streams[id]; s != nil && f.clock() >= s.leaseEnd { // else it drains again: see markPersisted
+		if s := f.streams[id]; s != nil && f.clock() >= s.leaseEnd { // otherwise it drains again: see markPersisted
 			f.expirePending(s)
 			f.dropStream(s)
 		}
@@ -141,8 +142,9 @@ func (f *Feed) dropDrainedStreams(ctx context.Context) error {
 	return nil
 }
 
-// dropReplacedStreams drops streams that another replica carries on, which has deleted their rows and waits for their
-// acknowledgements. If others may take this replica for dead, it drops none, because a row may be missing for that reason.
+// dropReplacedStreams drops streams that another replica carries on. That replica has deleted their rows, and waits for
+// their acknowledgements. If other replicas may consider this one dead, it drops none, because a row may be missing for
+// that reason.
 func (f *Feed) dropReplacedStreams(ctx context.Context) error {
 	replaced := map[string]*Stream{}
 	f.mu.Lock()
@@ -166,7 +168,7 @@ func (f *Feed) dropReplacedStreams(ctx context.Context) error {
 	defer f.mu.Unlock()
 	for _, s := range replaced {
 		if !s.hasRow {
-			continue // the others may have taken this replica for dead since
+			continue // the other replicas may have considered this one dead since
 		}
 		f.dropFromTallies(s)
 		f.endStream(s, endReplaced)
@@ -209,7 +211,7 @@ func (f *Feed) deleteDeadReplicas(ctx context.Context) error {
 	return nil
 }
 
-// maxCounted is how many customers a heartbeat counts streams of, so that it stays small.
+// maxCounted is the largest number of customers for which a heartbeat has counts. It keeps heartbeats small.
 const maxCounted = 300
 
 // serving counts the streams that serve: each enforces its share of a key's limits. A value never changes.
@@ -246,8 +248,9 @@ func (f *Feed) countServing(ctx context.Context) error {
 	return nil
 }
 
-// countsFor returns the counts for a heartbeat to a data plane; uncounted is how many of its own streams n lacks. If the data plane
-// serves too many customers to list, it is told that all streams serve each of them: its shares are too small then, never too large.
+// countsFor returns the counts for a heartbeat to a data plane; uncounted is how many of its own streams n lacks. If
+// the data plane serves too many customers to list, the counts say that all streams serve each of them. Its shares are
+// then too small, but never too large.
 func (n *serving) countsFor(d models.DataPlane, uncounted int) (others *int, byCustomer []gen.DataPlanesOfCustomer) {
 	customers := d.Customers
 	if customers == nil {

@@ -18,10 +18,10 @@ const (
 	// streamLife is the least time after which a stream ends; up to half as much is added, so that streams end apart. It
 	// bounds how far the clocks of the two ends drift apart: by 0.1 s if their speeds differ by a ten-thousandth.
 	streamLife = 15 * time.Minute
-	// maxPageGrowth is how much larger than the first page of a backlog the others get.
+	// maxPageGrowth is how many times larger than the first page of a backlog later pages get.
 	maxPageGrowth = 16
-	// backlogShare is the divisor of a lease that gives the time to read a backlog. The lease counts from before the request was sent:
-	// if reading took much longer, it would end soon after the stream begins.
+	// backlogShare limits the time to read a backlog to 1/backlogShare of a lease. The lease counts from before the
+	// request was sent: if reading took much longer, the lease would end soon after the stream begins.
 	backlogShare = 4
 	// maxBacklogReads is how many streams read their backlog at the same time.
 	maxBacklogReads = 4
@@ -34,7 +34,7 @@ const (
 	endSilent   = "silent"   // it acknowledged nothing for too long
 	endRevoked  = "revoked"  // the data plane's credential has ended
 	endReplaced = "replaced" // another stream of the data plane carries it on
-	endReaped   = "buried"   // other replicas may have taken this one for dead and deleted the stream's row
+	endReaped   = "buried"   // other replicas may have considered this one dead and deleted the stream's row
 	endRestored = "restored" // the database was restored from a backup
 	endStopping = "stopping" // Run has ended
 )
@@ -54,7 +54,7 @@ const (
 	stateDropped
 )
 
-// Subscription is what a data plane asks for.
+// Subscription is a data plane's request for a stream.
 type Subscription struct {
 	DataPlane models.DataPlane
 	// Previous is the id of the stream that this one continues; empty if there is none.
@@ -80,13 +80,14 @@ type Stream struct {
 	queue chan []byte   // messages to write, in order; feed.sendMessage is the only sender
 	ended chan struct{} // closed when the state becomes stateDraining
 
-	// last is written after ended is closed, if there is anything. It is set before that and never changes afterwards.
+	// last is the last message, written after ended is closed; nil if there is none. It is set before ended is closed
+	// and never changes afterwards.
 	last []byte
 
 	// feed.mu guards the rest.
 	state streamState
-	// hasRow reports whether the row was stored, and other replicas can't have deleted it because they took this one for dead. If the
-	// row is missing nevertheless, another stream has replaced this one.
+	// hasRow reports whether the row was stored, and no other replica can have deleted it in the belief that this one
+	// is dead. If such a row is missing, another stream has replaced this one.
 	hasRow bool
 	// acknowledgedAt is when the data plane last acknowledged anything, or joined.
 	acknowledgedAt time.Duration
@@ -221,8 +222,9 @@ func (f *Feed) readMissed(
 	}
 }
 
-// markPersisted notes that the stream's row is in the database. If this replica has the previous stream of the data plane, it ends
-// that, and tallies wait for the new stream instead, whose backlog has their changes. It reports whether the stream is still open.
+// markPersisted notes that the stream's row is in the database. If this replica has the previous stream of the data
+// plane, it ends that stream, and tallies wait for the new stream instead, whose backlog has their changes. It reports
+// whether the stream is still open.
 func (f *Feed) markPersisted(s *Stream) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

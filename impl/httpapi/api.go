@@ -1,7 +1,8 @@
-// Package httpapi is what the HTTP APIs share. A request passes, in this order: the other spellings of its path; the Observer,
-// which gives it an id, a log line, metrics and a span; the pages beside the API; whether the service is ready; the API's own
-// middleware, which authenticates it; and validation against the OpenAPI document (validate.go). Errors come back to one exit,
-// which answers with a problem document (problems.go). A Server serves all that, and drains.
+// Package httpapi is what the HTTP APIs share. A request takes these steps: CanonicalPaths rewrites its path; the
+// Observer gives it an id, a log line, metrics and a span; the Site answers it if it is for a page; the service refuses
+// it until it is ready; the API's own middleware authenticates it; and the validator checks it against the OpenAPI
+// document (validate.go). All errors reach one exit, which answers with a problem document (problems.go). A Server
+// serves all that, and drains.
 //
 // The package knows no resource, no session and no database: it is linked into the process that holds the key-encryption
 // keys. It may import leaves only.
@@ -44,19 +45,20 @@ type Config struct {
 	// Authenticate comes before the validation of each operation, except those whose own "security" is empty. It authenticates the request,
 	// sets the Actor of its Call, and may refuse it. It is required unless no operation of the document asks for credentials.
 	Authenticate echo.MiddlewareFunc
-	// Ready reports whether requests may be served yet; until then every operation answers 503. Nil is always.
+	// Ready reports whether requests may be served yet; until then every operation answers 503. Nil means always.
 	Ready func() bool
 	// TrustedProxies are the networks whose X-Forwarded-For is trusted.
 	TrustedProxies []netip.Prefix
-	// Site is what is served beside the API; nil is nothing.
+	// Site is what is served beside the API; nil means nothing.
 	Site Site
-	// Examples makes the API answer with an example of the document where the request prefers one (see answerByExample): for mocks.
+	// Examples makes the API answer with an example from the document if the request prefers one (see answerByExample).
+	// It is for mocks.
 	Examples bool
 	// MaxBody is the most bytes that a request body may have; 0 means DefaultMaxBody.
 	MaxBody int
 }
 
-// API is an Echo instance with what every operation goes through.
+// API is an Echo instance with the middlewares of every operation.
 type API struct {
 	Echo *echo.Echo
 	// Middlewares are the operations' own, by operationId, for the generated registration of routes.
@@ -90,7 +92,7 @@ func NewAPI(cfg Config) (*API, error) {
 	return api, nil
 }
 
-// chain returns what a request of an operation passes before the handler.
+// chain returns the middlewares that a request of an operation passes before the handler.
 func (a *API) chain(cfg Config, item *openapi3.PathItem, op *openapi3.Operation) ([]echo.MiddlewareFunc, error) {
 	v, err := newValidator(item, op)
 	if err != nil {
@@ -256,7 +258,7 @@ type Actor interface {
 
 type callKey struct{}
 
-// CallFrom returns the call that ctx belongs to, an empty one outside any.
+// CallFrom returns the call that ctx belongs to, or an empty call outside any.
 func CallFrom(ctx context.Context) *Call {
 	if call, ok := ctx.Value(callKey{}).(*Call); ok {
 		return call
@@ -264,7 +266,8 @@ func CallFrom(ctx context.Context) *Call {
 	return &Call{}
 }
 
-// newRequestID returns a ULID of the time. A clock beyond the years that a ULID holds is broken, and counts as the nearest one.
+// newRequestID returns a ULID of the time. A time beyond the years that a ULID holds counts as the nearest time within
+// them.
 func newRequestID(now time.Time) string {
 	millis := min(uint64(max(now.UnixMilli(), 0)), ulid.MaxTime())
 	return ulid.MustNew(millis, rand.Reader).String() // it fails only for a time out of range, or without random numbers
@@ -394,8 +397,8 @@ func statusOf(ctx context.Context, c echo.Context, call *Call) int {
 // levelOf returns the level of a request's log line. Changes and refusals are logged; successful reads and routine operations
 // only at debug, which keeps the log readable under load.
 //
-// Strangers can't fill the disk: a 401 is logged until its address is over the limit, when it becomes a 429, which is not; and
-// the 422 of a credential that a gateway passes on is routine.
+// Strangers can't fill the disk. A 401 is logged until its address is over the limit; from then on the address gets a
+// 429, which is not logged. The 422 for a credential that a gateway passes on is routine.
 func levelOf(method string, status int, call *Call) slog.Level {
 	switch {
 	case errors.Is(call.Err, ErrUnrecorded):

@@ -47,7 +47,7 @@ func handshakeCause(text string) string {
 		{"didn't provide a certificate", "the client showed no certificate"},
 		{"expired or is not yet valid", "the client's certificate has expired, or is not valid yet"},
 		{"signed by unknown authority", "the client's certificate is of no authority that is trusted here"},
-		{"failed to verify certificate", "the client's certificate does not pass"},
+		{"failed to verify certificate", "the client's certificate is not valid"},
 		{"remote error", "the client refused to go on; perhaps it does not trust this service's certificate"},
 		{"unsupported versions", "no version of TLS in common"},
 		{"does not look like a TLS handshake", "the client spoke no TLS"},
@@ -57,5 +57,5 @@ func handshakeCause(text string) string {
 			return known.means
 		}
 	}
-	return "the client left, or sent what was not understood"
+	return "the client left, or sent something that is not understood"
 }

@@ -20,7 +20,8 @@ var (
 	ErrTooManyRequests  = errors.New("too many requests")
 	ErrNotReady         = errors.New("not ready")
 	ErrInternal         = errors.New("internal")
-	// ErrUnrecorded is joined to a refusal that could not be written to the audit trail. It has no row: the refusal's answers.
+	// ErrUnrecorded is joined to a refusal that could not be written to the audit trail. It has no row: the refusal's
+	// row answers.
 	ErrUnrecorded = errors.New("refusal not recorded in the audit trail")
 )
 
@@ -59,7 +60,7 @@ func (a *API) fail(err error, c echo.Context) {
 	}
 	doc := a.document(err, call.ID)
 	if c.Request().ContentLength != 0 && isBodyUnread(doc.Status) {
-		// Else net/http would wait for the rest of a body that nothing reads.
+		// Otherwise net/http would wait for the rest of a body that nothing reads.
 		c.Response().Header().Set("Connection", "close")
 	}
 	problem.Write(c.Response(), doc, err)

@@ -37,7 +37,7 @@ type ServerConfig struct {
 	Handler  http.Handler
 	// TLS makes the server speak HTTPS only; nil is plain HTTP.
 	TLS *tls.Config
-	// TrustedProxies are those of lifecycle.Connections.
+	// TrustedProxies are lifecycle.Connections's TrustedProxies.
 	TrustedProxies []netip.Prefix
 	// LogHandshakes logs failed TLS handshakes at level info, a few a minute. It is for services whose clients are few and
 	// known; elsewhere every port scan would be logged.

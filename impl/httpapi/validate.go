@@ -25,8 +25,8 @@ import (
 // DefaultMaxBody is the limit on a request body, in bytes: a 16 KiB secret of which every byte is escaped, and some room.
 const DefaultMaxBody = 64 << 10
 
-// validator checks the requests of one operation. Its refusals name the field at fault and what the document asks of it, but
-// never what was sent: the texts come from the document and from this package alone.
+// validator checks the requests of one operation. Its refusals name the field at fault and the document's rule for it.
+// They never quote what was sent: the texts come only from the document and from this package.
 type validator struct {
 	path   []parameter
 	query  map[string]parameter
@@ -188,12 +188,12 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 	return violations("", v.body, value), nil
 }
 
-// The capacities in bytes that a buffer for a body has at first. Most bodies are shorter than the larger one. A sender gets no more
-// than that by an announcement alone.
+// minBuffer and maxBuffer bound the first capacity of a buffer for a body, in bytes. Most bodies are shorter than
+// maxBuffer. A sender gets no larger buffer by announcing a long body.
 const minBuffer, maxBuffer = 512, 4 << 10
 
-// readAll reads a body; announced is its Content-Length in bytes, or -1 if it has none. A body may hold a secret: the caller zeroes all of what
-// it returns, also with an error, and it leaves no other copy.
+// readAll reads a body; announced is its Content-Length in bytes, or -1 if it has none. A body may hold a secret, so
+// readAll leaves no other copy, and the caller zeroes everything that it returns, even with an error.
 func readAll(body io.Reader, announced int64) ([]byte, error) {
 	read := make([]byte, 0, 1+min(max(announced, minBuffer), maxBuffer)) // one more, to find the end without growing
 	for {

@@ -3,8 +3,9 @@
 // The first start seals one random value, the canary, and stores it in the database. A sealer that can't open the canary has
 // another keyset: keys sealed by it would be unreadable with the right keyset, and vice versa.
 //
-// A process that may seal but not open can't try that. It trusts the KEKs in the database. A process that may open stores there
-// which KEKs its sealer has while it opens the canary, so they belong to the same keyset.
+// A process that may seal but not open can't open the canary. It trusts the ids of KEKs in the database. A process that
+// may open stores them there: the KEKs that its sealer has while it opens the canary, so they belong to the same
+// keyset.
 //
 // The key of fingerprints is derived from the canary's value, which is sealed and stays the same when the KEK changes.
 //
@@ -32,8 +33,9 @@ import (
 var (
 	// ErrWrongKEK says that the sealer can't open this database's canary: it has another keyset.
 	ErrWrongKEK = errors.New("the sealer's keyset does not open this database's canary: it is not the keyset that the keys were sealed with")
-	// ErrUnproven wraps sealer.ErrUnavailable. It says that the sealer seals under a KEK that no process that may open has found in
-	// this database's keyset: the sealer has another keyset, or no such process has looked yet.
+	// ErrUnproven wraps sealer.ErrUnavailable. It says that the sealer's KEK is not among those that a process that may
+	// open has found in this database's keyset. Either the sealer has another keyset, or no such process has looked
+	// yet.
 	ErrUnproven = fmt.Errorf("%w: no process that may open has found the sealer's key-encryption key in this database's keyset", sealer.ErrUnavailable)
 	// ErrNoCanary wraps sealer.ErrUnavailable. It says that there is no canary yet, and that this process does not seal one.
 	ErrNoCanary = fmt.Errorf("%w: no process that seals has started with this database yet", sealer.ErrUnavailable)
@@ -99,8 +101,9 @@ func (c *Checker) Check(ctx context.Context) error {
 	return err
 }
 
-// Recheck checks the keyset as it is now: it may be replaced while the service runs. If the process may open, it stores which KEKs
-// the sealer has, for processes that only seal. It may be called once Check has succeeded. Errors: those of Check and CheckKEKs.
+// Recheck checks the sealer's present keyset, which may have been replaced while the service runs. If the process may
+// open, Recheck stores which KEKs the sealer has, for processes that only seal. Call it only after Check has succeeded.
+// Errors: those of Check and CheckKEKs.
 func (c *Checker) Recheck(ctx context.Context) error {
 	if c.use == SealOnly {
 		return c.trySeal(ctx)
@@ -119,10 +122,10 @@ func (c *Checker) Recheck(ctx context.Context) error {
 	return c.store.AddKEKs(ctx, ids)
 }
 
-// CheckKEKs returns nil if the sealer has this database's keyset while it has certain KEKs: keks is the id of one or, if the process
-// may open, any text that names them all. It checks each text once. The keyset may be replaced while the service runs, and secrets
-// sealed with a wrong one would be lost when the right one is back. Errors: sealer.ErrUnavailable, which wraps ErrWrongKEK or
-// ErrUnproven; models.ErrUnavailable.
+// CheckKEKs returns nil if the sealer has this database's keyset. keks identifies the KEKs that the sealer has: the id
+// of one or, if the process may open, any text that names them all. A text that passed is not checked again. The keyset
+// may be replaced while the service runs, and secrets sealed with a wrong one would be lost when the right one is back.
+// Errors: sealer.ErrUnavailable, which wraps ErrWrongKEK or ErrUnproven; models.ErrUnavailable.
 func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
 	if _, isChecked := c.checked.Load(keks); isChecked {
 		return nil
@@ -155,7 +158,8 @@ func (c *Checker) Seal(ctx context.Context, binding sealer.Binding, secret seale
 	return envelope, nil
 }
 
-// Sealed is the secret of a key: its envelope, and the fingerprints of its parts, nil without the key of fingerprints.
+// Sealed is the sealed secret of a key: its envelope, and the fingerprints of its parts. Without the key of
+// fingerprints they are nil.
 type Sealed struct {
 	Envelope     sealer.Envelope
 	Fingerprints [][]byte
@@ -228,7 +232,7 @@ func (c *Checker) openCanary(ctx context.Context, row models.Canary) error {
 	return err
 }
 
-// trySeal seals a value that nobody needs, and checks the KEK that it was sealed under.
+// trySeal seals a random value, and checks the KEK that it was sealed under.
 func (c *Checker) trySeal(ctx context.Context) error {
 	envelope, err := sealCanary(ctx, c.sealer)
 	if err != nil {
@@ -259,7 +263,7 @@ func (c *Checker) createCanary(ctx context.Context) (models.Canary, error) {
 	return row, err
 }
 
-// TrySeal reports whether the sealer seals, without a database.
+// TrySeal returns nil if the sealer can seal. It needs no database.
 func TrySeal(ctx context.Context, s sealer.Sealer) error {
 	_, err := sealCanary(ctx, s)
 	return err
@@ -275,9 +279,9 @@ func sealCanary(ctx context.Context, s sealer.Sealer) (sealer.Envelope, error) {
 	return envelope, nil
 }
 
-// FingerprintKey makes the fingerprints of secrets, which show that two secrets are equal without opening either. Without the key, a
-// fingerprint says nothing about its secret, and guesses can't be tested. A key is derived from it for each customer, so that the
-// fingerprints of one secret differ between customers. It does not print.
+// FingerprintKey makes the fingerprints of secrets, which show that two secrets are equal without opening either.
+// Without the key, a fingerprint says nothing about its secret, and guesses can't be tested. Each customer has a key
+// derived from it, so that the fingerprints of one secret differ between customers. It does not print.
 type FingerprintKey struct{ root string }
 
 // String implements fmt.Stringer.

@@ -144,13 +144,13 @@ func (p Provider) validate() error {
 		{!slices.Contains(styles, p.AuthStyle), "auth_style is unknown"},
 		{!slices.Contains(dialects, p.Dialect), "dialect is unknown"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
-		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
+		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has an entry that is not a path"},
 		{slices.ContainsFunc(p.Unserved, func(u Unserved) bool {
 			return !administrationPattern.MatchString(u.Path) || u.What == "" || u.Why == ""
 		}),
-			"unserved has what is no path, or no sentence"},
-		{!isPattern(p.NamedByURL), "named_by_url is no regular expression for a whole path"},
-		{p.Answers.Validate() != nil, "answers has a rule without sense"},
+			"unserved has an entry without a path or a sentence"},
+		{!isPattern(p.NamedByURL), "named_by_url is not a regular expression for a whole path"},
+		{p.Answers.Validate() != nil, "answers has an invalid rule"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
 	}
@@ -233,7 +233,7 @@ func (p Provider) validateJSON() error {
 	case p.MinLength != 0:
 		return errors.New("min_length is for token only")
 	case p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField) && !p.hasAlternative(p.KeyField):
-		return errors.New("key_field may be absent")
+		return errors.New("key_field names an optional field")
 	case p.KeyField == "" && !p.signs():
 		return errors.New("a style that does not sign needs a key_field")
 	case len(p.Alternatives) == 1:
@@ -250,7 +250,7 @@ func (r Route) validate() error {
 	case r.Host != "" && (!routeHostPattern.MatchString(r.Host) || strings.Contains(r.Host, "*") && !strings.Contains(r.Path, "*")):
 		return errors.New("a route's host is not plain")
 	case r.AuthStyle != "" && !slices.Contains(styles[:4], r.AuthStyle):
-		return errors.New("a route's auth_style is no header")
+		return errors.New("a route's auth_style does not name a header")
 	case r.Dialect != "" && !slices.Contains(dialects, r.Dialect):
 		return errors.New("a route's dialect is unknown")
 	}
@@ -286,7 +286,7 @@ const (
 	AuthAPIKey      AuthStyle = "api_key"        // api-key: KEY
 	AuthAWSSigV4    AuthStyle = "aws_sigv4"      // Authorization: Bearer TOKEN, signed with the credential
 	AuthGCPOAuth    AuthStyle = "gcp_oauth"      // Authorization: Bearer TOKEN, signed with the credential
-	AuthAzureEntra  AuthStyle = "azure_entra"    // Authorization: Bearer TOKEN, exchanged for the credential; of no provider's entry
+	AuthAzureEntra  AuthStyle = "azure_entra"    // Authorization: Bearer TOKEN, for which the credential is exchanged; in no entry
 )
 
 // SecretFormat is the shape of a provider's secret.
@@ -315,18 +315,19 @@ type Provider struct {
 	KeyField     string       `yaml:"key_field"`    // the field that goes into the header; empty: the credential signs
 	// Administration lists the paths below BaseURL that are not inference; * is one segment.
 	Administration []string `yaml:"administration"`
-	// Unserved is what no gateway can serve; gateways read it.
+	// Unserved lists the parts of the API that no gateway can serve; gateways read it.
 	Unserved []Unserved `yaml:"unserved"`
-	// NamedByURL matches the paths of URLs in answers that later requests give back; gateways read it.
+	// NamedByURL matches the paths of URLs that answers contain and later requests send back; gateways read it.
 	NamedByURL string `yaml:"named_by_url"`
-	// Answers are the rules for what the provider's answers say of a key.
+	// Answers are the rules for what the provider's answers say about a key.
 	Answers verdict.Rules `yaml:"answers"`
 	// Verify is the request that tests a key; nil if none is known.
 	Verify  *Verify `yaml:"verify"`
 	KeyPage string  `yaml:"key_page"`
 	Example string  `yaml:"example"` // an invented secret of the right shape
 
-	// Header and Destination are of custom providers alone: the header of AuthHeader, and what the envelopes of keys are bound to.
+	// Only custom providers have Header and Destination. Header is the header of AuthHeader. The envelopes of keys are
+	// bound to Destination.
 	Header      string `yaml:"-"`
 	Destination string `yaml:"-"`
 }
@@ -349,10 +350,10 @@ const (
 	DialectGoogle     Dialect = "google"
 )
 
-// Route is a path outside BaseURL that is served too. AuthStyle and Dialect are empty where they are the provider's.
+// Route is a path outside BaseURL that is served too. AuthStyle and Dialect are empty if they are the provider's.
 type Route struct {
 	Path      string    `yaml:"path"` // * is one segment
-	Host      string    `yaml:"host"` // empty: BaseURL's; * stands for the path's last *
+	Host      string    `yaml:"host"` // empty: BaseURL's; * is the segment that the path's last * matches
 	AuthStyle AuthStyle `yaml:"auth_style"`
 	Dialect   Dialect   `yaml:"dialect"`
 }
@@ -372,7 +373,7 @@ type Field struct {
 	Public    bool     `yaml:"public"`    // no secret: people may name a key after it
 	Pattern   string   `yaml:"pattern"`   // what the whole value matches; empty: anything
 	Like      string   `yaml:"like"`      // a value that matches Pattern
-	// Unserved has the reasons why values that begin in some way are not served.
+	// Unserved maps the beginnings of values that are not served to the reasons.
 	Unserved map[string]string `yaml:"unserved"`
 }
 

@@ -64,7 +64,7 @@ func (c Custom) Check() (faults []problem.Field) {
 		{!namePattern.MatchString(c.Name), "name", "must be 1 to 64 characters of printable ASCII, without spaces around it"},
 		{c.Dialect != DialectOpenAI && c.Dialect != DialectAnthropic, "dialect", "must be openai or anthropic"},
 		{c.Auth != AuthBearer && c.Auth != AuthHeader && c.Auth != AuthNone, "auth", "must be bearer, header or none"},
-		{(c.Auth == AuthHeader) != (c.Header != ""), "header", "is for the authentication by a header, which needs it"},
+		{(c.Auth == AuthHeader) != (c.Header != ""), "header", "is required if auth is header, and can't be given otherwise"},
 		{c.Header != "" && (!headerPattern.MatchString(c.Header) || unfitHeaders.MatchString(c.Header)), "header",
 			"must be the name of a header for keys, such as X-Api-Key"},
 	}
@@ -79,8 +79,9 @@ func (c Custom) Check() (faults []problem.Field) {
 	return faults
 }
 
-// checkCustomURL returns why a URL is not the plain base of an API, or "". Gateways decide where they connect to; what no gateway connects
-// to is refused here already. The reason does not repeat the URL, which may hold a password.
+// checkCustomURL returns why a URL is not the plain base of an API, or "". Gateways decide where they connect to. A
+// host that no gateway connects to is refused here already. The reason does not repeat the URL, which may hold a
+// password.
 func checkCustomURL(text string) string {
 	u, err := url.Parse(text)
 	switch {
@@ -113,7 +114,7 @@ func checkHost(host string) string {
 	if address, err := netip.ParseAddr(host); err == nil {
 		address = address.Unmap()
 		if address.Zone() != "" || address.IsLinkLocalUnicast() || address.IsMulticast() || address.IsUnspecified() {
-			return "must not be an address of a link, of a group, or of a cloud's metadata; no gateway connects there"
+			return "must not be a link-local, multicast, unspecified or cloud metadata address; no gateway connects there"
 		}
 		return ""
 	}
@@ -141,7 +142,7 @@ func (c Custom) Digest() string {
 // shortestCustom is the length in bytes of the shortest key that a custom provider may have: servers of one's own have short ones.
 const shortestCustom = 6
 
-// Provider returns the provider as the catalogue has others.
+// Provider returns the provider in the form of a catalogue entry.
 func (c Custom) Provider() Provider {
 	return Provider{
 		Slug: c.Slug, DisplayName: c.Name, BaseURL: c.BaseURL, AuthStyle: c.Auth, Header: c.Header, Dialect: c.Dialect,
@@ -149,7 +150,8 @@ func (c Custom) Provider() Provider {
 	}
 }
 
-// verify returns the request that lists the models, which tests a key; nil if the provider takes none. Gateways alone may send it.
+// verify returns the request that tests a key: it lists the models. It is nil if the provider takes no key. Only
+// gateways may send it.
 func (c Custom) verify() *Verify {
 	base, err := url.Parse(c.BaseURL)
 	switch {

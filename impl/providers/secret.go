@@ -168,7 +168,7 @@ func (c *Catalogue) ownerByPrefix(p Provider, secret string) (owner Provider, ok
 	return owner, ok
 }
 
-// shortestKey is the length in bytes from which text counts as a key rather than as an abbreviation of one.
+// shortestKey is the length in bytes of the shortest text that counts as a key, and not as an abbreviation of one.
 const shortestKey = 16
 
 // Reveals reports whether text that will be shown to people gives a secret away: it holds the secret, or a member of the
@@ -214,8 +214,8 @@ func (c *Catalogue) looksLikeKey(word string) bool {
 	return false
 }
 
-// refuseToken returns the reason to refuse a secret that goes into a header field as it is, or "". RFC 9110 section 5.5 allows
-// spaces inside a field value, but no key has any, and Authorization's token68 (section 11.2) excludes them.
+// refuseToken returns the reason to refuse a secret that goes into a header field unchanged, or "". RFC 9110 section
+// 5.5 allows spaces inside a field value, but no key has any, and Authorization's token68 (section 11.2) excludes them.
 func (c *Catalogue) refuseToken(p Provider, secret string) string {
 	switch {
 	case maskPattern.MatchString(secret) || c.isBlank(secret):
@@ -329,7 +329,7 @@ func (p Provider) refuseCredential(secret string) string {
 		_, ok := members[name]
 		return ok
 	})
-	if len(missing) > 0 { // after the members that are there: a type that is wrong says why others are missing
+	if len(missing) > 0 { // checked last, since a wrong type explains why other members are missing
 		return "The credential lacks " + joinMembers(missing) + "."
 	}
 	return p.refuseAlternatives(members)
@@ -351,7 +351,7 @@ func (p Provider) refuseAlternatives(members map[string]jsontext.Value) string {
 	return "The credential needs either " + p.joinAlternatives() + "."
 }
 
-// joinMembers returns a sentence's words for members by their names.
+// joinMembers returns the words for members in a sentence.
 func joinMembers(names []string) string {
 	if len(names) == 1 {
 		return "the member " + names[0]
@@ -359,7 +359,7 @@ func joinMembers(names []string) string {
 	return "the members " + strings.Join(names, ", ")
 }
 
-// joinAlternatives returns a sentence's words for the groups of members of which a credential has one.
+// joinAlternatives returns the words for the alternatives in a sentence. A credential has the members of exactly one.
 func (p Provider) joinAlternatives() string {
 	var choices []string
 	for _, group := range p.Alternatives {
@@ -418,7 +418,7 @@ func refusePEM(text string) string {
 		return "must be whole, from the line that begins with -----BEGIN to the one that begins with -----END"
 	}
 	block, _ := pem.Decode([]byte(text))
-	if block == nil { // as in the catalogue's examples
+	if block == nil { // the catalogue's examples are not valid PEM
 		return ""
 	}
 	if len(block.Bytes) > maxPrivateKey {
@@ -471,9 +471,11 @@ type Credential struct {
 	// Secret is what the provider takes, in the header of Style: the secret, a field of it, or a token that was made with it.
 	Secret string
 	Style  AuthStyle
-	// Life is how long a token is valid; 0 is for a secret that is sent as it is. Refresh is when a new one should be fetched.
+	// Life is how long a token is valid; 0 is for a secret that is sent unchanged. Refresh is when a new one should be
+	// fetched.
 	Life, Refresh time.Duration
-	// Grant is what has to be exchanged for the Secret, which is empty until then; nil if nothing has.
+	// Grant is the request that exchanges the credential for the Secret, which is empty until then. It is nil if no
+	// exchange is needed.
 	Grant *Grant
 }
 
@@ -485,12 +487,12 @@ func (c *Credential) SetToken(token string, life time.Duration) {
 	c.Secret, c.Life, c.Refresh = token, life, RefreshAfter(life)
 }
 
-// RefreshAfter returns when a token should be replaced that is valid for some time.
+// RefreshAfter returns the age at which a token should be replaced. life is how long the token is valid.
 func RefreshAfter(life time.Duration) time.Duration { return life * refreshPercent / 100 }
 
-// Credential returns what a data plane gets for a secret of the provider. Of a secret that signs, it gets only what was signed. The
-// parts that decide the host were checked at registration and are checked again here, so that changing the stored credential can't
-// redirect the key to another host.
+// Credential returns what a data plane gets for a secret of the provider. If the secret signs, the data plane gets only
+// the signed token. The parts that decide the host were checked at registration and are checked again here, so that
+// changing the stored credential can't redirect the key to another host.
 func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
 	got := Credential{Secret: secret, BaseURL: p.BaseURL, Style: p.AuthStyle}
 	if p.SecretFormat == FormatToken {
@@ -522,7 +524,7 @@ func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
 	return p.derive(got, cloud, field, now)
 }
 
-// derive adds to a credential the token that is signed with it, or what has to be exchanged for one.
+// derive adds to a credential the token that is signed with it, or the Grant that is exchanged for a token.
 func (p Provider) derive(got Credential, cloud Cloud, field func(name string) string, now time.Time) (Credential, error) {
 	var err error
 	switch {
@@ -546,8 +548,9 @@ func (p Provider) derive(got Credential, cloud Cloud, field func(name string) st
 	return got, nil
 }
 
-// destination returns the base URL for a credential, and the cloud that it is in, if the provider has several. A credential that
-// completes the catalogue's base URL goes there, whatever its endpoint: releases before that field ignored it.
+// destination returns the base URL for a credential, and the cloud that it is in, if the provider has several. If a
+// credential completes the catalogue's base URL, it goes there, and its endpoint is ignored, as in releases that had no
+// field endpoint.
 func (p Provider) destination(field func(name string) string) (baseURL string, cloud Cloud, err error) {
 	baseURL, completed := p.BaseURL, true
 	for _, name := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
@@ -596,7 +599,8 @@ func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Bind
 	return opened, err
 }
 
-// OpenTest is Open for a data plane that tests the secret: it returns the test, unless the credential has a Grant, which is its test.
+// OpenTest is Open for a data plane that tests the secret: it also returns the test. If the credential has a Grant,
+// there is no such test: the exchange is the test.
 func (p Provider) OpenTest(
 	ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte, now time.Time,
 ) (opened Credential, test keytests.Test, err error) {

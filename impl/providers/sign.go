@@ -72,8 +72,8 @@ func SignBedrockKey(credentials aws.Credentials, region string, now time.Time) (
 	return "bedrock-api-key-" + base64.StdEncoding.EncodeToString([]byte(strings.TrimPrefix(signed, "https://")+"&Version=1")), nil
 }
 
-// signGoogleJWT returns a self-signed JWT, which Google's APIs take in the place of an access token (google.aip.dev/auth/4111). Nothing
-// of a key file but these three members is used: its URLs could lead anywhere.
+// signGoogleJWT returns a self-signed JWT, which Google's APIs take in the place of an access token
+// (google.aip.dev/auth/4111). It uses only these three members of a key file: the file's URLs could lead anywhere.
 func signGoogleJWT(field func(name string) string, now time.Time) (string, error) {
 	key, err := parsePrivateKey(field("private_key"))
 	email := field("client_email")
@@ -112,13 +112,13 @@ func parsePrivateKey(text string) (*rsa.PrivateKey, error) {
 	return nil, ErrCannotSign
 }
 
-// Grant is a request to a token service: what a credential is exchanged for a token with. It prints without the credential.
+// Grant is a request to a token service, which exchanges a credential for a token. It prints without the credential.
 type Grant struct {
-	// URL is the service's. Its host is the catalogue's, and never a credential's.
+	// URL is the service's. Its host comes from the catalogue, never from a credential.
 	URL string
 	// Form is the request's body, as application/x-www-form-urlencoded.
 	Form secret.Text
-	// Role is what is assumed instead of a request to URL; nil for that.
+	// Role is the role to assume instead of a request to URL; nil if there is a request.
 	Role *Role
 }
 
@@ -136,20 +136,21 @@ const fieldRole = "role_arn"
 // another's role (docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html).
 func ExternalID(customerID string) string { return "aikeys:" + customerID }
 
-// SetHolder sets whose credential it is; keyID is empty before the key exists. A role is assumed only for its own customer.
+// SetHolder sets the customer and the key that a credential belongs to; keyID is empty before the key exists. A role is
+// assumed only for its own customer.
 func (c *Credential) SetHolder(customerID, keyID string) {
 	if c.Grant != nil && c.Grant.Role != nil {
 		c.Grant.Role.ExternalID, c.Grant.Role.Session = ExternalID(customerID), cmp.Or(keyID, "aikeys-verification")
 	}
 }
 
-// grantOfRole returns what a role is assumed with.
+// grantOfRole returns the Grant of a credential that names a role.
 func (p Provider) grantOfRole(field func(name string) string) (*Grant, error) {
 	return &Grant{Role: &Role{ARN: field(fieldRole), Region: field("region")}}, p.checkFields(field)
 }
 
-// checkFields checks the values of a stored credential as they were checked at registration, so that a changed one can't name another role,
-// nor change the path of a request.
+// checkFields repeats the checks of registration for a stored credential, so that a changed value can't name another
+// role or change the path of a request.
 func (p Provider) checkFields(field func(name string) string) error {
 	for _, f := range p.Fields {
 		if value := field(f.Name); value != "" && !f.matches(value) {

@@ -27,7 +27,7 @@ type Verify struct {
 	Path    string            `yaml:"path"`   // with a query; {name} stands for the credential's field
 	Headers map[string]string `yaml:"headers"`
 	Body    string            `yaml:"body"` // JSON; empty for none
-	// Answers are the rules that go before the provider's.
+	// Answers are the rules that come before the provider's.
 	Answers verdict.Rules `yaml:"answers"`
 	// Signed is the request that tests a credential which signs, and Service the AWS service that it is signed for. Only AuthAWSSigV4 has them.
 	Signed  *Verify `yaml:"signed"`
@@ -37,7 +37,7 @@ type Verify struct {
 var (
 	verifyPath = regexp.MustCompile(`^/([A-Za-z0-9_{}-]+(/[A-Za-z0-9_{}-]+)*)?(\?[A-Za-z0-9=&.-]+)?$`)
 	verifyHost = regexp.MustCompile(`^[a-z0-9{}-]+(\.[a-z0-9{}-]+)+$`)
-	// pathFieldPattern is what a credential's field must be to stand in the path of a request.
+	// pathFieldPattern matches the values that a credential's field may have in the path of a request.
 	pathFieldPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.:_-]*$`)
 )
 
@@ -72,8 +72,8 @@ func (v *Verify) validate(p Provider) error {
 	return v.Answers.Validate()
 }
 
-// NewTest returns the test of a secret, of which c is what Credential returned: ErrCredential. A custom provider's has a made-up key,
-// too: many such servers accept any.
+// NewTest returns the test of a secret. c is what Credential returned for the secret. The test for a custom provider
+// also has a made-up key, because many such servers accept any key. The error is ErrCredential.
 func (p Provider) NewTest(ctx context.Context, secret string, c Credential, now time.Time) (keytests.Test, error) {
 	r, err := p.newRequest(ctx, secret, c, now)
 	if err != nil {
@@ -88,7 +88,7 @@ func (p Provider) NewTest(ctx context.Context, secret string, c Credential, now 
 	return test, err
 }
 
-// makeUpKey returns a key that does not exist, of the length of another one, and with the prefix of most if that has it.
+// makeUpKey returns a key that does not exist. It has the length of another key, and its prefix sk-, if any.
 func makeUpKey(like string) string {
 	const prefix = "sk-"
 	madeUp := rand.Text() // 26 letters and digits

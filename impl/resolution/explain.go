@@ -23,8 +23,8 @@ type Explanation struct {
 	Reason Reason
 }
 
-// Explain says why each key serves a caller or does not. The keys that may serve come first, in the order in which they are tried. The
-// choice is what Resolve returned for the keys found; held are keys that are disabled or have expired.
+// Explain says why each key serves a caller or does not. The keys that may serve come first, in the order in which they
+// are tried. choice is what Resolve returned for the keys in found. held are keys that are disabled or have expired.
 func Explain(choice Choice, r Request, policy models.Policy, found, held models.Serving) []Explanation {
 	userKeys := policy.For(r.Provider)
 	var all []Explanation

@@ -21,8 +21,8 @@ var (
 	ErrNoKey = errors.New("no active key may serve this")
 	// ErrUserKeyRequired says that the policy requires a key of the user's own and the user has none.
 	ErrUserKeyRequired = errors.New("policy requires a key of the user's own")
-	// ErrKeyRevoked, ErrKeyDisabled and ErrKeyExpired say why a key that was asked for by its id serves nobody. If no key may serve a
-	// caller, they say why the last of the keys to stop did so.
+	// ErrKeyRevoked, ErrKeyDisabled and ErrKeyExpired say why a key that was fetched by its id serves nobody. If no key
+	// may serve a caller, they say why the key that stopped last has stopped.
 	ErrKeyRevoked  = errors.New("key is revoked")
 	ErrKeyDisabled = errors.New("key is disabled")
 	ErrKeyExpired  = errors.New("key has expired")
@@ -53,21 +53,21 @@ const (
 	NoKey             Reason = "no_key"
 )
 
-// errs has the error for each reason for which no key serves.
+// errs maps the reasons why no key serves to errors.
 var errs = map[Reason]error{
 	NoKey: ErrNoKey, UserKeyRequired: ErrUserKeyRequired, KeyRestricted: ErrKeyRestricted,
 	KeyRevoked: ErrKeyRevoked, KeyDisabled: ErrKeyDisabled, KeyExpired: ErrKeyExpired,
 }
 
-// Err returns one of the package's errors for a reason for which no key serves, and nil for all other reasons.
+// Err returns the error for a reason why no key serves, and nil for all other reasons.
 func (r Reason) Err() error { return errs[r] }
 
 // Choice is the key that serves a request, and why. Its Key has an empty ID if no key serves.
 type Choice struct {
 	Key    models.Key
 	Reason Reason
-	// Stopped is the key that stopped last of those that the policy would let serve. Its ID is empty unless Reason is KeyRevoked,
-	// KeyDisabled or KeyExpired.
+	// Stopped is the key that stopped last, among the keys that the policy would let serve. Its ID is empty unless
+	// Reason is KeyRevoked, KeyDisabled or KeyExpired.
 	Stopped models.Key
 }
 
@@ -157,8 +157,9 @@ func scopesOf(policy models.UserKeys, userID string) []string {
 	return scopes
 }
 
-// ranked are the keys that the policy lets serve a user, in the order in which they are tried, and why the first of them serves. If
-// there is none, the reason says what is missing. The first keys, as many as sharing says, share callers by weight.
+// ranked are the keys that the policy lets serve a user, in the order in which they are tried, and why the first of
+// them serves. If there is none, the reason says what is missing. sharing is how many of the first keys share callers
+// by weight.
 type ranked struct {
 	keys    []models.Key
 	reason  Reason
@@ -244,8 +245,8 @@ func score(k models.Key, userID string) float64 {
 	return -float64(k.Weight) / math.Log(uniform)
 }
 
-// reasonToSkip returns the reason for which the next key serves in place of this one, because this one is bad or at a limit and the
-// policy says next_key. It is empty if this key serves.
+// reasonToSkip returns why the next key serves in place of this one: this one is bad or at a limit, and the policy says
+// next_key. It is empty if this key serves.
 func (r Request) reasonToSkip(policy models.Policy, k models.Key) Reason {
 	switch {
 	case policy.OnBadKey == models.OnBadKeyNextKey && k.Bad(r.Now):
@@ -256,8 +257,8 @@ func (r Request) reasonToSkip(policy models.Policy, k models.Key) Reason {
 	return ""
 }
 
-// chooseKey returns the first key that is neither skipped nor bad. Without such a key, a good key at a limit serves rather than a bad one,
-// and otherwise the first of all: that a key is bad is a guess from its last use, and the provider decides.
+// chooseKey returns the first key that is neither skipped nor bad. Without such a key, it returns the first good key at
+// a limit or, if all are bad, the first key. That a key is bad is a guess from its last use; the provider decides.
 func (r ranked) chooseKey(of Request, policy models.Policy) Choice {
 	if len(r.keys) == 0 {
 		return Choice{Reason: r.reason}

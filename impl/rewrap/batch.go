@@ -112,7 +112,7 @@ func (j *Job) askSealer(ctx context.Context, keys []models.Key) ([]change, error
 	return changes, nil
 }
 
-// store writes the changes whose rows are still as they were read, and returns the names of those.
+// store writes the changes whose rows have not changed since they were read, and returns their names.
 func (j *Job) store(ctx context.Context, changes []change) (map[string]bool, error) {
 	batch := make([]models.Rewrapping, len(changes))
 	for i, c := range changes {
@@ -173,7 +173,7 @@ func (j *Job) readBack(ctx context.Context, c change) error {
 	return j.checkSameSecret(ctx, now, true)
 }
 
-// nameOf names an envelope among all that the job works on.
+// nameOf returns the name of a key's envelope. It is unique within the job.
 func nameOf(k models.Key) string { return models.SealedName(k.ID, k.Version) }
 
 func bindingOf(k models.Key) sealer.Binding {

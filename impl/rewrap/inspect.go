@@ -83,7 +83,7 @@ func (i *Inspector) Primary() string {
 	return ""
 }
 
-// stateUnder returns the state of an envelope that its KEK alone implies.
+// stateUnder returns the state of an envelope under a KEK, without trying the envelope.
 func (i *Inspector) stateUnder(kekID string) State {
 	switch i.states[kekID] {
 	case sealer.KEKPrimary:
@@ -163,7 +163,7 @@ type EnvelopeStatus struct {
 	Err error
 }
 
-// Reason says for people why an envelope is unreadable. It is empty for a readable one.
+// Reason returns a text for people that says why an envelope is unreadable. It is empty for a readable one.
 func (s EnvelopeStatus) Reason() string { return reasonFor(s.Err) }
 
 // Classify returns the status of a key by its row and the head of its envelope, without trying the envelope.
@@ -250,7 +250,7 @@ type Unreadable struct {
 	ProjectID  string `json:"project_id"`
 	// KEKID is the key-encryption key of the envelope.
 	KEKID string `json:"kek_id"`
-	// Reason says for people why it can't be read.
+	// Reason is a text for people that says why the envelope can't be read.
 	Reason string `json:"reason"`
 }
 
@@ -263,7 +263,7 @@ var reasons = []struct {
 	{sealer.ErrBinding, "it was changed, or belongs to another row"},
 	{sealer.ErrMalformed, "it is not an envelope"},
 	{sealer.ErrInvalidBinding, "its row has no valid ids"},
-	{sealer.ErrInvalidSecret, "what it holds is not a valid secret"},
+	{sealer.ErrInvalidSecret, "its content is not a valid secret"},
 }
 
 func isUnreadable(err error) bool { return reasonFor(err) != "" }

@@ -39,10 +39,10 @@ import (
 var (
 	// ErrUnsound says that the sealer returned an envelope that failed verification. It was not written.
 	ErrUnsound = errors.New("the sealer returned an envelope that is not sound; it was not written, and the job was stopped")
-	// ErrNotStored says that the database returned another envelope than was written.
-	ErrNotStored = errors.New("an envelope that was written can't be read back as it was; the job was stopped")
+	// ErrNotStored says that the database returned an envelope other than the one written.
+	ErrNotStored = errors.New("the database returned another envelope than the job had written; the job was stopped")
 	// ErrBusy says that rows stayed locked or kept changing until the job gave up.
-	ErrBusy = errors.New("keys were being changed for as long as the job tried; run it again")
+	ErrBusy = errors.New("keys kept changing until the job gave up; run it again")
 	// ErrStillSealing says that new envelopes under old KEKs kept appearing until the job gave up.
 	ErrStillSealing = errors.New("keys are still being sealed under an old key-encryption key: has every process that seals " +
 		"the new one as its primary?")
@@ -90,7 +90,7 @@ type Result struct {
 	Progress
 	// Primary is the KEK that now wraps everything readable.
 	Primary string
-	// Canary says whether the database has a canary. If so, Primary wraps it too.
+	// Canary reports whether the database has a canary. If so, Primary wraps it too.
 	Canary bool
 	// Unreadable lists the keys that were left unchanged, sorted by id.
 	Unreadable []Unreadable

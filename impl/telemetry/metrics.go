@@ -31,7 +31,7 @@ type poolCollector struct{ stats func() PoolStats }
 
 var (
 	poolConnections = prometheus.NewDesc("aikeys_db_connections", "Connections to the database, by state.", []string{"state"}, nil)
-	poolMax         = prometheus.NewDesc("aikeys_db_connections_max", "Connections that there may be to the database.", nil, nil)
+	poolMax         = prometheus.NewDesc("aikeys_db_connections_max", "Maximum number of connections to the database.", nil, nil)
 	poolWaits       = prometheus.NewDesc("aikeys_db_connection_waits_total", "Times that no connection was idle, and one had to be opened or waited for.", nil, nil)
 )
 

@@ -41,7 +41,7 @@ type DataPlanes struct {
 	ids    models.IDs
 }
 
-// NewDataPlanes returns a DataPlanes that waits for each test for a time; zero is the bound of a test.
+// NewDataPlanes returns a DataPlanes that waits for each test for at most wait; zero means the timeout of a test.
 func NewDataPlanes(store *models.Store, s Sealer, f Feed, wait time.Duration) *DataPlanes {
 	if wait == 0 {
 		wait = timeout
@@ -117,8 +117,8 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// Judge returns the result to store for a data plane's answer to a test that it claimed at a time. date is the Date of the provider's answer
-// to a signed request, and otherwise empty.
+// Judge returns the result to store for a data plane's answer to a test. claimed is when the data plane claimed the
+// test. date is the Date header of the provider's answer to a signed request; it is empty for other requests.
 func Judge(result Result, date string, claimed, now time.Time) Result {
 	if !agreesOnTime(keytests.Answer{Result: keytests.Result(result), Date: date}, claimed, now) {
 		return Result{Unreachable, reasonClock}
@@ -133,7 +133,7 @@ func Judge(result Result, date string, claimed, now time.Time) Result {
 	return result
 }
 
-// reportedReasons are those that a data plane may give. The others are the service's own.
+// reportedReasons are the reasons that a data plane may give. All other reasons are the service's own.
 var reportedReasons = map[keytests.Outcome][]string{
 	Valid:    {keytests.ReasonRestricted, keytests.ReasonQuotaExhausted},
 	Rejected: {keytests.ReasonLeaked},

@@ -32,7 +32,7 @@ var (
 const (
 	// interval is the time between two tests of a key that users ask for. It is longer than a test.
 	interval = 10 * time.Second
-	// retestInterval is the time between a test of a key and one because its provider refuses it.
+	// retestInterval is the time between a test of a key and the next test because its provider refuses it.
 	retestInterval = 10 * time.Minute
 	// maxWaiting is how many refused keys may wait for their test; more are not tested. retesters is how many are tested at a time.
 	maxWaiting = 256
@@ -116,8 +116,8 @@ func (k *Keys) test(ctx context.Context, user string, interval time.Duration, al
 	return key, k.Store.Transact(ctx, func(tx *models.Tx) error { return tx.StoreVerdict(key, event) })
 }
 
-// begin stores the record that a key is opened, in the transaction that finds that it may be. It returns the key with its envelope, for
-// which the caller must call leave if there is no error.
+// begin checks that a key may be tested, and stores the record that it is opened, in one transaction. It returns the
+// key with its envelope. If there is no error, the caller must call leave for the key.
 func (k *Keys) begin(ctx context.Context, interval time.Duration, allow Allow) (key models.Key, event models.Event, err error) {
 	entered := ""
 	err = k.Store.Transact(ctx, func(tx *models.Tx) error {
@@ -136,7 +136,7 @@ func (k *Keys) begin(ctx context.Context, interval time.Duration, allow Allow) (
 		if key.StopReason(now.UnixMicro()) != "" {
 			return ErrStopped
 		}
-		if since := now.Sub(time.UnixMicro(key.VerifiedAt)); since.Abs() < interval { // less than 0 by another process's clock
+		if since := now.Sub(time.UnixMicro(key.VerifiedAt)); since.Abs() < interval { // negative if another process's clock is ahead
 			return &problem.Wait{Kind: ErrTested, Seconds: int((interval - max(0, since) + time.Second - 1) / time.Second)}
 		}
 		if entered == "" && !k.enter(key.ID) {
@@ -166,10 +166,10 @@ func testedFor(event models.Event) string {
 	return ""
 }
 
-// reportMethod is the ActorMethod of what a data plane's report leads to.
+// reportMethod is the ActorMethod of events that a data plane's report leads to.
 const reportMethod = "data_plane"
 
-// enter notes that a key is being tested, and reports whether it was not.
+// enter notes that a key is being tested. It returns false if the key is being tested already.
 func (k *Keys) enter(id string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

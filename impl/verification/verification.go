@@ -52,8 +52,9 @@ const (
 	timeout = keytests.Timeout
 	// maxSkew is how far a provider's clock may be from ours. Beyond it, a refused signature says nothing about the key.
 	maxSkew = 10 * time.Second
-	// maxTests is how many tests a process makes at a time; it refuses more. One user, and the users of one customer, may have only some of
-	// them, so that others get theirs. All users together leave room for the tests of refused keys.
+	// maxTests is how many tests a process makes at a time; it refuses more. One user, and the users of one customer,
+	// may have only some of the tests, so that others get theirs. All users together leave room for the tests of
+	// refused keys.
 	maxTests, maxOfUsers, maxOfCustomer, maxOfUser = 32, maxTests - retesters, 12, 4
 )
 
@@ -113,13 +114,13 @@ func (v *Verifier) Verify(ctx context.Context, caller models.Caller, p providers
 	return v.test(ctx, p, caller.CustomerID, "", secret)
 }
 
-// canTest reports whether credentials of a provider can be tested. Data planes alone connect to custom ones.
+// canTest reports whether credentials of a provider can be tested. Only data planes connect to custom providers.
 func (v *Verifier) canTest(p providers.Provider) bool {
 	return p.Verify != nil && (p.Destination == "" || v.dataPlanes != nil)
 }
 
-// admit takes a place for a test that a user asks for, or with an empty user the service itself, and reports whether there is one. An
-// admitted test calls release.
+// admit takes a place for a test that a user asks for, and reports whether there is a place. If user is empty, the
+// service itself asks. An admitted test calls release.
 func (v *Verifier) admit(user string) (release func(), admitted bool) {
 	bounds := map[string]int{"": maxTests}
 	if user != "" {

@@ -62,7 +62,8 @@ type Test struct {
 	Signed bool
 }
 
-// Answer is the result of a test, with the status and the Date header of the provider's answer; they are zero and empty without one.
+// Answer is the result of a test, with the status and the Date header of the provider's answer; they are zero and empty
+// if the provider did not answer.
 type Answer struct {
 	Result
 	Status int

@@ -162,7 +162,8 @@ func (p *pool) newConnection(accepted net.Conn) *connection {
 	return c
 }
 
-// admit gives a place to a new connection, if necessary another's. It reports whether there was one.
+// admit gives a place to a new connection. If all places are taken, it closes another connection. It reports whether
+// there was a place.
 func (p *pool) admit(c *connection) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -194,7 +195,7 @@ func (p *pool) shedFirst(connections *list.List) bool {
 	}
 	c := first.Value.(*connection) //nolint:forcetypeassert,errcheck // the lists have nothing else
 	p.remove(c)
-	_ = c.Conn.Close() // the socket's, which does not wait
+	_ = c.Conn.Close() // the TCP connection's Close, which does not wait
 	p.noteShed()
 	return true
 }

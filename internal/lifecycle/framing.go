@@ -34,7 +34,8 @@ const (
 	trailerLine
 )
 
-// maxFramingLine bounds how many bytes are kept of each end of a line. What matters of request lines and headers is at an end.
+// maxFramingLine bounds how many bytes are kept of each end of a line. The parts of request lines and headers that
+// matter are at the ends.
 const maxFramingLine = 256
 
 func (f *framing) stop() { f.stopped.Store(true) }

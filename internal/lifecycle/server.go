@@ -47,8 +47,8 @@ type ServerConfig struct {
 	// TLS makes the server speak HTTPS only; nil is plain HTTP.
 	TLS *tls.Config
 	Log *slog.Logger
-	// Upgraded counts the requests that have taken over their connection. net/http does not wait for those; Shutdown does. Nil is
-	// for a server without any.
+	// Upgraded counts the requests that have taken over their connection. net/http does not wait for those; Shutdown
+	// does. Nil means that there are none.
 	Upgraded *sync.WaitGroup
 	// OnHandshakeError is called with net/http's text when a TLS handshake fails: the client's address and the cause. If nil,
 	// failed handshakes are only logged for debugging, since every port scan causes some.

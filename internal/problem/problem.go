@@ -37,7 +37,7 @@ type Row struct {
 	// Err is the sentinel that the row answers for.
 	Err    error
 	Status int
-	// Code is the machine-readable kind of the problem, one for several types: not_found.
+	// Code is the machine-readable kind of the problem, such as not_found. Several types may have the same code.
 	Code string
 	// Slug is the last segment of the type's URL, /problems/<slug>.
 	Slug   string

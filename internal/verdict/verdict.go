@@ -104,7 +104,7 @@ func (r Rule) matches(members []member) bool {
 	})
 }
 
-var errRule = errors.New("a rule needs a status of 200 to 499, a known meaning, and at for is or begins, of which it may have one")
+var errRule = errors.New("a rule needs a status of 200 to 499 and a known meaning; is and begins need at, and exclude each other")
 
 // Validate returns an error if a rule is invalid.
 func (rules Rules) Validate() error {

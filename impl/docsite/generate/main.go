@@ -1,6 +1,6 @@
-// Command generate writes the files of impl/docsite/generated from the public API's document, spec/aikeys.yaml.
-// "make generate" runs it in the folder impl/docsite. Of ours it imports only apiref, which
-// has the types of summary.json.
+// Command generate writes the files of impl/docsite/generated from the public API's document, spec/aikeys.yaml. "make
+// generate" runs it in the folder impl/docsite. Of our packages it imports only apiref, which has the types of
+// summary.json.
 //
 // The document's servers are those of the repository. A reader wants the server that they have reached, so the generated documents
 // have a placeholder instead.

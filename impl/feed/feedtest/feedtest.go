@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // a driver for Open
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver for PostgreSQL
 	"github.com/stretchr/testify/require"
-	_ "modernc.org/sqlite" // the other
+	_ "modernc.org/sqlite" // the driver for SQLite
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/models"
@@ -31,7 +31,7 @@ const Patience = 20 * time.Second
 type Message struct {
 	gen.StreamMessage
 
-	ID   string // of this event, or else of the last that had one
+	ID   string // of this event or, if it has none, of the last event with an id
 	Data []byte
 	At   time.Time
 }
@@ -64,7 +64,8 @@ func NewClient(t testing.TB, leave context.CancelFunc) *Client {
 	return &Client{t: t, sent: time.Now(), changed: make(chan struct{}), header: http.Header{}, ended: make(chan struct{}), leave: leave}
 }
 
-// Write implements io.Writer. Of a stalled client it fails at the write deadline, as a connection does that nobody reads.
+// Write implements io.Writer. If the client is stalled, Write fails at the write deadline, like a write to a connection
+// that nobody reads.
 func (c *Client) Write(p []byte) (int, error) {
 	if deadline := c.deadline; c.stalled.Load() {
 		time.Sleep(time.Until(deadline))
@@ -107,7 +108,7 @@ func (c *Client) receive(text string) {
 	c.changed = make(chan struct{})
 }
 
-// Stall makes the data plane read nothing from now on.
+// Stall makes the data plane stop reading.
 func (c *Client) Stall() { c.stalled.Store(true) }
 
 // Header implements http.ResponseWriter.
@@ -176,7 +177,8 @@ func (c *Client) Last() string {
 	return ""
 }
 
-// Await returns the first message of the stream that is as described, and waits for it.
+// Await waits for the first message of the stream for which is returns true, and returns it. A failure says what was
+// expected.
 func (c *Client) Await(what string, is func(Message) bool) Message {
 	c.t.Helper()
 	timeout := time.After(Patience)
@@ -204,8 +206,8 @@ func (c *Client) AwaitType(kind string) Message {
 	return c.Await(kind, func(m Message) bool { return m.Type == kind })
 }
 
-// AwaitRevocation waits until the data plane has been told that a key is revoked, and returns the heartbeat that follows: the
-// position to acknowledge.
+// AwaitRevocation waits until the data plane has received the revocation of a key, and returns the heartbeat that
+// follows. It has the position to acknowledge.
 func (c *Client) AwaitRevocation(keyID string) Message {
 	c.t.Helper()
 	seen := false
@@ -221,7 +223,7 @@ func (c *Client) Session() string {
 	return *c.AwaitType("hello").SessionID
 }
 
-// When turns a time on the replica's clock into a local one, as a data plane does: never later than it was.
+// When converts a time on the replica's clock to a local time, as a data plane does. The result is never too late.
 func (c *Client) When(clockMs int64) time.Time {
 	return c.sent.Add(time.Duration(clockMs-*c.AwaitType("hello").ClockMs) * time.Millisecond)
 }
@@ -247,7 +249,7 @@ func StoreDataPlane(t testing.TB, store *models.Store, d models.DataPlane) model
 	return d
 }
 
-// Open returns a connection to a store's database that goes past the store.
+// Open returns a connection to a store's database that bypasses the store.
 func Open(t testing.TB, databaseURL string) *sql.DB {
 	t.Helper()
 	driver, source := "pgx", databaseURL
