@@ -27,15 +27,17 @@ const (
 	maxMaxStale         = time.Hour
 )
 
-// Config holds the settings of a Resolver. ControlPlane is required, and Token or an HTTPClient with a client
+// Config holds the settings of a Resolver. ControlPlane is required. So is Token, unless HTTPClient has a client
 // certificate.
 type Config struct {
 	// ControlPlane is the URL of the data-plane API, such as http://127.0.0.1:8081.
 	ControlPlane string
-	// Insecure allows plain http to another machine, which carries keys in clear: only inside an encrypted network.
+	// Insecure allows plain http to another machine. Keys then travel in clear, so set it only inside an encrypted
+	// network.
 	Insecure bool
-	// Token returns the data plane's own credential, dp_…. It is called for each request, so that a file may be
-	// rotated, and must be quick. If nil, the credential is the client certificate of HTTPClient, over https.
+	// Token returns the data plane's own credential, dp_…. It is called for each request, so it must be quick. It may
+	// read a file that is replaced while the program runs. If nil, the credential is the client certificate of
+	// HTTPClient, over https.
 	Token func() string
 	// HTTPClient makes the requests; the stream gets a copy of it with connections of its own. If nil, a client without
 	// proxy and redirects is used.
@@ -48,16 +50,17 @@ type Config struct {
 	MaxStale time.Duration
 	// NegativeTTL is how long a refusal is cached (no key, not a member, unauthenticated …); 0 means 1 s.
 	NegativeTTL time.Duration
-	// MaxAge is the age at which a cached key is fetched again although no event touched it; 0 means 5 min.
+	// MaxAge is the age at which a cached key is fetched again even if no event touched it; 0 means 5 min.
 	MaxAge time.Duration
 	// FetchTimeout bounds a fetch with its retries; 0 means 2 s.
 	FetchTimeout time.Duration
-	// CountInFlight adds to acknowledgements how many uses of a revoked key were in progress when it was dropped. Set it
-	// only if the program calls Watch for every use of a key, and stop when the use has ended.
+	// CountInFlight adds to acknowledgements how many uses of a revoked key were in progress when the key was dropped.
+	// Set it only if the program calls Watch for every use of a key, and calls the returned stop function when the use
+	// ends.
 	CountInFlight bool
 	// CustomProviders allows keys of custom providers. Their base URLs come from people who do not run this program's
-	// network: set it only if the program checks each address that it connects to. An older control plane then refuses
-	// fetches by a key's id.
+	// network, so set it only if the program checks each address that it connects to. If it is set, an older control
+	// plane refuses fetches by a key's id.
 	CustomProviders bool
 	// Restrictions declares that the program refuses requests that a key's Restrictions do not allow. Without it,
 	// restricted keys are not found.
@@ -84,7 +87,7 @@ type intervals struct {
 	ack     time.Duration // between acknowledgements that are not urgent
 	report  time.Duration // between reports without refusals
 	usage   time.Duration // between batches of counts
-	refused time.Duration // added before the stream is opened again after a refusal
+	refused time.Duration // added to the wait before the stream is opened again after a refusal
 }
 
 // Clock measures elapsed time for leases and expiry. It must never go back.
@@ -108,7 +111,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	}
 	target, err := url.Parse(cfg.ControlPlane)
 	ok := err == nil && (target.Scheme == "http" || target.Scheme == "https") && target.Host != ""
-	check(ok, "ControlPlane: must be an http or https URL") // not repeated here: it may hold a password
+	check(ok, "ControlPlane: must be an http or https URL") // without the URL, which may hold a password
 	check(!ok || target.Scheme == "https" || cfg.Insecure || netaddr.IsLoopback(target.Hostname()),
 		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
 	check(!ok || target.User == nil, "ControlPlane: must not hold a user or password")
@@ -183,7 +186,8 @@ func newClients(cfg *Config) (unary, stream *gen.Client, closeIdle func(), err e
 		if cfg.Token != nil {
 			request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(cfg.Token())) // files end in a newline
 		}
-		// The empty header is not sent. It allows net/http to repeat the request if a kept connection was closed.
+		// net/http does not send the nil header. The header allows it to repeat the request if a kept connection was
+		// closed.
 		request.Header["X-Idempotency-Key"] = nil
 		return nil
 	})

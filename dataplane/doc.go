@@ -6,12 +6,12 @@
 // make that safe:
 //
 //   - The stream. [Resolver.Run] follows the control plane's events over a connection of its own and drops the cached
-//     answers that an event touches, and no others. A broken connection resumes where it ended.
+//     answers that an event touches, and no others. After the connection breaks, the stream resumes where it ended.
 //   - The lease. A heartbeat on the stream says that every change up to its time has been sent. It lets the cache be
 //     used for about a second, measured on this process's monotonic clock. When heartbeats stop, every call asks the
 //     control plane; when that does not answer either, calls fail with [ErrUnavailable]. Config.MaxStale lets an
-//     operator serve cached keys for longer; the data plane declares it, and the control plane adds that time before it calls a
-//     revocation complete.
+//     operator serve cached keys for longer. The data plane declares this time to the control plane, and the control
+//     plane calls a revocation complete only after it.
 //   - The fence. An answer that was in flight while an event arrived is used only if its position contains the event's
 //     transaction, that is, if the answer is newer than the event. Otherwise it is discarded and fetched again.
 //
@@ -19,7 +19,7 @@
 // is complete.
 //
 // The time of day is never used, only durations. On Linux the monotonic clock stops while a machine is suspended; where
-// machines are suspended and resumed, set Config.Clock to one that keeps counting.
+// machines are suspended and resumed, set Config.Clock to a clock that keeps counting.
 //
 // Package dataplanetest has a control plane to test against.
 package dataplane

@@ -41,10 +41,11 @@ var (
 var (
 	// errSilent: requests have been in flight for a while, and none was answered.
 	errSilent = fmt.Errorf("%w: it does not answer", ErrUnavailable)
-	// errIssuer: a session token can't be checked. It says nothing about the control plane; otherwise strangers with
-	// made-up tokens could mark it as down for every caller.
+	// errIssuer: a session token can't be checked. This does not count as a failure of the control plane; otherwise
+	// strangers with made-up tokens could mark the control plane as down for every caller.
 	errIssuer = fmt.Errorf("%w: the issuer of the caller's token can't be reached", ErrUnavailable)
-	// ErrTokenUnavailable means that the token service of a key's cloud gives no token. It says nothing about the control plane.
+	// ErrTokenUnavailable: the token service of a key's cloud gives no token. This does not count as a failure of the
+	// control plane.
 	ErrTokenUnavailable = fmt.Errorf("%w: the token service of the key's cloud can't be reached", ErrUnavailable)
 	// errLate: an answer came too late to be used.
 	errLate = fmt.Errorf("%w: the answer came too late", ErrUnavailable)
@@ -54,7 +55,7 @@ var (
 	errProtocol = errors.New("not as the contract requires")
 )
 
-// unreachable is a failure of the control plane rather than of one request: other requests need not try now.
+// unreachable is a failure of the control plane rather than of one request: other requests would fail now, too.
 type unreachable struct{ cause error }
 
 func (u unreachable) Error() string { return fmt.Sprintf("%v: %v", ErrUnavailable, u.cause) }
@@ -99,8 +100,9 @@ func (r *Refusal) Error() string { return r.Kind.Error() }
 // Unwrap returns the kind.
 func (r *Refusal) Unwrap() error { return r.Kind }
 
-// isCacheable reports whether a refusal may be cached for NegativeTTL. A malformed request costs no look-up, and a new
-// credential of the data plane must work at once.
+// isCacheable reports whether a refusal may be cached for NegativeTTL. ErrInvalid is not cached, because a malformed
+// request costs no look-up. ErrDataPlaneUnauthenticated is not cached, because a new credential of the data plane must
+// work at once.
 func isCacheable(refusal error) bool {
 	return !errors.Is(refusal, ErrInvalid) && !errors.Is(refusal, ErrDataPlaneUnauthenticated)
 }

@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// maxAnswer bounds the body of an answer: a secret of 16 KiB, escaped, with a long position.
+	// maxAnswer bounds the body of an answer. It has room for a secret of 16 KiB, escaped, and a long position.
 	maxAnswer = 256 << 10
-	// maxDetail bounds the sentence about a refusal, as the contract does, in bytes of UTF-8.
+	// maxDetail is the contract's limit for the sentence about a refusal, in bytes of UTF-8.
 	maxDetail = 4 * 1024
 	// maxValid stands for no limit on the validity of a credential.
 	maxValid = 100 * 365 * 24 * time.Hour
@@ -168,7 +168,7 @@ func readKey(req Request, body []byte) (*entry, error) {
 		AuthStyle: AuthStyle(got.AuthStyle), AllOperations: valueOf(got.Operations) == "all", NextIfLimited: valueOf(got.OnLimited) == "next_key",
 		Administration: got.Administration, ended: new(atomic.Bool), asOf: asOf,
 	}
-	key.base, _ = url.Parse(got.BaseURL) // or Base returns the error
+	key.base, _ = url.Parse(got.BaseURL) // if it can't be parsed, Base returns an error
 	for _, r := range got.Routes {
 		key.Routes = append(key.Routes, Route{Path: r.Path, Host: valueOf(r.Host), AuthStyle: AuthStyle(r.AuthStyle)})
 	}
@@ -185,7 +185,7 @@ func readKey(req Request, body []byte) (*entry, error) {
 		key.Limits = &Limits{valueOf(l.RequestsPerMinute), valueOf(l.RequestsPerDay), valueOf(l.Concurrent)}
 	}
 	if key.AuthStyle == AuthNone {
-		got.Secret, injected = secret.Text{}, nil // it is a word that answers may have in them
+		got.Secret, injected = secret.Text{}, nil // it is a placeholder, and an ordinary word that must not be masked in answers
 	}
 	key.setSecret(got.Secret, injected)
 	e := &entry{
@@ -203,7 +203,7 @@ func readKey(req Request, body []byte) (*entry, error) {
 	return e, nil
 }
 
-// setValidity sets for how long an entry and its key may be used, counted from the answer.
+// setValidity sets how long an entry and its key may be used, counted from the answer.
 func (e *entry) setValidity(got *gen.FetchResponse) {
 	if ms := got.ExpiresInMs; ms != nil {
 		e.validUntil = milliseconds(*ms, maxValid)
@@ -230,7 +230,7 @@ func isComplete(got *gen.FetchResponse) bool {
 	return got.Version > 0
 }
 
-// answersRequest reports whether an answer is for what the request asked.
+// answersRequest reports whether an answer is for the request.
 func answersRequest(got *gen.FetchResponse, req *Request) bool {
 	return matches(req.KeyID, got.KeyID) && matches(req.CustomerID, got.CustomerID) &&
 		matches(req.ProjectID, got.ProjectID) && matches(req.Provider, got.Provider)
@@ -244,7 +244,7 @@ func (r *Resolver) setExpiry(e *entry, sent time.Duration) bool {
 	if e.err != nil {
 		e.agedAt, e.validUntil, e.refreshFrom = sent+r.cfg.NegativeTTL, sent+maxValid, sent+maxValid
 	} else {
-		if e.refreshFrom < maxValid { // an answer that grows old first must not make a request wait either
+		if e.refreshFrom < maxValid { // if MaxAge comes earlier, it must not make a request wait either
 			e.refreshFrom = min(e.refreshFrom, r.cfg.MaxAge/10*9)
 		}
 		e.agedAt, e.validUntil, e.refreshFrom = sent+r.cfg.MaxAge, sent+e.validUntil, sent+e.refreshFrom
@@ -287,14 +287,16 @@ func valueOf[T any](p *T) (v T) {
 	return v
 }
 
-// credentialStatus records whether the control plane refuses the data plane's credential. After a refusal it must accept
-// the credential again before anything is cached. Silence afterwards, or a limit on this address, does not undo a refusal.
+// credentialStatus records whether the control plane refuses the data plane's credential. After a refusal, nothing is
+// cached until the control plane accepts the credential again. If it does not answer, or limits this address, the
+// refusal stands.
 type credentialStatus struct {
 	refusedAt  atomic.Int64 // a time.Duration; never if the credential is not refused
-	acceptedAt atomic.Int64 // a time.Duration: when the newest request that was accepted was sent
+	acceptedAt atomic.Int64 // a time.Duration: when the newest accepted request was sent
 }
 
-// setRefused records a refused request. It ignores the refusal if a later request was accepted: the credential has been replaced since.
+// setRefused records a refused request. It ignores the refusal if a later request was accepted: then the credential has
+// been replaced.
 func (s *credentialStatus) setRefused(sent, now time.Duration) bool {
 	if int64(sent) < s.acceptedAt.Load() {
 		return false
@@ -303,7 +305,7 @@ func (s *credentialStatus) setRefused(sent, now time.Duration) bool {
 	return true
 }
 
-// setAccepted records that a request was accepted. One that was sent before the refusal proves nothing.
+// setAccepted records that a request was accepted. A request that was sent before the refusal proves nothing.
 func (s *credentialStatus) setAccepted(sent time.Duration) {
 	for at := s.acceptedAt.Load(); int64(sent) > at; at = s.acceptedAt.Load() {
 		s.acceptedAt.CompareAndSwap(at, int64(sent))

@@ -29,8 +29,8 @@ const (
 	AuthAWSSigV4    AuthStyle = "aws_sigv4"
 	AuthGCPOAuth    AuthStyle = "gcp_oauth"
 	AuthAzureEntra  AuthStyle = "azure_entra"
-	AuthHeader      AuthStyle = "header" // of custom providers: the one that the control plane names
-	AuthNone        AuthStyle = "none"   // of custom providers: none
+	AuthHeader      AuthStyle = "header" // for custom providers: in the header that the control plane names
+	AuthNone        AuthStyle = "none"   // for custom providers: not at all
 )
 
 // Key is a provider's key and how to use it. Callers that resolve to the same key share it: do not change it, and do
@@ -53,29 +53,33 @@ type Key struct {
 	Dialect string
 	// Routes are the other parts of BaseURL's host that are served.
 	Routes []Route
-	// AllOperations is whether the project's policy lets the key serve the paths of Administration.
+	// AllOperations reports whether the project's policy lets the key serve the paths of Administration.
 	AllOperations bool
-	// Administration lists the paths below BaseURL that are not inference, with everything below them; * is one segment.
+	// Administration lists the paths below BaseURL that are not inference. Each stands for everything below it, too; *
+	// matches one segment.
 	Administration []string
 	// Restrictions are what the key may be used for; nil for anything.
 	Restrictions *Restrictions
 	// Limits are how many requests the key may serve; nil for any number. See Resolver.Begin.
 	Limits *Limits
-	// NextIfLimited is whether the project's policy has the next key serve while this one is at a limit: see Resolver.SetAside.
+	// NextIfLimited reports whether, by the project's policy, the next key serves while this one is at a limit: see
+	// Resolver.SetAside.
 	NextIfLimited bool
 	// Answers are the rules that decide from the provider's answers whether it accepts the key.
 	Answers verdict.Rules
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.
 	Caller *Caller
 
-	base   *url.URL // BaseURL, parsed; nil for a key made elsewhere
+	base   *url.URL // BaseURL, parsed; nil for a key that was not fetched
 	secret secret.Text
-	// ended reports whether an event has ended the key for its caller: see Resolver.Watch. It is nil for a key made elsewhere.
+	// ended reports whether an event has ended the key for its caller: see Resolver.Watch. It is nil for a key that was
+	// not fetched.
 	ended *atomic.Bool
-	// asOf is the position of the answer, and endsAt the Clock's time at which the key expires; zero for never.
+	// asOf is the position of the answer. endsAt is when the key expires, by the Clock; 0 means never.
 	asOf   position.Position
 	endsAt time.Duration
-	// headers returns the headers that carry the key in a style; there are none if it can't be carried. It is nil for a key made elsewhere.
+	// headers returns the headers that carry the key in a style; there are none if the style can't carry it. headers is
+	// nil for a key that was not fetched.
 	headers func(AuthStyle) []injectedHeader
 }
 
@@ -84,8 +88,8 @@ type Key struct {
 type Restrictions struct {
 	// Models are names of models. A * at the end matches any rest.
 	Models []string
-	// Operations are paths below BaseURL, or on its host, each with everything below it. * matches one segment, and *:name
-	// a segment that ends in :name.
+	// Operations are paths below BaseURL or on its host; each allows everything below it, too. * matches one segment,
+	// and *:name matches a segment that ends in :name.
 	Operations []string
 }
 
@@ -108,7 +112,8 @@ type injectedHeader struct {
 type Route struct {
 	// Path has no escapes and no slash at the end; * is one segment.
 	Path string
-	// Host is empty for BaseURL's host. A * in it stands for the path's last *, which must then be one label of a host name.
+	// Host is empty for BaseURL's host. A * in it stands for the segment that the path's last * matches. That segment
+	// must be one label of a host name.
 	Host      string
 	AuthStyle AuthStyle
 }
@@ -178,8 +183,8 @@ func (k *Key) Route(path string) (longest Route, ok bool) {
 	return longest, ok
 }
 
-// HostAt returns the host that serves a path, or "" if that is BaseURL's. ok is false if the route takes the host from the
-// path, and the path has no valid one.
+// HostAt returns the host that serves a path, or "" if that is BaseURL's. ok is false if the route takes the host from
+// the path and the result is no valid host name.
 func (k *Key) HostAt(path string) (host string, ok bool) {
 	route, _ := k.Route(path)
 	domain, isLabel := strings.CutPrefix(route.Host, "*")
@@ -190,7 +195,7 @@ func (k *Key) HostAt(path string) (host string, ok bool) {
 	return last + domain, isHostLabel(last)
 }
 
-// isHostLabel reports whether text can begin a host's name, in lower case (RFC 1123, section 2.1).
+// isHostLabel reports whether text is a label of a host name in lower case (RFC 1123, section 2.1).
 func isHostLabel(text string) bool {
 	for i := range len(text) {
 		if c := text[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
@@ -200,10 +205,11 @@ func isHostLabel(text string) bool {
 	return text != "" && len(text) < 64 && text[0] != '-' && text[len(text)-1] != '-'
 }
 
-// Header returns the header that Authorize sets, for gateways that have another proxy set it.
+// Header returns the header that Authorize sets. It is for gateways that let another proxy set the header.
 func (k *Key) Header() (name, value string, err error) { return k.HeaderAt("") }
 
-// HeaderAt returns the header that AuthorizeAt sets. The error wraps ErrUnsupportedAuth, also if it sets several.
+// HeaderAt returns the header that AuthorizeAt sets. The error wraps ErrUnsupportedAuth. HeaderAt also returns it if
+// AuthorizeAt sets several headers.
 func (k *Key) HeaderAt(path string) (name, value string, err error) {
 	headers, err := k.headersAt(path)
 	switch {

@@ -17,15 +17,16 @@ import (
 const (
 	// offerOfKeyTests tells the control plane that this data plane tests keys.
 	offerOfKeyTests = "key_tests"
-	// maxKeyTests is how many tests are under way at a time. Others wait at the control plane, which names them again.
+	// maxKeyTests is how many tests can be in progress at a time. Others wait at the control plane, which names them
+	// again.
 	maxKeyTests = 8
-	// maxStatus is the greatest status that is reported as it is.
+	// maxStatus is the greatest status that is reported; a greater one is reported as maxStatus.
 	maxStatus = 599
 	// verdictRetry is the time between two attempts to send a verdict.
 	verdictRetry = 200 * time.Millisecond
 )
 
-// startKeyTest starts a test that waits at the control plane, unless maxKeyTests are under way.
+// startKeyTest starts a test that waits at the control plane, unless maxKeyTests are in progress.
 func (r *Resolver) startKeyTest(id string) {
 	select {
 	case r.keyTests <- id:
@@ -33,7 +34,7 @@ func (r *Resolver) startKeyTest(id string) {
 	}
 }
 
-// makeKeyTests makes tests, one after the other, until ctx ends.
+// makeKeyTests runs tests, one after the other, until ctx ends.
 func (r *Resolver) makeKeyTests(ctx context.Context) {
 	for {
 		select {
@@ -45,7 +46,7 @@ func (r *Resolver) makeKeyTests(ctx context.Context) {
 	}
 }
 
-// makeKeyTest claims a test, makes it and sends the verdict. It leaves a test that another data plane has claimed.
+// makeKeyTest claims a test, runs it and sends the verdict. It does nothing if another data plane has claimed the test.
 func (r *Resolver) makeKeyTest(ctx context.Context, id string) {
 	claimed, ok := r.claimKeyTest(ctx, id)
 	if !ok {
@@ -72,7 +73,8 @@ func (r *Resolver) makeKeyTest(ctx context.Context, id string) {
 	})
 }
 
-// claimKeyTest claims a test, and reports whether it got it. A claim is not repeated: the first may have succeeded.
+// claimKeyTest claims a test. ok reports whether the claim succeeded. A claim that fails is not repeated: the control
+// plane may have accepted it.
 func (r *Resolver) claimKeyTest(ctx context.Context, id string) (claimed gen.KeyTest, ok bool) {
 	status, body, _ := r.send(ctx, func(ctx context.Context) (*http.Response, error) {
 		return r.client.ClaimKeyTest(ctx, gen.ClaimRequest{TestID: id})
@@ -84,7 +86,7 @@ func (r *Resolver) claimKeyTest(ctx context.Context, id string) (claimed gen.Key
 	return claimed, true
 }
 
-// readKeyTest returns the test that was claimed. The error repeats nothing of it.
+// readKeyTest returns the claimed test. The error repeats no part of the test.
 func readKeyTest(claimed gen.KeyTest) (keytests.Test, error) {
 	request, err := http.NewRequestWithContext(context.Background(), claimed.Method, claimed.URL, strings.NewReader(valueOf(claimed.Body)))
 	if err != nil {
@@ -106,7 +108,8 @@ func readHeaders(from []gen.InjectedHeader) http.Header {
 	return headers
 }
 
-// sendVerdict sends a verdict, again if the control plane does not answer or can't take it now.
+// sendVerdict sends a verdict. It repeats that while the control plane does not answer or can't accept the verdict,
+// within FetchTimeout.
 func (r *Resolver) sendVerdict(ctx context.Context, v gen.KeyTestAnswer) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.FetchTimeout)
 	defer cancel()

@@ -14,11 +14,12 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
-// Limits are how many requests a key may serve on all data planes together; zero is any number. Begin enforces this data plane's share.
+// Limits are how many requests a key may serve on all data planes together; zero means any number. Begin enforces this
+// data plane's share.
 type Limits struct {
 	// RequestsPerMinute and RequestsPerDay count from the beginning of a minute and of a day in UTC.
 	RequestsPerMinute, RequestsPerDay int
-	// Concurrent counts requests until they end, streams and upgraded connections among them.
+	// Concurrent counts requests until they end, including streams and upgraded connections.
 	Concurrent int
 }
 
@@ -32,11 +33,11 @@ const (
 	limitConcurrent = "concurrent"
 )
 
-// LimitError is ErrKeyLimited with what a caller may want to know.
+// LimitError is ErrKeyLimited with the limit that is reached and the time to wait.
 type LimitError struct {
 	// Limit is the limit that is reached: requests_per_minute, requests_per_day or concurrent.
 	Limit string
-	// RetryAfter is when a request may be served again, at least a second.
+	// RetryAfter is the time until the key may serve again, at least a second.
 	RetryAfter time.Duration
 }
 
@@ -74,16 +75,16 @@ type counts struct {
 
 // serving is how many data planes share the limits of a customer's keys, according to one heartbeat.
 type serving struct {
-	others     int // of customers that are not named
+	others     int // the number for customers that are not in byCustomer
 	byCustomer map[string]int
-	until      time.Duration // when another heartbeat's numbers have been in force for shareDelay, by the Clock; never for the newest
+	until      time.Duration // shareDelay after the next heartbeat, by the Clock; math.MaxInt64 for the newest
 }
 
-// shareDelay is how long a share stays small after data planes have disconnected. They may be about to reconnect, and serve
-// meanwhile.
+// shareDelay is how long a share stays small after data planes have disconnected. They may reconnect soon, and they may
+// still serve until then.
 const shareDelay = 5 * time.Second
 
-// maxServing bounds how many heartbeats' numbers are remembered. More than one a second change nothing.
+// maxServing bounds how many heartbeats' numbers are remembered.
 const maxServing = 8
 
 // setServing records what a heartbeat says, at the time now. Only the stream calls it.
@@ -190,7 +191,7 @@ func (l *limiter) countsOf(keyID string, now time.Time, passed time.Duration) *c
 func (l *limiter) makeRoom(day int64) {
 	maps.DeleteFunc(l.counted, func(_ string, c *counts) bool { return c.concurrent == 0 && c.day != day })
 	for id, c := range l.counted {
-		if len(l.counted) <= maxLimited/8*7 { // not one by one: each time looks through all
+		if len(l.counted) <= maxLimited/8*7 { // an eighth at once, because each call of makeRoom looks through all counts
 			return
 		}
 		if c.concurrent == 0 {
@@ -210,9 +211,10 @@ const (
 	maxLimitedKeys = 20
 )
 
-// SetAside sets a key aside after its provider has answered that the key is at a limit. wait is what the answer asks for; at least a second and
-// at most five minutes are used. In that time, Resolve returns the next key, if the project's policy allows it (NextIfLimited); otherwise
-// SetAside does nothing. Report and ReportAnswer set a key aside for 30 seconds after a 429, unless it is aside already.
+// SetAside sets a key aside after its provider has answered that the key is at a limit. wait is the time that the
+// answer asks for; it is raised to one second or cut to five minutes. While the key is set aside, Resolve returns the
+// next key. If the project's policy does not allow that (NextIfLimited), SetAside does nothing. Report and ReportAnswer
+// set a key aside for 30 seconds after a 429, unless it is already set aside.
 func (r *Resolver) SetAside(key *Key, wait time.Duration) {
 	if key == nil || !key.NextIfLimited {
 		return

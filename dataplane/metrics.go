@@ -45,7 +45,7 @@ func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error)
 		}, []string{"limit"}),
 	}
 	for _, limit := range []string{limitPerDay, limitPerMinute, limitConcurrent} {
-		m.limited.WithLabelValues(limit) // is shown before it is reached
+		m.limited.WithLabelValues(limit) // so that each limit is exported before it is first reached
 	}
 	if registerer == nil {
 		return m, nil

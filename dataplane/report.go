@@ -20,7 +20,7 @@ const (
 	reportInterval = 5 * time.Second
 	// urgentDelay is how long an urgent report waits for others to join it.
 	urgentDelay = 100 * time.Millisecond
-	// lastReportTimeout bounds the report that Run sends on its way out.
+	// lastReportTimeout bounds the report that Run sends before it returns.
 	lastReportTimeout = time.Second
 	maxBatch          = 500
 	// maxReports is the number of keys that may wait for a report; further keys are not reported.
@@ -34,9 +34,9 @@ const (
 // outcome is what providers answered to a key since its last report. Times are the Clock's, or never.
 type outcome struct {
 	used, refused, exposed time.Duration
-	status, version        int // of the refusal, and of the key that was refused
+	status, version        int // the refusal's status, and the refused key's version
 	reason                 verdict.Verdict
-	refusedFor, exposedFor *Caller // whose requests it were; nil for no particular user
+	refusedFor, exposedFor *Caller // the callers of these requests; nil for no particular user
 }
 
 // reports collects outcomes until they are sent.
@@ -64,10 +64,11 @@ func newReports() *reports {
 // Report is ReportAnswer without the answer's body. Use it where key.Answers.NeedBody(status) is false.
 func (r *Resolver) Report(key *Key, status int) { r.ReportAnswer(key, status, nil) }
 
-// ReportAnswer records a provider's answer to a key, of whose body the first verdict.BodyLimit bytes are enough. The provider's
-// rules decide whether it is the key's failure or its use; most answers need no rule: see verdict.Rules.Judge. A 403 that no rule knows
-// is a failure if two users get it within five minutes with no success in between; a single user's may be about what was asked
-// for. After a 429, it leaves the key aside as SetAside does. Run sends the reports in batches. ReportAnswer counts the request as CountUse
+// ReportAnswer records a provider's answer to a request with a key. The first verdict.BodyLimit bytes of the answer's
+// body are enough. The provider's rules decide whether the answer counts as a failure or as a use of the key; most
+// answers need no rule: see verdict.Rules.Judge. A 403 that no rule covers is a failure if two users get one within
+// five minutes with no success in between; one user's 403 may be about that user's request. After a 429, ReportAnswer
+// sets the key aside as SetAside does. Run sends the reports in batches. ReportAnswer counts the request as CountUse
 // does, and never blocks.
 func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
 	if key == nil || key.ID == "" {
@@ -101,8 +102,8 @@ func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
 	})
 }
 
-// ReportExposed records that a provider sent the key itself back in an answer. The project's audit trail gets an event. It never
-// blocks.
+// ReportExposed records that a provider sent the key itself back in an answer. The project's audit trail gets an event.
+// ReportExposed never blocks.
 func (r *Resolver) ReportExposed(key *Key) {
 	if key == nil || key.ID == "" {
 		return
@@ -116,7 +117,7 @@ func (p *reports) addUrgent(keyID string, o outcome) {
 	signal(p.urgent)
 }
 
-// confirmForbidden remembers a 403 and reports whether it confirms another user's.
+// confirmForbidden remembers a 403 and reports whether it confirms another user's 403.
 func (p *reports) confirmForbidden(keyID string, f forbidden) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -131,7 +132,7 @@ func (p *reports) confirmForbidden(keyID string, f forbidden) bool {
 	return ok && before.user != f.user && f.at-before.at <= forbiddenWindow
 }
 
-// addSuccess records that a provider accepted a key, which also disproves the 403 before.
+// addSuccess records that a provider accepted a key. It drops the key's last 403, which the success disproves.
 func (p *reports) addSuccess(keyID string, now time.Duration) {
 	p.mu.Lock()
 	delete(p.forbidden, keyID)
@@ -139,7 +140,8 @@ func (p *reports) addSuccess(keyID string, now time.Duration) {
 	p.add(keyID, outcome{used: now, refused: never, exposed: never})
 }
 
-// add merges an outcome into a waiting outcome of the same key. Later times win, and refusals of later versions.
+// add merges an outcome into a waiting outcome of the same key. The later time wins, and so does the refusal of the
+// later version.
 func (p *reports) add(keyID string, o outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -175,7 +177,7 @@ func (p *reports) takeBatch() map[string]outcome {
 	return batch
 }
 
-// sendReports sends reports every few seconds, urgent ones sooner, and what is left when ctx ends.
+// sendReports sends reports every few seconds, urgent ones sooner. When ctx ends, it sends the rest.
 func (r *Resolver) sendReports(ctx context.Context) {
 	timer := time.NewTimer(r.cfg.intervals.report)
 	defer timer.Stop()
@@ -257,7 +259,7 @@ func reportedCaller(c *Caller) *gen.ReportedCaller {
 	return &gen.ReportedCaller{UserID: c.UserID, TokenID: optional(c.TokenID)}
 }
 
-// millisecondsAgo returns the milliseconds since a time, or nil if it is never or too long ago to matter.
+// millisecondsAgo returns the milliseconds since a time, or nil if the time is never or more than maxReportAge ago.
 func millisecondsAgo(now, then time.Duration) *int {
 	if then == never || now-then > maxReportAge {
 		return nil
@@ -267,7 +269,7 @@ func millisecondsAgo(now, then time.Duration) *int {
 
 const (
 	usageInterval = 10 * time.Second
-	// lastUsageTimeout bounds the batches that Run sends on its way out, of which there may be many.
+	// lastUsageTimeout bounds the time for the batches that Run sends before it returns. There may be many.
 	lastUsageTimeout = 5 * time.Second
 	// maxUsageBatch is the number of counts that fit a request's body.
 	maxUsageBatch = 250
@@ -275,7 +277,8 @@ const (
 	maxUsage = 50_000
 )
 
-// usageKey identifies a count. The hour is the Clock's: a count that has to wait covers one hour.
+// usageKey identifies a count. hour is the Clock's time, rounded down to an hour: a count that has to wait covers one
+// hour.
 type usageKey struct {
 	keyID, userID string
 	hour          time.Duration
@@ -283,7 +286,7 @@ type usageKey struct {
 
 type usageCount struct {
 	requests, refusals int64
-	last               time.Duration // the Clock's
+	last               time.Duration // the last request, by the Clock
 }
 
 // usage counts the use of keys until the counts are stored at the control plane.
@@ -293,8 +296,8 @@ type usage struct {
 	mu     sync.Mutex
 	counts map[usageKey]*usageCount // guarded by mu
 
-	// sending is the batch under way, and batch its number. A batch is repeated unchanged until the control plane has stored
-	// it, so that it counts once even if an answer is lost. Only the goroutine that sends uses them.
+	// sending is the batch that is being sent, and batch is its number. A batch is repeated unchanged until the control
+	// plane has stored it, so that it counts once even if an answer is lost. Only the goroutine that sends uses them.
 	sending map[usageKey]*usageCount
 	batch   int64
 }
@@ -362,7 +365,7 @@ func (u *usage) nextBatch() map[usageKey]*usageCount {
 	return u.sending
 }
 
-// sendUsage sends counts at every interval, and what is left when ctx ends.
+// sendUsage sends counts at every interval. When ctx ends, it sends the rest.
 func (r *Resolver) sendUsage(ctx context.Context) {
 	ticker := time.NewTicker(r.cfg.intervals.usage)
 	defer ticker.Stop()
@@ -404,7 +407,7 @@ func (r *Resolver) flushUsage(ctx context.Context) {
 	}
 }
 
-// usageReport returns a batch as it is sent. It leaves out what is too old.
+// usageReport returns the request body for a batch. It leaves out counts that are too old.
 func (r *Resolver) usageReport(batch map[usageKey]*usageCount) gen.UsageReport {
 	now := r.clock.Now()
 	body := gen.UsageReport{ReporterID: r.usage.reporterID, Batch: r.usage.batch, Counts: make([]gen.UsageCount, 0, len(batch))}

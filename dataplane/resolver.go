@@ -17,8 +17,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// never stands for a time that has not come, such as the end of a lease that was never given. Durations may be added
-// to it without overflow.
+// never is the time of something that has not happened, such as the end of a lease that was never given. Durations may
+// be added to it without overflow.
 const never = time.Duration(math.MinInt64 / 2)
 
 // initialLeaseTerm is the assumed length of a lease until the control plane has named it.
@@ -30,7 +30,7 @@ type Request struct {
 	// Credential is the caller's API key or session token, without "Bearer". With it, CustomerID and UserID are empty.
 	Credential string
 	CustomerID string
-	// ProjectID may be empty with a Credential: then it is the session's.
+	// ProjectID may be empty with a Credential: then the project of the caller's session is used.
 	ProjectID string
 	// UserID may be empty: then users' own keys are not considered.
 	UserID   string
@@ -48,8 +48,8 @@ func ForCaller(credential, provider string) Request {
 	return Request{Credential: credential, Provider: provider}
 }
 
-// ForUser asks for the key that serves a user of a project, whom you have authenticated. An empty user means no
-// particular user.
+// ForUser asks for the key that serves a user of a project. The caller of ForUser has authenticated the user. An empty
+// user means no particular user.
 func ForUser(customer, project, user, provider string) Request {
 	return Request{CustomerID: customer, ProjectID: project, UserID: user, Provider: provider}
 }
@@ -57,7 +57,8 @@ func ForUser(customer, project, user, provider string) Request {
 // ByID asks for one key, regardless of the project's policy.
 func ByID(keyID string) Request { return Request{KeyID: keyID} }
 
-// check reports how the request differs from the three kinds. The control plane checks the form of ids.
+// check returns an error if the request is not one of the three kinds: by credential, by user, by key id. The control
+// plane checks the form of ids.
 func (q *Request) check() error {
 	switch {
 	case q.KeyID != "":
@@ -106,7 +107,7 @@ func (q *Request) encode(b []byte) []byte {
 	return appendField(b, q.limited)
 }
 
-// appendField puts the length before the field, so that no two requests share an encoding.
+// appendField appends the field's length and the field, so that no two requests share an encoding.
 func appendField(b []byte, field string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(field))), field...)
 }
@@ -150,12 +151,13 @@ type Resolver struct {
 	limiter    limiter
 	keyTests   chan string // ids of tests that wait at the control plane
 
-	// leaseEnd is the time at which the lease ends and leaseTerm the length of a lease, both as a time.Duration. The
-	// stream writes them; Resolve reads them without a lock.
+	// leaseEnd is the time at which the lease ends, and leaseTerm is the length of a lease. Both are a time.Duration.
+	// The stream writes them; Resolve reads them without a lock.
 	leaseEnd  atomic.Int64
 	leaseTerm atomic.Int64
 	running   atomic.Bool
-	// acknowledgeWithin is the control plane's limit, a time.Duration. It spreads what all data planes do after an event.
+	// acknowledgeWithin is the time within which the control plane wants acknowledgements, a time.Duration. Data planes
+	// spread over it what they send after an event.
 	acknowledgeWithin atomic.Int64
 
 	streamMu    sync.Mutex
@@ -211,8 +213,8 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return nil
 }
 
-// Resolve returns the key that serves a request. While that key is at a limit, the next one serves if the project's policy says so, with
-// the Reason next_key_limited. Errors wrap the package's sentinels, or are ctx's.
+// Resolve returns the key that serves a request. While that key is at a limit, Resolve returns the next key, with the
+// Reason next_key_limited, if the project's policy allows it. Errors wrap the package's sentinels, or are ctx's.
 func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 	key, err := r.resolve(ctx, req)
 	if err == nil && key.NextIfLimited && r.isAside(key) {
@@ -224,8 +226,8 @@ func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 // resolve returns the key that serves a request, whether it is at a limit or not.
 func (r *Resolver) resolve(ctx context.Context, req Request) (*Key, error) {
 	id := req.digest()
-	// The lease is read before the cache: an entry that is still cached afterwards was not dropped by any event up to
-	// that time.
+	// The lease is read before the cache: if an entry is still cached afterwards, no event that the lease covers has
+	// dropped it.
 	now := r.clock.Now()
 	if r.isLeased(now) {
 		if e, ok := r.store.cache.GetIfPresent(id); ok && now < e.freshUntil {
@@ -238,10 +240,11 @@ func (r *Resolver) resolve(ctx context.Context, req Request) (*Key, error) {
 	return r.miss(ctx, id, req)
 }
 
-// Watch calls ended when the key is revoked or disabled, has expired, its caller's API key is revoked, the caller leaves the project, or
-// the control plane refuses this data plane's own credential: a use in progress must end then.
-// After events may have been missed, it calls ended with certain false: resolve again to find out. Until stop is called,
-// it may call ended several times, even before Watch returns. ended must not block or call the resolver.
+// Watch calls ended when a use in progress must end: when the key is revoked, disabled or expired, when the caller's
+// API key is revoked or the caller leaves the project, or when the control plane refuses this data plane's own
+// credential. If events may have been missed, Watch calls ended with certain false; then call Resolve to find out
+// whether the key still serves. Until stop is called, ended may be called several times, even before Watch returns.
+// ended must not block or call the resolver.
 func (r *Resolver) Watch(key *Key, ended func(certain bool)) (stop func()) {
 	stopWatching := r.store.watchKey(key, ended)
 	if key.endsAt == 0 {
@@ -256,7 +259,8 @@ func (r *Resolver) Watch(key *Key, ended func(certain bool)) (stop func()) {
 	}
 }
 
-// endAtExpiry calls ended when the key has expired. If its expiry was put off since the use began, it waits for the new one.
+// endAtExpiry calls ended when the key has expired. If the key's expiry has been postponed since the use began, it
+// waits for the new expiry.
 func (r *Resolver) endAtExpiry(ctx context.Context, id string, ended func(certain bool)) {
 	for {
 		key, err := r.Resolve(ctx, ByID(id))
@@ -268,7 +272,7 @@ func (r *Resolver) endAtExpiry(ctx context.Context, id string, ended func(certai
 			ended(true)
 			return
 		case key.endsAt == 0:
-			return // if it is given an end again, the event of its expiry comes
+			return // if the key gets an expiry again, the event of that expiry ends the use
 		}
 		select {
 		case <-ctx.Done():
@@ -366,7 +370,7 @@ func (r *Resolver) wait(ctx context.Context, p *pendingFetch) (*Key, error) {
 	}
 }
 
-// result returns what a finished fetch brought.
+// result returns the result of a finished fetch. If the control plane gave no answer, a stale key may serve.
 func (r *Resolver) result(p *pendingFetch) (*Key, error) {
 	switch {
 	case p.err == nil:
@@ -410,16 +414,16 @@ func (r *Resolver) staleKey(id digest) *Key {
 }
 
 const (
-	// downFor is how long no request is sent after the control plane could not be reached, and how long requests may all
-	// go unanswered before it counts as hanging.
+	// downFor is how long no request is sent after the control plane could not be reached. It is also how long all
+	// requests may go unanswered before the control plane counts as hanging.
 	downFor = 250 * time.Millisecond
-	// refusedFor is how long no request is sent after the control plane refused the data plane's credential. It counts
-	// refused requests, and finally accepts none from their address.
+	// refusedFor is how long no request is sent after the control plane refused the data plane's credential. The
+	// control plane counts refused requests and, after too many, accepts no more from their address.
 	refusedFor = 3 * time.Second
 )
 
-// health records whether the control plane answers, as seen by ordinary requests; it sends none of its own. All times
-// are the Clock's.
+// health records whether the control plane answers, as seen by ordinary requests; health sends no requests of its own.
+// All times are the Clock's.
 type health struct {
 	mu          sync.Mutex    // guards every field
 	inFlight    int           // requests sent and not yet answered
@@ -453,7 +457,7 @@ func (h *health) requestDone(sent, now time.Duration, failure error) {
 	}
 }
 
-// streamOpened records that the control plane has answered on the stream: requests are worth sending again.
+// streamOpened records that the control plane has answered on the stream, so that requests are sent again.
 func (h *health) streamOpened(now time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -485,12 +489,12 @@ type Status struct {
 	Connected, Unauthenticated bool
 	// TooStale reports whether the control plane refused Config.MaxStale when the stream was last opened.
 	TooStale bool
-	// Leased reports whether the cache may be used without asking, and LeaseRemaining for how long.
+	// Leased reports whether the cache may be used without asking the control plane. LeaseRemaining is for how long.
 	Leased         bool
 	LeaseRemaining time.Duration
 	// GraceRemaining is how long cached keys serve if the control plane does not answer: the lease plus MaxStale.
 	GraceRemaining time.Duration
-	// SessionID and ReplicaID identify the last stream; Position is what has been acted on.
+	// SessionID and ReplicaID identify the last stream. Position is the last position that the resolver has acted on.
 	SessionID, ReplicaID, Position string
 	// Entries is the approximate number of cached answers.
 	Entries int
@@ -513,7 +517,7 @@ func (r *Resolver) Status() Status {
 	}
 }
 
-// leaseRemaining returns the time left until grace after the end of the lease, at least 0.
+// leaseRemaining returns the time until the lease has ended and grace has passed, at least 0.
 func (r *Resolver) leaseRemaining(grace time.Duration) time.Duration {
 	return max(time.Duration(r.leaseEnd.Load())+grace-r.clock.Now(), 0)
 }

@@ -19,14 +19,16 @@ const maxReplaced = 500
 type replacement struct {
 	keyID string
 	tx    int64
-	// until is the Clock's time at which the old version stops serving: when the overlap ends, or earlier, when the lease
-	// and the grace end that the data plane had when the event arrived. So the event never makes a version serve longer.
+	// until is when the old version stops serving, by the Clock: at the end of the overlap or, if that is earlier, at
+	// the end of the lease and grace that the data plane had when the event arrived. So the event never makes a version
+	// serve longer.
 	until time.Duration
 	// entries maps each entry that serves the old version to the entry it was copied from. Guarded by the store's mu.
 	entries map[*entry]*entry
 }
 
-// servingUntil returns a copy of an entry that serves until end at most, and that its next use fetches again.
+// servingUntil returns a copy of an entry that serves until end at the latest. The next use of the copy fetches it
+// again.
 func (e *entry) servingUntil(end time.Duration) *entry {
 	next := &entry{
 		id: e.id, key: e.key, project: e.project, provider: e.provider, user: e.user, token: e.token, keyID: e.keyID,
@@ -36,7 +38,7 @@ func (e *entry) servingUntil(end time.Duration) *entry {
 	return next
 }
 
-// withKey returns a copy of an entry that serves the version in another entry of the same key.
+// withKey returns a copy of an entry with the key's version from another entry of the same key.
 func (e *entry) withKey(other *entry) *entry {
 	next, key := e.servingUntil(other.validUntil), *other.key
 	// The policy belongs to the caller: the other entry may come from a fetch by id, which has no policy.
@@ -60,7 +62,7 @@ func (s *store) keep(ev *event, touched []*entry) {
 	}
 	if len(r.entries) > 0 {
 		s.replacements[r.keyID] = r
-		s.replaced <- r // it has room for maxReplaced
+		s.replaced <- r // the channel has room for maxReplaced
 	}
 }
 
@@ -78,8 +80,8 @@ func (ev *event) destroys(e *entry) bool {
 	return e.key != nil && e.key.ID == ev.key && (e.key.Version == ev.version || ev.version == 0 && e.replaced != nil)
 }
 
-// mayKeep reports whether an entry that an event touches may serve a while longer. An entry that an earlier rotation has
-// replaced may not: its version is gone. The caller holds mu.
+// mayKeep reports whether an entry that an event touches may serve a while longer. An entry that an earlier rotation
+// has replaced may not: its version no longer exists. The caller holds mu.
 func (s *store) mayKeep(ev *event, e *entry) bool {
 	return ev.keepUntil > 0 && e.key != nil && e.replaced == nil &&
 		s.replacements[ev.key] == nil && len(s.replacements) < maxReplaced && len(s.replaced) < cap(s.replaced)
@@ -119,8 +121,8 @@ func (s *store) dropEntries(r *replacement) {
 	}
 }
 
-// removeReplaced removes an entry from its replacement, which ends with its last entry: then the rotation may be
-// acknowledged, with the number of uses of the old version that are left. The caller holds mu.
+// removeReplaced removes an entry from its replacement. The replacement ends with its last entry: then the rotation may
+// be acknowledged, with the number of uses of the old version that are still in progress. The caller holds mu.
 func (s *store) removeReplaced(e *entry) {
 	r := e.replaced
 	delete(r.entries, e)

@@ -15,16 +15,17 @@ import (
 	"github.com/agentrouter/aikeys/internal/position"
 )
 
-// maxTries is how often a fetch is sent whose answers are older than events that have arrived.
+// maxTries is how often a fetch is sent if its answers are older than events that have arrived.
 const maxTries = 3
 
-// maxEventLog is the number of events kept for the fetches in flight. A fetch that more events have passed is sent
+// maxEventLog is the number of events kept for the fetches in flight. A fetch during which more events arrive is sent
 // again.
 const maxEventLog = 4096
 
-// entry is a cached answer: a key, or a refusal (err). It never changes, but for refreshing. All times are the Clock's.
+// entry is a cached answer: a key, or a refusal (err). Only refreshing ever changes. All times are the Clock's.
 //
-// While cached, an entry is in one of these states; an event that touches it, or an eviction, drops it from each:
+// While cached, an entry is in one of these states. In each of them, an event that touches the entry drops it, and so
+// does an eviction:
 //
 //	fresh    now < freshUntil, with a lease: it is served without asking
 //	stale    no longer fresh, or no lease: the control plane is asked, and a key serves only if there is no answer, for
@@ -39,8 +40,9 @@ type entry struct {
 	project                      project
 	provider, user, token, keyID string
 
-	// freshUntil is the earlier of agedAt and validUntil. agedAt is when MaxAge or NegativeTTL has passed. validUntil is
-	// when the caller's credential has to be checked again, or when what was made for the provider expires.
+	// freshUntil is the earlier of agedAt and validUntil. agedAt is when MaxAge or NegativeTTL has passed. validUntil
+	// is when the caller's credential has to be checked again, when the key expires, or when the credential that the
+	// control plane made for the provider expires, whichever is first.
 	freshUntil, agedAt, validUntil time.Duration
 	// From refreshFrom on, the next use of the entry also fetches it again, in the background.
 	refreshFrom time.Duration
@@ -52,7 +54,7 @@ type entry struct {
 // store holds the cached answers, the indexes by which events find them, and the fetches in flight.
 //
 // mu orders events and the ends of fetches, so that an answer is cached either before an event, which then drops it, or
-// after, when the fence has compared the two. Hits read the cache without mu.
+// after the event, when the fence has compared the two. Hits read the cache without mu.
 type store struct {
 	fetchTimeout time.Duration
 	discarded    prometheus.Counter
@@ -66,7 +68,8 @@ type store struct {
 	pending  map[digest]*pendingFetch
 	// generation counts how often everything was dropped.
 	generation uint64
-	// events has the events since the oldest fetch in flight began. Those before it, eventsBefore in number, are gone.
+	// events has the events since the oldest fetch in flight began. eventsBefore is the number of events before them,
+	// which are no longer kept.
 	events       []event
 	eventsBefore uint64
 
@@ -89,7 +92,7 @@ type store struct {
 // maxInFlight bounds the counts that wait to be acknowledged to what one acknowledgement may carry.
 const maxInFlight = 500
 
-// inFlight is how many uses of a key were in progress when it was dropped, by the transaction that revoked, disabled or rotated it.
+// inFlight is how many uses of a key were in progress when the transaction tx revoked, disabled or rotated the key.
 type inFlight struct {
 	tx   int64
 	uses int
@@ -146,7 +149,7 @@ func (s *store) endWatches(ev *event) {
 	}
 }
 
-// inFlightAt returns the counts of the revocations, disablings and rotations within a position.
+// inFlightAt returns the counts of the revocations, disablings and rotations that a position contains.
 func (s *store) inFlightAt(at position.Position) (counts []gen.InFlight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,7 +219,8 @@ type pendingFetch struct {
 	key  *Key  // set before done is closed
 	err  error // set before done is closed
 
-	// since is the number of events, and generation the store's, when the fetch was last sent. Guarded by the store's mu.
+	// since is the number of events, and generation is the store's generation, at the time when the fetch was last
+	// sent. Guarded by the store's mu.
 	since, generation uint64
 }
 
@@ -268,7 +272,7 @@ func (s *store) setFence(p *pendingFetch) {
 }
 
 // commitFetch ends a fetch with an answer and caches it. It returns false if the answer is older than an event that
-// touches it: then the fetch has to be sent again. On the last try such a refusal is returned, but not cached.
+// touches it: then the fetch has to be sent again. On the last try, an outdated refusal is returned, but not cached.
 func (s *store) commitFetch(p *pendingFetch, e *entry, last bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -289,9 +293,9 @@ func (s *store) commitFetch(p *pendingFetch, e *entry, last bool) bool {
 	return true
 }
 
-// compareWithEvents reports whether an answer is outdated, that is, whether an event since the fetch was sent touches it
-// and is not contained in its position, and whether any event passed at all. A refusal has no position, and so contains
-// no event.
+// compareWithEvents reports whether an answer is outdated: whether an event that has arrived since the fetch was sent
+// touches the answer and is not contained in its position. A refusal has no position, and so contains no event. passed
+// reports whether any event has arrived since then.
 func (s *store) compareWithEvents(p *pendingFetch, e *entry) (outdated, passed bool) {
 	if p.generation != s.generation || p.since < s.eventsBefore {
 		return true, true
@@ -316,7 +320,8 @@ func (s *store) failFetch(p *pendingFetch, err error) {
 	s.endFetch(p, nil, err)
 }
 
-// endFetch hands the answer to all who wait. The caller holds mu: the next request finds either the entry or no fetch.
+// endFetch gives the answer to all callers that wait. The caller holds mu: the next request finds either the entry or
+// no fetch.
 func (s *store) endFetch(p *pendingFetch, key *Key, err error) {
 	p.key, p.err = key, err
 	delete(s.pending, p.id)
@@ -379,8 +384,8 @@ func (s *store) candidates(ev *event) []map[*entry]struct{} {
 	return all
 }
 
-// dropAll drops every entry, and makes the answers of the fetches in flight outdated. All uses end if certain; otherwise
-// they may have to.
+// dropAll drops every entry, and makes the answers of the fetches in flight outdated. If certain, all uses must end;
+// otherwise they may have to end.
 func (s *store) dropAll(certain bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -497,8 +502,9 @@ type event struct {
 	project                    project
 	provider, key, user, token string // key and token are ids
 
-	// version is the one that was replaced by a rotation, or destroyed; 0 if the event does not say. retiresIn is how long
-	// the control plane keeps a replaced version, and keepUntil the Clock's time until which it may serve here, if at all.
+	// version is the version that a rotation replaced, or that was destroyed; 0 if the event does not say. retiresIn is
+	// how long the control plane keeps a replaced version. keepUntil is when the version must stop serving here, by the
+	// Clock; 0 if it must not serve any more.
 	version              int
 	retiresIn, keepUntil time.Duration
 }
@@ -518,7 +524,8 @@ func newEvent(m *gen.StreamMessage) event {
 	return ev
 }
 
-// isUrgent reports whether the event may end uses or replace a key's version, and a person or a program may be waiting for its receipt.
+// isUrgent reports whether the event may end uses or replace a key's version: then a person or a program may wait for
+// its receipt.
 func (ev *event) isUrgent() bool {
 	switch ev.kind {
 	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeMemberRemoved, typeTokenRevoked, typeKeyRotated, typeKeyRolledBack:
@@ -527,7 +534,7 @@ func (ev *event) isUrgent() bool {
 	return false
 }
 
-// replaces reports whether another version of a key serves from the event on. Uses of the one before go on.
+// replaces reports whether another version of a key serves from the event on. Uses of the previous version continue.
 func (ev *event) replaces(key *Key) bool {
 	return (ev.kind == typeKeyRotated || ev.kind == typeKeyRolledBack) && ev.key == key.ID && !key.asOf.Contains(ev.tx)
 }
@@ -551,7 +558,7 @@ func (ev *event) ends(key *Key) bool {
 func (ev *event) touches(e *entry) bool {
 	switch ev.kind {
 	case typeKeyExposed, typeKeyExpiring, typeKeyVerified, typeVersionAdded:
-		return false // they are for people
+		return false // these events are for people
 	case typeVersionDestroyed:
 		return ev.destroys(e)
 	case typeTokenCreated:
@@ -599,7 +606,7 @@ func (ev *event) mayLiftRefusal(e *entry) bool {
 	}
 }
 
-// matches reports whether a field of an event or a request, empty for any value, covers a value.
+// matches reports whether a field of an event or a request covers a value. An empty field covers every value.
 func matches(field, value string) bool { return field == "" || field == value }
 
 // label returns the event's type for the metric. It is one of a fixed set, whatever the stream sends.

@@ -25,7 +25,7 @@ const (
 	// The waits between attempts to open the stream double from about reconnectMin to about reconnectMax.
 	reconnectMin = 40 * time.Millisecond
 	reconnectMax = 750 * time.Millisecond
-	// refusedDelay is added when the control plane refuses the credential or the grace, or has too many requests.
+	// refusedDelay is added when the control plane refuses the credential or MaxStale, or has too many requests.
 	refusedDelay = 2 * time.Second
 	// minSilence is the shortest time without a message after which a connection counts as dead.
 	minSilence = 50 * time.Millisecond
@@ -59,8 +59,8 @@ func (e *tooStaleError) Error() string {
 
 // streamState is what Status shows of the stream, and what the next connection resumes from.
 //
-// The stream is connected from hello to its end. Otherwise it is being opened: failing if the last attempt brought no
-// hello, and tooStale if Config.MaxStale was the reason.
+// The stream is connected from hello to its end. Otherwise it is being opened: failing means that the last attempt
+// brought no hello, and tooStale that Config.MaxStale was the reason.
 type streamState struct {
 	connected bool
 	failing   bool
@@ -236,10 +236,10 @@ type session struct {
 	leaseTerm    time.Duration
 	leased       bool
 	leaseEnd     time.Duration
-	urgent       bool // whether the receipt of an event since the last heartbeat may be awaited
+	urgent       bool // whether someone may wait for the receipt of an event since the last heartbeat
 }
 
-// readMessages handles the stream's messages in order until the stream ends, and returns why it did. It moves the
+// readMessages handles the stream's messages in order until the stream ends, and returns why it ended. It moves the
 // silence timer forward with each message.
 func (s *session) readMessages(body io.Reader, silence *time.Timer) error {
 	messages := messageReader{lines: bufio.NewReaderSize(body, maxMessage)}
@@ -283,8 +283,8 @@ func (s *session) handleHello(m *gen.StreamMessage) error {
 	if m.SessionID == nil || m.ClockMs == nil || m.LeaseMs == nil || *m.SessionID == "" {
 		return fmt.Errorf("stream: %w: hello lacks a field", errProtocol)
 	}
-	// Leases count from when the request was sent. If it waited for long, such as for a replica that hung, each lease of this stream
-	// would have run out before the next heartbeat; a new request does better.
+	// Leases count from when the request was sent. If the request waited long, for example for a replica that hung,
+	// each lease of this stream would run out before the next heartbeat. Then a new request is better.
 	s.leaseTerm = milliseconds(int64(*m.LeaseMs), time.Hour)
 	if s.r.clock.Now()-s.sent > s.leaseTerm*6/10 {
 		return errLateHello
@@ -415,7 +415,7 @@ const (
 type acker struct {
 	r       *Resolver
 	session string        // set before the first position
-	urgent  chan struct{} // signals a position whose receipt may be awaited
+	urgent  chan struct{} // signals a position whose receipt someone may wait for
 
 	position atomic.Pointer[string] // the last position acted on; nil before the first
 }
@@ -486,7 +486,7 @@ func (a *acker) acknowledge(ctx context.Context, at string) int {
 	post := func(ctx context.Context) (*http.Response, error) { return a.r.client.Acknowledge(ctx, request) }
 	status, _, _ := a.r.send(ctx, post)
 	if status == http.StatusBadRequest && len(request.InFlight) > 0 {
-		request.InFlight = nil // a replica of an older release does not know it
+		request.InFlight = nil // a replica of an older release does not know this field
 		status, _, _ = a.r.send(ctx, post)
 	}
 	if status == http.StatusNoContent {

@@ -1,9 +1,9 @@
 // Package dataplanetest has a control plane in memory to test data planes against, over a real socket, and the environment
 // that the tests of the library, the gateway and extauthz share.
 //
-// The control plane answers as spec/dataplane.yaml has it: positions with transactions that commit late, as_of, reset,
-// refusals with their problem documents. It fails on demand: it hangs, answers nonsense, goes down, cuts connections, holds
-// back answers, sends no heartbeats. Its time can be a Clock that stands still until a test moves it.
+// The control plane follows spec/dataplane.yaml: it has positions with transactions that commit late, as_of, reset,
+// refusals with their problem documents. It fails on demand: it hangs, answers nonsense, goes down, cuts connections,
+// holds back answers, sends no heartbeats. Its time can be a Clock that stands still until a test moves it.
 //
 // Only tests may import it.
 package dataplanetest
@@ -27,8 +27,8 @@ const Token = "dp_EXAMPLE_EXAMPLE_EXAMPLE" //nolint:gosec // opens nothing
 
 // ControlPlane is a control plane in memory, on a socket.
 type ControlPlane struct {
-	// Now is its clock, Lease the length of a lease, and AcknowledgeWithin the time within which revocations must be
-	// acknowledged. Tests change them before the first stream.
+	// Now is the control plane's clock, Lease the length of a lease, and AcknowledgeWithin the time within which
+	// revocations must be acknowledged. Tests change them before the first stream.
 	Now                      func() time.Duration
 	Lease, AcknowledgeWithin time.Duration
 
@@ -42,8 +42,8 @@ type ControlPlane struct {
 	token   string
 	faults  map[Operation]Fault
 	counts  map[Operation]int
-	before  *Hold // where fetches stop before they look anything up
-	after   *Hold // where they stop with their answer in hand
+	before  *Hold // holds fetches before they read the state
+	after   *Hold // holds fetches that have their answers
 	state
 	streams
 }
@@ -53,7 +53,7 @@ func NewControlPlane(t testing.TB) *ControlPlane {
 	t.Helper()
 	start := time.Now()
 	cp := &ControlPlane{
-		// Its clock began at another time than the data plane's.
+		// The control plane's clock starts at another time than the data plane's.
 		Now:   func() time.Duration { return 731*time.Second + time.Since(start) },
 		Lease: time.Second,
 		t:     t, changed: make(chan struct{}), token: Token, faults: map[Operation]Fault{}, counts: map[Operation]int{},
@@ -109,7 +109,7 @@ func (cp *ControlPlane) update(change func()) {
 	cp.changed = make(chan struct{})
 }
 
-// read returns what look returns. It is called with mu held.
+// read calls look with mu held, and returns its result.
 func read[T any](cp *ControlPlane, look func() T) T {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -131,7 +131,7 @@ const (
 // Fault is a way to fail.
 type Fault int
 
-// The ways to fail. Open streams continue; Cut ends those.
+// The ways to fail. Open streams continue; Cut ends them.
 const (
 	Healthy           Fault = iota
 	Hanging                 // takes the request and never answers
@@ -139,7 +139,7 @@ const (
 	InternalError           // answers 500
 	Unavailable             // answers 503
 	TooManyRequests         // answers 429
-	IssuerUnavailable       // answers 503, as the caller's session token can't be checked
+	IssuerUnavailable       // answers 503, because the caller's session token can't be checked
 	CustomerNotServed       // answers 403
 	UserKeyRequired         // answers 404
 	Invalid                 // answers 400
@@ -180,7 +180,7 @@ func (f refusal) send(w http.ResponseWriter) {
 	})
 }
 
-// SetFault makes operations fail from now on, all of them if none is named; Healthy ends it.
+// SetFault makes operations fail from now on. Without operations, it applies to all of them. Healthy ends a fault.
 func (cp *ControlPlane) SetFault(fault Fault, operations ...Operation) {
 	if len(operations) == 0 {
 		operations = []Operation{Fetch, Report, Usage, Events, Acknowledge}
@@ -254,11 +254,12 @@ func (cp *ControlPlane) newHold(place **Hold) *Hold {
 	return h
 }
 
-// HoldRequests holds further fetches before they read the state: their answers include what changes while they wait.
+// HoldRequests holds further fetches before they read the state: their answers include changes that happen while they
+// wait.
 func (cp *ControlPlane) HoldRequests() *Hold { return cp.newHold(&cp.before) }
 
-// HoldAnswers holds further fetches once they have their answers: these are older than what changes while they wait. A
-// previous Hold keeps the fetches that it already holds.
+// HoldAnswers holds further fetches after they have read the state: their answers do not include changes that happen
+// while they wait. A previous Hold keeps the fetches that it already holds.
 func (cp *ControlPlane) HoldAnswers() *Hold { return cp.newHold(&cp.after) }
 
 // Wait waits until another fetch is held.

@@ -26,7 +26,7 @@ func Eventually(t testing.TB, what string, condition func() bool) {
 	require.Eventually(t, condition, eventTimeout, time.Millisecond, what)
 }
 
-// Env is a control plane with a Clock that stands still, and a Resolver with the same clock that has its lease.
+// Env has a control plane whose Clock stands still, and a Resolver that has the same clock and a lease.
 type Env struct {
 	*ControlPlane
 	Clock *Clock
@@ -52,7 +52,8 @@ func (c *Clock) Now() time.Duration { return time.Hour + time.Duration(c.passed.
 // Advance moves the clock forward.
 func (c *Clock) Advance(d time.Duration) { c.passed.Add(int64(d)) }
 
-// Resolver returns a Resolver that runs until the test ends and has its lease. The functions may change its configuration.
+// Resolver returns a Resolver that has a lease and runs until the test ends. The functions may change its
+// configuration.
 func (cp *ControlPlane) Resolver(t testing.TB, change ...func(*dataplane.Config)) *dataplane.Resolver {
 	t.Helper()
 	cfg := cp.Config()
@@ -146,7 +147,7 @@ func (e *Env) Sync() {
 	e.AwaitTx(e.Publish(Unrelated()))
 }
 
-// Register registers a key and waits until the resolver has acted on that.
+// Register registers a key and waits until the resolver has acted on the event.
 func (e *Env) Register(k Key) (id string) {
 	e.t.Helper()
 	id = e.RegisterKey(k)
@@ -154,7 +155,7 @@ func (e *Env) Register(k Key) (id string) {
 	return id
 }
 
-// LoseLease lets the lease run out while no heartbeat comes.
+// LoseLease stops the heartbeats and lets the lease run out.
 func (e *Env) LoseLease() {
 	e.t.Helper()
 	e.StopHeartbeats()
@@ -162,7 +163,7 @@ func (e *Env) LoseLease() {
 	require.False(e.t, e.R.Status().Leased)
 }
 
-// AwaitLease waits for a heartbeat of the clock's present time.
+// AwaitLease waits for a heartbeat with the clock's present time, which gives a whole lease.
 func (e *Env) AwaitLease() {
 	e.t.Helper()
 	Eventually(e.t, "a whole lease", func() bool { return e.R.Status().LeaseRemaining == time.Second })
@@ -207,7 +208,7 @@ func NewKey(t testing.TB, provider string, style dataplane.AuthStyle, baseURL, s
 // FakeResolver resolves requests with a function, and records how it is used. It is a gateway.Resolver.
 type FakeResolver struct {
 	limits *dataplane.Resolver // counts against the limits of keys
-	bodies chan string         // of the first thousand answers that were reported
+	bodies chan string         // the bodies of the first thousand reported answers
 
 	mu      sync.Mutex
 	resolve func(dataplane.Request) (*dataplane.Key, error) // guarded by mu
@@ -219,10 +220,10 @@ type FakeResolver struct {
 type Calls struct {
 	Requests  []dataplane.Request
 	Reports   []int           // the statuses that were reported
-	Uses      []bool          // of the uses that were counted without a report, whether each was refused
-	Asides    []time.Duration // for which keys were set aside
-	Exposures int             // of keys that were sent back
-	Watches   int             // of uses that are in progress now
+	Uses      []bool          // one for each use that was counted without a report: whether it was refused
+	Asides    []time.Duration // how long keys were to be set aside
+	Exposures int             // the number of reports that a key was sent back
+	Watches   int             // the number of uses in progress
 }
 
 // NewFakeResolver returns a resolver that answers as the function does.
@@ -287,7 +288,7 @@ func (f *FakeResolver) ReportAnswer(_ *dataplane.Key, status int, body []byte) {
 	}
 }
 
-// Bodies has what was reported of each answer's body, in the order of the reports.
+// Bodies returns the reported part of each answer's body, in the order of the reports.
 func (f *FakeResolver) Bodies() <-chan string { return f.bodies }
 
 // ReportExposed implements gateway.Resolver.

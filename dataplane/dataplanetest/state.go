@@ -14,7 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// The customer of everything that a ControlPlane has, and the project of what names no other.
+// The customer that everything in a ControlPlane belongs to, and the default project.
 const (
 	customer = "acme"
 	chat     = "chat"
@@ -33,13 +33,13 @@ type state struct {
 	members     map[[2]string]bool     // by project and user
 }
 
-// change is a message that every stream is sent. tx is 0 for a text that is no change.
+// change is a message that is sent to every stream. tx is 0 if the message is not a change.
 type change struct {
 	tx   int64
 	text []byte
 }
 
-// Key is a key to register. What is left empty is filled in: the project chat, openai, and what goes with OpenAI.
+// Key is a key to register. Empty fields get defaults: the project chat, the provider openai, and OpenAI's values.
 type Key struct {
 	ProjectID, UserID, Provider, Secret, BaseURL, AuthStyle string
 	Routes                                                  []gen.Route
@@ -51,11 +51,11 @@ type Key struct {
 	Restrict *gen.Restrictions
 	// Limit are its limits. Data planes that do not enforce them do not get the key.
 	Limit *gen.KeyLimit
-	// NextIfLimited is whether the policy has the next key serve while this one is at a limit.
+	// NextIfLimited reports whether, by the policy, the next key serves while this one is at a limit.
 	NextIfLimited bool
-	// AllOperations is whether the policy lets the key serve the provider's administration.
+	// AllOperations reports whether the policy lets the key serve the provider's administration.
 	AllOperations bool
-	// Ends is after how long the key expires; 0 is never.
+	// Ends is the time until the key expires; 0 means never.
 	Ends time.Duration
 }
 
@@ -69,7 +69,7 @@ type key struct {
 
 // Credential is the credential of a caller whose project is chat.
 type Credential struct {
-	// UserID is alice if it is empty.
+	// UserID is the caller; empty means alice.
 	UserID string
 	// Session makes it a session token, which has no id and can't be revoked.
 	Session bool
@@ -109,7 +109,7 @@ func (cp *ControlPlane) Begin() (tx int64) {
 	return tx
 }
 
-// commit makes a change in a transaction, ends that, and announces what change returns.
+// commit calls do in a transaction, ends the transaction, and announces the message that do returns.
 func (cp *ControlPlane) commit(tx int64, do func() gen.StreamMessage) int64 {
 	cp.update(func() {
 		m := do()
@@ -120,12 +120,12 @@ func (cp *ControlPlane) commit(tx int64, do func() gen.StreamMessage) int64 {
 	return tx
 }
 
-// Publish announces a change in a transaction of its own, which it returns.
+// Publish announces a change in a new transaction, and returns the transaction.
 func (cp *ControlPlane) Publish(m gen.StreamMessage) (tx int64) {
 	return cp.commit(cp.Begin(), func() gen.StreamMessage { return m })
 }
 
-// message returns an event about a project, and a user if there is one.
+// message returns an event about a project and, unless user is empty, about a user.
 func message(kind, project, user string) gen.StreamMessage {
 	return gen.StreamMessage{Type: kind, CustomerID: new(customer), ProjectID: &project, UserID: optional(user)}
 }
@@ -156,7 +156,7 @@ func (cp *ControlPlane) RegisterKey(k Key) (id string) {
 	return id
 }
 
-// later returns when d is over; 0 for 0.
+// later returns the time at which d will have passed, or 0 if d is 0.
 func (cp *ControlPlane) later(d time.Duration) time.Duration {
 	if d == 0 {
 		return 0
@@ -175,12 +175,12 @@ func (cp *ControlPlane) SetDisabledIn(tx int64, id string, disabled bool) int64 
 	})
 }
 
-// RotateKey gives a key another secret, as its next version. The version before is gone at once.
+// RotateKey gives a key another secret as its next version. The previous version stops at once.
 func (cp *ControlPlane) RotateKey(id, secret string) (tx int64) {
 	return cp.RotateKeyWithin(id, secret, 0)
 }
 
-// RotateKeyWithin gives a key another secret, as its next version, and keeps the version before for the overlap.
+// RotateKeyWithin gives a key another secret as its next version, and keeps the previous version for the overlap.
 func (cp *ControlPlane) RotateKeyWithin(id, secret string, overlap time.Duration) (tx int64) {
 	return cp.commit(cp.Begin(), func() gen.StreamMessage {
 		k := cp.key(id)
@@ -211,12 +211,12 @@ func (cp *ControlPlane) SetExpiry(id string, d time.Duration) (tx int64) {
 	})
 }
 
-// AnnounceExpiry says that a key has expired.
+// AnnounceExpiry announces that a key has expired.
 func (cp *ControlPlane) AnnounceExpiry(id string) (tx int64) {
 	return cp.commit(cp.Begin(), func() gen.StreamMessage { return cp.key(id).message("key.expired") })
 }
 
-// stop returns the refusal of a key that serves nobody, or nil. The caller holds mu.
+// stop returns the refusal for a key that may serve nobody, and otherwise nil. The caller holds mu.
 func (cp *ControlPlane) stop(k *key) *refusal {
 	refused := func(problem string) *refusal {
 		return &refusal{status: http.StatusForbidden, problem: problem, code: "permission_denied"}
@@ -241,7 +241,7 @@ func (s *state) key(id string) *key {
 	return s.keys[i]
 }
 
-// RevokeKey revokes a key in a transaction of its own, which it returns.
+// RevokeKey revokes a key in a new transaction, and returns the transaction.
 func (cp *ControlPlane) RevokeKey(id string) (tx int64) { return cp.RevokeKeyIn(cp.Begin(), id) }
 
 // RevokeKeyIn revokes a key and commits the transaction.
@@ -341,7 +341,8 @@ func (cp *ControlPlane) fetch(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
-// answer returns the answer to a request: its newest key, the user's own rather than the project's. The caller holds mu.
+// answer returns the answer to a request: the newest key that may serve it. A user's own key comes before the
+// project's. The caller holds mu.
 func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *refusal) {
 	noKey := &refusal{status: http.StatusNotFound, problem: "no-key", code: "not_found"}
 	if request.KeyID != nil {
@@ -376,7 +377,8 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 	return cp.response(able[0], scopeOf(able[0])+"_key", caller), nil
 }
 
-// able returns the owners' keys that may serve, in order, and why the last of their other keys may not. The caller holds mu.
+// able returns the owners' keys that may serve, in order. refused is the refusal for the last key that may serve
+// nobody. The caller holds mu.
 func (cp *ControlPlane) able(project, provider string, owners []string) (able []*key, refused *refusal) {
 	for _, owner := range owners {
 		for _, k := range slices.Backward(cp.keys) {
@@ -392,7 +394,8 @@ func (cp *ControlPlane) able(project, provider string, owners []string) (able []
 	return able, refused
 }
 
-// authenticate returns the project and the user that a request is for; caller is nil if there is none. The caller holds mu.
+// authenticate returns the project and the user that a request is for; caller is nil if it is for no particular user.
+// The caller holds mu.
 func (cp *ControlPlane) authenticate(request *gen.FetchRequest) (project string, caller *gen.Caller, refused *refusal) {
 	if request.ProjectID != nil {
 		project = *request.ProjectID

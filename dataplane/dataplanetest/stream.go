@@ -39,7 +39,7 @@ type streams struct {
 // RefuseInFlight refuses acknowledgements that say how many requests were in flight, as older releases do.
 func (cp *ControlPlane) RefuseInFlight() { cp.update(func() { cp.refusesInFlight = true }) }
 
-// LimitMaxStale refuses streams that declare more, with a 400 that names the limit.
+// LimitMaxStale limits max_stale_ms. A stream that declares more gets a 400 that names the limit.
 func (cp *ControlPlane) LimitMaxStale(most time.Duration) { cp.update(func() { cp.maxStale = most }) }
 
 // StopHeartbeats stops heartbeats; changes are still announced.
@@ -53,7 +53,7 @@ func (cp *ControlPlane) Send(text string) {
 	cp.update(func() { cp.log = append(cp.log, change{text: []byte(text)}) })
 }
 
-// HeartbeatAt sends a heartbeat with another time, as if it were delayed or the clock had been set.
+// HeartbeatAt sends a heartbeat with the given time, as if the heartbeat were delayed or the clock had been set.
 func (cp *ControlPlane) HeartbeatAt(clock time.Duration) {
 	cp.update(func() { cp.log = append(cp.log, change{text: cp.heartbeat(clock)}) })
 }
@@ -89,7 +89,7 @@ func (cp *ControlPlane) Usage() []gen.UsageReport {
 	return read(cp, func() []gen.UsageReport { return slices.Clone(cp.usage) })
 }
 
-// LoseUsageAnswers sets whether the answers to batches of counts are lost. The batches arrive.
+// LoseUsageAnswers sets whether the answers to batches of counts are lost. The batches themselves arrive.
 func (cp *ControlPlane) LoseUsageAnswers(lose bool) { cp.update(func() { cp.losesUsage = lose }) }
 
 func (cp *ControlPlane) acknowledge(w http.ResponseWriter, r *http.Request) {
@@ -154,8 +154,8 @@ func (cp *ControlPlane) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var token string
-	var out []byte // what is to be written
-	var next int   // the number of elements of the log that were
+	var out []byte // the bytes to write
+	var next int   // the first element of the log that has not been written
 	cp.update(func() {
 		c.SessionID = cp.mint()
 		cp.connections = append(cp.connections, c)
