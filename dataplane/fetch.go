@@ -185,7 +185,7 @@ func readKey(req Request, body []byte) (*entry, error) {
 		key.Limits = &Limits{valueOf(l.RequestsPerMinute), valueOf(l.RequestsPerDay), valueOf(l.Concurrent)}
 	}
 	if key.AuthStyle == AuthNone {
-		got.Secret, injected = secret.Text{}, nil // it is a placeholder, and an ordinary word that must not be masked in answers
+		got.Secret, injected = secret.Text{}, nil // a placeholder: a word that answers may contain
 	}
 	key.setSecret(got.Secret, injected)
 	e := &entry{

@@ -84,7 +84,7 @@ type serving struct {
 // still serve until then.
 const shareDelay = 5 * time.Second
 
-// maxServing bounds how many heartbeats' numbers are remembered.
+// maxServing bounds how many heartbeats' numbers are remembered. At one heartbeat a second, shareDelay needs fewer.
 const maxServing = 8
 
 // setServing records what a heartbeat says, at the time now. Only the stream calls it.
@@ -191,7 +191,7 @@ func (l *limiter) countsOf(keyID string, now time.Time, passed time.Duration) *c
 func (l *limiter) makeRoom(day int64) {
 	maps.DeleteFunc(l.counted, func(_ string, c *counts) bool { return c.concurrent == 0 && c.day != day })
 	for id, c := range l.counted {
-		if len(l.counted) <= maxLimited/8*7 { // an eighth at once, because each call of makeRoom looks through all counts
+		if len(l.counted) <= maxLimited/8*7 { // an eighth at once: each call looks through all counts
 			return
 		}
 		if c.concurrent == 0 {

@@ -28,8 +28,8 @@ const maxEventLog = 4096
 // does an eviction:
 //
 //	fresh    now < freshUntil, with a lease: it is served without asking
-//	stale    no longer fresh, or no lease: the control plane is asked, and a key serves only if there is no answer, for
-//	         at most Config.MaxStale after both the lease and agedAt
+//	stale    no longer fresh, or no lease: the control plane is asked, and a key serves only if there is no answer, and
+//	         less than Config.MaxStale has passed since the end of the lease and since agedAt
 //	invalid  now >= validUntil: it is not served
 type entry struct {
 	id  digest

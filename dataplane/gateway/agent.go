@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// agentPath is where programs ask.
+	// agentPath is the path at which programs ask for a key.
 	agentPath = "/v1/key"
-	// maxQuestion bounds a question, of which a session token is the longest part.
+	// maxQuestion bounds a question, in bytes. The longest part of a question is a session token.
 	maxQuestion = 32 << 10
 	// questionTimeout bounds the time for the rest of a question, and for the program to take the answer.
 	questionTimeout = 5 * time.Second
@@ -61,7 +61,7 @@ type keyAnswer struct {
 	URL      string     `json:"url"`
 	Secret   string     `json:"secret"`
 	Inject   []injected `json:"inject"`
-	// ExpiresInMS is counted from the question.
+	// ExpiresInMS is how long the answer may be used, counted from when the program asked.
 	ExpiresInMS int64 `json:"expires_in_ms"`
 }
 
@@ -75,8 +75,9 @@ type agent struct {
 	lease      func() time.Duration
 }
 
-// NewAgent returns the handler that programs on this machine ask which key serves a request, and how to send it, by a POST of JSON to
-// /v1/key: docs/agent.openapi.yaml has the contract. lease returns how long the resolver's answers may be used.
+// NewAgent returns the handler that tells programs on this machine which key serves a request, and how to send the
+// request. A program asks by a POST of JSON to /v1/key: docs/agent.openapi.yaml has the contract. lease returns how
+// long the resolver's answers may be used.
 //
 // Its answers carry providers' keys in plain text: serve it on a unix socket, to the operator's own programs.
 func NewAgent(cfg Config, lease func() time.Duration) (http.Handler, error) {
@@ -100,7 +101,7 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.authorizer.Refuse(r.Context(), started, noProvider, errQuestion).Write(w)
 		return
 	}
-	expires := a.lease() // read first: the answer must not promise more
+	expires := a.lease() // read before the key is resolved: the answer must not promise more
 	grant, problem := a.authorizer.Authorize(r.Context(), r.RemoteAddr, asked.head())
 	if problem != nil {
 		problem.Dialect = "" // the program reads it, not the provider's SDK

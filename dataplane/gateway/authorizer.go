@@ -13,18 +13,20 @@ import (
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
-// Grant tells another proxy how to change a request that may pass: it sets one header, which carries the provider's key.
-// It prints without the key.
+// Grant tells another proxy how to change a request that may pass: the proxy sets one header, which carries the
+// provider's key. A Grant prints without the key.
 type Grant struct {
 	KeyID, Provider, Reason string
 	// BaseURL is the only address that the key may be sent to. URL is the request's address below it, without the query.
 	BaseURL, URL *url.URL
 	// Header returns the header to set. The other CredentialHeaders must be removed.
 	Header func() (name, value string)
-	// Private are the names of the request's headers that are not for the provider, Header's own aside, and Parameters the
-	// names, spelled as sent, of the query parameters that contain the caller's credential. They must be removed.
+	// Private names the request's headers that are not for the provider, except the header that Header returns.
+	// Parameters names the query parameters that contain the caller's credential, spelled as sent. The proxy must
+	// remove both.
 	Private, Parameters []string
-	// Protocols is what Sec-WebSocket-Protocol becomes, if the request has it and something of it stays.
+	// Protocols is the new value of Sec-WebSocket-Protocol. It is empty if the request has no such header, or if no
+	// protocol is left in it.
 	Protocols string
 }
 
@@ -52,8 +54,8 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	return &Authorizer{common: shared, face: face}, err
 }
 
-// Authorize decides on a request by its head; peer is the address that it came from. It returns a problem if the request
-// is refused, in the dialect of the API that was called, and otherwise nil.
+// Authorize decides on a request by its head; peer is the address that it came from. If the request is refused, it
+// returns a problem in the dialect of the API that was called, and otherwise nil.
 func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Grant, *Problem) {
 	grant, problem := a.authorize(ctx, peer, head)
 	if problem != nil {
@@ -107,7 +109,7 @@ func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider str
 	return &problem
 }
 
-// resolve returns the key for a request and how to send it. The key may be returned with an error, for the log.
+// resolve returns the key for a request and how to send it. With some errors it also returns the key, for the log.
 func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *dataplane.Key, send sending, credential string, err error) {
 	if head.Provider == "" {
 		return nil, send, "", ErrNoProvider
@@ -127,7 +129,7 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 		return key, send, "", err
 	}
 	if len(head.Paths) == 0 {
-		return key, send, "", errNoPath // whether the operation may be served depends on it
+		return key, send, "", errNoPath // whether the operation may be served depends on the path
 	}
 	for i := range head.Paths {
 		atThis, err := head.checkPath(i, to)
@@ -135,14 +137,15 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 			return key, atThis, "", err
 		}
 		if i > 0 && (atThis.header != send.header || atThis.value != send.value) {
-			return key, send, "", errNoPath // the caller may have chosen one of them
+			return key, send, "", errNoPath // one of the paths may come from the caller
 		}
 		send = atThis
 	}
 	return key, send, caller.Credential, a.count(key)
 }
 
-// count counts a request against the key's limits. The proxy does not say when the request ends.
+// count counts a request against the key's limits. It refuses a key with a limit of concurrent requests, because the
+// proxy does not say when a request ends.
 func (a *Authorizer) count(key *dataplane.Key) error {
 	if key.Limits != nil && key.Limits.Concurrent > 0 {
 		return errConcurrentByProxy
@@ -154,7 +157,8 @@ func (a *Authorizer) count(key *dataplane.Key) error {
 	return err
 }
 
-// sending is how a request is sent: the header that carries the key, where to, and the class of its operation.
+// sending is how a request is sent: the header that carries the key, the base URL and URL, and the class of the
+// operation.
 type sending struct {
 	header, value string
 	base, url     *url.URL
@@ -182,7 +186,7 @@ func (h *Head) checkPath(i int, to destination) (send sending, err error) {
 	return send, err
 }
 
-// checkModel checks whether a key that is restricted to models may serve the Model.
+// checkModel checks whether a key that is restricted to models may serve the head's Model.
 func (h *Head) checkModel(to destination) error {
 	switch {
 	case h.Model == "":

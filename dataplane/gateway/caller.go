@@ -31,7 +31,8 @@ const (
 	HeaderKeyID = "Agentrouter-Key-Id"
 	// HeaderReason, in answers, is the rule that chose the key.
 	HeaderReason = "Agentrouter-Reason"
-	// HeaderLimit, in refusals with 429, is the limit of the key that is reached: a provider's 429 does not have it.
+	// HeaderLimit, in refusals with 429, names the limit that the key has reached. A provider's 429 does not have this
+	// header.
 	HeaderLimit = "Agentrouter-Limit"
 	// HeaderRequestID, in answers, is the request's id in the gateway's log. X-Request-Id is the provider's.
 	HeaderRequestID = "Agentrouter-Request-Id"
@@ -68,15 +69,15 @@ func CredentialHeaders() []string {
 // Head is the head of a request to a provider, as every way into the gateway checks it.
 type Head struct {
 	Provider string
-	// Methods and Paths, which are escaped, may be several if a proxy names them in several headers, some of which the caller
-	// may have sent, and none if it names none. Each of them is checked.
+	// Methods and Paths hold every value that a proxy names. There may be several, in several headers, and some of
+	// these headers may come from the caller. Each value is checked. Paths are escaped.
 	Methods, Paths []string
 	RawQuery       string
 	Header         http.Header
 	// Model is the model that the body names, if the program that asks has read it.
 	Model string
 
-	// queries are the queries of the Paths, in which a credential does not count. If nil, RawQuery is used.
+	// queries are the queries of the Paths. A credential in them is ignored. If nil, RawQuery is used.
 	queries []string
 }
 
@@ -94,7 +95,8 @@ func (h Head) check() (dataplane.Request, error) {
 	return caller, err
 }
 
-// belowProvider returns one of the Paths without the provider's slug, which the proxy removes, as in the sample configurations.
+// belowProvider returns one of the Paths without the provider's slug. The proxies of the sample configurations remove
+// the slug, too.
 func (h Head) belowProvider(path string) string { return strings.TrimPrefix(path, "/"+h.Provider) }
 
 // queryOf returns the query that came with one of the Paths.
@@ -136,8 +138,8 @@ func (g *Gateway) findKey(r *http.Request, p *proxiedRequest) (err error) {
 	return nil
 }
 
-// isForbiddenMethod reports whether a provider might answer the method with the request itself, and so with its key, or
-// with a tunnel. Some servers accept methods in lower case, too.
+// isForbiddenMethod reports whether the method can make a server send the request back, with the key in it, or open a
+// tunnel. Some servers also accept methods in lower case.
 func isForbiddenMethod(method string) bool {
 	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, "TRACK") ||
 		strings.EqualFold(method, http.MethodConnect)
@@ -156,8 +158,8 @@ func splitPath(path string) (provider, rest string, ok bool) {
 // beginning with a slash.
 type safePath string
 
-// parsePath returns errPath for a path that could lead out of the base URL, however the provider's servers read it: one
-// with a dot segment or an empty segment, plain or escaped any number of times, or with what some servers take for a
+// parsePath returns errPath for a path that some server may read as leading out of the base URL: a path with a dot
+// segment or an empty segment, plain or escaped any number of times, or with a character that some servers take for a
 // slash.
 func parsePath(rest string) (safePath, error) {
 	if rest != "" && (rest[0] != '/' || !isSafePath(rest)) {
@@ -211,7 +213,7 @@ func hasSafeSegments(path string) bool {
 	}
 }
 
-// unescape decodes the valid escapes once and leaves invalid ones as they are, as lenient servers do.
+// unescape decodes the valid escapes once and leaves invalid ones unchanged, as lenient servers do.
 func unescape(path string) (decoded string, changed bool) {
 	if strings.IndexByte(path, '%') < 0 {
 		return path, false
@@ -243,8 +245,9 @@ func fromHex(c byte) byte {
 // CallerOf reads the caller's credential and the project from the head of a request to a provider. The credential may be among the
 // protocols of a WebSocket, as OpenAI's clients in browsers send it. rawQuery is read for QueryKeyProvider only.
 //
-// The same credential may be sent twice. If a request has several, CallerOf takes the AgentRouter API key, because clients add what they
-// find in their environment, and the others are removed. Two AgentRouter keys, or several credentials without one, are refused.
+// The same credential may be sent twice. If a request has several credentials, CallerOf takes the AgentRouter API key,
+// and the gateway removes the others: clients add credentials that they find in their environment. Two AgentRouter
+// keys, or several credentials without one, are refused.
 func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request, error) {
 	if !isName(provider, false) {
 		return dataplane.Request{}, errNoRoute
@@ -337,16 +340,17 @@ func (f *foundCredentials) add(value string) {
 // apiKeyPattern matches the form of the API keys that the control plane makes.
 var apiKeyPattern = regexp.MustCompile(`^ak_[0-9A-Z]{26}_`)
 
-// accessKeyOf returns the access key id of a signature (docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html),
-// for clients of Bedrock that insist on signing: they have the caller's credential as their access key id. Nothing depends on the
-// signature.
+// accessKeyOf returns the access key id of a signature
+// (docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html), for clients of Bedrock that
+// always sign their requests. Such a client uses the caller's credential as its access key id. The signature itself is
+// not checked.
 func accessKeyOf(signature string) string {
 	_, scope, _ := strings.Cut(signature, "Credential=")
 	id, _, _ := strings.Cut(scope, "/")
 	return strings.TrimSpace(id)
 }
 
-// singleValue keeps a value, and notices a second one that differs. Empty values are ignored.
+// singleValue keeps a value, and records whether a second, different value was added. Empty values are ignored.
 type singleValue struct {
 	value   string
 	several bool
@@ -359,7 +363,8 @@ func (v *singleValue) add(value string) {
 	}
 }
 
-// isName reports whether the text has the form of a provider's slug or, with dots and capitals, of a project's id.
+// isName reports whether the text has the form of a provider's slug or, if id is true, of a project's id. Ids may also
+// have dots and capitals.
 func isName(text string, id bool) bool {
 	if text == "" || len(text) > maxName {
 		return false
@@ -379,8 +384,8 @@ func isName(text string, id bool) bool {
 const maxServed = 50_000
 
 // Guard limits how often one address can cause look-ups with wrong credentials. It counts the failures of each address.
-// Requests from an address over its limit are looked up a few a second, except those that were served before: a good
-// credential behind the same address is served without waiting. A nil Guard limits nothing.
+// For an address over its limit, only a few requests a second are looked up. A request that was served before does not
+// wait, so a good credential behind the same address still serves at once. A nil Guard limits nothing.
 type Guard struct {
 	proxies []netip.Prefix
 	guesses *ratelimit.Guesses
@@ -399,8 +404,8 @@ func NewGuard(cfg Config) (*Guard, error) {
 	return newGuard(cfg, metrics, cmp.Or(cfg.Log, slog.Default())), nil
 }
 
-// newGuard returns the configuration's Guard or, without one, another, whose refusals are counted and, once a minute for each
-// address, logged.
+// newGuard returns the configuration's Guard. If there is none, it returns a new Guard, which counts its refusals and
+// logs one a minute for each address.
 func newGuard(cfg Config, metrics *metrics, log *slog.Logger) *Guard {
 	if cfg.Guard != nil || cfg.FailedAuthLimit <= 0 {
 		return cfg.Guard
@@ -458,14 +463,15 @@ func (g *Guard) hash(request dataplane.Request) uint64 {
 	var h maphash.Hash
 	h.SetSeed(g.seed)
 	for _, field := range [...]string{request.Credential, request.ProjectID, request.Provider} {
-		_, _ = h.WriteString(field) // it can't fail
-		_ = h.WriteByte(0)          // which is in none of them
+		_, _ = h.WriteString(field) // can't fail
+		_ = h.WriteByte(0)          // no field contains this byte
 	}
 	return h.Sum64()
 }
 
-// clientAddress returns the address that failures are counted by: that of the peer or, behind trusted proxies, of the client
-// that they name in X-Forwarded-For. For IPv6 it is the /64 network, which one host usually has to itself.
+// clientAddress returns the address that failures are counted by: the peer's address or, behind trusted proxies, the
+// address of the client that they name in X-Forwarded-For. For IPv6 it is the /64 network, which one host usually has
+// to itself.
 func (g *Guard) clientAddress(peer string, header http.Header) netip.Addr {
 	return netaddr.Host(netaddr.Client(peer, header["X-Forwarded-For"], g.proxies))
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/agentrouter/aikeys/spec"
 )
 
-// CheckUpstreams returns everything that is wrong with a value for Config.Upstreams, in the order of the slugs, including
-// unknown providers. New accepts those, because no request can go to them, and checks only the URLs. The error repeats no
-// URL, because one may hold a password. inClear is Config.Insecure.
+// CheckUpstreams returns everything that is wrong with a value for Config.Upstreams, in the order of the slugs,
+// including unknown providers. New accepts unknown providers, because no request can go to them, and checks only the
+// URLs. The error repeats no URL, because a URL may hold a password. inClear is Config.Insecure.
 func CheckUpstreams(upstreams map[string]*url.URL, inClear bool) error {
 	if len(upstreams) == 0 {
 		return nil
@@ -44,7 +44,7 @@ func CheckUpstreams(upstreams map[string]*url.URL, inClear bool) error {
 // Providers returns the slugs of this release's provider catalogue. A newer control plane may know more.
 func Providers() []string { return slices.Clone(readCatalogue().slugs) }
 
-// unservedAPI is a part of a provider's API that no gateway can serve. As an error, it says so by name.
+// unservedAPI is a part of a provider's API that no gateway can serve. As an error, it names the part and says why.
 type unservedAPI struct {
 	Path string `yaml:"path"`
 	What string `yaml:"what"`
@@ -62,7 +62,7 @@ type cataloguedProvider struct {
 	dialect    Dialect
 	byRoute    map[string]Dialect // by the paths of its routes
 	requests   destination        // where requests would go with a key of the provider
-	namedByURL *regexp.Regexp     // the paths of URLs that callers give back in later requests; nil for none
+	namedByURL *regexp.Regexp     // matches paths of URLs that callers send back in later requests; nil for none
 	unserved   []unservedAPI
 }
 
@@ -72,8 +72,8 @@ type catalogue struct {
 	bySlug map[string]cataloguedProvider
 }
 
-// readCatalogue returns this release's catalogue. It is known without the control plane, because most refusals come
-// before there is a key.
+// readCatalogue returns this release's catalogue. It does not come from the control plane, because most requests are
+// refused before a key is resolved.
 var readCatalogue = sync.OnceValue(func() catalogue {
 	var file struct {
 		Providers []struct {
@@ -90,19 +90,19 @@ var readCatalogue = sync.OnceValue(func() catalogue {
 		} `yaml:"providers"`
 	}
 	if err := yaml.Unmarshal(spec.ProvidersYAML(), &file); err != nil {
-		return catalogue{} // the catalogue's own tests have read the file
+		return catalogue{} // the catalogue's own tests read the file, so this can't happen
 	}
 	all := catalogue{bySlug: make(map[string]cataloguedProvider, len(file.Providers))}
 	for _, p := range file.Providers {
 		known := cataloguedProvider{dialect: p.Dialect, byRoute: map[string]Dialect{}, unserved: p.Unserved}
-		key := &dataplane.Key{BaseURL: strings.NewReplacer("{", "", "}", "").Replace(p.BaseURL)} // a field's name stands for its value
+		key := &dataplane.Key{BaseURL: strings.NewReplacer("{", "", "}", "").Replace(p.BaseURL)} // fields' names stand for their values
 		for _, r := range p.Routes {
 			key.Routes = append(key.Routes, dataplane.Route{Path: r.Path})
 			known.byRoute[r.Path] = r.Dialect
 		}
 		known.requests, _ = newDestination(key, nil)
 		if p.Named != "" {
-			known.namedByURL, _ = regexp.Compile(p.Named) // the catalogue's own tests have compiled it
+			known.namedByURL, _ = regexp.Compile(p.Named) // the catalogue's own tests compile it
 		}
 		all.slugs, all.bySlug[p.Slug] = append(all.slugs, p.Slug), known
 	}

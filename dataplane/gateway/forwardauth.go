@@ -15,7 +15,7 @@ import (
 const (
 	// HeaderForwardAuth carries the secret that a proxy must send, if one is configured.
 	HeaderForwardAuth = "Agentrouter-Forward-Auth"
-	// HeaderError is the body of a refusal once more, for nginx, which reads no bodies of such answers.
+	// HeaderError repeats the body of a refusal, because nginx does not read the bodies of such answers.
 	HeaderError = "Agentrouter-Error"
 
 	forwardAuthPath = "/auth/"
@@ -27,17 +27,18 @@ type forwardAuth struct {
 }
 
 // NewForwardAuth returns the handler that other proxies ask: nginx's auth_request, Caddy's forward_auth, Traefik's
-// ForwardAuth. They send the head of a caller's request to /auth/{provider}, with any method. 200 means that the request
-// may pass. Of Authorization, X-Api-Key, X-Goog-Api-Key and Api-Key, one then holds the provider's key and the others are
-// empty: a proxy that copies all four onto the request sets the key and removes the caller's credential. The proxy must be
-// configured to send the request to that provider and nowhere else. Any other status is a refusal, in the dialect of the API that was
-// called.
+// ForwardAuth. They send the head of a caller's request to /auth/{provider}, with any method. The status 200 means that
+// the request may pass. Its answer has the headers Authorization, X-Api-Key, X-Goog-Api-Key and Api-Key: one holds the
+// provider's key, and the others are empty. So a proxy that copies all four onto the request sets the key and removes
+// the caller's credential. The proxy must be configured to send the request to that provider and nowhere else. Any
+// other status is a refusal, in the dialect of the API that was called.
 //
-// Its answers carry providers' keys in plain text: a client that reaches it with a valid API key can read one. Serve it
-// where callers can't reach it, on a unix socket or an address of its own, and set Config.ForwardAuthSecret as well.
+// The handler's answers carry providers' keys in plain text: a client that reaches it with a valid API key can read a
+// provider's key. Serve it where callers can't reach it, on a unix socket or an address of its own, and set
+// Config.ForwardAuthSecret as well.
 //
-// It never sees the provider's answer, so it reports no refused keys. It ignores a credential in the query (?key=) and among the
-// protocols of a WebSocket, because these proxies could not remove it.
+// The handler never sees the provider's answer, so it reports no refused keys. It ignores a credential in the query
+// (?key=) and among the protocols of a WebSocket, because these proxies could not remove it.
 func NewForwardAuth(cfg Config) (http.Handler, error) {
 	authorizer, err := NewAuthorizer("forward_auth", cfg)
 	if err != nil {
@@ -96,7 +97,7 @@ func (f *forwardAuth) isProxy(header http.Header) bool {
 	if want == "" || len(got) != 1 {
 		return false
 	}
-	// Hashes have equal length, so that the time of the comparison does not depend on the secret's.
+	// Hashes have equal length, so the time of the comparison does not depend on the secret's length.
 	wantHash, gotHash := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(got[0]))
 	return subtle.ConstantTimeCompare(wantHash[:], gotHash[:]) == 1
 }

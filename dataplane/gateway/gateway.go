@@ -10,8 +10,8 @@
 //
 // NewServer serves a handler on a listener, with limits that do not affect streams.
 //
-// A program that embeds New must send the standard logger's output nowhere, with log.SetOutput(io.Discard): net/http prints
-// there what a server sends unasked, which may be the request with the provider's key.
+// A program that embeds New must send the standard logger's output nowhere, with log.SetOutput(io.Discard): net/http
+// prints there what a server sends on an idle connection, and that may contain a request with the provider's key.
 package gateway
 
 import (
@@ -46,16 +46,17 @@ import (
 type Resolver interface {
 	// Resolve returns the key that serves a caller. Its errors wrap dataplane's sentinels.
 	Resolve(ctx context.Context, request dataplane.Request) (*dataplane.Key, error)
-	// ReportAnswer records what the provider answered when the key was used. The body is empty unless the key's rules need it, and
-	// otherwise its beginning.
+	// ReportAnswer records the provider's answer to a request with the key. body is the beginning of the answer's body.
+	// It is empty if the key's rules do not need it.
 	ReportAnswer(key *dataplane.Key, status int, body []byte)
-	// ReportExposed records that the provider sent the key itself back, which was masked.
+	// ReportExposed records that the provider sent the key itself back. The gateway has masked it.
 	ReportExposed(key *dataplane.Key)
-	// CountUse counts a request with the key of which the provider's answer is not known, or that was refused here.
+	// CountUse counts a request with the key if the provider's answer is not known, or if the request was refused here.
 	CountUse(key *dataplane.Key, refused bool)
-	// Begin counts a request that a key is about to serve, or fails because of the key's limits. The caller calls end when it has ended.
+	// Begin counts a request that a key is about to serve, or returns an error if the key is at a limit. Its caller
+	// calls end when the request has ended.
 	Begin(key *dataplane.Key) (end func(), err error)
-	// SetAside leaves a key aside that its provider has limited, for as long as the provider says.
+	// SetAside sets a key aside that its provider has limited. wait is how long the provider says to wait.
 	SetAside(key *dataplane.Key, wait time.Duration)
 	// Watch calls ended when a use of the key must end, or may have to: see dataplane.Resolver.
 	Watch(key *dataplane.Key, ended func(certain bool)) (stop func())
@@ -72,7 +73,7 @@ type Config struct {
 	Transport http.RoundTripper
 	// CustomTransport sends requests to custom providers; nil is NewGuardedTransport's default.
 	CustomTransport http.RoundTripper
-	// Insecure allows Upstreams that are http beyond this machine.
+	// Insecure allows Upstreams that are http to other machines.
 	Insecure bool
 	// Upstreams replace the base URLs of providers, by slug, for private deployments and tests. They must be https, or
 	// http to this machine. Providers' keys are sent to them.
@@ -90,8 +91,8 @@ type Config struct {
 	// FailedAuthLimit is the number of refusals per minute that one client address may cause with a wrong credential,
 	// project or provider; 0 is no limit. Further requests get 429.
 	FailedAuthLimit float64
-	// Guard counts those refusals. The proxy, forward-auth and ext_authz count together if they share one, as those of a
-	// process should. If nil, each has its own.
+	// Guard counts these refusals. The proxy, forward-auth and ext_authz of a process should share one Guard, so that
+	// they count together. If nil, each has its own.
 	Guard *Guard
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; empty believes none.
 	TrustedProxies []netip.Prefix
@@ -162,7 +163,7 @@ func New(cfg Config) (*Gateway, error) {
 		BufferPool:     new(bufferPool),
 		ModifyResponse: g.modifyResponse,
 		ErrorHandler:   g.handleError,
-		ErrorLog:       log.New(io.Discard, "", 0), // it quotes what came over the wire; record logs what is known
+		ErrorLog:       log.New(io.Discard, "", 0), // it quotes bytes from the wire; record logs only known values
 	}
 	return g, nil
 }
@@ -192,7 +193,7 @@ type proxiedRequest struct {
 	sentTo      *url.URL
 	redactor    *redactor
 	ending      ending
-	end         func() // ends the use that the key's limits count; nil if they count none
+	end         func() // tells the key's limits that the request has ended; nil if they do not count it
 
 	operation       string    // its class, once it is known
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -229,7 +230,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve proxies a request: it finds the key. The reverse proxy then calls rewrite and RoundTrip in outgoing.go, and
+// serve proxies a request. It finds the key; then the reverse proxy calls rewrite and RoundTrip in outgoing.go, and
 // modifyResponse or handleError.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedRequest) error {
 	if g.slots != nil {
@@ -265,7 +266,7 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	g.metrics.upstream.WithLabelValues(countedProvider(p.provider)).Observe(p.answeredAt.Sub(p.sentAt).Seconds())
 	if res.StatusCode == http.StatusTooManyRequests {
 		if wait, ok := retryAfter(res.Header, p.answeredAt); ok {
-			g.resolver.SetAside(p.key, wait) // before the report, which does not know for how long
+			g.resolver.SetAside(p.key, wait) // before the report, which would set it aside for the default time
 		}
 	}
 	needsBody := p.key.Answers.NeedBody(res.StatusCode)
@@ -274,7 +275,7 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	}
 	if err := p.cleanResponse(res); err != nil {
 		if needsBody {
-			g.resolver.ReportAnswer(p.key, res.StatusCode, nil) // it can't be read
+			g.resolver.ReportAnswer(p.key, res.StatusCode, nil) // the body can't be read
 		}
 		return err
 	}
@@ -297,10 +298,10 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	return nil
 }
 
-// retryAfter returns how long a header says that requests are refused: a number of seconds, or a date (RFC 9110).
+// retryAfter returns the time to wait according to Retry-After, which is a number of seconds or a date (RFC 9110).
 func retryAfter(header http.Header, now time.Time) (wait time.Duration, ok bool) {
 	text := header.Get("Retry-After")
-	const most = 24 * 60 * 60 // so that no number is too large for a Duration
+	const most = 24 * 60 * 60 // a larger number may not fit a Duration
 	if seconds, err := strconv.ParseUint(text, 10, 64); err == nil {
 		return time.Duration(min(seconds, most)) * time.Second, true
 	}
@@ -311,8 +312,9 @@ func retryAfter(header http.Header, now time.Time) (wait time.Duration, ok bool)
 	return at.Sub(now), true
 }
 
-// judgedBody is the body of an answer by whose beginning the key is judged. It keeps a copy of what it passes on, so the
-// caller never waits, and reports that once: when it is enough, or at the end. One goroutine reads and closes it.
+// judgedBody is the body of an answer. The beginning of the body decides whether the key is good. judgedBody passes the
+// body on at once, so the caller never waits, and copies the beginning. It reports the copy once: when the copy is long
+// enough, or at the end of the body. One goroutine reads and closes it.
 type judgedBody struct {
 	io.ReadCloser
 	begun  []byte
@@ -348,8 +350,8 @@ func (b *judgedBody) end() {
 func (g *Gateway) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	p := proxiedRequestOf(r.Context())
 	switch {
-	case p.err != nil: // it was not sent
-	case errors.Is(err, errModelUnreadable): // of the rest of the body
+	case p.err != nil: // the request was not sent
+	case errors.Is(err, errModelUnreadable): // from the rest of the body
 	case r.Context().Err() != nil:
 		err = context.Canceled
 	default:
@@ -416,7 +418,7 @@ const (
 )
 
 // NewServer returns a server for a gateway's handler, with limits that do not affect streams. A nil TLS configuration
-// means plain HTTP. The proxies are those of lifecycle.Connections.
+// means plain HTTP. proxies are the TrustedProxies of lifecycle.Connections.
 func NewServer(
 	listener net.Listener, handler http.Handler, tlsConfig *tls.Config, proxies []netip.Prefix, log *slog.Logger,
 ) *lifecycle.Server {
@@ -441,9 +443,9 @@ func NewServer(
 	})
 }
 
-// boundUnreadBody bounds the time for a body that the handler has not read to its end. Before net/http answers, closes the
-// connection or takes the next request from it, it reads the rest of the body, and would wait for a stranger forever. If
-// the body was read, net/http sets a new deadline.
+// boundUnreadBody bounds the time for a body that the handler has not read to its end. Before net/http answers, closes
+// the connection or takes the next request from it, it reads the rest of the body. Without a bound, it would wait
+// forever for a stranger who sends nothing. If the body was read, net/http sets a new deadline.
 func boundUnreadBody(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(unreadTimeout)) // fails if the connection is gone

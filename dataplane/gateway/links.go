@@ -24,10 +24,11 @@ var linkHeaders = [...]string{
 // linkTarget is a URL in a Link header (RFC 8288, section 3).
 var linkTarget = regexp.MustCompile(`<[^<>]*>`)
 
-// rewriteLinks makes links to the provider's own host lead back through the gateway, at its origin: there, the caller has a credential,
-// which must not go to the provider. A link to a place on that host that the gateway does not reach is removed. Links to other hosts,
-// such as signed ones to a store of files, stay, unless a custom provider has sent them: many clients follow a redirect with the
-// caller's credential, and the people who run such a server may want it.
+// rewriteLinks changes links to the provider's own host so that they lead back through the gateway. The caller's
+// credential is valid at the gateway, and must not go to the provider. A link to a place on that host that the gateway
+// does not serve is removed. Links to other hosts, such as signed links to a file store, stay unchanged. If a custom
+// provider has sent them, they are removed: many clients follow a redirect with the caller's credential, and the people
+// who run such a server may want it.
 func (p *proxiedRequest) rewriteLinks(header http.Header, sent *url.URL) {
 	for _, name := range linkHeaders {
 		for i, value := range header[name] {
@@ -60,7 +61,7 @@ func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
 	target := sent.ResolveReference(reference)
 	base, onHost := d.base, d.pathOnHost(target)
 	if !isSameHost(target, d.base) && !isSameHost(target, sent) {
-		if !isSameHost(target, d.own) { // an upstream may name the provider that it stands before
+		if !isSameHost(target, d.own) { // an upstream may link to the provider that it stands for
 			if d.key.IsCustom() {
 				return ""
 			}
@@ -76,14 +77,15 @@ func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
 		}
 	}
 	target.Scheme, target.User, target.Host, target.Path, target.RawPath = "", nil, "", "", ""
-	return originOf(p.incoming) + "/" + p.provider + rest + target.String() // of which the query and the fragment are left
+	return originOf(p.incoming) + "/" + p.provider + rest + target.String() // target has only a query and a fragment left
 }
 
 // maxLinked bounds the JSON documents in which links are looked for.
 const maxLinked = 1 << 20
 
-// hasLinks reports whether an answer may be a document that names URLs for the caller's next requests: the next page of a list, or a
-// download. Those are read by GET, as inference never is. Files, which pass unchanged, are marked as attachments.
+// hasLinks reports whether an answer may be a document that names URLs for the caller's next requests: the next page of
+// a list, or a download. Such a document is the answer to a GET, which inference never is. Files are marked as
+// attachments, and pass unchanged.
 func hasLinks(res *http.Response) bool {
 	if res.Request.Method != http.MethodGet || res.StatusCode != http.StatusOK || res.Header["Content-Disposition"] != nil {
 		return false
@@ -92,8 +94,8 @@ func hasLinks(res *http.Response) bool {
 	return media == "application/json" || strings.HasSuffix(media, "+json")
 }
 
-// linkedBody is a JSON document in which links lead back through the gateway. It is read whole before it is passed on, or cut off. In
-// one of more than maxLinked bytes, links stay.
+// linkedBody is an answer's body: a JSON document whose links are changed to lead back through the gateway. It reads
+// the whole document before it passes any of it on. In a document of more than maxLinked bytes, links stay unchanged.
 type linkedBody struct {
 	io.ReadCloser
 	rewrite func(document []byte) []byte
@@ -116,8 +118,9 @@ func (b *linkedBody) Read(p []byte) (int, error) {
 	return b.ready.Read(p)
 }
 
-// rewriteLinksIn rewrites the texts of a JSON document that are links to the provider's own host, as rewriteLink does. Links that
-// the gateway does not reach stay, and so do those by which callers name things in later requests.
+// rewriteLinksIn rewrites the texts of a JSON document that are links to the provider's own host, as rewriteLink does.
+// Links to places that the gateway does not serve stay unchanged, and so do URLs that callers send back as names in
+// later requests.
 func (p *proxiedRequest) rewriteLinksIn(document []byte, sent *url.URL) []byte {
 	var out []byte
 	copied := 0
@@ -127,7 +130,7 @@ func (p *proxiedRequest) rewriteLinksIn(document []byte, sent *url.URL) []byte {
 		kind, length := d.StackIndex(d.StackDepth())
 		if isName := kind == '{' && length%2 == 0; isName || d.PeekKind() != '"' {
 			if _, err := d.ReadToken(); err != nil {
-				return append(out, document[copied:]...) // its end, or what is no JSON
+				return append(out, document[copied:]...) // the document has ended, or is not JSON
 			}
 			continue
 		}
@@ -150,9 +153,9 @@ func (p *proxiedRequest) rewriteLinksIn(document []byte, sent *url.URL) []byte {
 	}
 }
 
-// withKey adds the caller's credential to the link for an upload. Google's upload URLs authorize by themselves, so its SDKs send no
-// credential there, but the gateway needs one. The link goes back to the caller alone. A link that leads beyond this machine without
-// TLS stays as it is.
+// withKey adds the caller's credential to the link for an upload. Google's SDKs send no credential to an upload URL,
+// because the URL itself authorizes the upload. The gateway needs a credential. Only the caller gets the link. A link
+// to another machine without TLS stays unchanged.
 func withKey(link, credential string) string {
 	if u, err := url.Parse(link); err != nil || u.Scheme != "https" && !netaddr.IsLoopback(u.Hostname()) {
 		return link
@@ -180,8 +183,8 @@ func isSameHost(a, b *url.URL) bool {
 	return strings.EqualFold(name(a), name(b)) && port(a) == port(b)
 }
 
-// originOf returns the scheme and host at which the caller reached the gateway, perhaps through a proxy that ends TLS. It goes back to
-// the caller alone, so nothing depends on whether the caller made it up.
+// originOf returns the scheme and host at which the caller reached the gateway, perhaps through a proxy that ends TLS.
+// Only the caller gets it, so it does no harm if the caller made it up.
 func originOf(r *http.Request) string {
 	outermost, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",") // each proxy in a row may add its own
 	if r.TLS != nil || strings.EqualFold(strings.TrimSpace(outermost), "https") {

@@ -18,11 +18,12 @@ import (
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
-// noProvider is logged and counted for a request whose provider the control plane does not know: its text could be
-// anything.
+// noProvider is logged and counted for a request whose provider the control plane does not know: the slug could be any
+// text.
 const noProvider = "none"
 
-// statusClientGone is logged and counted for a request whose caller left before the answer, as nginx does.
+// statusClientGone is the status that is logged and counted for a request whose caller left before the answer. nginx
+// uses the same number.
 const statusClientGone = 499
 
 // NewRequestID returns a new ULID.
@@ -96,7 +97,8 @@ func (g *Gateway) record(r *http.Request, p *proxiedRequest) {
 	g.log.LogAttrs(ctx, level, "request", attrs...)
 }
 
-// appendUse appends what a log line says about a request: from where it came, and, if there is a key for it, who used that.
+// appendUse appends the attributes of a request: the client's address and the method and, if there is a key, the key
+// and who used it.
 func appendUse(attrs []slog.Attr, key *dataplane.Key, method string, client netip.Addr) []slog.Attr {
 	if key != nil {
 		attrs = append(attrs,
@@ -119,8 +121,8 @@ func appendUse(attrs []slog.Attr, key *dataplane.Key, method string, client neti
 	return attrs
 }
 
-// levelOf returns the level to log a request at, so that strangers can't fill the log; err is why the gateway refused,
-// nil if the provider answered.
+// levelOf returns the level at which a request is logged. Refusals that strangers can cause get a low level, so that
+// they can't fill the log. err is why the gateway refused, nil if the provider answered.
 func levelOf(status int, err error) slog.Level {
 	switch {
 	case err == nil, status == statusClientGone:

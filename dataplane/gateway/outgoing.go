@@ -18,8 +18,9 @@ import (
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
-// rewrite turns the caller's request into the one for the provider: its URL, its headers without what is private, and the provider's
-// key among them. Hop-by-hop headers have been removed by then. An error goes to p.err, which RoundTrip returns.
+// rewrite turns the caller's request into the request for the provider: it sets the URL, removes private headers and
+// adds the provider's key. The reverse proxy has already removed hop-by-hop headers. rewrite stores an error in p.err,
+// and RoundTrip returns it.
 func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	p := proxiedRequestOf(pr.In.Context())
 	p.incoming = pr.In
@@ -45,7 +46,7 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 		delete(pr.Out.Header, "Connection")
 	}
 	stripRequest(pr.Out.Header, p.caller.Credential)
-	// Answers are searched for the provider's key, so nothing may pack them.
+	// Answers are searched for the provider's key, so they must not be compressed.
 	pr.Out.Header["Accept-Encoding"] = []string{"identity"}
 	delete(pr.Out.Header, "Sec-Websocket-Extensions")
 	if pr.Out.Body != nil {
@@ -72,7 +73,7 @@ const destinationRule = "must be https, or http on this machine, without user, q
 
 var errDestination = errors.New("a destination " + destinationRule)
 
-// checkBase is checkDestination; inClear lets keys travel beyond this machine without TLS.
+// checkBase returns errDestination for a URL that breaks destinationRule. inClear also allows http to other machines.
 func checkBase(u *url.URL, inClear bool) error {
 	local := u.Scheme == "http" && (inClear || netaddr.IsLoopback(u.Hostname()))
 	plain := u.User == nil && u.Opaque == "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
@@ -93,14 +94,15 @@ func isBasePath(path string) bool { return path == "" || path[0] == '/' && isSaf
 type destination struct {
 	key *dataplane.Key
 	own *url.URL // the key's base URL
-	// base is the key's base URL, or that of the upstream which replaces it.
+	// base is the key's base URL, or the URL of the upstream that replaces it.
 	base *url.URL
-	// root is the escaped path on base's host that stands for the root of the provider's own. It has no slash at the end.
+	// root is the escaped path on base's host that stands for the root of the provider's own host. It has no slash at
+	// the end.
 	root string
 }
 
-// newDestination returns the destination of requests with a key; upstream replaces the key's own base URL unless it is nil.
-// Where the name of a custom provider's host leads is checked when the connection is made.
+// newDestination returns the destination of requests with a key; upstream replaces the key's own base URL unless it is
+// nil. The addresses of a custom provider's host are checked when the connection is made.
 func newDestination(key *dataplane.Key, upstream *url.URL) (destination, error) {
 	own, err := key.Base()
 	if err != nil || upstream == nil && checkBase(own, key.IsCustom()) != nil { // New has checked upstreams
@@ -115,9 +117,9 @@ func newDestination(key *dataplane.Key, upstream *url.URL) (destination, error) 
 	return d, nil
 }
 
-// join returns the URL of a caller's path: on the root for one of the provider's routes, and otherwise below the base URL. Segments that
-// the base URL ends with and the path begins with appear once, so that it works both for clients whose own base URL ends in /v1 and
-// for clients that add /v1 themselves.
+// join returns the URL of a caller's path: on the root for one of the provider's routes, and otherwise below the base
+// URL. If the path begins with segments that the base URL ends with, they appear once. So clients may send /v1 or leave
+// it out.
 func (d destination) join(path safePath) *url.URL {
 	joined := d.root + string(path)
 	if _, ok := d.key.Route(string(path)); !ok {
@@ -132,8 +134,8 @@ func (d destination) join(path safePath) *url.URL {
 	return out
 }
 
-// target returns the URL to which the request for a caller's path goes: join's, on the host that serves it. An upstream stands for all
-// hosts of the provider.
+// target returns the URL to which a request for a caller's path goes: the URL that join returns, on the host that
+// serves the path. An upstream stands for all hosts of the provider.
 func (d destination) target(path safePath) (*url.URL, error) {
 	out := d.join(path)
 	if d.base != d.own {
@@ -147,8 +149,8 @@ func (d destination) target(path safePath) (*url.URL, error) {
 	return out, nil
 }
 
-// pathOnHost returns the path that the target of a request has on the provider's own host. An upstream may stand for that host, and so
-// have the provider's routes, or for its base URL.
+// pathOnHost returns the path that the target of a request has on the provider's own host. An upstream may stand for
+// the whole host, with the provider's routes, or only for the base URL.
 func (d destination) pathOnHost(target *url.URL) string {
 	onHost := strings.TrimPrefix(target.EscapedPath(), d.root)
 	if _, ok := d.key.Route(onHost); ok {
@@ -181,8 +183,9 @@ const (
 	operationAdministration = "administration"
 )
 
-// checkOperation returns the class of an operation, by the path of its URL. It returns errAdministration for what the key lists as
-// administration, however it is spelled, unless the policy lets the key serve all operations, and *unservedAPI for what can't be served.
+// checkOperation returns the class of an operation by the path of its URL. For a path that the key lists as
+// administration, in any spelling, it returns errAdministration, unless the policy lets the key serve all operations.
+// For an API that no gateway can serve, it returns *unservedAPI.
 func checkOperation(d destination, target *url.URL) (class string, err error) {
 	unserved := readCatalogue().bySlug[d.key.Provider].unserved
 	if len(d.key.Administration) == 0 && len(unserved) == 0 {
@@ -194,7 +197,7 @@ func checkOperation(d destination, target *url.URL) (class string, err error) {
 		first = len(segmentsOf(d.root))
 		last = first + len(segmentsOf(route.Path))
 	} else if d.base != d.own {
-		// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
+		// An upstream's base path may be shorter than the provider's, and callers send the rest. It may also be longer.
 		if path := segmentsOf(d.own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, first-len(path)):first], strings.EqualFold) {
 			last += len(path)
 		}
@@ -231,7 +234,8 @@ func segmentsOf(path string) []string {
 	return segments
 }
 
-// hasBelow reports whether the pattern begins at one of the segments up to the given last one, and ends after the base's.
+// hasBelow reports whether the segments have the pattern somewhere. The pattern must end after the base's segments, and
+// begin at or before the segment last.
 func hasBelow(segments []string, pattern string, base, last int) bool {
 	for i := max(0, base-strings.Count(pattern, "/")); i <= min(last, len(segments)); i++ {
 		if hasPrefix(segments[i:], pattern) {
@@ -297,12 +301,13 @@ func credentialParameters(rawQuery, provider, credential string) (names []string
 // the request's. Some may begin with a dollar sign.
 var googleParameters = []string{QueryKey, "access_token", "oauth_token", "httpHeaders", "httpMethod"}
 
-// credentialQuery has the query parameters in which providers also take a credential. A caller who could send one there
-// would have the provider's refusal of it count as the key's. Names match in any case, as Azure reads them.
+// credentialQuery has the query parameters in which providers also take a credential. If a caller could send a wrong
+// credential there, the provider's refusal would count as a refusal of the key. Names match in any case, because Azure
+// reads them in any case.
 var credentialQuery = map[string][]string{
 	QueryKeyProvider: googleParameters, "vertex": googleParameters, "vertexanthropic": googleParameters,
 	"azure_openai": {"api-key", "subscription-key"},
-	"bedrock": { // those of a presigned URL
+	"bedrock": { // the parameters of a presigned URL
 		"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token", "X-Amz-Signature", "X-Amz-SignedHeaders",
 	},
 }
@@ -376,7 +381,7 @@ func isPrivate(name string, values []string, credential string) bool {
 		"Ocp-Apim-Subscription-Key", // Azure's other name for Api-Key
 		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip",
 		"X-Original-Url", "X-Original-Uri", "X-Rewrite-Url",
-		"X-Amz-Date", "X-Amz-Security-Token", "X-Amz-Content-Sha256", // of a signature with the caller's credential
+		"X-Amz-Date", "X-Amz-Security-Token", "X-Amz-Content-Sha256", // of the signature of the caller's request
 		"X-Http-Method", "X-Http-Method-Override", "X-Method-Override":
 		return true
 	default:
@@ -392,7 +397,7 @@ func isPrivate(name string, values []string, credential string) bool {
 // toStandardBase64 turns base64 in the alphabet for URLs into that in the standard one.
 var toStandardBase64 = strings.NewReplacer("-", "+", "_", "/")
 
-// contains reports whether text has the credential in it: as it is, percent-encoded, or in base64.
+// contains reports whether text contains the credential: plain, percent-encoded, or in base64.
 func contains(text, credential string) bool {
 	if strings.Contains(text, credential) {
 		return true
@@ -443,7 +448,7 @@ type outbound struct{ *Gateway }
 // RoundTrip implements http.RoundTripper. It counts the request against the limits of its key.
 func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 	p := proxiedRequestOf(r.Context())
-	if p.err == nil && p.key.Limits != nil { // rewrite, which can't return an error, has refused nothing
+	if p.err == nil && p.key.Limits != nil { // otherwise rewrite has set p.err
 		p.end, p.err = o.resolver.Begin(p.key)
 	}
 	if p.err != nil {
@@ -456,7 +461,7 @@ func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 	return o.send(p.key, r)
 }
 
-// send sends a request with a key by the transport for its provider.
+// send sends a request with a key through the transport for the key's provider.
 func (g *Gateway) send(key *dataplane.Key, r *http.Request) (*http.Response, error) {
 	if key.IsCustom() {
 		return g.custom.RoundTrip(r)

@@ -37,7 +37,8 @@ var (
 
 	// errCustomByProxy: a proxy asked about a custom provider, whose requests it may send anywhere.
 	errCustomByProxy = errors.New("custom provider asked about by a proxy")
-	// errConcurrentByProxy: a proxy asked about a key that is limited to some requests at once, of which it does not say when they end.
+	// errConcurrentByProxy: a proxy asked about a key with a limit of concurrent requests, and a proxy does not say
+	// when requests end.
 	errConcurrentByProxy = errors.New("limit of concurrent requests asked about by a proxy")
 	// ErrNoProvider: a proxy asked without naming the provider. Its configuration is wrong, not the caller's request.
 	ErrNoProvider = errors.New("no provider named")
@@ -174,8 +175,9 @@ var problems = problem.Table{
 // Problems returns the gateway's answers to errors.
 func Problems() problem.Table { return slices.Clone(problems) }
 
-// Problem is the gateway's answer to a request that no provider answers: an error in the dialect of the API that was called, with the
-// members of an RFC 9457 problem document. Its text comes from a table, or is the control plane's for the caller, and never that of an error.
+// Problem is the gateway's answer to a request that no provider answers: an error in the dialect of the API that was
+// called, with the members of an RFC 9457 problem document. Its text comes from a table or, for the caller, from the
+// control plane, and never from an error.
 type Problem struct {
 	problem.Document
 
@@ -252,8 +254,8 @@ const (
 	DialectGoogle     Dialect = "google"
 )
 
-// dialectOf returns the dialect of the API that a caller's path below a provider belongs to. For a provider that the catalogue does not
-// have, it goes by the headers that only the SDKs of one vendor send.
+// dialectOf returns the dialect of the API that a caller's path below a provider belongs to. For a provider that is not
+// in the catalogue, it decides by headers that only the SDKs of one vendor send.
 func dialectOf(provider, path string, header http.Header) Dialect {
 	if known, ok := readCatalogue().bySlug[provider]; ok {
 		if _, err := parsePath(path); err == nil {
@@ -273,8 +275,8 @@ func dialectOf(provider, path string, header http.Header) Dialect {
 	return DialectOpenAI
 }
 
-// form returns the members of the problem's document in its dialect. Those of a problem document stay, where the dialect leaves room for
-// them, and `message` is for the SDKs that look for nothing else.
+// form returns the members of the problem's document in its dialect. The members of RFC 9457 stay where the dialect
+// leaves room for them. `message` is for SDKs that read no other member.
 func (p Problem) form() map[string]any {
 	shown := map[string]any{"message": p.Error.Message, "type": p.Error.Type, "code": p.Error.Code}
 	document := map[string]any{
@@ -303,8 +305,8 @@ func (p Problem) form() map[string]any {
 	return document
 }
 
-// isProblemDocument reports whether the dialect's documents go as problem documents. Anthropic's have another `type`, and Google's SDK for
-// Node reads plain JSON alone.
+// isProblemDocument reports whether the dialect's documents are sent as problem documents. Anthropic's documents use
+// `type` for something else, and Google's SDK for Node reads only plain JSON.
 func (d Dialect) isProblemDocument() bool { return d != DialectAnthropic && d != DialectGoogle }
 
 // anthropicTypes are Anthropic's names of errors by status: platform.claude.com/docs/en/api/errors. Other errors of the

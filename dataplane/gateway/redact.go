@@ -15,16 +15,17 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// maxShown is how many bytes at the beginning of a secret may be passed on before the rest arrives, so that a message that
-// happens to end as the secret begins is not delayed. The prefix that all keys of a provider share is about as long.
+// maxShown is how many bytes at the beginning of a secret may be passed on before the rest arrives. So a message is not
+// delayed if it happens to end with the secret's first bytes. The prefix that all keys of a provider share is about as
+// long.
 const maxShown = 8
 
-// redactor masks a provider's key in what the provider sends back: error messages quote keys, and servers that debug send requests
-// back. It serves one request.
+// redactor masks a provider's key in what the provider sends back: error messages quote keys, and servers in debug mode
+// send requests back. It serves one request.
 type redactor struct {
-	// forms are the spellings to look for: as it is, and escaped for JSON and for URLs.
+	// forms are the spellings of the key to look for: unescaped, and escaped for JSON and for URLs.
 	forms [][]byte
-	// found reports whether there was anything to mask.
+	// found reports whether the key was found.
 	found atomic.Bool
 }
 
@@ -63,8 +64,8 @@ func (p *proxiedRequest) redact() *redactor {
 	return p.redactor
 }
 
-// cleanHeader prepares the headers of an answer, the provider's final one or one before, or its trailers, for the caller. sent is the URL that
-// the request went to.
+// cleanHeader prepares headers for the caller: those of the provider's final answer or of a 1xx answer, or the
+// trailers. sent is the URL that the request went to.
 func (p *proxiedRequest) cleanHeader(header http.Header, sent *url.URL) {
 	stripResponse(header)
 	p.redact().header(header)
@@ -123,7 +124,7 @@ func (r *redactor) begun(b []byte) (longest int) {
 	return longest
 }
 
-// header masks the secret in a header's values. It removes a header that has it in its name.
+// header masks the secret in a header's values. It removes a header whose name contains the secret.
 func (r *redactor) header(header http.Header) {
 	for name, values := range header {
 		for _, form := range r.forms {
@@ -147,8 +148,8 @@ func (r *redactor) header(header http.Header) {
 // errEncoded is returned for an answer that can't be searched for the provider's key.
 var errEncoded = errors.New("the answer has an encoding that was not asked for")
 
-// cleanResponse prepares an answer for the caller: its headers at once, its body and trailers while they are read. It unpacks a body
-// in gzip. A body in another encoding is errEncoded.
+// cleanResponse prepares an answer for the caller: its headers at once, its body and trailers while they are read. It
+// decompresses a body in gzip. For a body in another encoding, it returns errEncoded.
 func (p *proxiedRequest) cleanResponse(res *http.Response) error {
 	p.cleanHeader(res.Header, res.Request.URL)
 	body := &redactedBody{ReadCloser: res.Body, redactor: p.redact(), atEnd: func() { p.cleanHeader(res.Trailer, res.Request.URL) }}
@@ -179,14 +180,15 @@ func (p *proxiedRequest) cleanResponse(res *http.Response) error {
 	return nil
 }
 
-// redactedBody is a body without the secret, wherever the pieces that it arrives in begin and end. All lengths stay as they are.
+// redactedBody is a body with the secret masked, even if the secret arrives in several pieces. All lengths stay the
+// same.
 type redactedBody struct {
 	io.ReadCloser
 	redactor *redactor
-	atEnd    func()    // called when the body has ended, and the answer has its trailers, even those that it did not announce
+	atEnd    func()    // called at the body's end, when the answer has all trailers, even unannounced ones
 	source   io.Reader // of plain bytes; nil is the body itself
 
-	// tail is what may be the beginning of the secret; shown bytes of it have been returned by Read.
+	// tail is what may be the beginning of the secret. Read has already returned its first shown bytes.
 	tail  []byte
 	shown int
 	// ready is what Read returns next, and then err.
@@ -217,7 +219,8 @@ func (b *redactedBody) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// pass masks the secret in p[:n], which follows tail, and returns how many bytes of p may be returned. What does not fit is ready.
+// pass masks the secret in p[:n], which follows tail, and returns how many bytes of p may be returned. Bytes that do
+// not fit into p go to ready.
 func (b *redactedBody) pass(p []byte, n int) int {
 	whole := p[:n]
 	if len(b.tail) > 0 {
@@ -228,8 +231,8 @@ func (b *redactedBody) pass(p []byte, n int) int {
 	b.tail, b.shown = nil, 0
 	switch begun := b.redactor.begun(whole); {
 	case begun > maxShown && b.err != nil:
-		// The rest of the secret was cut off: by the provider, or by the caller, who may ask for a range of bytes. Less than half of it
-		// may be what all keys of the provider begin with.
+		// The rest of the secret was cut off: by the provider, or by the caller, who may ask for a range of bytes. Less
+		// than half of the secret may be a prefix that all keys of the provider share.
 		if begun >= len(b.redactor.forms[0])/2 {
 			b.redactor.found.Store(true)
 		}
@@ -250,7 +253,8 @@ func (b *redactedBody) pass(p []byte, n int) int {
 	return copied
 }
 
-// unpacker reads what packed holds in gzip. It reads nothing before it is read, so an answer's head need not wait for its body.
+// unpacker decompresses packed, which is in gzip. It reads nothing before the first Read, so an answer's head need not
+// wait for its body.
 type unpacker struct {
 	packed io.Reader
 	plain  *gzip.Reader
@@ -275,7 +279,7 @@ type redactedStream struct {
 // Write implements io.Writer.
 func (s redactedStream) Write(p []byte) (int, error) { return s.stream.Write(p) }
 
-// CloseWrite passes on the end of what the caller sends.
+// CloseWrite passes on that the caller sends no more.
 func (s redactedStream) CloseWrite() error {
 	if half, ok := s.stream.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -296,11 +300,12 @@ func stripResponse(header http.Header) {
 	}
 }
 
-// answerWriter is what the reverse proxy writes an answer to. It cleans the headers of 1xx answers, which net/http/httputil passes on when
-// they arrive. After each it clears all headers, so those that handlers around the gateway have set are added again to the answer.
+// answerWriter is the ResponseWriter of the reverse proxy. It cleans the headers of 1xx answers, which
+// net/http/httputil passes on when they arrive. After a 1xx answer, httputil clears all headers. Then answerWriter adds
+// the headers again that handlers around the gateway have set.
 //
-// It sends each piece of the body at once. The reverse proxy's FlushInterval would do that too, but it starts a goroutine for each answer
-// that often sends the head in a packet of its own.
+// It sends each piece of the body at once. The reverse proxy's FlushInterval would do that too, but with it a goroutine
+// for each answer often sends the head in a separate packet.
 type answerWriter struct {
 	http.ResponseWriter
 	request *proxiedRequest

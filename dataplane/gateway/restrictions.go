@@ -17,10 +17,11 @@ import (
 var (
 	errModelRestricted     = errors.New("model not allowed for the key")
 	errOperationRestricted = errors.New("operation not allowed for the key")
-	// errModelUnreadable: the key is restricted to models, and which one the request is for can't be read, or not by the proxy that asks.
+	// errModelUnreadable and errModelInBody: the key is restricted to models, and the request's model can't be read, or
+	// only in a body that the proxy does not send.
 	errModelUnreadable = errors.New("model can't be read")
 	errModelInBody     = errors.New("model is in the body, which the proxy does not send")
-	// errNextRestricted: the first key is at a limit, and the one that serves instead may not be used for the request.
+	// errNextRestricted: the first key is at a limit, and the next key may not be used for the request.
 	errNextRestricted = errors.New("the first key is at a limit, and the next one is restricted")
 )
 
@@ -140,8 +141,8 @@ func hasModelInBody(path string) bool {
 	return strings.IndexByte(path, '%') < 0 && slices.ContainsFunc(modelOperations, func(end string) bool { return strings.HasSuffix(path, end) })
 }
 
-// checkModel reads the model in the body of a request, and returns the body to send. Reading that fails if the body later
-// names another model. Nothing of a refused body has been sent.
+// checkModel reads the model in the body of a request, and returns the body to send. A read of the returned body fails
+// if the body later names another model. If checkModel returns an error, nothing of the body has been sent.
 func checkModel(d destination, header http.Header, body io.ReadCloser) (io.ReadCloser, error) {
 	if body == nil || !isPlainJSON(header) {
 		return body, errModelUnreadable
@@ -164,7 +165,7 @@ func (d destination) allowsModel(name string) bool {
 	return d.key.Restrictions.AllowsModel(name)
 }
 
-// isPlainJSON reports whether a body is JSON in UTF-8 that is not packed.
+// isPlainJSON reports whether a body is JSON in UTF-8 that is not compressed.
 func isPlainJSON(header http.Header) bool {
 	if encoding := header["Content-Encoding"]; len(encoding) > 1 || len(encoding) == 1 && !strings.EqualFold(encoding[0], "identity") {
 		return false
@@ -184,10 +185,10 @@ type modelBody struct {
 	io.ReadCloser
 	scanner modelScanner
 	head    []byte // read already, and not passed on yet
-	err     error  // what came with it
+	err     error  // the error that came with it
 }
 
-// readModel reads up to the model, and reports whether it was found in what may be sent.
+// readModel reads up to the model. It reports whether the model was found and what it has read may be sent.
 func (b *modelBody) readModel() bool {
 	head := make([]byte, 0, 4<<10)
 	for !b.scanner.hasModel() {
@@ -297,7 +298,7 @@ func (s *modelScanner) next(c byte) bool {
 	return s.nextBetween(c)
 }
 
-// nextBetween reads what is neither in a name or a value nor white space.
+// nextBetween reads a character that is outside names and values and is not white space.
 func (s *modelScanner) nextBetween(c byte) bool {
 	switch s.state {
 	case beforeObject:
@@ -380,7 +381,8 @@ func (s *modelScanner) close(opened byte) bool {
 	return true
 }
 
-// nextInString reads a character of a member's name or of a string. Those that matter are kept as they are written.
+// nextInString reads a character of a member's name or of a string. It keeps the characters of top-level names and of
+// the model as they are written.
 func (s *modelScanner) nextInString(c byte) bool {
 	matters := s.isModel || s.state == inName && len(s.nesting) == 1
 	if !s.nextInChar(c) {
@@ -414,8 +416,8 @@ func (s *modelScanner) nextEscaped(c byte) bool {
 	return strings.IndexByte(`"\/bfnrt`, c) >= 0
 }
 
-// nextInChar reads a byte of a character, and returns false if that is a control or not UTF-8: a server that reads it otherwise could take
-// a quote for a part of a character, or a part of one for a quote.
+// nextInChar reads a byte of a character. It returns false for a control character and for invalid UTF-8: a server that
+// reads them in another way could take a quote for a part of a character, or a part of a character for a quote.
 func (s *modelScanner) nextInChar(c byte) bool {
 	if len(s.char) == 0 && c < utf8.RuneSelf {
 		return c >= ' '
@@ -451,7 +453,7 @@ func (s *modelScanner) endString(matters bool) bool {
 		s.isModel = true
 		return !s.hasModel()
 	case strings.EqualFold(text, "model"), strings.EqualFold(text, "models"), strings.EqualFold(text, "fallbacks"):
-		return false // what some providers take for the model, or for further ones
+		return false // some providers take these members for the model, or for further models
 	}
 	return true
 }

@@ -13,13 +13,13 @@ import (
 // recheckInterval is the time between two attempts to find out whether a use still serves.
 const recheckInterval = time.Second
 
-// ending closes an answer that is still being passed on when the use of its key must end: when its key stops or its caller is revoked.
-// The zero value has no answer yet.
+// ending closes an answer that is still being passed on when the use of its key must end: when the key stops, or the
+// caller is revoked. The zero value has no answer yet.
 type ending struct {
 	mutex sync.Mutex
-	// asked holds a value when the use must end, true, or may have to. It is nil until then.
+	// asked holds true when the use must end, and false when it may have to. It is nil until then.
 	asked chan bool
-	// close waits for asked and closes the answer. It is nil until there is an answer, and after it was started.
+	// close waits for asked and closes the answer. It is nil before there is an answer, and after it has been started.
 	close func(asked <-chan bool)
 }
 
@@ -39,7 +39,7 @@ func (e *ending) request(certain bool) {
 	e.startClosing()
 }
 
-// setAnswer says how to close the answer, whose head has come.
+// setAnswer sets how to close the answer. It is called when the head of the answer has arrived.
 func (e *ending) setAnswer(closing func(asked <-chan bool)) {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
@@ -83,8 +83,8 @@ func (g *Gateway) boundLife(ctx context.Context, answer io.Closer) {
 	}
 }
 
-// hasEnded finds out, after events may have been missed, whether a request's key is revoked, disabled or expired, or its
-// caller or the gateway itself is refused. It asks until there is an answer.
+// hasEnded reports whether a request's key is revoked, disabled or expired, or its caller or the gateway itself is
+// refused. It is called after events may have been missed. It asks the resolver until there is an answer.
 func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 	for ctx.Err() == nil {
 		_, byCaller := g.resolver.Resolve(ctx, p.caller)

@@ -34,8 +34,9 @@ type TransportConfig struct {
 	// RootCAs are the trusted authorities; nil is the machine's own.
 	RootCAs *x509.CertPool
 
-	// The following are for NewGuardedTransport alone. Allowed are the networks to which it connects beside public addresses, and also
-	// in clear text. Insecure lets it connect to public addresses in clear text, too. Resolver resolves names; nil is the machine's.
+	// The following are for NewGuardedTransport alone. Allowed lists networks that it connects to besides public
+	// addresses. It may connect to them in clear text. Insecure lets it connect to public addresses in clear text, too.
+	// Resolver resolves names; nil is the machine's.
 	Allowed  []netip.Prefix
 	Insecure bool
 	Resolver *net.Resolver
@@ -100,8 +101,8 @@ func (b *bufferPool) Put(buffer []byte) {
 	}
 }
 
-// upstreamError is a failure between the gateway and the provider. Its text is one of a fixed set: the network's own text
-// may quote the provider's answer, and so anything.
+// upstreamError is a failure between the gateway and the provider. Its text is one of a fixed set: the network's own
+// text may quote the provider's answer, which could be anything.
 type upstreamError struct {
 	kind  error // errUnreachable, errTimeout or errAddress
 	cause string
@@ -125,7 +126,7 @@ func newUpstreamError(err error) error {
 	return &upstreamError{errUnreachable, transportCause(err)}
 }
 
-// transportCause returns what went wrong, and names the proxy of the environment if it was there.
+// transportCause returns what went wrong. If the failure was at the environment's proxy, it says so.
 func transportCause(err error) string {
 	var refusal proxyRefusal
 	var toProxy *net.OpError
@@ -171,15 +172,15 @@ func connectionCause(err error) string {
 // errAddress says that the operator of the gateway does not let it connect to the address of a custom provider.
 var errAddress = errors.New("the address is not allowed")
 
-// neverReached are networks to which no request with a custom provider's base URL goes, whatever the operator allows: a network's
-// metadata services, links, and what stands for several hosts.
+// neverReached are networks to which no request with a custom provider's base URL goes, whatever the operator allows:
+// metadata services, link-local addresses, and addresses that stand for several hosts.
 var neverReached = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/3"),
 	netip.MustParsePrefix("100.100.100.200/32"), netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("192.0.0.192/32"), // Alibaba's, Azure's, Oracle's
 	netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
 	netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::/32"), // AWS's, Google's
 	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), netip.MustParsePrefix("fd00:42::42/128"), // Oracle's, Scaleway's
-	netip.MustParsePrefix("64:ff9b:1::/48"), // a site's own translation, which only the site can read (RFC 8215)
+	netip.MustParsePrefix("64:ff9b:1::/48"), // translation prefixes of a site, which only the site can read (RFC 8215)
 }
 
 // embedding are networks of IPv6 in which an address stands for the IPv4 address at an offset.
@@ -201,7 +202,8 @@ func newGuardOfAddresses(allowed []netip.Prefix) guard {
 	return guard{ssrf.New(ssrf.WithAnyPort()), allowed}
 }
 
-// check returns errAddress for an address to which a connection may not go. In clear text, it may go only where the operator said.
+// check returns errAddress for an address to which a connection may not go. A connection in clear text may go only to
+// networks that the operator allows, unless clearAnywhere is set.
 func (g guard) check(address netip.Addr, inClear, clearAnywhere bool) error {
 	address = address.WithZone("").Unmap()
 	if slices.ContainsFunc(neverReached, func(p netip.Prefix) bool { return p.Contains(address) }) {
@@ -235,12 +237,13 @@ func embedded(address netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// guarded sends requests to custom providers. Their base URLs come from people who do not run the network that the gateway is in, so each
-// connection is checked when the name is resolved and the connection begins, whatever the name resolved to before. No proxy comes between.
+// guarded sends requests to custom providers. Their base URLs come from people who do not run the network that the
+// gateway is in, so the address of each connection is checked after the name has been resolved and before the
+// connection begins. No proxy is used.
 type guarded struct{ clear, encrypted *http.Transport }
 
-// NewGuardedTransport returns the transport for custom providers. It connects to public addresses over TLS, and to those of the
-// configuration's Allowed also in clear text. It follows no redirects.
+// NewGuardedTransport returns the transport for custom providers. It connects to public addresses over TLS, and to the
+// networks in Allowed also in clear text. It follows no redirects.
 func NewGuardedTransport(cfg TransportConfig) http.RoundTripper {
 	cfg.Proxy = nil
 	addresses := newGuardOfAddresses(cfg.Allowed)

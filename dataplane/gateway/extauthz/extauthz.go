@@ -1,6 +1,7 @@
 // Package extauthz answers Envoy's external authorization filter over gRPC (envoy.service.auth.v3.Authorization). Envoy
-// proxies the requests itself; the answer says which header it sets and which ones it removes. For a filter behind it that sets the
-// header itself, as Envoy AI Gateway's does, the key is in the dynamic metadata instead: context_extensions: {credential: metadata}.
+// proxies the requests itself; the answer says which header Envoy sets and which headers it removes. If a later filter
+// sets the header, as Envoy AI Gateway's does, the answer has the key in the dynamic metadata instead:
+// context_extensions: {credential: metadata}.
 //
 // The provider comes from the route's configuration, context_extensions: {provider: openai}, and never from the request.
 // Envoy decides where a request goes, so the operator must route it to that provider's hosts and nowhere else.
@@ -57,10 +58,10 @@ const (
 	// CredentialExtension is the member that selects where the answer puts the key: InMetadata or, without the member, the
 	// provider's header.
 	CredentialExtension = "credential"
-	// InMetadata puts the key into Envoy's dynamic metadata, as SecretPrefix and the provider's slug: a filter that is configured for
-	// another provider finds none.
+	// InMetadata puts the key into Envoy's dynamic metadata. The member's name is SecretPrefix and the provider's slug,
+	// so a filter that is configured for another provider finds no key.
 	InMetadata = "metadata"
-	// SecretPrefix is what the name of the key's member in the metadata begins with.
+	// SecretPrefix begins the name of the metadata's member that holds the key.
 	SecretPrefix = "secret_for_"
 
 	forwardedProto = "x-forwarded-proto"
@@ -85,8 +86,8 @@ func New(resolver gateway.Resolver, cfg gateway.Config) (*Server, error) {
 	return &Server{authorizer: authorizer, log: cmp.Or(cfg.Log, slog.Default())}, nil
 }
 
-// Check implements authv3.AuthorizationServer. It answers a refusal without an error, which would make Envoy answer with a
-// text of its own.
+// Check implements authv3.AuthorizationServer. It returns a refusal as a response and not as an error: for an error,
+// Envoy would send its own text.
 func (s *Server) Check(ctx context.Context, request *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	attributes := request.GetAttributes()
 	asked := attributes.GetRequest().GetHttp()
@@ -138,7 +139,7 @@ func allowed(grant gateway.Grant, inMetadata bool) (*authv3.CheckResponse, error
 	for _, private := range append(grant.Private, gateway.CredentialHeaders()...) {
 		lower := strings.ToLower(private)
 		if inMetadata && lower == forwardedProto {
-			continue // without it Envoy matches no route, and a filter behind has it match once more, when it knows the model
+			continue // Envoy needs it to match a route, and matches again when a later filter knows the model
 		}
 		if private != name && !slices.Contains(remove, lower) { // Envoy removes after it sets
 			remove = append(remove, lower)
@@ -202,12 +203,14 @@ type ServeConfig struct {
 	TLS *tls.Config
 	// Drain bounds how long checks may run after the end of the context; 10 seconds if zero.
 	Drain time.Duration
-	// MaxConnections is how many there may be at once; if zero, a third of the files that the process may open. At the bound,
-	// those without a granted check or a client certificate make room for newcomers.
+	// MaxConnections bounds the number of open connections; if zero, it is a third of the files that the process may
+	// open. At the bound, a new connection replaces one that has neither had a check granted nor shown a client
+	// certificate.
 	MaxConnections int
 }
 
-// connectionCredentials are transport credentials that leave the connection where the handlers find it.
+// connectionCredentials are transport credentials that put the connection into the AuthInfo, where the handlers find
+// it.
 type connectionCredentials struct {
 	credentials.TransportCredentials
 }
@@ -230,7 +233,7 @@ func (c connectionCredentials) ServerHandshake(accepted net.Conn) (net.Conn, cre
 	return conn, connectionInfo{info, accepted}, nil
 }
 
-// markAuthenticated marks the connection of a check that was granted, so that it makes no room for newcomers.
+// markAuthenticated marks the connection of a check that was granted, so that no new connection replaces it.
 func markAuthenticated(ctx context.Context) {
 	if from, ok := peer.FromContext(ctx); ok {
 		if info, ok := from.AuthInfo.(connectionInfo); ok {
@@ -239,8 +242,8 @@ func markAuthenticated(ctx context.Context) {
 	}
 }
 
-// Serve answers checks and the standard health service on the listener until ctx ends. Then it reports that it is not
-// serving, and returns when the checks in flight are answered. It closes the listener.
+// Serve answers checks and the standard health service on the listener until ctx ends. Then the health service reports
+// that the server is not serving, and Serve returns when the checks in flight are answered. It closes the listener.
 func Serve(ctx context.Context, listener net.Listener, server *Server, cfg ServeConfig) error {
 	transport := insecure.NewCredentials()
 	if cfg.TLS != nil {
@@ -265,7 +268,7 @@ func Serve(ctx context.Context, listener net.Listener, server *Server, cfg Serve
 	cut := time.AfterFunc(cmp.Or(cfg.Drain, defaultDrain), rpc.Stop)
 	defer cut.Stop()
 	rpc.GracefulStop()
-	if err := <-failed; !errors.Is(err, grpc.ErrServerStopped) { // which is the error if the stop came before Serve had begun
+	if err := <-failed; !errors.Is(err, grpc.ErrServerStopped) { // the error if the server was stopped before Serve began
 		return err
 	}
 	return nil

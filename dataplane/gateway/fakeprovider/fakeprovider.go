@@ -2,9 +2,9 @@
 // APIs of OpenAI, Azure OpenAI, Anthropic, Gemini, Vertex AI and Bedrock for their own SDKs to work with it, streaming and not. Providers
 // with OpenAI's or Anthropic's API are imitated below the paths of their base URLs.
 //
-// It looks for the credential where the imitated provider does, and accepts the secrets it was given, which can change
-// while it serves. Any other credential is refused in that provider's own error format. It stores nothing of a request and
-// logs nothing.
+// It looks for the credential where the imitated provider does. It accepts a set of secrets, which can change while it
+// serves, and refuses any other credential in that provider's own error format. It stores nothing of a request and logs
+// nothing.
 //
 // Package gatewaytest serves it on a socket for tests. It imports nothing of ours, and must not.
 package fakeprovider
@@ -152,7 +152,8 @@ type dialect struct {
 	begin func(c completionRequest) []event
 	piece func(c completionRequest, text string) event
 	end   func(c completionRequest, pieces int) []event
-	// write writes an event, and media is the type of a streamed answer; nil and empty are for server-sent events.
+	// write writes an event of a streamed answer, and media is the answer's type. If they are nil and empty, the events
+	// are server-sent events.
 	write func(w io.Writer, e event) error
 	media string
 }
@@ -209,7 +210,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, api dialect, c 
 	}
 	for i, text := range h.pieces {
 		if h.pace(r.Context(), i) != nil {
-			panic(http.ErrAbortHandler) // cuts the connection, so that no client takes this for the end
+			panic(http.ErrAbortHandler) // cuts the connection, so that no client takes this for the end of the stream
 		}
 		if send(w, write, api.piece(c, text)) != nil {
 			return

@@ -36,8 +36,8 @@ func geminiOpenAI() dialect {
 	return api
 }
 
-// upload takes a file in two requests, as Google's resumable uploads do. The second needs no credential: its URL authorizes it. So it is
-// refused unless it comes with the id that the first was answered with.
+// upload takes a file in two requests, as Google's resumable uploads do. The second needs no credential, because its
+// URL authorizes it: it is refused unless the URL has the id from the answer to the first.
 func (h *Handler) upload(w http.ResponseWriter, r *http.Request) {
 	const id = "fake-upload-1"
 	switch uploadID := r.URL.Query().Get("upload_id"); {

@@ -208,7 +208,7 @@ func (p *Provider) Forget() {
 	p.requests = nil
 }
 
-// Await returns the requests once n of them have arrived; their bodies may not have.
+// Await returns the requests once n of them have arrived. Their bodies may be incomplete.
 func (p *Provider) Await(t testing.TB, n int) []Request {
 	t.Helper()
 	deadline := time.After(awaitTimeout)
