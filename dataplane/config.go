@@ -116,7 +116,7 @@ func (cfg Config) withDefaults() (Config, error) {
 		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
 	check(!ok || target.User == nil, "ControlPlane: must not hold a user or password")
 	check(cfg.Token != nil || cfg.HTTPClient != nil && ok && target.Scheme == "https",
-		"Token: is required, unless HTTPClient shows a client certificate, over https")
+		"Token: is required, unless HTTPClient has a client certificate and ControlPlane is https")
 	check(cfg.CacheSize >= 0, "CacheSize: %d is negative", cfg.CacheSize)
 	check(cfg.MaxStale >= 0 && cfg.MaxStale <= maxMaxStale, "MaxStale: %v is not from 0 to %v", cfg.MaxStale, maxMaxStale)
 	check(cfg.NegativeTTL >= 0, "NegativeTTL: %v is negative", cfg.NegativeTTL)

@@ -8,7 +8,7 @@ import (
 // The errors of Resolve and Run. Use errors.Is.
 var (
 	// ErrNoKey: no active key of the provider may serve the caller.
-	ErrNoKey = errors.New("no key is registered that may serve this")
+	ErrNoKey = errors.New("no registered key may serve this request")
 	// ErrUserKeyRequired: the project's policy requires a key of the user's own, and the user has none.
 	ErrUserKeyRequired = errors.New("the project's policy requires a key of the user's own")
 	// ErrKeyRevoked: the key that was requested by its id is revoked, or all keys that could serve the caller are. See Refusal.
@@ -29,11 +29,11 @@ var (
 	// ErrInvalid: the request is malformed; the control plane could not answer it.
 	ErrInvalid = errors.New("invalid request for a key")
 	// ErrUnavailable: the control plane does not answer, and nothing cached may be used.
-	ErrUnavailable = errors.New("the control plane can't be asked, and nothing may be served")
+	ErrUnavailable = errors.New("the control plane gives no answer, and no cached key may serve")
 	// ErrDataPlaneUnauthenticated: the control plane refuses the data plane's own credential.
 	ErrDataPlaneUnauthenticated = errors.New("the control plane refuses this data plane's credential")
 	// ErrUnsupportedAuth: the provider requires signed requests, or a token exchanged for the key; a header is not enough.
-	ErrUnsupportedAuth = errors.New("this provider's key does not go into a header as it is")
+	ErrUnsupportedAuth = errors.New("this provider's key can't be sent unchanged in a header")
 	// ErrRunning: Run was called while another call of it is running.
 	ErrRunning = errors.New("the resolver runs already")
 )

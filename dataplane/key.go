@@ -216,7 +216,7 @@ func (k *Key) HeaderAt(path string) (name, value string, err error) {
 	case err != nil || len(headers) == 0:
 		return "", "", err
 	case len(headers) > 1 || headers[0].follows:
-		return "", "", fmt.Errorf("%w: the key is more than one header", ErrUnsupportedAuth)
+		return "", "", fmt.Errorf("%w: the key needs more than one header", ErrUnsupportedAuth)
 	}
 	return headers[0].name, headers[0].value, nil
 }

@@ -56,7 +56,7 @@ func (r *Resolver) makeKeyTest(ctx context.Context, id string) {
 	defer cancel()
 	test, err := readKeyTest(claimed)
 	if err != nil {
-		r.log.WarnContext(ctx, "a test of a key can't be made", slog.String("provider", claimed.Provider), slog.String("error", err.Error()))
+		r.log.WarnContext(ctx, "the test of a key can't be run", slog.String("provider", claimed.Provider), slog.String("error", err.Error()))
 		return
 	}
 	answer := keytests.Run(ctx, func(request *http.Request) (*http.Response, error) {

@@ -21,7 +21,7 @@ type metrics struct {
 func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error) {
 	resolves := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "aikeys_dataplane_resolves_total",
-		Help: "Keys asked for, by outcome: hit, stale, fetched, negative (a refusal from the cache), refused, unavailable.",
+		Help: "Calls of Resolve, by outcome: hit, stale, fetched, negative (a refusal from the cache), refused, unavailable.",
 	}, []string{"outcome"})
 	m := &metrics{
 		hit: resolves.WithLabelValues("hit"), stale: resolves.WithLabelValues("stale"),
@@ -38,7 +38,7 @@ func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error)
 			Name: "aikeys_dataplane_fetches_discarded_total", Help: "Answers discarded because they were older than an event.",
 		}),
 		uncounted: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "aikeys_dataplane_usage_lost_total", Help: "Requests that are missing in the usage: too many counts waited, or for too long.",
+			Name: "aikeys_dataplane_usage_lost_total", Help: "Requests missing in the usage, because too many counts waited or a count waited too long.",
 		}),
 		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "aikeys_dataplane_limited_total", Help: "Requests for which a key was at its limit here, by limit.",

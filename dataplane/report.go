@@ -395,7 +395,7 @@ func (r *Resolver) flushUsage(ctx context.Context) {
 			switch status {
 			case http.StatusNoContent:
 			case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType:
-				r.log.WarnContext(ctx, "the control plane does not accept counts of use", slog.Int("status", status))
+				r.log.WarnContext(ctx, "the control plane does not accept usage counts", slog.Int("status", status))
 				for _, c := range body.Counts {
 					r.metrics.uncounted.Add(float64(c.Requests))
 				}

@@ -63,7 +63,7 @@ func (q *Request) check() error {
 	switch {
 	case q.KeyID != "":
 		if *q != (Request{KeyID: q.KeyID}) {
-			return fmt.Errorf("%w: a key's id goes alone", ErrInvalid)
+			return fmt.Errorf("%w: a key's id excludes all other fields", ErrInvalid)
 		}
 	case q.Provider == "":
 		return fmt.Errorf("%w: a provider or a key's id is required", ErrInvalid)

@@ -36,10 +36,10 @@ var (
 	errTooManyFailures = errors.New("too many failures from this address")
 
 	// errCustomByProxy: a proxy asked about a custom provider, whose requests it may send anywhere.
-	errCustomByProxy = errors.New("custom provider asked about by a proxy")
+	errCustomByProxy = errors.New("a proxy asked about a custom provider")
 	// errConcurrentByProxy: a proxy asked about a key with a limit of concurrent requests, and a proxy does not say
 	// when requests end.
-	errConcurrentByProxy = errors.New("limit of concurrent requests asked about by a proxy")
+	errConcurrentByProxy = errors.New("a proxy asked about a key with a limit of concurrent requests")
 	// ErrNoProvider: a proxy asked without naming the provider. Its configuration is wrong, not the caller's request.
 	ErrNoProvider = errors.New("no provider named")
 	// errNoPath: a proxy asked without naming the path, or named two that take the key in different ways. Its configuration is wrong, too.
@@ -109,9 +109,9 @@ var problems = problem.Table{
 	row(errOperationRestricted, http.StatusForbidden, "key-restricted", "Key restricted",
 		"The provider key for this request may not be used for this operation; the owner of the key can change that."),
 	row(errModelUnreadable, http.StatusForbidden, "key-restricted", "Key restricted",
-		"The provider key for this request may be used for some models only, and which one the request is for can't be read: send `model` once, early in plain JSON. WebSockets, forms, files and batches are refused."),
+		"The provider key for this request may be used for some models only, and the gateway can't read which model this request is for: send `model` once, early in plain JSON. WebSockets, forms, files and batches are refused."),
 	row(errModelInBody, http.StatusForbidden, "key-restricted", "Key restricted",
-		"The provider key for this request may be used for some models only, and the proxy in front does not say which one the request is for; send it through the gateway's own proxy."),
+		"The provider key for this request may be used for some models only, and the proxy in front does not say which model this request is for; send it through the gateway's own proxy."),
 	row(dataplane.ErrCredentialRefused, http.StatusForbidden, "credential-refused", "Credential refused",
 		"The cloud's token service refuses the credential of the provider key for this request; check it there, and register another."),
 	row(dataplane.ErrCustomerNotServed, http.StatusForbidden, "customer-not-served", "Customer not served",

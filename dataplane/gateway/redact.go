@@ -146,7 +146,7 @@ func (r *redactor) header(header http.Header) {
 }
 
 // errEncoded is returned for an answer that can't be searched for the provider's key.
-var errEncoded = errors.New("the answer has an encoding that was not asked for")
+var errEncoded = errors.New("the answer has an encoding that the gateway did not request")
 
 // cleanResponse prepares an answer for the caller: its headers at once, its body and trailers while they are read. It
 // decompresses a body in gzip. For a body in another encoding, it returns errEncoded.

@@ -150,7 +150,7 @@ func connectionCause(err error) string {
 	)
 	switch {
 	case errors.Is(err, errEncoded):
-		return "encoding not asked for"
+		return "encoding not requested"
 	case errors.As(err, &dns):
 		return "name not resolved"
 	case errors.As(err, &certificate), errors.As(err, &authority):
