@@ -2,7 +2,7 @@
 
 // The credential is in this page's memory and nowhere else: not in storage, in no URL, and not in the document after a request.
 let credential = '';
-let attempts = new AbortController(); // aborted when their answers must not show any more
+let attempts = new AbortController(); // aborted when their answers must no longer be shown
 
 for (const sample of document.querySelectorAll('.samples pre')) {
   sample.textContent = sample.textContent.replaceAll('$AGENTROUTER_BASE_URL', location.origin);
@@ -64,7 +64,7 @@ for (const details of document.querySelectorAll('.try')) {
 }
 addEventListener('pagehide', forget); // the browser may keep the page, to go back to it
 
-/** Forgets the credential, and what is secret on the page: answers, such as one with a new API key, and bodies that were not sent. */
+/** Forgets the credential and all secrets on the page: answers, such as one with a new API key, and bodies that were not sent. */
 function forget() {
   hold('');
   attempts.abort();
@@ -73,7 +73,7 @@ function forget() {
   for (const form of document.querySelectorAll('form[data-secret]')) resetBody(form);
 }
 
-/** Empties an outcome, but for its report, and returns that. */
+/** Empties an outcome except for its report, and returns the report. */
 function clear(outcome) {
   const report = outcome.querySelector('[role=status]');
   outcome.replaceChildren(report);
@@ -86,7 +86,7 @@ function resetBody(form) {
   body.value = body.defaultValue;
 }
 
-/** Keeps a credential, or with '' none. Forms ask for one only while there is none. */
+/** Keeps a credential; '' means none. Forms ask for a credential only while there is none. */
 function hold(given) {
   credential = given;
   for (const form of document.querySelectorAll('.try form')) {
@@ -138,7 +138,7 @@ async function attempt(form, outcome) {
     report.textContent = fault;
     input.focus();
   };
-  // A header's value is visible ASCII; anything else is a slip, and must not come back in a browser's message.
+  // A header's value is visible ASCII; anything else is a mistake, which a browser's message must not quote.
   if (given && !/^[!-~]+$/.test(given)) return refuse(key, 'That is no API key: it has spaces or other characters that keys don’t have.');
   if (given) hold(given);
   if (key && !credential) return refuse(key, 'Paste an API key first.');

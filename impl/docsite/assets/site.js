@@ -31,7 +31,7 @@ if (navigator.clipboard) {
   }
 }
 
-// Make what is wider than its frame scrollable by keyboard.
+// Content that is wider than its frame can be scrolled by keyboard.
 for (const frame of document.querySelectorAll('pre, .wide')) {
   if (frame.scrollWidth > frame.clientWidth || frame.closest('details')) {
     frame.tabIndex = 0;
@@ -49,7 +49,7 @@ if (contents && matchMedia('(max-width: 62rem)').matches) {
   contents.addEventListener('click', (event) => { contents.open &&= !event.target.closest('a'); });
 }
 
-// The search. Its index is loaded when the reader first turns to it.
+// The search. Its index is loaded when the reader first uses it.
 const search = document.querySelector('form.search');
 const field = search.querySelector('input');
 const list = search.querySelector('[role=listbox]');
@@ -58,7 +58,7 @@ let index;
 let chosen = -1;
 search.hidden = false;
 
-/** How well an entry answers: 0 if a word is missing; the more, the nearer to the beginning of its title. Operations come first. */
+/** Returns how well an entry matches the words: 0 if one is missing, and most if its title begins with them. Operations come first. */
 function score(entry, words) {
   const title = entry.title.toLowerCase();
   let sum = entry.kind === 'Operation' && words.every((word) => title.includes(word)) ? 100 : 0;
@@ -109,7 +109,7 @@ async function find() {
   const entries = await index;
   const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
   const best = words.length === 0 ? [] : entries.map((entry) => ({ entry, at: score(entry, words) })).filter(({ at }) => at > 0)
-    .sort((a, b) => b.at - a.at).slice(0, 12); // the sort is stable: of equal ones the index's first stays first
+    .sort((a, b) => b.at - a.at).slice(0, 12); // the sort is stable: equal entries keep the order of the index
   list.replaceChildren(...best.map(({ entry }, i) => {
     const option = element('a', '', '');
     option.role = 'option';

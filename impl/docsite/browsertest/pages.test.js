@@ -1,4 +1,4 @@
-// What the pages are in a real browser. impl/docsite/browser.sh starts the service and says where it is.
+// Tests of the pages in a real browser. impl/docsite/browser.sh starts the service and says where it is.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -24,7 +24,7 @@ before(async () => {
 });
 after(() => browser.close());
 
-/** Opens a page and gathers what it should not have: messages, errors, requests to others. */
+/** Opens a page and collects its faults: messages, errors and requests to other servers. */
 async function open(path, { scheme = 'light', width = 1280, origin = base, javaScriptEnabled = true } = {}) {
   const context = await browser.newContext({ colorScheme: scheme, viewport: { width, height: 900 }, javaScriptEnabled });
   const page = await context.newPage();
@@ -37,14 +37,14 @@ async function open(path, { scheme = 'light', width = 1280, origin = base, javaS
   return { page, faults, close: () => context.close() };
 }
 
-/** What axe finds on a page, or in a part of it. */
+/** Returns the violations that axe finds on a page, or in a part of it. */
 async function violations(page, part = 'html') {
   await page.evaluate(axe);
   const found = await page.evaluate((selector) => axe.run(selector), part);
   return found.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(' ')}`);
 }
 
-/** How bright a colour is, from 0 to 1. */
+/** Returns the brightness of a colour, from 0 to 1. */
 const brightness = (page) => page.evaluate(() => {
   const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g).map(Number);
   return (r + g + b) / 3 / 255;
@@ -234,7 +234,7 @@ test('a browser knows better than the server behind a proxy that tells it nothin
     code.textContent = 'export AGENTROUTER_BASE_URL=http://inside:1';
     const again = document.createElement('script');
     again.src = script;
-    again.type = 'module'; // a scope of its own: it has run before
+    again.type = 'module'; // a module of its own: the script has run before
     await new Promise((loaded) => { again.onload = loaded; document.head.append(again); });
     return code.textContent;
   }, `${base}/docs/assets/site.js`);
