@@ -447,7 +447,7 @@ func (s *server) callerAndWait(
 ) (caller models.Caller, wait time.Duration, err error) {
 	if waitFor != nil {
 		if wait, err = time.ParseDuration(*waitFor); err != nil || wait > maxWait {
-			return caller, 0, problem.Invalid("wait", "must be a time such as 500ms or 2s, and at most 30s")
+			return caller, 0, problem.Invalid("wait", "must be a time such as 500ms or 2s, at most 30s")
 		}
 	}
 	caller, err = s.caller(ctx, customerID, projectID)

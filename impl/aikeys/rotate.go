@@ -80,7 +80,7 @@ func (s *server) parseRotation(caller models.Caller, req gen.RotateKeyRequestObj
 	if req.Body.Overlap != nil {
 		overlap, err := time.ParseDuration(*req.Body.Overlap)
 		if err != nil || overlap > models.MaxOverlap {
-			return r, problem.Invalid("overlap", "must be a time such as 0s, 15m or 24h, and at most 720h")
+			return r, problem.Invalid("overlap", "must be a time such as 0s, 15m or 24h, at most 720h")
 		}
 		r.overlap = overlap.Microseconds()
 	}
