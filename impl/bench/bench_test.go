@@ -74,9 +74,7 @@ func TestMain(m *testing.M) {
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("build the programs: %v\n%s", err, out))
 	}
-	code := modelstest.Main(m)
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	modelstest.Main(m, func() { _ = os.RemoveAll(dir) })
 }
 
 // process is an aikeysd; it ends with the benchmark.

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
@@ -20,14 +18,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func TestMain(m *testing.M) {
-	code := modelstest.Main(m)
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { modelstest.Main(m) }
 
 // check checks the keyset as a process that has just started does.
 func check(t *testing.T, store *models.Store, s sealer.Sealer, use keysetcheck.Use) error {

@@ -21,7 +21,6 @@ import (
 	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
@@ -604,14 +603,7 @@ func TestReadBackMismatchStopsTheJob(t *testing.T) {
 	})
 }
 
-func TestMain(m *testing.M) {
-	code := modelstest.Main(m)
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { modelstest.Main(m) }
 
 var olga = models.Caller{CustomerID: "acme", ProjectID: "web", UserID: "olga"}
 

@@ -66,7 +66,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(c.postmaster.Pid, c.dir)
 		select {} // until it is killed
 	}
-	os.Exit(Main(m))
+	Main(m)
 }
 
 // query runs a statement that returns one value.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 // EnvPostgresURL names the variable with the URL of a PostgreSQL server to use instead of starting a cluster. Its user must be
@@ -43,19 +44,28 @@ var (
 	isMain  bool
 )
 
-// Main runs the tests of a package that uses Postgres, then stops the shared cluster, and returns the exit code:
+// Main runs the tests of a package that uses Postgres, and exits. It stops the shared cluster, calls stops, and fails if a
+// goroutine is left over:
 //
-//	func TestMain(m *testing.M) { os.Exit(modelstest.Main(m)) }
-func Main(m *testing.M) int {
+//	func TestMain(m *testing.M) { modelstest.Main(m) }
+func Main(m *testing.M, stops ...func()) {
 	isMain = true
 	code := m.Run()
+	var err error
 	if started != nil {
-		if err := started.remove(Fast); err != nil {
-			fmt.Fprintln(os.Stderr, "modelstest:", err)
-			return max(code, 1)
-		}
+		err = started.remove(Fast)
 	}
-	return code
+	for _, stop := range stops {
+		stop()
+	}
+	if code == 0 {
+		err = errors.Join(err, goleak.Find())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "modelstest:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
 }
 
 // sharedURL returns the URL of the server that tests share.
@@ -64,7 +74,7 @@ func sharedURL() (string, error) {
 		return server, nil
 	}
 	if !isMain {
-		return "", errors.New("the package needs func TestMain(m *testing.M) { os.Exit(modelstest.Main(m)) }")
+		return "", errors.New("the package needs func TestMain(m *testing.M) { modelstest.Main(m) }")
 	}
 	cluster, err := shared()
 	if err != nil {

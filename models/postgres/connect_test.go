@@ -23,7 +23,7 @@ import (
 	"github.com/agentrouter/aikeys/models/postgres"
 )
 
-func TestMain(m *testing.M) { os.Exit(modelstest.Main(m)) }
+func TestMain(m *testing.M) { modelstest.Main(m) }
 
 // failover is a primary behind an address.
 type failover struct {

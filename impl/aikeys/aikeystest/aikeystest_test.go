@@ -2,7 +2,6 @@ package aikeystest
 
 import (
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 
@@ -12,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(modelstest.Main(m)) }
+func TestMain(m *testing.M) { modelstest.Main(m) }
 
 // A check that notices nothing passes on everything: each one is shown what it is for.
 func TestTheContractCheckNotices(t *testing.T) {
