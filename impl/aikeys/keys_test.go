@@ -3,7 +3,6 @@ package aikeys_test
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -1079,9 +1078,7 @@ func TestSealingLeavesNoSecretInPostgres(t *testing.T) {
 	require.NoError(t, err)
 	s := aikeystest.Start(t, aikeystest.Options{Store: store})
 	secret, open := plant(t, s)
-	db, err := sql.Open("pgx", cluster.URL("postgres"))
-	require.NoError(t, err)
-	defer func() { require.NoError(t, db.Close()) }()
+	db := modelstest.Open(t, cluster.URL("postgres"))
 	db.SetMaxOpenConns(1)
 	_, err = db.ExecContext(t.Context(), "SET xmlbinary = hex")
 	require.NoError(t, err)

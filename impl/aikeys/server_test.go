@@ -7,7 +7,6 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
@@ -30,7 +29,6 @@ import (
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver that tests lock tables by
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
@@ -210,9 +208,7 @@ func newLockable(t *testing.T, opts models.Options) (s *aikeystest.Service, lock
 	store := modelstest.OpenStore(t, url, opts)
 	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)
-	db, err := sql.Open("pgx", url)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	db := modelstest.Open(t, url)
 	lock = func(tables string) (release func()) {
 		tx, err := db.BeginTx(context.WithoutCancel(t.Context()), nil)
 		require.NoError(t, err)

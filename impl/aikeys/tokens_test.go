@@ -81,13 +81,7 @@ func TestAPIKeysDoNotWiden(t *testing.T) {
 
 func TestOwnersEndAPIKeysInTheirProjectAlone(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
-		require.NoError(t, s.Store.Transact(t.Context(), func(tx *models.Tx) error {
-			if err := tx.EnsureProject(aikeystest.Customer, "second"); err != nil {
-				return err
-			}
-			_, err := tx.SetMember(aikeystest.Customer, "second", member, models.RoleOwner)
-			return err
-		}))
+		s.SetMember(aikeystest.Customer, "second", member, models.RoleOwner)
 		wide, text := makeToken(t, s, s.As(member).Token, map[string]any{"name": "wide"})
 		narrow, _ := makeToken(t, s, s.As(member).Token, map[string]any{"name": "secret plans", "projects": []string{"second"}})
 		listed := map[string]gen.Token{}

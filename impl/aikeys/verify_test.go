@@ -4,8 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,22 +13,13 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
-	"github.com/agentrouter/aikeys/impl/verification"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
 
 // testedAt has stored keys of OpenAI and Bedrock tested at a handler in their place.
 func testedAt(provider http.HandlerFunc) func(t *testing.T, o *aikeystest.Options) {
-	return func(t *testing.T, o *aikeystest.Options) {
-		server := httptest.NewServer(provider)
-		t.Cleanup(server.Close)
-		address, err := url.Parse(server.URL)
-		require.NoError(t, err)
-		o.Tester = verification.New(verification.Config{
-			Upstreams: map[string]*url.URL{"openai": address, "bedrock": address}, Transport: server.Client().Transport,
-		})
-	}
+	return func(t *testing.T, o *aikeystest.Options) { o.Tester = aikeystest.NewTester(t, provider) }
 }
 
 func verify(t *testing.T, s *aikeystest.Service, user, id string) aikeystest.Reply {

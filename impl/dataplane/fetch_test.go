@@ -228,7 +228,7 @@ func TestAsOfSeparatesAnswersByRevocation(t *testing.T) {
 		}
 		before := []position.Position{asOf(forUser(web, member, "openai")), asOf(forKey(key.ID))}
 		s.public.As(owner).RevokeKey(t, key.ID)
-		tx := s.row(key.ID).RevocationTx
+		tx := s.Row(key.ID).RevocationTx
 		for _, at := range before {
 			require.False(t, at.Contains(tx))
 		}
@@ -254,7 +254,7 @@ func TestFetchOfCredentialDocument(t *testing.T) {
 			require.Equal(t, tc.style, got.AuthStyle)
 			require.Empty(t, got.Inject)
 			require.Nil(t, got.ExpiresInMs)
-			require.Zero(t, s.records(acme, web)[0].DerivedUntil)
+			require.Zero(t, s.Fetches(acme, web)[0].DerivedUntil)
 		})
 	}
 }
@@ -276,7 +276,7 @@ func TestFetchNeverAnswersACloudsCredential(t *testing.T) {
 	require.Len(t, got.Inject, 1)
 	require.Equal(t, []string{"Authorization", "Bearer " + token, "set"}, []string{got.Inject[0].Name, got.Inject[0].Value.Reveal(), got.Inject[0].Mode})
 	require.Equal(t, []int64{3_600_000, 2_880_000}, []int64{*got.ExpiresInMs, *got.RefreshInMs})
-	recorded := s.records(acme, web)[0]
+	recorded := s.Fetches(acme, web)[0]
 	require.Equal(t, recorded.At+time.Hour.Microseconds(), recorded.DerivedUntil)
 }
 
@@ -320,12 +320,12 @@ func TestFetchExchangesClientSecrets(t *testing.T) {
 
 	refused := register("refuses")
 	requireRefused(t, fetch(t, dp, forKey(refused.ID)), http.StatusForbidden, "credential-refused")
-	row := s.row(refused.ID)
+	row := s.Row(refused.ID)
 	require.Equal(t, []any{http.StatusUnauthorized, "rejected"}, []any{row.LastFailureStatus, row.LastFailureReason})
 	down := register("down")
 	requireRefused(t, fetch(t, dp, forUser(web, member, "azure_openai")), http.StatusServiceUnavailable, "token-unavailable")
-	require.Zero(t, s.row(down.ID).LastFailureAt)
-	records := s.records(acme, web)
+	require.Zero(t, s.Row(down.ID).LastFailureAt)
+	records := s.Fetches(acme, web)
 	require.Equal(t, []string{"token_unavailable", "credential_refused", "by_id"}, []string{records[0].Reason, records[1].Reason, records[2].Reason})
 }
 
@@ -367,7 +367,7 @@ func TestFetchAssumesARoleForTheKeysCustomer(t *testing.T) {
 	}, <-assumed)
 	open := register("open")
 	requireRefused(t, fetch(t, dp, forKey(open.ID)), http.StatusForbidden, "credential-refused")
-	require.Equal(t, http.StatusUnauthorized, s.row(open.ID).LastFailureStatus)
+	require.Equal(t, http.StatusUnauthorized, s.Row(open.ID).LastFailureStatus)
 	<-assumed
 }
 
@@ -428,10 +428,10 @@ func TestFetchRecords(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				want, before := base, time.Now()
 				tc.want(&want)
-				old := s.records(want.CustomerID, want.ProjectID)
+				old := s.Fetches(want.CustomerID, want.ProjectID)
 				reply := fetch(t, dp, tc.body)
 				require.Equal(t, tc.status, reply.StatusCode(), "%s", reply.Body)
-				now := s.records(want.CustomerID, want.ProjectID)
+				now := s.Fetches(want.CustomerID, want.ProjectID)
 				require.Len(t, now, len(old)+1)
 				got := now[0]
 				require.WithinRange(t, time.UnixMicro(got.At), before.Truncate(time.Microsecond), time.Now())
@@ -466,7 +466,7 @@ func TestUnauthenticatedCallerLeavesNoRecord(t *testing.T) {
 	s := onSQLite(t)
 	dp := s.dataPlane()
 	requireRefused(t, fetch(t, dp, forCaller("ak_", "openai")), http.StatusUnprocessableEntity, "caller-unauthenticated")
-	require.Empty(t, s.records("", ""))
+	require.Empty(t, s.Fetches("", ""))
 }
 
 // An envelope that was changed, or moved to another row, does not open. That is an internal error, and on record.
@@ -479,7 +479,7 @@ func TestUnreadableKeyIsRefused(t *testing.T) {
 		for _, body := range []gen.FetchRequest{forKey(id), forCaller(token, provider)} {
 			reply := fetch(t, dp, body)
 			requireRefused(t, reply, http.StatusInternalServerError, "internal")
-			r := s.records(acme, web)[0]
+			r := s.Fetches(acme, web)[0]
 			require.Equal(t, []any{models.OutcomeDenied, "unreadable", id}, []any{r.Decision, r.Reason, r.KeyID})
 			require.Equal(t, reply.HTTPResponse.Header.Get("X-Request-Id"), r.RequestID)
 			require.Contains(t, s.Evidence.Log(), "key is unreadable")
@@ -530,7 +530,7 @@ func TestFetchWithoutSealer(t *testing.T) {
 	dp, key := s.dataPlane(), s.shared("openai")
 	backend.SetAvailable(false)
 	requireRefused(t, fetch(t, dp, forUser(web, member, "openai")), http.StatusServiceUnavailable, "unavailable")
-	require.Equal(t, "failed", s.records(acme, web)[0].Reason)
+	require.Equal(t, "failed", s.Fetches(acme, web)[0].Reason)
 	backend.SetAvailable(true)
 	requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
 }
@@ -648,7 +648,7 @@ func TestFetchIdentifiesKeyInOneMode(t *testing.T) {
 	doc := requireRefused(t, fetch(t, dp, forUser(web, member, "nonesuch")), http.StatusBadRequest, "invalid-argument")
 	require.Equal(t, "provider", doc.Errors[0].Field)
 	allowed := 0
-	for _, r := range s.records(acme, web) {
+	for _, r := range s.Fetches(acme, web) {
 		require.Equal(t, models.OutcomeAllowed, r.Decision)
 		allowed++
 	}
@@ -828,7 +828,7 @@ func TestAsOfExcludesRevocationOfFetchedKey(t *testing.T) {
 		}
 		s.public.As(owner).RevokeKey(t, key.ID)
 		wg.Wait()
-		tx := s.row(key.ID).RevocationTx
+		tx := s.Row(key.ID).RevocationTx
 		require.GreaterOrEqual(t, len(held), 3*askers)
 		for _, text := range held {
 			at, err := position.Parse(text)
@@ -895,7 +895,7 @@ func TestFetchNamesTheRevokedKey(t *testing.T) {
 		says(forUser(web, member, "openai"), project, owner+nothingElse)
 		says(forUser(web, "", "openai"), project, owner+nothingElse)
 		says(forCaller(token, "mistral"), "Your own key "+own.Name+" …"+own.DisplaySuffix, member+nothingElse)
-		record := s.records(acme, web)[0]
+		record := s.Fetches(acme, web)[0]
 		require.Equal(t, []any{"key_revoked", own.ID, models.OutcomeDenied}, []any{record.Reason, record.KeyID, record.Decision})
 		says(forKey(shared.ID), "The key "+shared.Name+" …"+shared.DisplaySuffix, owner+"; no data plane may use it.")
 
@@ -939,7 +939,7 @@ func TestALimitedKeyByPolicy(t *testing.T) {
 			byName.Limited, byToken.Limited = limited, limited
 			got, same := fetch(t, dp, byName).JSON200, fetch(t, dp, byToken).JSON200
 			require.Equal(t, []string{got.KeyID, got.Reason}, []string{same.KeyID, same.Reason})
-			require.Equal(t, got.Reason, s.records(acme, web)[0].Reason)
+			require.Equal(t, got.Reason, s.Fetches(acme, web)[0].Reason)
 			return answeredBy{got.KeyID, got.Reason}, got.OnLimited
 		}
 		requireServes := func(key pub.Key, reason string, limited ...string) {
@@ -976,7 +976,7 @@ func fetched(t *testing.T, s *service, dp *dataPlane, user, provider string) ans
 	require.Equal(t, byName.StatusCode(), byToken.StatusCode())
 	if byName.JSON200 == nil {
 		require.Contains(t, []int{http.StatusForbidden, http.StatusNotFound}, byName.StatusCode(), "%s", byName.Body)
-		return answeredBy{"", s.records(acme, web)[0].Reason}
+		return answeredBy{"", s.Fetches(acme, web)[0].Reason}
 	}
 	require.Equal(t, byName.JSON200.KeyID, byToken.JSON200.KeyID)
 	require.Equal(t, byName.JSON200.Reason, byToken.JSON200.Reason)
@@ -1058,7 +1058,7 @@ func TestARestrictedKeyGoesOnlyToPlanesThatEnforceIt(t *testing.T) {
 				require.Contains(t, requireRefused(t, refused, http.StatusNotFound, "no-key").Detail, "restricted to models or operations")
 			}
 		}
-		require.Equal(t, "restrictions_not_enforced", s.records(acme, web)[0].Reason)
+		require.Equal(t, "restrictions_not_enforced", s.Fetches(acme, web)[0].Reason)
 		s.patch(key.ID, "", `{"restrict":{"models":null,"operations":null}}`)
 		require.Nil(t, fetch(t, dp, forKey(key.ID)).JSON200.Restrict)
 	})
@@ -1073,7 +1073,7 @@ func TestAKeyServesTheUsersItIsRestrictedTo(t *testing.T) {
 			requireRefused(t, fetch(t, dp, ask, "restrictions"), http.StatusForbidden, "key-restricted")
 			requireRefused(t, fetch(t, dp, ask), http.StatusNotFound, "no-key")
 		}
-		require.Equal(t, "key_restricted", s.records(acme, web)[1].Reason)
+		require.Equal(t, "key_restricted", s.Fetches(acme, web)[1].Reason)
 		for range 2 { // an older one that serves everybody is next, and there is none; a newer one comes first
 			other := s.shared("openai")
 			requireKey(t, fetch(t, dp, forCaller(s.credential(owner), "openai")), other, "project_key")
@@ -1091,7 +1091,7 @@ func TestALimitedKeyGoesOnlyToPlanesThatEnforceIt(t *testing.T) {
 				require.Contains(t, requireRefused(t, refused, http.StatusNotFound, "no-key").Detail, "has limits")
 			}
 		}
-		require.Equal(t, "limits_not_enforced", s.records(acme, web)[0].Reason)
+		require.Equal(t, "limits_not_enforced", s.Fetches(acme, web)[0].Reason)
 		s.patch(key.ID, "", `{"limit":null}`)
 		require.Nil(t, fetch(t, dp, forKey(key.ID)).JSON200.Limit)
 	})
@@ -1198,7 +1198,7 @@ func TestADisabledKeyIsFetchedByNobody(t *testing.T) {
 			detail := requireRefused(t, fetch(t, dp, ask), http.StatusForbidden, "key-disabled").Detail
 			require.Contains(t, detail, " was disabled at "+disabled.DisabledAt.Format(time.RFC3339)+" by "+owner)
 		}
-		require.Equal(t, "key_disabled", s.records(acme, web)[0].Reason)
+		require.Equal(t, "key_disabled", s.Fetches(acme, web)[0].Reason)
 		s.patch(key.ID, "", `{"disabled":false}`)
 		for _, ask := range asks {
 			require.Equal(t, http.StatusOK, fetch(t, dp, ask).StatusCode())
@@ -1226,7 +1226,7 @@ func TestAFetchedKeyCarriesItsEnd(t *testing.T) {
 		for _, ask := range []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai")} {
 			require.Contains(t, requireRefused(t, fetch(t, dp, ask), http.StatusForbidden, "key-expired").Detail, " expired at 1970-01-01T00:00:01Z")
 		}
-		require.Equal(t, "key_expired", s.records(acme, web)[0].Reason)
+		require.Equal(t, "key_expired", s.Fetches(acme, web)[0].Reason)
 	})
 }
 

@@ -108,10 +108,10 @@ func TestOneDataPlaneTestsAKey(t *testing.T) {
 		require.Equal(t, http.StatusNoContent, answer(t, dp, valid).StatusCode())
 		requireRefused(t, answer(t, dp, valid), http.StatusNotFound, "not-found")
 		require.Equal(t, "valid restricted", s.found(t, id))
-		record := s.records(acme, web)[0]
+		record := s.Fetches(acme, web)[0]
 		require.Equal(t, []any{dp.ID, "verification", models.OutcomeAllowed, owner, key.ID, uint32(1)},
 			[]any{record.DataPlaneID, record.Reason, record.Decision, record.UserID, record.KeyID, record.Version})
-		require.Len(t, s.records(acme, web), 1)
+		require.Len(t, s.Fetches(acme, web), 1)
 	})
 }
 
@@ -135,7 +135,7 @@ func TestSecretIsTestedBeforeItIsAKeys(t *testing.T) {
 	got := claim(t, dp, add("anthropic", secret))
 	require.Equal(t, http.StatusOK, got.StatusCode(), "%s", got.Body)
 	require.Equal(t, []string{secret, "2023-06-01"}, []string{headersOf(got)["X-Api-Key"], headersOf(got)["Anthropic-Version"]})
-	record := s.records(acme, web)[0]
+	record := s.Fetches(acme, web)[0]
 	require.Equal(t, []any{dp.ID, "verification", "anthropic", "", uint32(0)}, []any{record.DataPlaneID, record.Reason, record.Provider, record.KeyID, record.Version})
 
 	// What is signed here is refused elsewhere at another time.
@@ -187,7 +187,7 @@ func TestDataPlanesGetNoTestTheyCannotMake(t *testing.T) {
 		id := s.addTest(t, tc.key, tc.change)
 		requireRefused(t, claim(t, dp, id), http.StatusNotFound, "not-found")
 		require.Equal(t, tc.want, s.found(t, id))
-		record := s.records(acme, web)[0]
+		record := s.Fetches(acme, web)[0]
 		require.Equal(t, tc.wantRecord, []string{record.DataPlaneID, string(record.Decision), record.Reason})
 	}
 }

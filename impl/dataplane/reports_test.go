@@ -3,8 +3,6 @@ package dataplane_test
 import (
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -19,7 +17,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
-	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -177,16 +174,13 @@ func TestInvalidReports(t *testing.T) {
 // The key that its provider refuses is tested once, whatever the number of reports, and it serves on.
 func TestKeyThatBeginsToFailIsTested(t *testing.T) {
 	var asked atomic.Int32
-	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		asked.Add(1)
-		w.WriteHeader(http.StatusUnauthorized)
-	}))
-	t.Cleanup(provider.Close)
-	address, err := url.Parse(provider.URL)
-	require.NoError(t, err)
-	tester := verification.New(verification.Config{Upstreams: map[string]*url.URL{"openai": address}, Transport: provider.Client().Transport})
 	t.Cleanup(func() { require.EqualValues(t, 1, asked.Load()) })
-	s := onSQLite(t, func(o *aikeystest.Options, _ *dataplane.Config) { o.Tester = tester })
+	s := onSQLite(t, func(o *aikeystest.Options, _ *dataplane.Config) {
+		o.Tester = aikeystest.NewTester(t, func(w http.ResponseWriter, _ *http.Request) {
+			asked.Add(1)
+			w.WriteHeader(http.StatusUnauthorized)
+		})
+	})
 	feedtest.Run(t, s.public.Tests.Run)
 	dp, key := s.dataPlane(), s.shared("openai")
 	limited := s.dataPlane(serving(globex))

@@ -99,7 +99,7 @@ func start(t testing.TB, e modelstest.Engine, changes ...change) *service {
 	for _, change := range changes {
 		change(&opts, &cfg)
 	}
-	s := &service{t: t, db: feedtest.Open(t, url), public: aikeystest.Start(t, opts)}
+	s := &service{t: t, db: modelstest.Open(t, url), public: aikeystest.Start(t, opts)}
 	s.feed, err = feed.New(feed.Config{Store: store, Log: s.public.Evidence.Logger()})
 	require.NoError(t, err)
 	s.Service = s.public.Also("dataplane", contract(), func(observer *httpapi.Observer) http.Handler {
@@ -263,14 +263,6 @@ func requireRefused(t testing.TB, reply response, status int, slug string) gen.P
 	return doc
 }
 
-// records returns a project's fetches, newest first.
-func (s *service) records(customer, project string) []models.FetchRecord {
-	s.t.Helper()
-	page, err := s.Store.ListFetches(context.Background(), customer, project, models.FetchFilter{Limit: 100})
-	require.NoError(s.t, err)
-	return page
-}
-
 // report reports that a provider accepted or refused a key some time ago.
 func report(t testing.TB, dp *dataPlane, id string, bad bool, ago time.Duration) {
 	t.Helper()
@@ -283,15 +275,6 @@ func report(t testing.TB, dp *dataPlane, id string, bad bool, ago time.Duration)
 	reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: []gen.KeyReport{r}})
 	require.NoError(t, err)
 	require.Equal(t, http.StatusNoContent, reply.StatusCode(), "%s", reply.Body)
-}
-
-// row returns a key as the store knows it.
-func (s *service) row(id string) models.Key {
-	s.t.Helper()
-	caller := models.Caller{CustomerID: acme, ProjectID: web, UserID: owner}
-	row, err := s.Store.GetKey(context.Background(), caller, id, time.Now().UnixMicro())
-	require.NoError(s.t, err)
-	return row
 }
 
 type operation struct{ method, path, body string }
@@ -336,7 +319,7 @@ func TestOperationsRequireDataPlaneCredential(t *testing.T) {
 			})
 		}
 	}
-	require.Empty(t, s.records(acme, web), "an unauthenticated fetch leaves no record")
+	require.Empty(t, s.Fetches(acme, web), "an unauthenticated fetch leaves no record")
 }
 
 // Every operation that gives anything out checks the credential in its own statement, so a cached session does not help.
@@ -367,12 +350,12 @@ func TestRevokedDataPlaneIsRefusedAtOnce(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				dp := s.dataPlane()
 				require.Less(t, request(dp).StatusCode(), http.StatusBadRequest, "the session is cached")
-				before := len(s.records(acme, web))
+				before := len(s.Fetches(acme, web))
 				s.revoke(dp)
 				for range 2 {
 					requireRefused(t, request(dp), http.StatusUnauthorized, "unauthenticated")
 				}
-				require.Len(t, s.records(acme, web), before)
+				require.Len(t, s.Fetches(acme, web), before)
 			})
 		}
 	})

@@ -97,7 +97,7 @@ func TestAcknowledgeCountsInReceipt(t *testing.T) {
 			return reply
 		}
 		acknowledged := func() int {
-			receipt, err := s.feed.Receipt(t.Context(), s.row(key.ID).Stop())
+			receipt, err := s.feed.Receipt(t.Context(), s.Row(key.ID).Stop())
 			require.NoError(t, err)
 			return receipt.Acknowledged
 		}

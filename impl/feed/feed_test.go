@@ -71,13 +71,7 @@ func newEnv(t testing.TB, url string) *env {
 	t.Helper()
 	e := &env{t: t, url: url, store: modelstest.OpenStore(t, url, models.Options{MaxConns: 12})}
 	e.newStore = func() Store { return sharedStore{e.store, e} }
-	require.NoError(t, e.store.Transact(t.Context(), func(tx *models.Tx) error {
-		if err := tx.EnsureProject(acme, "web"); err != nil {
-			return err
-		}
-		_, err := tx.SetMember(acme, "web", "olga", models.RoleOwner)
-		return err
-	}))
+	modelstest.SetMember(t, e.store, olga, models.RoleOwner)
 	feedtest.Run(t, func(ctx context.Context) error {
 		return e.store.Watch(ctx, func() {
 			e.wakes.Range(func(wake, _ any) bool { (*wake.(*func()))(); return true }) //nolint:forcetypeassert // there is no other
@@ -352,7 +346,7 @@ func (e *env) revoke(keys ...models.Key) models.Key {
 // execute runs a statement past the stores.
 func (e *env) execute(statement string) {
 	e.t.Helper()
-	_, err := feedtest.Open(e.t, modelstest.AsOwner(e.t, e.url)).ExecContext(context.Background(), statement)
+	_, err := modelstest.Open(e.t, modelstest.AsOwner(e.t, e.url)).ExecContext(context.Background(), statement)
 	require.NoError(e.t, err)
 }
 

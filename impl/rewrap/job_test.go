@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -257,7 +256,8 @@ func TestRunRetriesDuringAnOutage(t *testing.T) {
 func TestInvalidVersionIsUnreadable(t *testing.T) {
 	each(t, 3, func(t *testing.T, env *env) {
 		damaged := env.rows()[1].ID
-		require.NoError(t, env.update(`version = -1 WHERE id = $1`, damaged))
+		_, err := env.db.ExecContext(t.Context(), `UPDATE ai_keys SET version = -1 WHERE id = $1`, damaged)
+		require.NoError(t, err)
 		env.rotate()
 		result := env.run(env.sealer)
 		require.Equal(t, Progress{Total: 3, Rewrapped: 2, Unreadable: 1}, result.Progress)
@@ -293,7 +293,9 @@ func TestRunDuringTraffic(t *testing.T) {
 				return err
 			}
 			env.secrets[k.ID] = secret // only this goroutine uses the map
-			return env.update(`version = $1, envelope = $2, kek_id = $3 WHERE id = $4`, k.Version, envelope.Bytes, envelope.KEKID, k.ID)
+			_, err = env.db.ExecContext(ctx, `UPDATE ai_keys SET version = $1, envelope = $2, kek_id = $3 WHERE id = $4`,
+				k.Version, envelope.Bytes, envelope.KEKID, k.ID)
+			return err
 		}
 		for range 2 {
 			job := New(Config{Store: env.Store, Sealer: env.sealer})
@@ -612,6 +614,7 @@ type env struct {
 	*models.Store
 	t       *testing.T
 	url     string
+	db      *sql.DB // goes past the store
 	keyset  string
 	sealer  sealer.Sealer
 	ids     models.IDs
@@ -632,18 +635,13 @@ func each(t *testing.T, keys int, test func(t *testing.T, env *env)) {
 
 func newEnv(t *testing.T, e modelstest.Engine, keys int) *env {
 	t.Helper()
-	env := &env{t: t, url: e.MigratedURL(t), keyset: filepath.Join(t.TempDir(), "keyset.json"), secrets: map[string]string{}}
-	env.Store = modelstest.OpenStore(t, env.url, models.Options{})
+	url := e.MigratedURL(t)
+	env := &env{t: t, url: url, Store: modelstest.OpenStore(t, url, models.Options{}), db: modelstest.Open(t, url),
+		keyset: filepath.Join(t.TempDir(), "keyset.json"), secrets: map[string]string{}}
 	env.sealer = openKeyset(t, env.keyset)
 	require.NoError(t, keysetcheck.New(env.Store, env.sealer, keysetcheck.SealAndOpen).Check(t.Context()))
 	env.canary = env.openCanary(env.sealer)
-	require.NoError(t, env.Transact(t.Context(), func(tx *models.Tx) error {
-		if err := tx.EnsureProject(olga.CustomerID, olga.ProjectID); err != nil {
-			return err
-		}
-		_, err := tx.SetMember(olga.CustomerID, olga.ProjectID, olga.UserID, models.RoleOwner)
-		return err
-	}))
+	modelstest.SetMember(t, env.Store, olga, models.RoleOwner)
 	env.registerMany(keys)
 	return env
 }
@@ -717,21 +715,6 @@ func (env *env) revoke(ctx context.Context, id string) error {
 func (env *env) event(kind models.EventType, keyID string, at int64) models.Event {
 	return models.Event{CustomerID: olga.CustomerID, ProjectID: olga.ProjectID, ID: env.ids.Next(models.EventIDPrefix, time.UnixMicro(at)),
 		Type: kind, Outcome: models.OutcomeAllowed, At: at, ActorUserID: olga.UserID, KeyID: keyID}
-}
-
-// update changes rows behind the store's back.
-func (env *env) update(assignments string, values ...any) error {
-	driver, source := "pgx", env.url
-	if path, ok := strings.CutPrefix(env.url, "sqlite:"); ok {
-		driver, source = "sqlite", "file:"+path+"?_pragma=busy_timeout(10000)"
-	}
-	db, err := sql.Open(driver, source)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = db.Close() }()
-	_, err = db.ExecContext(env.t.Context(), "UPDATE ai_keys SET "+assignments, values...)
-	return err
 }
 
 // replace overwrites the envelope of a row.

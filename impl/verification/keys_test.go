@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -35,35 +34,14 @@ type held struct {
 // eachHeld runs a test on every engine, with a service whose tests of refused keys run.
 func eachHeld(t *testing.T, test func(h held), provider http.HandlerFunc) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		server := httptest.NewServer(provider)
-		t.Cleanup(server.Close)
-		address, err := url.Parse(server.URL)
-		require.NoError(t, err)
-		opts := aikeystest.Options{Store: modelstest.NewStore(t, e), Tester: verification.New(verification.Config{
-			Upstreams: map[string]*url.URL{"openai": address}, Transport: server.Client().Transport,
-		})}
-		h := held{aikeystest.Start(t, opts), t}
-		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-		ended := make(chan error, 1)
-		go func() { ended <- h.Tests.Run(ctx) }()
-		t.Cleanup(func() {
-			cancel()
-			require.NoError(t, <-ended)
-		})
+		h := held{aikeystest.Start(t, aikeystest.Options{Store: modelstest.NewStore(t, e), Tester: aikeystest.NewTester(t, provider)}), t}
+		feedtest.Run(t, h.Tests.Run)
 		test(h)
 	})
 }
 
 func (h held) register() gen.Key {
 	return h.As(aikeystest.Owner).Register(h.t, h.Shared("openai-"+h.Secret()[:8]))
-}
-
-// row returns a key as it is stored.
-func (h held) row(id string) models.Key {
-	caller := models.Caller{CustomerID: aikeystest.Customer, ProjectID: aikeystest.Project, UserID: aikeystest.Owner}
-	k, err := h.Store.GetKey(h.t.Context(), caller, id, time.Now().UnixMicro())
-	require.NoError(h.t, err)
-	return k
 }
 
 // event returns the event of a test that a data plane's report led to.
@@ -84,14 +62,8 @@ func test(h held, keys *verification.Keys, k gen.Key) (models.Key, error) {
 }
 
 func (h held) awaitVerdict(k gen.Key) models.Key {
-	require.Eventually(h.t, func() bool { return h.row(k.ID).VerifiedAt != 0 }, 10*time.Second, 5*time.Millisecond)
-	return h.row(k.ID)
-}
-
-func (h held) fetches() []models.FetchRecord {
-	page, err := h.Store.ListFetches(h.t.Context(), aikeystest.Customer, aikeystest.Project, models.FetchFilter{Limit: 100})
-	require.NoError(h.t, err)
-	return page
+	require.Eventually(h.t, func() bool { return h.Row(k.ID).VerifiedAt != 0 }, 10*time.Second, 5*time.Millisecond)
+	return h.Row(k.ID)
 }
 
 func TestRefusedKeyIsTestedOnce(t *testing.T) {
@@ -107,10 +79,10 @@ func TestRefusedKeyIsTestedOnce(t *testing.T) {
 		}
 		h.refuse(last)
 		h.awaitVerdict(last) // after the others, which wait in front of it, were taken
-		require.Equal(h.t, got.VerifiedAt, h.row(key.ID).VerifiedAt)
-		require.Len(h.t, h.fetches(), 2)
+		require.Equal(h.t, got.VerifiedAt, h.Row(key.ID).VerifiedAt)
+		require.Len(h.t, h.Fetches(aikeystest.Customer, aikeystest.Project), 2)
 		require.Equal(h.t, []string{"control_plane", "verification", "", "r"}, []string{
-			h.fetches()[0].DataPlaneID, h.fetches()[0].Reason, h.fetches()[0].UserID, h.fetches()[0].RequestID,
+			h.Fetches(aikeystest.Customer, aikeystest.Project)[0].DataPlaneID, h.Fetches(aikeystest.Customer, aikeystest.Project)[0].Reason, h.Fetches(aikeystest.Customer, aikeystest.Project)[0].UserID, h.Fetches(aikeystest.Customer, aikeystest.Project)[0].RequestID,
 		})
 		events, err := h.Store.ListEvents(h.t.Context(), models.Caller{CustomerID: key.CustomerID, ProjectID: key.ProjectID, UserID: aikeystest.Owner},
 			models.EventFilter{Type: models.EventKeyVerified, KeyID: key.ID}, "", 10)
@@ -172,11 +144,11 @@ func TestNoTestBeginsAfterARevocation(t *testing.T) {
 				done <- err
 			}()
 			h.As(aikeystest.Owner).RevokeKey(h.t, key.ID)
-			opened := len(h.fetches())
+			opened := len(h.Fetches(aikeystest.Customer, aikeystest.Project))
 			if err := <-done; err != nil {
 				require.ErrorIs(h.t, err, verification.ErrStopped)
 			}
-			require.Len(h.t, h.fetches(), opened, "what was opened was on record before the revocation was answered")
+			require.Len(h.t, h.Fetches(aikeystest.Customer, aikeystest.Project), opened, "what was opened was on record before the revocation was answered")
 			_, err := test(h, h.Tests, key)
 			require.ErrorIs(h.t, err, verification.ErrStopped)
 		}
@@ -197,7 +169,7 @@ func TestSealersFailureIsNoVerdict(t *testing.T) {
 			_, err := test(h, keys, key)
 			require.ErrorIs(h.t, err, failure)
 		}
-		require.Zero(h.t, h.row(key.ID).VerifiedAt)
+		require.Zero(h.t, h.Row(key.ID).VerifiedAt)
 		_, err := test(h, h.Tests, key)
 		require.NoError(h.t, err, "a failure holds no later test up")
 	}, func(http.ResponseWriter, *http.Request) { asked.Add(1) })
@@ -210,7 +182,7 @@ func TestUserHasFewKeysTested(t *testing.T) {
 		for range 40 {
 			key := h.register()
 			if _, err = test(h, h.Tests, key); err != nil {
-				require.Zero(h.t, h.row(key.ID).VerifiedAt)
+				require.Zero(h.t, h.Row(key.ID).VerifiedAt)
 				break
 			}
 		}

@@ -2,6 +2,7 @@ package modelstest
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"io/fs"
 	"net/url"
@@ -12,7 +13,9 @@ import (
 	"sync"
 	"testing"
 
+	_ "github.com/jackc/pgx/v5/stdlib" // a driver for Open
 	"github.com/stretchr/testify/require"
+	_ "modernc.org/sqlite" // the other
 
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/database"
@@ -166,4 +169,29 @@ func OpenStore(t testing.TB, url string, opts models.Options) *models.Store {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return store
+}
+
+// Open returns a connection to a store's database that goes past the store. It is closed when the test ends.
+func Open(t testing.TB, databaseURL string) *sql.DB {
+	t.Helper()
+	driver, source := "pgx", databaseURL
+	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
+		driver, source = "sqlite", "file:"+url.PathEscape(path)+"?_pragma=busy_timeout(5000)"
+	}
+	db, err := sql.Open(driver, source)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}
+
+// SetMember gives the caller a role in their project, as the operator does, and creates the project if needed.
+func SetMember(t testing.TB, store *models.Store, c models.Caller, role models.Role) {
+	t.Helper()
+	require.NoError(t, store.Transact(context.Background(), func(tx *models.Tx) error {
+		if err := tx.EnsureProject(c.CustomerID, c.ProjectID); err != nil {
+			return err
+		}
+		_, err := tx.SetMember(c.CustomerID, c.ProjectID, c.UserID, role)
+		return err
+	}))
 }

@@ -9,7 +9,9 @@ package aikeystest
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -81,6 +83,17 @@ type Service struct {
 	sessions map[caller]*Session // guarded by mu
 }
 
+// NewTester returns a Verifier that tests keys of OpenAI and Bedrock at a handler in their place.
+func NewTester(t testing.TB, provider http.HandlerFunc) *verification.Verifier {
+	server := httptest.NewServer(provider)
+	t.Cleanup(server.Close)
+	address, err := url.Parse(server.URL)
+	require.NoError(t, err)
+	return verification.New(verification.Config{
+		Upstreams: map[string]*url.URL{"openai": address, "bedrock": address}, Transport: server.Client().Transport,
+	})
+}
+
 // Start runs a Service until the test ends. Its database has the projects and members that the constants describe.
 func Start(t testing.TB, opts Options) *Service {
 	if opts.Store == nil {
@@ -111,6 +124,23 @@ func (s *Service) Also(name string, contract *Contract, newHandler func(*httpapi
 	other.Handler = newHandler(other.observer(name))
 	other.serve()
 	return other
+}
+
+// Row returns a key of Customer's Project as it is stored.
+func (s *Service) Row(id string) models.Key {
+	s.t.Helper()
+	caller := models.Caller{CustomerID: Customer, ProjectID: Project, UserID: Owner}
+	row, err := s.Store.GetKey(context.Background(), caller, id, time.Now().UnixMicro())
+	require.NoError(s.t, err)
+	return row
+}
+
+// Fetches returns a project's fetches, newest first.
+func (s *Service) Fetches(customer, project string) []models.FetchRecord {
+	s.t.Helper()
+	page, err := s.Store.ListFetches(context.Background(), customer, project, models.FetchFilter{Limit: 100})
+	require.NoError(s.t, err)
+	return page
 }
 
 // HTTPClient returns a client whose replies are checked.

@@ -12,6 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
 // The projects of every Service: Customer's Project and OtherProject, and the OtherCustomer's project of the same name.
@@ -44,13 +45,7 @@ func (s *Service) seed() {
 
 // SetMember gives a user a role in a project, as the operator does, and creates the project if needed.
 func (s *Service) SetMember(customer, project, user string, role models.Role) {
-	require.NoError(s.t, s.Store.Transact(context.Background(), func(tx *models.Tx) error {
-		if err := tx.EnsureProject(customer, project); err != nil {
-			return err
-		}
-		_, err := tx.SetMember(customer, project, user, role)
-		return err
-	}))
+	modelstest.SetMember(s.t, s.Store, models.Caller{CustomerID: customer, ProjectID: project, UserID: user}, role)
 }
 
 // Session is a user's session by an API key, and the generated client that uses it.

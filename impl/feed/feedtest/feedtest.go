@@ -4,10 +4,8 @@ package feedtest
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -16,9 +14,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver for PostgreSQL
 	"github.com/stretchr/testify/require"
-	_ "modernc.org/sqlite" // the driver for SQLite
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/models"
@@ -247,17 +243,4 @@ func StoreDataPlane(t testing.TB, store *models.Store, d models.DataPlane) model
 	d.CreatedAt = time.Now().UnixMicro()
 	require.NoError(t, store.Transact(context.Background(), func(tx *models.Tx) error { return tx.CreateDataPlane(d) }))
 	return d
-}
-
-// Open returns a connection to a store's database that bypasses the store.
-func Open(t testing.TB, databaseURL string) *sql.DB {
-	t.Helper()
-	driver, source := "pgx", databaseURL
-	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
-		driver, source = "sqlite", "file:"+url.PathEscape(path)+"?_pragma=busy_timeout(5000)"
-	}
-	db, err := sql.Open(driver, source)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return db
 }
