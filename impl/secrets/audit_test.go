@@ -21,8 +21,8 @@ import (
 
 func TestAuditLinePerOpen(t *testing.T) {
 	s := start(t, nil)
-	sealed := s.seal(s.marked())
-	foreign := start(t, nil).seal(s.marked())
+	sealed := s.seal(s.Secret())
+	foreign := start(t, nil).seal(s.Secret())
 	other := openRequest(sealed.Envelope)
 	other.Binding.CustomerID = "globex"
 
@@ -46,7 +46,7 @@ func TestAuditLinePerOpen(t *testing.T) {
 	require.Equal(t, []string{"acme opened", "globex does-not-open", "acme unknown-kek", "acme malformed-envelope"}, outcomes)
 	require.Equal(t, foreign.KekID, s.audited()[2]["kek_id"])
 
-	s.seal(s.marked())
+	s.seal(s.Secret())
 	require.Len(t, s.audited(), 4, "nothing else is audited")
 }
 
@@ -66,13 +66,13 @@ func TestNoOpenWithoutAuditLine(t *testing.T) {
 			return audit.Write(line)
 		}))
 	})
-	plain := s.marked()
+	plain := s.Secret()
 	envelope := s.seal(plain).Envelope
 	lost = true
 	requireRefused(t, s.open(envelope), http.StatusServiceUnavailable, "unavailable")
 	requireRefused(t, s.open("AAAA"), http.StatusServiceUnavailable, "unavailable")
-	require.Contains(t, s.log.String(), `"level":"ERROR"`)
-	require.Contains(t, s.log.String(), "audit: lost")
+	require.Contains(t, s.Log(), `"level":"ERROR"`)
+	require.Contains(t, s.Log(), "audit: lost")
 	s.clients = clientsOf(t, "main", `["seal"]`)
 	requireRefused(t, s.open(envelope), http.StatusForbidden, "client-not-allowed")
 	s.clients = clientsOf(t, "main", everything)
@@ -115,7 +115,7 @@ func TestAuditCountsRepeatedRefusals(t *testing.T) {
 func TestAuditIsCompleteUnderLoad(t *testing.T) {
 	const callers, each = 16, 25
 	s := start(t, nil)
-	envelope := s.seal(s.marked()).Envelope
+	envelope := s.seal(s.Secret()).Envelope
 	var mu sync.Mutex
 	answered := map[string]bool{} // by request id
 	var wg sync.WaitGroup
@@ -151,9 +151,9 @@ func TestPanicIsAuditedWithoutTheSecret(t *testing.T) {
 		require.NoError(t, err)
 		panic(string(plain.Reveal()))
 	}}))
-	requireRefused(t, s.open(s.seal(s.marked()).Envelope), http.StatusInternalServerError, "internal")
+	requireRefused(t, s.open(s.seal(s.Secret()).Envelope), http.StatusInternalServerError, "internal")
 	require.Equal(t, "failed", s.audited()[0]["outcome"])
-	require.Contains(t, s.log.String(), "sealertest.Fake.Open", "where it happened")
+	require.Contains(t, s.Log(), "sealertest.Fake.Open", "where it happened")
 }
 
 func TestSecretsAreWipedAfterTheResponse(t *testing.T) {
@@ -171,7 +171,7 @@ func TestSecretsAreWipedAfterTheResponse(t *testing.T) {
 			return plain, err
 		},
 	}))
-	plain := s.marked()
+	plain := s.Secret()
 	s.requireOpens(s.seal(plain).Envelope, plain)
 	require.Len(t, passed, 2)
 	for _, secret := range passed {

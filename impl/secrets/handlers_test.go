@@ -3,25 +3,19 @@ package secrets_test
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -40,7 +34,7 @@ const bindingText = `"binding": {"customer_id": "c", "project_id": "p", "key_id"
 
 func TestInvalidBodyIsRefusedAndNotRepeated(t *testing.T) {
 	s := start(t, nil)
-	plain := s.marked()
+	plain := s.Secret()
 	encoded := base64.StdEncoding.EncodeToString([]byte(plain))
 	for name, body := range map[string]string{
 		"no base64":           `{` + bindingText + `, "secret": "` + plain + `-"}`,
@@ -109,7 +103,7 @@ func TestNamespacesAreSeparate(t *testing.T) {
 			return nil, sealer.ErrUnavailable
 		}
 	})
-	plain := s.marked()
+	plain := s.Secret()
 	sealed := s.seal(plain)
 	envelope := sealed.Envelope
 	s.clients = clientsOf(t, "other", everything)
@@ -145,16 +139,14 @@ func FuzzSealBody(f *testing.F) {
 	}
 	s := start(f, nil)
 	f.Fuzz(func(t *testing.T, body []byte) {
-		plain := s.marked()
+		plain := s.Secret()
 		body = bytes.ReplaceAll(body, []byte("SECRET"), []byte(plain))
 		body = bytes.ReplaceAll(body, []byte("BASE64"), []byte(base64.StdEncoding.EncodeToString([]byte(plain))))
 		status, answer := s.post(t.Context(), t, "/v1/seal", bytes.NewReader(body))
 		require.Less(t, status, http.StatusInternalServerError)
 		require.Empty(t, aikeystest.FindIn([]byte(answer), plain))
-		require.Empty(t, aikeystest.FindIn(s.log.Bytes(), plain))
-		s.log.Reset()
-		s.refusals.Reset()
-		s.hidden = nil
+		require.Empty(t, aikeystest.FindIn([]byte(s.Log()), plain))
+		s.Forget()
 	})
 }
 
@@ -175,9 +167,8 @@ func FuzzOpenBody(f *testing.F) {
 			status, _ := s.post(t.Context(), t, path, bytes.NewReader(body))
 			require.Less(t, status, http.StatusInternalServerError)
 		}
-		s.log.Reset()
 		s.audit.Reset()
-		s.refusals.Reset()
+		s.Forget()
 	})
 }
 
@@ -229,12 +220,12 @@ func TestAClientThatSealsOpensTheCanaryAlone(t *testing.T) {
 	s := start(t, nil)
 	canary := sealer.CanaryBinding()
 	binding := gen.Binding{CustomerID: canary.CustomerID, ProjectID: canary.ProjectID, KeyID: canary.KeyID, Provider: canary.Provider, Version: int64(canary.Version)}
-	plain := s.marked()
+	plain := s.Secret()
 	request := sealRequest(plain)
 	request.Binding = binding
 	sealed, err := s.client.SealSecretWithResponse(t.Context(), request)
 	require.NoError(t, err)
-	other := s.seal(s.marked())
+	other := s.seal(s.Secret())
 	for _, may := range []string{`["seal"]`, `["rewrap", "status"]`} {
 		s.clients = clientsOf(t, "main", may)
 		requireRefused(t, s.open(other.Envelope), http.StatusForbidden, "client-not-allowed")
@@ -273,17 +264,13 @@ const everything = `["seal", "open", "rewrap", "status"]`
 // service is the secrets service and its client, without a socket between them. Every response is checked against the document,
 // and the log, audit, metrics and refusals are searched for the secrets that the test used.
 type service struct {
-	t          testing.TB
-	handler    http.Handler
-	clients    *secrets.ClientList
-	log, audit bytes.Buffer
-	registry   *prometheus.Registry
-	contract   *aikeystest.Contract
-	client     *gen.ClientWithResponses
-
-	mu       sync.Mutex // guards the following
-	refusals bytes.Buffer
-	hidden   []string
+	*aikeystest.Evidence
+	t        testing.TB
+	handler  http.Handler
+	clients  *secrets.ClientList
+	audit    bytes.Buffer
+	contract *aikeystest.Contract
+	client   *gen.ClientWithResponses
 }
 
 // start returns a service with one client and the namespace "main", unless change says otherwise.
@@ -291,12 +278,12 @@ func start(t testing.TB, change func(*secrets.Config)) *service {
 	t.Helper()
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
-	s := &service{t: t, registry: prometheus.NewRegistry(), contract: aikeystest.NewContract(doc), clients: clientsOf(t, "main", everything)}
-	observer, err := httpapi.NewObserver("secrets", slog.New(slog.NewJSONHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug})), s.registry, nil)
+	s := &service{Evidence: aikeystest.NewEvidence(t), t: t, contract: aikeystest.NewContract(doc), clients: clientsOf(t, "main", everything)}
+	observer, err := httpapi.NewObserver("secrets", s.Logger(), s.Registry, nil)
 	require.NoError(t, err)
 	cfg := secrets.Config{
 		Clients: func(context.Context) *secrets.ClientList { return s.clients }, Audit: secrets.NewAudit(&s.audit),
-		Metrics: s.registry, MaxConcurrent: 16, MaxQueue: 256, API: httpapi.Config{Observer: observer},
+		Metrics: s.Registry, MaxConcurrent: 16, MaxQueue: 256, API: httpapi.Config{Observer: observer},
 	}
 	over(sealertest.New(t))(&cfg)
 	if change != nil {
@@ -306,7 +293,7 @@ func start(t testing.TB, change func(*secrets.Config)) *service {
 	require.NoError(t, err)
 	s.client, err = gen.NewClientWithResponses("http://secrets-svc", gen.WithHTTPClient(&http.Client{Transport: s}))
 	require.NoError(t, err)
-	t.Cleanup(s.requireNoLeaks)
+	t.Cleanup(func() { _, _ = s.Write(s.audit.Bytes()) }) // which is then searched too
 	return s
 }
 
@@ -338,10 +325,8 @@ func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
 	if found := s.contract.Complaints(req, resp, body); len(found) > 0 {
 		return nil, fmt.Errorf("not as documented: %q", found)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if resp.StatusCode >= http.StatusBadRequest {
-		s.refusals.Write(body)
+		s.Keep(resp, body)
 	}
 	return resp, nil
 }
@@ -357,31 +342,6 @@ func (s *service) post(ctx context.Context, t testing.TB, path string, body io.R
 	text, err := io.ReadAll(reply.Body)
 	require.NoError(t, err)
 	return reply.StatusCode, string(text)
-}
-
-// marked returns a new secret that the test's end searches for in all output.
-func (s *service) marked() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hidden = append(s.hidden, "sk-"+hex.EncodeToString(b[:]))
-	return s.hidden[len(s.hidden)-1]
-}
-
-func (s *service) requireNoLeaks() {
-	gathered, err := s.registry.Gather()
-	require.NoError(s.t, err)
-	var metrics bytes.Buffer
-	for _, family := range gathered {
-		_, err := expfmt.MetricFamilyToText(&metrics, family)
-		require.NoError(s.t, err)
-	}
-	for place, text := range map[string]*bytes.Buffer{"log": &s.log, "audit": &s.audit, "refusals": &s.refusals, "metrics": &metrics} {
-		for _, hidden := range s.hidden {
-			require.Empty(s.t, aikeystest.FindIn(text.Bytes(), hidden), place)
-		}
-	}
 }
 
 func exampleBinding() gen.Binding {

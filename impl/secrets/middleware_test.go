@@ -26,7 +26,7 @@ import (
 
 func TestPermissions(t *testing.T) {
 	s := start(t, nil)
-	envelope := s.seal(s.marked()).Envelope
+	envelope := s.seal(s.Secret()).Envelope
 	for name, may := range map[string][]secrets.Permission{
 		`["seal"]`: {secrets.Seal}, `["open"]`: {secrets.Open}, `["rewrap"]`: {secrets.Rewrap}, `["status"]`: {secrets.Status},
 		`["rewrap", "status"]`: {secrets.Rewrap, secrets.Status}, everything: {secrets.Seal, secrets.Open, secrets.Rewrap, secrets.Status},
@@ -71,7 +71,7 @@ func TestEveryOperationNeedsAPermission(t *testing.T) {
 
 func TestUnlistedClientIsRefused(t *testing.T) {
 	s := start(t, nil)
-	envelope := s.seal(s.marked()).Envelope
+	envelope := s.seal(s.Secret()).Envelope
 	stranger := strconv.Itoa(os.Geteuid() + 1)
 	list, err := secrets.ParseClients([]byte(
 		`{"clients": [{"name": "other", "uids": [` + stranger + `], "namespace": "main", "may": ` + everything + `}]}`))
@@ -82,7 +82,7 @@ func TestUnlistedClientIsRefused(t *testing.T) {
 		require.NoError(t, err)
 		requireRefused(t, reply, http.StatusForbidden, "client-not-allowed")
 	}
-	require.Contains(t, s.log.String(), `"source_ip":"uid:`+strconv.Itoa(os.Geteuid())+`"`, "the log tells who tried")
+	require.Contains(t, s.Log(), `"source_ip":"uid:`+strconv.Itoa(os.Geteuid())+`"`, "the log tells who tried")
 	last := s.audited()[len(s.audited())-1]
 	require.Equal(t, "client-not-allowed", last["outcome"])
 	require.Equal(t, []any{"uid:" + strconv.Itoa(os.Geteuid())}, last["peer"])
@@ -185,7 +185,7 @@ const patience, often = 20 * time.Second, 5 * time.Millisecond
 func (s *service) requireGauges(working, queued float64) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
-		gathered, err := s.registry.Gather()
+		gathered, err := s.Registry.Gather()
 		require.NoError(s.t, err)
 		found := map[string]float64{}
 		for _, family := range gathered {
@@ -235,8 +235,8 @@ func TestOverloadIsRefusedAtOnce(t *testing.T) {
 	wg.Wait()
 	require.EqualValues(t, atWork+queue, served.Load())
 	require.EqualValues(t, atWork, most.Load())
-	require.Contains(t, s.log.String(), `"status":503`)
-	s.seal(s.marked()) // the service works again
+	require.Contains(t, s.Log(), `"status":503`)
+	s.seal(s.Secret()) // the service works again
 }
 
 func TestCanceledRequestLeavesTheQueue(t *testing.T) {
@@ -266,5 +266,5 @@ func TestCanceledRequestLeavesTheQueue(t *testing.T) {
 	wg.Wait()
 	s.requireGauges(0, 0)
 	require.Len(t, began, 1, "the request in the queue was not worked on")
-	s.seal(s.marked())
+	s.seal(s.Secret())
 }

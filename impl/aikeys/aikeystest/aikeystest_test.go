@@ -74,8 +74,8 @@ func TestTheSecretCheckNotices(t *testing.T) {
 	s := Start(t, Options{})
 	letOut := map[string]func(secret string){
 		"the log":  func(secret string) { _, _ = s.Evidence.Write([]byte("x" + secret)) },
-		"a reply":  func(secret string) { s.Evidence.keep(&http.Response{}, []byte(`{"a":"`+secret+`"}`)) },
-		"a header": func(secret string) { s.Evidence.keep(&http.Response{Header: http.Header{"X": {secret}}}, nil) },
+		"a reply":  func(secret string) { s.Evidence.Keep(&http.Response{}, []byte(`{"a":"`+secret+`"}`)) },
+		"a header": func(secret string) { s.Evidence.Keep(&http.Response{Header: http.Header{"X": {secret}}}, nil) },
 	}
 	for name, leak := range letOut {
 		t.Run(name, func(t *testing.T) {

@@ -209,7 +209,7 @@ func (c *checkedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	}
 	holdsSecret := (req.URL.Path == "/v1/fetch" || req.URL.Path == "/v1/claims") && resp.StatusCode == http.StatusOK
 	if !holdsSecret {
-		c.service.Evidence.keep(resp, body)
+		c.service.Evidence.Keep(resp, body)
 	}
 	for _, complaint := range c.service.contract.Complaints(req, resp, body) {
 		c.service.t.Errorf("aikeystest: %s", complaint)

@@ -93,7 +93,7 @@ func (s *Service) Serve(req *http.Request) (Reply, []string) {
 	s.Handler.ServeHTTP(recorder, req.Clone(req.Context())) // the handler may change its request
 	resp := recorder.Result()
 	body := recorder.Body.Bytes()
-	s.Evidence.keep(resp, body)
+	s.Evidence.Keep(resp, body)
 	return Reply{resp.StatusCode, resp.Header, body}, s.contract.Complaints(req, resp, body)
 }
 

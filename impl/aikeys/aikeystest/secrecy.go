@@ -20,30 +20,40 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
-// Evidence is the output of a Service: its log at every level, its replies, its metrics and its spans. It is safe for
+// Evidence is the output of a service: its log at every level, its replies, its metrics (in Registry) and its spans. It is safe for
 // concurrent use.
 type Evidence struct {
 	mu       sync.Mutex
 	log      bytes.Buffer
 	replies  bytes.Buffer
 	hidden   []string
-	registry *prometheus.Registry
+	Registry *prometheus.Registry
 	spans    *tracetest.InMemoryExporter
 }
 
-func newEvidence() *Evidence {
-	return &Evidence{registry: prometheus.NewRegistry(), spans: tracetest.NewInMemoryExporter()}
+// NewEvidence returns evidence that is searched for secrets when the test ends.
+func NewEvidence(t testing.TB) *Evidence {
+	e := &Evidence{Registry: prometheus.NewRegistry(), spans: tracetest.NewInMemoryExporter()}
+	t.Cleanup(func() {
+		for _, leak := range e.Leaks() {
+			t.Errorf("aikeystest: %s", leak)
+		}
+	})
+	return e
 }
 
-// Secret returns 32 new hexadecimal digits that the service must not output. A test uses them as a secret, or wherever
-// else a caller could put one.
-func (s *Service) Secret() string {
+// Secret returns new text to use as a secret, or in any other place where a caller could put one: 32 hexadecimal digits, which
+// the service must not output.
+func (e *Evidence) Secret() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read ends the program instead
 	text := hex.EncodeToString(b[:])
-	s.Evidence.Hide(text)
+	e.Hide(text)
 	return text
 }
+
+// Secret is Evidence.Secret.
+func (s *Service) Secret() string { return s.Evidence.Secret() }
 
 // Hide adds a text of at least 16 bytes that the service must not output.
 func (e *Evidence) Hide(secret string) {
@@ -132,7 +142,7 @@ func (e *Evidence) Replies() string {
 
 // Metrics returns the metrics as a scraper sees them.
 func (e *Evidence) Metrics() string {
-	families, err := e.registry.Gather()
+	families, err := e.Registry.Gather()
 	if err != nil {
 		return err.Error()
 	}
@@ -158,7 +168,8 @@ func (e *Evidence) Spans() string {
 	return text.String()
 }
 
-func (e *Evidence) keep(resp *http.Response, body []byte) {
+// Keep adds a reply.
+func (e *Evidence) Keep(resp *http.Response, body []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	_ = resp.Header.Write(&e.replies) // a buffer never fails to write
