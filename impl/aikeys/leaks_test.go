@@ -32,7 +32,7 @@ func TestALeakedKeyIsFoundAndRevoked(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		shared, own := s.Shared("n"), s.Own("o")
 		key, other := s.As(owner).Register(t, shared), s.As(member).Register(t, own)
-		values := []string{"OPENAI_API_KEY=" + shared.Secret.Reveal(), newSecret(s), `Authorization: "Bearer ` + own.Secret.Reveal() + `"`, " " + shared.Secret.Reveal() + "\n"}
+		values := []string{"OPENAI_API_KEY=" + shared.Secret.Reveal(), "sk-" + s.Secret(), `Authorization: "Bearer ` + own.Secret.Reveal() + `"`, " " + shared.Secret.Reveal() + "\n"}
 		found, lines := leaked(t, s, owner, false, values...)
 		require.Equal(t, [][]any{{0, key.ID, 1, "active", "none"}, {2, other.ID, 1, "active", "none"}, {3, key.ID, 1, "active", "none"}}, lines)
 		require.Equal(t, []any{"key", "openai", key.Name, (*string)(nil)}, []any{found[0].Kind, *found[0].Provider, *found[0].Name, found[0].UserID})
@@ -54,7 +54,7 @@ func TestALeakedKeyIsFoundAndRevoked(t *testing.T) {
 func TestALeakOfAnOldVersionEndsThatAlone(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n")
-		key, second, third := s.As(owner).Register(t, body), newSecret(s), newSecret(s)
+		key, second, third := s.As(owner).Register(t, body), "sk-"+s.Secret(), "sk-"+s.Secret()
 		rotated(t, s, key.ID, second, `"activate":"now"`)
 		rotated(t, s, key.ID, third, `"activate":"manual"`)
 		values := []string{body.Secret.Reveal(), second, third}
@@ -181,7 +181,7 @@ func TestADuplicateSecretIsNamedToWhoMayReadIt(t *testing.T) {
 func TestTheSecretOfAKeyWithoutAFingerprintIsKnown(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		var ids models.IDs
-		secret, now := newSecret(s), time.Now()
+		secret, now := "sk-"+s.Secret(), time.Now()
 		k := models.Key{ID: ids.Next(models.KeyIDPrefix, now), CustomerID: aikeystest.Customer, ProjectID: aikeystest.Project, Provider: "openai", Name: "old", Version: 1, CreatedAt: now.UnixMicro(), CreatedBy: owner}
 		sealed, err := s.Sealer.Seal(context.Background(), sealer.Binding{CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: k.Provider, Version: 1}, sealer.NewSecret([]byte(secret)))
 		require.NoError(t, err)
@@ -191,7 +191,7 @@ func TestTheSecretOfAKeyWithoutAFingerprintIsKnown(t *testing.T) {
 		require.NoError(t, err)
 		_, lines := leaked(t, s, owner, false, secret)
 		require.Empty(t, lines)
-		reply := versionCall(t, s, owner, http.MethodPost, k.ID, "/rotate", rotateBody(secret, `"activate":"now"`))
+		reply := post(t, s, owner, project+"/aikeys/"+k.ID+"/rotate", rotateBody(secret, `"activate":"now"`))
 		require.Equal(t, http.StatusConflict, reply.Status)
 		opened := fetched(t, s)
 		require.Equal(t, []any{"control_plane", "rotation", 1, owner}, []any{opened[0].DataPlaneID, opened[0].Reason, *opened[0].Version, *opened[0].UserID})

@@ -10,11 +10,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 )
 
-// explain returns what a user reads of the keys that could serve, as the query asks.
-func explain(t *testing.T, s *aikeystest.Service, user, query string) gen.ResolveResponse {
-	return resolve(t, s, user, "openai&explain=true"+query)
-}
-
 // reasons are the reasons of the candidates by their names; "" is a key that is not shown.
 func reasons(r gen.ResolveResponse) map[string]string {
 	found := map[string]string{}
@@ -68,10 +63,10 @@ func TestExplainListsEveryKeyAndWhy(t *testing.T) {
 		s.As(owner).RevokeKey(t, byName["revoked"])
 		require.Empty(t, resolve(t, s, member, "openai").Candidates)
 		want := map[string]string{"first": "order", "last": "not_first", "disabled": "key_disabled"}
-		require.Equal(t, want, reasons(explain(t, s, member, "")))
+		require.Equal(t, want, reasons(resolve(t, s, member, "openai&explain=true")))
 
 		own := s.As(member).Register(t, s.Own("mine"))
-		got := explain(t, s, member, "")
+		got := resolve(t, s, member, "openai&explain=true")
 		want["mine"], want["first"] = "user_key", "not_first"
 		require.Equal(t, want, reasons(got))
 		require.Equal(t, own.ID, got.Candidates[0].Key.ID, "they come in their order")
@@ -82,22 +77,22 @@ func TestExplainListsEveryKeyAndWhy(t *testing.T) {
 func TestOwnersExplainForOthersWithoutTheirOwnKeys(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		shared, own := s.As(owner).Register(t, s.Shared("shared")), s.As(member).Register(t, s.Own("mine"))
-		got := explain(t, s, owner, "&user_id="+member)
+		got := resolve(t, s, owner, "openai&explain=true&user_id="+member)
 		require.Nil(t, got.Key)
 		require.Equal(t, []any{"user_key", "user", true}, []any{got.Reason, *got.Scope, *got.Serves})
 		require.Equal(t, map[string]string{"": "user_key", "shared": "not_first"}, reasons(got))
 		s.As(member).RevokeKey(t, own.ID)
-		require.Equal(t, shared.ID, explain(t, s, owner, "&user_id="+member).Key.ID)
+		require.Equal(t, shared.ID, resolve(t, s, owner, "openai&explain=true&user_id="+member).Key.ID)
 		s.As(owner).RevokeKey(t, shared.ID)
-		require.Equal(t, shared.ID, explain(t, s, owner, "&user_id="+member).RevokedKey.ID)
+		require.Equal(t, shared.ID, resolve(t, s, owner, "openai&explain=true&user_id="+member).RevokedKey.ID)
 		s.SetMember("acme", "web", "dora", "member")
 		own = s.As("dora").Register(t, s.Own("hers"))
 		s.As("dora").RevokeKey(t, own.ID)
-		hidden := explain(t, s, owner, "&user_id=dora")
+		hidden := resolve(t, s, owner, "openai&explain=true&user_id=dora")
 		require.Equal(t, "key_revoked", hidden.Reason)
 		require.Nil(t, hidden.RevokedKey)
 
-		require.Equal(t, "not_a_member", explain(t, s, owner, "&user_id=nobody").Reason)
+		require.Equal(t, "not_a_member", resolve(t, s, owner, "openai&explain=true&user_id=nobody").Reason)
 		require.Equal(t, http.StatusForbidden, get(t, s, member, project+"/resolve?provider=openai&user_id="+owner).Status)
 		require.Equal(t, http.StatusForbidden, get(t, s, member, project+"/resolve?provider=openai&user_id=nobody").Status)
 		require.Equal(t, http.StatusOK, get(t, s, member, project+"/resolve?provider=openai&user_id="+member).Status)
@@ -110,7 +105,7 @@ func TestRestrictionsAreMergedAndChecked(t *testing.T) {
 		key := s.As(owner).Register(t, s.Shared("n", func(r *gen.RegisterRequest) { r.Restrict = &gen.Restrictions{Users: []string{member}} }))
 		require.Equal(t, &gen.Restrictions{Users: []string{member}}, key.Restrict)
 		require.Equal(t, key.ID, resolve(t, s, member, "openai").Key.ID)
-		got := explain(t, s, owner, "")
+		got := resolve(t, s, owner, "openai&explain=true")
 		require.Equal(t, []any{"key_restricted", false}, []any{got.Reason, *got.Serves})
 		require.Equal(t, map[string]string{"n": "other_users"}, reasons(got))
 

@@ -14,18 +14,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 )
 
-// versionCall sends a request about a key's versions; the path follows the key's.
-func versionCall(t *testing.T, s *aikeystest.Service, user, method, id, path, body string, headers ...string) aikeystest.Reply {
-	r := aikeystest.Request{Method: method, Path: project + "/aikeys/" + id + path, Token: s.As(user).Token, Header: http.Header{}}
-	if body != "" {
-		r.Body = []byte(body)
-	}
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
-	}
-	return s.Send(t, r)
-}
-
 // rotateBody returns a body with a secret, and further members.
 func rotateBody(secret, more string) string {
 	if more != "" {
@@ -36,7 +24,7 @@ func rotateBody(secret, more string) string {
 
 // rotated rotates a key as the owner, which must succeed.
 func rotated(t *testing.T, s *aikeystest.Service, id, secret, more string) gen.RotateResponse {
-	reply := versionCall(t, s, owner, http.MethodPost, id, "/rotate", rotateBody(secret, more))
+	reply := post(t, s, owner, project+"/aikeys/"+id+"/rotate", rotateBody(secret, more))
 	got := decode[gen.RotateResponse](t, reply)
 	require.Equal(t, *got.Key.Etag, reply.Header.Get("ETag"))
 	return got
@@ -44,19 +32,17 @@ func rotated(t *testing.T, s *aikeystest.Service, id, secret, more string) gen.R
 
 // states are the states of a key's versions, from the first.
 func states(t *testing.T, s *aikeystest.Service, user, id string) (states []string) {
-	for _, v := range slices.Backward(decode[gen.VersionsResponse](t, versionCall(t, s, user, http.MethodGet, id, "/versions", "")).Versions) {
+	for _, v := range slices.Backward(decode[gen.VersionsResponse](t, get(t, s, user, project+"/aikeys/"+id+"/versions")).Versions) {
 		states = append(states, v.State)
 	}
 	return states
 }
 
-func newSecret(s *aikeystest.Service) string { return "sk-" + s.Secret() }
-
 func TestARotationKeepsTheKeyAndChangesTheSecret(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("n"))
 		require.Equal(t, 1, *key.Version)
-		secret := newSecret(s)
+		secret := "sk-" + s.Secret()
 		before := time.Now().Truncate(time.Microsecond)
 		got := rotated(t, s, key.ID, secret, `"activate":"now"`)
 		want := key
@@ -66,21 +52,21 @@ func TestARotationKeepsTheKeyAndChangesTheSecret(t *testing.T) {
 		require.WithinRange(t, *got.Version.ActivatedAt, before, time.Now())
 		require.Equal(t, &gen.RotationReceipt{State: "complete", Version: 2, ReplacedVersion: 1, RotatedAt: *got.Version.ActivatedAt,
 			RotatedBy: new(owner), OldVersionSafeToDelete: true}, got.Receipt)
-		listed := decode[gen.VersionsResponse](t, versionCall(t, s, member, http.MethodGet, key.ID, "/versions", ""))
+		listed := decode[gen.VersionsResponse](t, get(t, s, member, project+"/aikeys/"+key.ID+"/versions"))
 		require.Equal(t, got.Receipt, listed.Receipt)
 		require.Equal(t, got.Version, listed.Versions[0])
 		require.Equal(t, []any{1, "retiring", key.DisplaySuffix, key.CreatedAt}, []any{listed.Versions[1].Version, listed.Versions[1].State, listed.Versions[1].DisplaySuffix, listed.Versions[1].CreatedAt})
 		require.Equal(t, got.Version.ActivatedAt.Add(15*time.Minute), *listed.Versions[1].RetiresAt)
 
-		reply := versionCall(t, s, owner, http.MethodPost, key.ID, "/rollback", "")
+		reply := post(t, s, owner, project+"/aikeys/"+key.ID+"/rollback", nil)
 		require.Equal(t, http.StatusOK, reply.Status)
 		back := decode[gen.RotateResponse](t, reply)
 		require.Equal(t, []any{1, 1, 2, key.DisplaySuffix, true}, []any{*back.Key.Version, back.Receipt.Version, back.Receipt.ReplacedVersion, back.Key.DisplaySuffix, back.Receipt.OldVersionSafeToDelete})
 		require.Equal(t, []string{"active", "retiring"}, states(t, s, owner, key.ID))
-		reply = versionCall(t, s, owner, http.MethodDelete, key.ID, "/versions/2", "")
+		reply = del(t, s, owner, project+"/aikeys/"+key.ID+"/versions/2")
 		require.Equal(t, http.StatusOK, reply.Status)
 		require.Equal(t, "destroyed", decode[gen.DestroyVersionResponse](t, reply).Version.State)
-		require.Equal(t, http.StatusOK, versionCall(t, s, owner, http.MethodDelete, key.ID, "/versions/2", "").Status, "again")
+		require.Equal(t, http.StatusOK, del(t, s, owner, project+"/aikeys/"+key.ID+"/versions/2").Status, "again")
 		require.Equal(t, []line{
 			{"key.registered", "allowed", owner, key.ID, "openai", "", ""}, {"key.rotated", "allowed", owner, key.ID, "openai", "", ""},
 			{"key.rotation_rolled_back", "allowed", owner, key.ID, "openai", "", ""}, {"key.version_destroyed", "allowed", owner, key.ID, "openai", "", ""},
@@ -95,18 +81,18 @@ func TestAPendingVersionServesOnceActivated(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("n"))
 		end := time.Now().Add(24 * time.Hour).UTC().Truncate(time.Microsecond)
-		got := rotated(t, s, key.ID, newSecret(s), `"activate":"manual","overlap":"1h","expires_at":"`+end.Format(time.RFC3339Nano)+`"`)
+		got := rotated(t, s, key.ID, "sk-"+s.Secret(), `"activate":"manual","overlap":"1h","expires_at":"`+end.Format(time.RFC3339Nano)+`"`)
 		require.Equal(t, []any{"pending", &end, 1}, []any{got.Version.State, got.Version.ExpiresAt, *got.Key.Version})
 		require.Nil(t, got.Receipt)
 		require.Nil(t, got.Key.ExpiresAt)
 		for range 2 { // the second may be the same request, sent again
-			reply := versionCall(t, s, owner, http.MethodPost, key.ID, "/versions/2/activate?wait=1s", "", "If-Match", `"2"`)
+			reply := ask(t, s, owner, http.MethodPost, project+"/aikeys/"+key.ID+"/versions/2/activate?wait=1s", nil, "If-Match", `"2"`)
 			require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
 			got = decode[gen.RotateResponse](t, reply)
 			require.Equal(t, []any{2, &end, true}, []any{*got.Key.Version, got.Key.ExpiresAt, got.Receipt.OldVersionSafeToDelete})
 		}
 		require.Equal(t, []string{"retiring", "active"}, states(t, s, owner, key.ID))
-		got = rotated(t, s, key.ID, newSecret(s), `"activate":"now","overlap":"0s","expires_at":null`)
+		got = rotated(t, s, key.ID, "sk-"+s.Secret(), `"activate":"now","overlap":"0s","expires_at":null`)
 		require.Nil(t, got.Key.ExpiresAt)
 		require.Equal(t, []string{"destroyed", "destroyed", "active"}, states(t, s, owner, key.ID))
 	})
@@ -123,12 +109,12 @@ func TestASecretServesIfItsTestFindsItValid(t *testing.T) {
 	}
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("n"))
-		reply := versionCall(t, s, owner, http.MethodPost, key.ID, "/rotate", rotateBody(newSecret(s)+"401", ""))
+		reply := post(t, s, owner, project+"/aikeys/"+key.ID+"/rotate", rotateBody("sk-"+s.Secret()+"401", ""))
 		require.Equal(t, []any{http.StatusUnprocessableEntity, "/problems/secret-rejected"}, []any{reply.Status, reply.Problem(t).Type})
 		require.Equal(t, []string{"active"}, states(t, s, owner, key.ID), "nothing was stored")
-		got := rotated(t, s, key.ID, newSecret(s)+"502", "")
+		got := rotated(t, s, key.ID, "sk-"+s.Secret()+"502", "")
 		require.Equal(t, []any{"pending", "unreachable", 1}, []any{got.Version.State, got.Version.Verification.Verdict, *got.Key.Version})
-		got = rotated(t, s, key.ID, newSecret(s)+"200", `"activate":"verified"`)
+		got = rotated(t, s, key.ID, "sk-"+s.Secret()+"200", `"activate":"verified"`)
 		require.Equal(t, []any{"active", "valid", "valid", 3}, []any{got.Version.State, got.Version.Verification.Verdict, got.Key.Verification.Verdict, *got.Key.Version})
 		require.Equal(t, []string{"retiring", "destroyed", "active"}, states(t, s, owner, key.ID))
 	}, tested)
@@ -140,7 +126,7 @@ func TestARotationIsRefused(t *testing.T) {
 		key, revoked := s.As(owner).Register(t, body), s.As(owner).Register(t, s.Shared("revoked"))
 		s.As(owner).RevokeKey(t, revoked.ID)
 		own := s.As(member).Register(t, s.Own("own"))
-		good := rotateBody(newSecret(s), `"activate":"now"`)
+		good := rotateBody("sk-"+s.Secret(), `"activate":"now"`)
 		for name, c := range map[string]struct {
 			user, method, id, path, body string
 			headers                      []string
@@ -151,8 +137,8 @@ func TestARotationIsRefused(t *testing.T) {
 			"masked":              {owner, http.MethodPost, key.ID, "/rotate", rotateBody("sk-...abcd", ""), nil, 400, "invalid-argument"},
 			"empty":               {owner, http.MethodPost, key.ID, "/rotate", rotateBody("", ""), nil, 400, "invalid-argument"},
 			"another provider's":  {owner, http.MethodPost, key.ID, "/rotate", rotateBody("sk-ant-api03-"+strings.Repeat("x7", 40), ""), nil, 400, "invalid-argument"},
-			"overlap":             {owner, http.MethodPost, key.ID, "/rotate", rotateBody(newSecret(s), `"overlap":"721h"`), nil, 400, "invalid-argument"},
-			"past":                {owner, http.MethodPost, key.ID, "/rotate", rotateBody(newSecret(s), `"expires_at":"2020-01-01T00:00:00Z"`), nil, 400, "invalid-argument"},
+			"overlap":             {owner, http.MethodPost, key.ID, "/rotate", rotateBody("sk-"+s.Secret(), `"overlap":"721h"`), nil, 400, "invalid-argument"},
+			"past":                {owner, http.MethodPost, key.ID, "/rotate", rotateBody("sk-"+s.Secret(), `"expires_at":"2020-01-01T00:00:00Z"`), nil, 400, "invalid-argument"},
 			"stale etag":          {owner, http.MethodPost, key.ID, "/rotate", good, []string{"If-Match", `"7"`}, 412, "precondition-failed"},
 			"stale, activate":     {owner, http.MethodPost, key.ID, "/versions/2/activate", "", []string{"If-Match", `"7"`}, 412, "precondition-failed"},
 			"stale, roll back":    {owner, http.MethodPost, key.ID, "/rollback", "", []string{"If-Match", `"7"`}, 412, "precondition-failed"},
@@ -169,33 +155,33 @@ func TestARotationIsRefused(t *testing.T) {
 			"active":              {owner, http.MethodDelete, key.ID, "/versions/1", "", nil, 409, "version-active"},
 			"version 0":           {owner, http.MethodDelete, key.ID, "/versions/0", "", nil, 400, "invalid-argument"},
 		} {
-			reply := versionCall(t, s, c.user, c.method, c.id, c.path, c.body, c.headers...)
+			reply := ask(t, s, c.user, c.method, project+"/aikeys/"+c.id+c.path, c.body, c.headers...)
 			require.Equal(t, []any{c.status, "/problems/" + c.kind}, []any{reply.Status, reply.Problem(t).Type}, "%s: %s", name, reply.Body)
 		}
 		require.Equal(t, []string{"active"}, states(t, s, owner, key.ID))
 		require.Equal(t, line{"key.rotated", "denied", member, key.ID, "openai", "", ""}, lines(events(t, s, owner))[4])
-		require.Equal(t, http.StatusOK, versionCall(t, s, member, http.MethodPost, own.ID, "/rotate", rotateBody(newSecret(s), `"activate":"now"`)).Status, "their own")
+		require.Equal(t, http.StatusOK, post(t, s, member, project+"/aikeys/"+own.ID+"/rotate", rotateBody("sk-"+s.Secret(), `"activate":"now"`)).Status, "their own")
 	})
 }
 
 func TestARepeatedRotationMakesOneVersion(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("n"))
-		body := rotateBody(newSecret(s), `"activate":"now"`)
+		body := rotateBody("sk-"+s.Secret(), `"activate":"now"`)
 		got := together(8, func(int) aikeystest.Reply {
-			return versionCall(t, s, owner, http.MethodPost, key.ID, "/rotate", body, "Idempotency-Key", "one", "If-Match", `"1"`)
+			return ask(t, s, owner, http.MethodPost, project+"/aikeys/"+key.ID+"/rotate", body, "Idempotency-Key", "one", "If-Match", `"1"`)
 		})
 		for _, reply := range got {
 			require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
 			require.Equal(t, 2, decode[gen.RotateResponse](t, reply).Version.Version)
 		}
 		require.Equal(t, []string{"retiring", "active"}, states(t, s, owner, key.ID))
-		reply := versionCall(t, s, owner, http.MethodPost, key.ID, "/rotate", rotateBody(newSecret(s), `"activate":"now"`), "Idempotency-Key", "one")
+		reply := ask(t, s, owner, http.MethodPost, project+"/aikeys/"+key.ID+"/rotate", rotateBody("sk-"+s.Secret(), `"activate":"now"`), "Idempotency-Key", "one")
 		require.Equal(t, []any{http.StatusUnprocessableEntity, "/problems/idempotency-key-reused"}, []any{reply.Status, reply.Problem(t).Type})
 		changed(t, s, key.ID, `{"disabled":true}`)
 		for _, change := range []func(){func() {}, func() { s.As(owner).RevokeKey(t, key.ID) }} {
 			change()
-			reply = versionCall(t, s, owner, http.MethodPost, key.ID, "/rotate", body, "Idempotency-Key", "one")
+			reply = ask(t, s, owner, http.MethodPost, project+"/aikeys/"+key.ID+"/rotate", body, "Idempotency-Key", "one")
 			require.Equal(t, read(t, s, owner, key.ID), decode[gen.RotateResponse](t, reply).Key)
 		}
 	})
@@ -207,7 +193,7 @@ func TestOfManyWhoReadTheSameOneRotates(t *testing.T) {
 		statuses := func(headers ...string) map[int]int {
 			counts := map[int]int{}
 			for _, status := range together(4, func(int) int {
-				return versionCall(t, s, owner, http.MethodPost, key.ID, "/rotate", rotateBody(newSecret(s), `"activate":"now"`), headers...).Status
+				return ask(t, s, owner, http.MethodPost, project+"/aikeys/"+key.ID+"/rotate", rotateBody("sk-"+s.Secret(), `"activate":"now"`), headers...).Status
 			}) {
 				counts[status]++
 			}
@@ -228,7 +214,7 @@ func TestARevokeEndsARotationsVersions(t *testing.T) {
 					s.As(owner).RevokeKey(t, key.ID)
 					return http.StatusOK
 				}
-				return versionCall(t, s, owner, http.MethodPost, key.ID, "/rotate", rotateBody(newSecret(s), `"activate":"now"`)).Status
+				return post(t, s, owner, project+"/aikeys/"+key.ID+"/rotate", rotateBody("sk-"+s.Secret(), `"activate":"now"`)).Status
 			})
 			for _, status := range got {
 				require.Contains(t, []int{http.StatusOK, http.StatusConflict}, status)

@@ -71,11 +71,14 @@ func each(t *testing.T, test func(t *testing.T, s *aikeystest.Service), changes 
 	})
 }
 
-// ask sends a request in a user's session; get, del, put and post do so by their methods.
-func ask(t *testing.T, s *aikeystest.Service, user, method, path string, body any) aikeystest.Reply {
-	r := aikeystest.Request{Method: method, Path: path, Token: s.As(user).Token}
-	if body != nil {
+// ask sends a request in a user's session, with headers in pairs of name and value; get, del, put and post do so by their methods.
+func ask(t *testing.T, s *aikeystest.Service, user, method, path string, body any, headers ...string) aikeystest.Reply {
+	r := aikeystest.Request{Method: method, Path: path, Token: s.As(user).Token, Header: http.Header{}}
+	if body != nil && body != "" {
 		r.Body = encode(t, body)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
 	}
 	return s.Send(t, r)
 }
@@ -96,10 +99,13 @@ func post(t *testing.T, s *aikeystest.Service, user, path string, body any) aike
 	return ask(t, s, user, http.MethodPost, path, body)
 }
 
-// encode returns the JSON of a body; bytes are sent as they are.
+// encode returns the JSON of a body; bytes and strings are sent as they are.
 func encode(t *testing.T, body any) []byte {
-	if raw, ok := body.([]byte); ok {
+	switch raw := body.(type) {
+	case []byte:
 		return raw
+	case string:
+		return []byte(raw)
 	}
 	text, err := json.Marshal(body)
 	require.NoError(t, err)
