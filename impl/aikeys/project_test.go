@@ -2,6 +2,9 @@ package aikeys_test
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -14,8 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -804,5 +809,270 @@ func TestARemovalHasAReceiptAndIsUndoneByOwners(t *testing.T) {
 		setPolicy(t, s, map[string]any{"removal_grace_days": 14})
 		removed = decode[gen.RemoveMemberResponse](t, del(t, s, owner, path))
 		require.Equal(t, 14*24*time.Hour, removed.RestoreUntil.Sub(removed.Receipt.RevokedAt))
+	})
+}
+
+// vllm is the body of a request that adds a server.
+func vllm(changes ...map[string]any) map[string]any {
+	body := map[string]any{"slug": "x-vllm", "base_url": "https://llm.example/v1"}
+	for _, change := range changes {
+		maps.Copy(body, change)
+	}
+	return body
+}
+
+func TestOwnersAddAndRemoveServersOfTheirOwn(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		reply := post(t, s, owner, project+"/providers", vllm(map[string]any{"auth_style": "header", "header": "X-Llm-Key", "display_name": "vLLM"}))
+		require.Equal(t, http.StatusCreated, reply.Status, "%s", reply.Body)
+		added := decode[gen.CustomProviderResponse](t, reply).Provider
+		require.Equal(t, []string{"x-vllm", "vLLM", "openai", "header", "X-Llm-Key", aikeystest.Project, owner},
+			[]string{added.Slug, added.DisplayName, added.Dialect, added.AuthStyle, *added.Header, *added.ProjectID, added.CreatedBy})
+		listed := decode[gen.ListCustomProvidersResponse](t, get(t, s, member, project+"/providers"))
+		require.Equal(t, gen.ListCustomProvidersResponse{Providers: []gen.CustomProvider{added}, OwnersMayAdd: true}, listed)
+		require.Equal(t, http.StatusConflict, post(t, s, owner, project+"/providers", vllm()).Status, "it never changes")
+
+		key := s.As(member).Register(t, gen.RegisterRequest{Provider: "x-vllm", Name: "mine", Secret: secret.New(s.Secret()), UserScope: new(true)})
+		inUse := del(t, s, owner, project+"/providers/x-vllm")
+		require.Equal(t, http.StatusConflict, inUse.Status)
+		require.Equal(t, "/problems/provider-in-use", inUse.Problem(t).Type)
+		require.Equal(t, http.StatusOK, del(t, s, member, project+"/aikeys/"+key.ID).Status)
+		require.Equal(t, http.StatusOK, del(t, s, owner, project+"/providers/x-vllm").Status)
+		require.Equal(t, http.StatusNotFound, del(t, s, owner, project+"/providers/x-vllm").Status)
+		refused := post(t, s, owner, project+"/aikeys", gen.RegisterRequest{Provider: "x-vllm", Name: "late", Secret: secret.New(s.Secret())})
+		requireField(t, refused, "provider is not a provider that we know")
+
+		trail := events(t, s, member)
+		require.Equal(t, []string{"provider.deleted", owner, "x-vllm"}, []string{trail[0].Type, trail[0].Actor.UserID, *trail[0].Provider})
+		require.Equal(t, "https://llm.example/v1", *trail[0].Before.BaseURL)
+		require.Equal(t, "provider.created", trail[len(trail)-1].Type)
+		require.Equal(t, "vLLM", *trail[len(trail)-1].After.Name)
+	})
+}
+
+func TestOnlyOwnersChangeServersOfTheProject(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{})
+	require.Equal(t, http.StatusCreated, post(t, s, owner, project+"/providers", vllm()).Status)
+	for _, user := range []string{member, sam} {
+		require.Equal(t, http.StatusForbidden, post(t, s, user, project+"/providers", vllm(map[string]any{"slug": "x-b"})).Status)
+		require.Equal(t, http.StatusForbidden, del(t, s, user, project+"/providers/x-vllm").Status)
+	}
+	require.Equal(t, "provider.deleted denied", fmt.Sprint(events(t, s, owner)[0].Type, " ", events(t, s, owner)[0].Outcome))
+	require.Equal(t, http.StatusForbidden, get(t, s, sam, project+"/providers").Status)
+
+	// Another project of the customer neither sees it nor registers keys for it, and can't take it away.
+	elsewhere := "/v1/customers/" + aikeystest.Customer + "/projects/" + aikeystest.OtherProject
+	require.Empty(t, decode[gen.ListCustomProvidersResponse](t, get(t, s, sam, elsewhere+"/providers")).Providers)
+	require.Equal(t, http.StatusNotFound, del(t, s, sam, elsewhere+"/providers/x-vllm").Status)
+	requireField(t, post(t, s, sam, elsewhere+"/aikeys", gen.RegisterRequest{Provider: "x-vllm", Name: "a", Secret: secret.New(s.Secret())}), "provider is not")
+}
+
+func TestOnlyWhereOperatorsLetThemDoOwnersAddServers(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{OperatorsAddProviders: true})
+	require.NoError(t, s.Store.Transact(t.Context(), func(tx *models.Tx) error {
+		return tx.CreateCustomProvider(models.CustomProvider{CustomerID: aikeystest.Customer, Slug: "x-ours", Name: "Ours", BaseURL: "https://llm.example/v1",
+			Dialect: "anthropic", Auth: "none", CreatedBy: "ops@host"})
+	}))
+	for _, reply := range []aikeystest.Reply{post(t, s, owner, project+"/providers", vllm()), del(t, s, owner, project+"/providers/x-ours")} {
+		require.Equal(t, http.StatusForbidden, reply.Status)
+		require.Contains(t, reply.Problem(t).Detail, "operator")
+	}
+	listed := decode[gen.ListCustomProvidersResponse](t, get(t, s, member, project+"/providers"))
+	require.False(t, listed.OwnersMayAdd)
+	require.Len(t, listed.Providers, 1)
+	require.Nil(t, listed.Providers[0].ProjectID)
+}
+
+func TestServersAreDescribedPlainlyAndFewToAProject(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{})
+	for want, change := range map[string]map[string]any{
+		"base_url must hold no user":        {"base_url": "https://u:hunter2@llm.example/v1"},
+		"base_url must not be an address":   {"base_url": "http://169.254.169.254/latest"},
+		"base_url looks like it holds":      {"base_url": "https://llm.example/sk-ant-api03-aaaaaaaaaaaaaaaaaaaa"},
+		"display_name must be 1 to 64":      {"display_name": "vLLM "},
+		"display_name looks like it holds":  {"display_name": "gsk_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
+		"header must be the name":           {"auth_style": "header", "header": "Host"},
+		"header is for the authentication":  {"header": "X-Api-Key"},
+		"slug must be x- and 1 to 62":       {"slug": "openai"},
+		"auth_style must be one of bearer,": {"auth_style": "aws_sigv4"},
+	} {
+		reply := post(t, s, owner, project+"/providers", vllm(change))
+		requireField(t, reply, want)
+		require.NotContains(t, string(reply.Body), "hunter2")
+	}
+	for n := range 20 {
+		require.Equal(t, http.StatusCreated, post(t, s, owner, project+"/providers", vllm(map[string]any{"slug": fmt.Sprintf("x-%d", n)})).Status)
+	}
+	reply := post(t, s, owner, project+"/providers", vllm())
+	require.Equal(t, http.StatusConflict, reply.Status)
+	require.Equal(t, "/problems/quota-exceeded", reply.Problem(t).Type)
+}
+
+// makeToken makes an API key with another one.
+func makeToken(t *testing.T, s *aikeystest.Service, with string, body map[string]any) (gen.Token, string) {
+	reply := s.Send(t, aikeystest.Request{Method: http.MethodPost, Path: "/v1/tokens", Token: with, Body: encode(t, body)})
+	made := decode[struct {
+		Token  gen.Token
+		APIKey string `json:"api_key"`
+	}](t, reply)
+	return made.Token, made.APIKey
+}
+
+func TestAnAPIKeyIsShownOnceAndWorks(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		made, text := makeToken(t, s, s.As(member).Token, map[string]any{"name": "nightly", "projects": []string{aikeystest.Project}})
+		require.InDelta(t, 90*24*time.Hour, made.ExpiresAt.Sub(made.CreatedAt), 0)
+		reply := s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: "/v1/tokens?state=active", Token: text})
+		require.Equal(t, http.StatusOK, reply.Status)
+		require.NotContains(t, string(reply.Body), text[30:])
+		mine := decode[gen.ListTokensResponse](t, reply).Tokens
+		require.Len(t, mine, 1, "it is limited, so it sees itself alone")
+		require.Equal(t, []any{made.TokenID, true, "active"}, []any{mine[0].TokenID, *mine[0].Current, mine[0].State})
+		require.NotContains(t, s.Evidence.Log(), text[30:])
+
+		reply = s.Send(t, aikeystest.Request{Method: http.MethodDelete, Path: "/v1/tokens/" + made.TokenID + "?wait=2s", Token: text})
+		require.Equal(t, http.StatusOK, reply.Status)
+		revoked := decode[gen.RevokeTokenResponse](t, reply)
+		require.Equal(t, []string{"revoked", "complete", member}, []string{revoked.Token.State, revoked.Receipt.State, revoked.Receipt.RevokedBy})
+		require.Equal(t, http.StatusUnauthorized, s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: "/v1/whoami", Token: text}).Status)
+		again := decode[gen.RevokeTokenResponse](t, del(t, s, member, "/v1/tokens/"+made.TokenID))
+		require.Equal(t, revoked.Receipt.RevokedAt, again.Receipt.RevokedAt)
+		kinds := []string{}
+		for _, e := range events(t, s, owner) {
+			if e.TokenID != nil && *e.TokenID == made.TokenID {
+				kinds = append(kinds, e.Type+" "+*e.MemberID+" "+e.Actor.UserID)
+			}
+		}
+		require.Equal(t, []string{"token.revoked " + member + " " + member, "token.created " + member + " " + member}, kinds)
+	})
+}
+
+func TestAPIKeysDoNotWiden(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{})
+	end := time.Now().Add(time.Hour).UTC()
+	_, limited := makeToken(t, s, s.As(owner).Token, map[string]any{"name": "limited", "projects": []string{aikeystest.Project}, "expires_at": end})
+	lasting, _ := makeToken(t, s, s.As(owner).Token, map[string]any{"name": "lasting", "expires_at": nil})
+	require.Nil(t, lasting.ExpiresAt)
+	child, _ := makeToken(t, s, limited, map[string]any{"name": "child"})
+	require.Equal(t, []string{aikeystest.Project}, child.Projects, "it is limited as the one that made it")
+	require.WithinDuration(t, end, *child.ExpiresAt, time.Microsecond)
+	for name, body := range map[string]map[string]any{
+		"never": {"name": "x", "expires_at": nil}, "later": {"name": "x", "expires_at": end.Add(time.Minute)},
+	} {
+		reply := s.Send(t, aikeystest.Request{Method: http.MethodPost, Path: "/v1/tokens", Token: limited, Body: encode(t, body)})
+		require.Equal(t, http.StatusForbidden, reply.Status, name)
+		require.Contains(t, reply.Problem(t).Detail, "API key")
+	}
+	require.Equal(t, "token.created", events(t, s, owner)[0].Type)
+	require.Equal(t, "denied", events(t, s, owner)[0].Outcome)
+	for name, body := range map[string]map[string]any{
+		"a project of others": {"name": "x", "projects": []string{"elsewhere"}}, "a secret as its name": {"name": limited},
+		"a past end": {"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "no projects": {"name": "x", "projects": []string{}}, "a dash": {"name": "x", "projects": []string{"-"}},
+	} {
+		reply := s.Send(t, aikeystest.Request{Method: http.MethodPost, Path: "/v1/tokens", Token: s.As(owner).Token, Body: encode(t, body)})
+		require.Contains(t, []int{http.StatusBadRequest, http.StatusForbidden}, reply.Status, name)
+		require.NotContains(t, string(reply.Body), limited[30:])
+	}
+}
+
+func TestOwnersEndAPIKeysInTheirProjectAlone(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		s.SetMember(aikeystest.Customer, "second", member, models.RoleOwner)
+		wide, text := makeToken(t, s, s.As(member).Token, map[string]any{"name": "wide"})
+		narrow, _ := makeToken(t, s, s.As(member).Token, map[string]any{"name": "secret plans", "projects": []string{"second"}})
+		listed := map[string]gen.Token{}
+		for _, token := range decode[gen.ListTokensResponse](t, get(t, s, owner, project+"/tokens?state=active")).Tokens {
+			listed[token.TokenID] = token
+		}
+		require.Contains(t, listed, wide.TokenID)
+		require.True(t, *listed[wide.TokenID].ReachesBeyond)
+		require.NotContains(t, listed, narrow.TokenID, "it does not reach the project")
+		require.Equal(t, http.StatusNotFound, del(t, s, owner, project+"/tokens/"+narrow.TokenID).Status)
+		for _, path := range []string{project + "/tokens", project + "/tokens/" + wide.TokenID} {
+			require.Equal(t, http.StatusForbidden, ask(t, s, member, map[bool]string{true: "GET", false: "DELETE"}[path == project+"/tokens"], path, nil).Status)
+		}
+		require.Equal(t, http.StatusForbidden, get(t, s, sam, project+"/tokens").Status)
+
+		require.Equal(t, http.StatusOK, del(t, s, owner, project+"/tokens/"+wide.TokenID+"?wait=2s").Status)
+		status := func(path string) int {
+			return s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: path, Token: text}).Status
+		}
+		require.Equal(t, http.StatusForbidden, status(project+"/aikeys"))
+		require.Equal(t, http.StatusOK, status("/v1/customers/-/projects/second/aikeys"), "the owner decides about one project")
+		reply := s.Send(t, aikeystest.Request{Method: http.MethodPost, Path: "/v1/tokens", Token: text, Body: encode(t, map[string]any{"name": "x"})})
+		require.Equal(t, http.StatusForbidden, reply.Status, "it makes none that gets around that")
+		reply = s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: "/v1/projects", Token: text})
+		projects := decode[gen.ListProjectsResponse](t, reply).Projects
+		require.Len(t, projects, 1)
+		require.Equal(t, "second", projects[0].ProjectID)
+	})
+}
+
+// eachFolded runs a test on a service of every engine whose denied attempts are folded when the test says so.
+func eachFolded(t *testing.T, test func(t *testing.T, s *aikeystest.Service, denials *aikeys.Denials)) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		store := modelstest.NewStore(t, e)
+		denials := aikeys.NewDenials(store, slog.New(slog.DiscardHandler))
+		test(t, aikeystest.Start(t, aikeystest.Options{Store: store, Denials: denials}), denials)
+	})
+}
+
+func TestRepeatedDenialsAreFolded(t *testing.T) {
+	eachFolded(t, func(t *testing.T, s *aikeystest.Service, denials *aikeys.Denials) {
+		const attempts = 50
+		refuse := func(user string) int {
+			return put(t, s, user, project+"/policy", map[string]any{"user_keys": "allow"}).Status
+		}
+		for _, status := range together(attempts, func(int) int { return refuse(member) }) {
+			require.Equal(t, http.StatusForbidden, status)
+		}
+		require.Equal(t, 1, denied(t, s), "the first is there at once")
+		require.Equal(t, http.StatusForbidden, refuse(other))
+		require.Equal(t, 2, denied(t, s), "another member's is another")
+
+		interrupted, cancel := context.WithCancel(t.Context())
+		cancel()
+		denials.Flush(interrupted)
+		require.Equal(t, 2, denied(t, s), "what can't be written is kept")
+		denials.Flush(t.Context())
+		require.Equal(t, 3, denied(t, s))
+		folded := events(t, s, owner)[0]
+		require.Equal(t, []any{"policy.set", "denied", member}, []any{folded.Type, folded.Outcome, folded.Actor.UserID})
+		require.EqualValues(t, attempts-1, *folded.Repeated)
+		require.False(t, folded.FirstAt.After(folded.At))
+		require.WithinDuration(t, time.Now(), *folded.FirstAt, time.Minute)
+		require.NotEmpty(t, folded.RequestID)
+		require.NotEmpty(t, folded.SourceIP)
+
+		denials.Flush(t.Context())
+		require.Equal(t, 3, denied(t, s), "nothing was repeated since")
+		refuse(member)
+		require.Equal(t, 4, denied(t, s), "the first of the next window")
+	})
+}
+
+// An attempt on ever other targets is the same attempt.
+func TestDenialsOfManyTargetsAreFolded(t *testing.T) {
+	eachFolded(t, func(t *testing.T, s *aikeystest.Service, denials *aikeys.Denials) {
+		const attempts, apart = 100, 20
+		for i := range attempts {
+			reply := put(t, s, member, project+fmt.Sprintf("/members/u%d", i), map[string]any{"role": "owner"})
+			require.Equal(t, http.StatusForbidden, reply.Status)
+		}
+		require.Equal(t, apart+1, denied(t, s))
+		denials.Flush(t.Context())
+		require.Equal(t, apart+2, denied(t, s))
+		stoodFor := int64(0)
+		for _, event := range events(t, s, owner) {
+			switch {
+			case event.Outcome != string(models.OutcomeDenied):
+			case event.Repeated != nil:
+				stoodFor += *event.Repeated
+				require.Equal(t, fmt.Sprintf("u%d", attempts-1), *event.MemberID, "the last one")
+			default:
+				stoodFor++
+			}
+		}
+		require.EqualValues(t, attempts, stoodFor, "no attempt is lost, and none counts twice")
 	})
 }

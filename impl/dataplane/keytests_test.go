@@ -92,7 +92,7 @@ func TestOneDataPlaneTestsAKey(t *testing.T) {
 			}
 		}
 		valid := gen.KeyTestAnswer{TestID: id, Verdict: "valid", Reason: new("restricted"), Status: new(403)}
-		for _, refused := range []response{claim(t, theirs, id), claim(t, old, id), answer(t, dp, valid)} {
+		for _, refused := range []aikeystest.Response{claim(t, theirs, id), claim(t, old, id), answer(t, dp, valid)} {
 			requireRefused(t, refused, http.StatusNotFound, "not-found")
 		}
 		got := claim(t, dp, id)
@@ -102,7 +102,7 @@ func TestOneDataPlaneTestsAKey(t *testing.T) {
 		require.Equal(t, "Bearer "+key.secret, headersOf(got)["Authorization"])
 		require.Empty(t, got.JSON200.MadeUpHeaders)
 		require.False(t, got.JSON200.Signed)
-		for _, refused := range []response{claim(t, dp, id), claim(t, another, id), answer(t, another, valid)} {
+		for _, refused := range []aikeystest.Response{claim(t, dp, id), claim(t, another, id), answer(t, another, valid)} {
 			requireRefused(t, refused, http.StatusNotFound, "not-found")
 		}
 		require.Equal(t, http.StatusNoContent, answer(t, dp, valid).StatusCode())

@@ -247,21 +247,7 @@ func (s *service) send(t testing.TB, token string, o operation) *gen.FetchKeyRes
 	return &gen.FetchKeyResult{HTTPResponse: &http.Response{StatusCode: got.Status}, Body: got.Body}
 }
 
-// response is a reply of the generated client.
-type response interface {
-	StatusCode() int
-	GetBody() []byte
-}
-
-// requireRefused asserts that a request is answered with a problem of this status and type.
-func requireRefused(t testing.TB, reply response, status int, slug string) gen.Problem {
-	t.Helper()
-	require.Equal(t, status, reply.StatusCode(), "%s", reply.GetBody())
-	var doc gen.Problem
-	require.NoError(t, json.Unmarshal(reply.GetBody(), &doc))
-	require.Equal(t, "/problems/"+slug, doc.Type)
-	return doc
-}
+var requireRefused = aikeystest.RequireRefused
 
 // report reports that a provider accepted or refused a key some time ago.
 func report(t testing.TB, dp *dataPlane, id string, bad bool, ago time.Duration) {

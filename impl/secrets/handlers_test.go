@@ -5,15 +5,21 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/stretchr/testify/require"
@@ -23,7 +29,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/secrets"
-	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/internal/identity"
 	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 	"github.com/agentrouter/aikeys/sealer"
@@ -378,20 +384,9 @@ func (s *service) requireOpens(envelope, plaintext string) {
 	require.Equal(s.t, base64.StdEncoding.EncodeToString([]byte(plaintext)), reply.JSON200.Secret.Reveal())
 }
 
-// answer is any reply of the generated client.
-type answer interface {
-	StatusCode() int
-	GetBody() []byte
-}
+type answer = aikeystest.Response
 
-func requireRefused(t testing.TB, reply answer, status int, slug string) problem.Document {
-	t.Helper()
-	require.Equal(t, status, reply.StatusCode(), "%s", reply.GetBody())
-	var doc problem.Document
-	require.NoError(t, json.Unmarshal(reply.GetBody(), &doc))
-	require.Equal(t, "/problems/"+slug, doc.Type)
-	return doc
-}
+var requireRefused = aikeystest.RequireRefused
 
 // operations are all operations of the API document, each called with a valid envelope.
 func operations(s *service, envelope string) map[secrets.Permission]func() (answer, error) {
@@ -415,4 +410,296 @@ func (s *service) audited() (found []map[string]any) {
 		found = append(found, line)
 	}
 	return found
+}
+
+func TestAuditLinePerOpen(t *testing.T) {
+	s := start(t, nil)
+	sealed := s.seal(s.Secret())
+	foreign := start(t, nil).seal(s.Secret())
+	other := openRequest(sealed.Envelope)
+	other.Binding.CustomerID = "globex"
+
+	reply := s.open(sealed.Envelope)
+	require.Equal(t, http.StatusOK, reply.StatusCode())
+	require.Equal(t, map[string]any{
+		"time": s.audited()[0]["time"], "level": "INFO", "msg": "open", "client": "tests", "namespace": "main",
+		"customer_id": "acme", "project_id": "chat", "key_id": "byok_1", "provider": "openai", "version": 1.0,
+		"kek_id": sealed.KekID, "outcome": "opened", "request_id": reply.HTTPResponse.Header.Get("X-Request-Id"),
+	}, s.audited()[0])
+
+	refused, err := s.client.OpenEnvelopeWithResponse(t.Context(), other)
+	require.NoError(t, err)
+	requireRefused(t, refused, http.StatusUnprocessableEntity, "does-not-open")
+	requireRefused(t, s.open(foreign.Envelope), http.StatusUnprocessableEntity, "unknown-kek")
+	requireRefused(t, s.open("AAAA"), http.StatusUnprocessableEntity, "malformed-envelope")
+	var outcomes []string
+	for _, line := range s.audited() {
+		outcomes = append(outcomes, fmt.Sprint(line["customer_id"], " ", line["outcome"]))
+	}
+	require.Equal(t, []string{"acme opened", "globex does-not-open", "acme unknown-kek", "acme malformed-envelope"}, outcomes)
+	require.Equal(t, foreign.KekID, s.audited()[2]["kek_id"])
+
+	s.seal(s.Secret())
+	require.Len(t, s.audited(), 4, "nothing else is audited")
+}
+
+// writerFunc is a writer by its Write.
+type writerFunc func(line []byte) (int, error)
+
+func (f writerFunc) Write(line []byte) (int, error) { return f(line) }
+
+func TestNoOpenWithoutAuditLine(t *testing.T) {
+	var audit bytes.Buffer
+	lost := false
+	s := start(t, func(cfg *secrets.Config) {
+		cfg.Audit = secrets.NewAudit(writerFunc(func(line []byte) (int, error) {
+			if lost {
+				return 0, errors.New("lost")
+			}
+			return audit.Write(line)
+		}))
+	})
+	plain := s.Secret()
+	envelope := s.seal(plain).Envelope
+	lost = true
+	requireRefused(t, s.open(envelope), http.StatusServiceUnavailable, "unavailable")
+	requireRefused(t, s.open("AAAA"), http.StatusServiceUnavailable, "unavailable")
+	require.Contains(t, s.Log(), `"level":"ERROR"`)
+	require.Contains(t, s.Log(), "audit: lost")
+	s.clients = clientsOf(t, "main", `["seal"]`)
+	requireRefused(t, s.open(envelope), http.StatusForbidden, "client-not-allowed")
+	s.clients = clientsOf(t, "main", everything)
+
+	lost = false
+	s.requireOpens(envelope, plain)
+	require.Contains(t, audit.String(), `"outcome":"opened"`)
+}
+
+func TestAuditCountsRepeatedRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		written := make(chan string, 8)
+		audit := secrets.NewAudit(writerFunc(func(line []byte) (int, error) {
+			written <- string(line)
+			return len(line), nil
+		}))
+		s := start(t, func(cfg *secrets.Config) { cfg.Audit = audit })
+		s.clients = clientsOf(t, "main", `["seal"]`)
+		refuse := func(times int) {
+			for range times {
+				requireRefused(t, s.open("AAAA"), http.StatusForbidden, "client-not-allowed")
+			}
+		}
+		refuse(100)
+		require.NotContains(t, <-written, "repeated")
+		require.Empty(t, written)
+
+		time.Sleep(time.Minute)
+		line := <-written
+		require.Contains(t, line, `"outcome":"client-not-allowed","repeated":99,"first_at":`)
+		require.Contains(t, line, `"peer":["`)
+
+		refuse(2)
+		require.Empty(t, written)
+		require.NoError(t, audit.Close())
+		require.Contains(t, <-written, `"repeated":2`)
+	})
+}
+
+func TestAuditIsCompleteUnderLoad(t *testing.T) {
+	const callers, each = 16, 25
+	s := start(t, nil)
+	envelope := s.seal(s.Secret()).Envelope
+	var mu sync.Mutex
+	answered := map[string]bool{} // by request id
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for range each {
+				reply, err := s.client.OpenEnvelopeWithResponse(context.Background(), openRequest(envelope))
+				if err != nil || reply.StatusCode() != http.StatusOK {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				answered[reply.HTTPResponse.Header.Get("X-Request-Id")] = true
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	lines := s.audited()
+	require.Len(t, answered, callers*each)
+	require.Len(t, lines, callers*each)
+	for _, line := range lines {
+		require.Equal(t, "opened", line["outcome"])
+		delete(answered, fmt.Sprint(line["request_id"]))
+	}
+	require.Empty(t, answered)
+}
+
+func TestPanicIsAuditedWithoutTheSecret(t *testing.T) {
+	backend := sealertest.New(t)
+	s := start(t, over(sealertest.Fake{Sealer: backend, OpenFunc: func(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
+		plain, err := backend.Open(ctx, b, envelope)
+		require.NoError(t, err)
+		panic(string(plain.Reveal()))
+	}}))
+	requireRefused(t, s.open(s.seal(s.Secret()).Envelope), http.StatusInternalServerError, "internal")
+	require.Equal(t, "failed", s.audited()[0]["outcome"])
+	require.Contains(t, s.Log(), "sealertest.Fake.Open", "where it happened")
+}
+
+func TestSecretsAreWipedAfterTheResponse(t *testing.T) {
+	backend := sealertest.New(t)
+	var passed []sealer.Secret
+	s := start(t, over(sealertest.Fake{
+		Sealer: backend,
+		SealFunc: func(ctx context.Context, b sealer.Binding, plain sealer.Secret) (sealer.Envelope, error) {
+			passed = append(passed, plain)
+			return backend.Seal(ctx, b, plain)
+		},
+		OpenFunc: func(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
+			plain, err := backend.Open(ctx, b, envelope)
+			passed = append(passed, plain)
+			return plain, err
+		},
+	}))
+	plain := s.Secret()
+	s.requireOpens(s.seal(plain).Envelope, plain)
+	require.Len(t, passed, 2)
+	for _, secret := range passed {
+		require.Zero(t, secret.Len())
+	}
+	require.Equal(t, 1, strings.Count(s.audit.String(), "\n"))
+}
+
+const twoClients = `
+clients:
+  - name: aikeysd
+    uids: [1001, 1002]
+    namespace: main
+    may: [seal, open, status]
+  - name: rewrap
+    certificates: ["dns:rewrap.internal", "uri:spiffe://acme/rewrap", "cn:Re-wrap"]
+    namespace: main
+    may: [rewrap, status]
+`
+
+func TestFindClientByIdentity(t *testing.T) {
+	list, err := secrets.ParseClients([]byte(twoClients))
+	require.NoError(t, err)
+	require.Equal(t, []string{"main"}, list.Namespaces())
+	require.Equal(t, []string{"uid:1001", "uid:1002"}, list.Identities("aikeysd"))
+	for who, name := range map[identity.Identity]string{
+		{Kind: identity.UID, Name: "1001"}: "aikeysd", {Kind: identity.UID, Name: "1002"}: "aikeysd",
+		{Kind: identity.DNSName, Name: "rewrap.internal"}: "rewrap", {Kind: identity.URI, Name: "spiffe://acme/rewrap"}: "rewrap",
+		{Kind: identity.CommonName, Name: "Re-wrap"}: "rewrap",
+	} {
+		client, ok := list.Find([]identity.Identity{{Kind: identity.DNSName, Name: "other"}, who})
+		require.True(t, ok, who)
+		require.Equal(t, name, client.Name)
+	}
+	for _, strangers := range [][]identity.Identity{
+		nil, {{Kind: identity.UID, Name: "0"}}, {{Kind: identity.CommonName, Name: "rewrap.internal"}}, {{Kind: identity.DNSName, Name: "REWRAP.internal"}},
+		{{Kind: identity.UID, Name: "1001"}, {Kind: identity.CommonName, Name: "Re-wrap"}}, // of two clients
+	} {
+		_, ok := list.Find(strangers)
+		require.False(t, ok, strangers)
+	}
+	client, _ := list.Find([]identity.Identity{{Kind: identity.CommonName, Name: "Re-wrap"}})
+	require.Equal(t, map[secrets.Permission]bool{secrets.Rewrap: true, secrets.Status: true}, client.May)
+}
+
+func TestParseClientsRefusesInvalidFiles(t *testing.T) {
+	entry := func(text string) string { return `{"clients": [` + text + `]}` }
+	const good = `{"name": "a", "uids": [1], "namespace": "main", "may": ["seal"]}`
+	for name, tc := range map[string]struct{ text, says string }{
+		"nothing":                    {"", "it is empty, and must list the clients that may connect"},
+		"comments alone":             {"# nobody yet\n", "it is empty, and must list the clients that may connect"},
+		"no clients":                 {"{}", "it lists no clients"},
+		"no YAML":                    {"clients: [", "invalid clients file"},
+		"another member":             {entry(`{"name": "a", "uid": 1, "namespace": "main", "may": ["seal"]}`), "field uid not found"},
+		"a member twice":             {entry(`{"name": "a", "name": "b", "uids": [1], "namespace": "main", "may": ["seal"]}`), "already defined"},
+		"two documents":              {entry(good) + "\n---\n" + entry(good), "more than one document"},
+		"no name":                    {entry(`{"uids": [1], "namespace": "main", "may": ["seal"]}`), "name must be"},
+		"a name that is taken":       {entry(good + "," + `{"name": "a", "uids": [2], "namespace": "main", "may": ["seal"]}`), "the name is taken by another client"},
+		"the name for nobody":        {entry(`{"name": "none", "uids": [1], "namespace": "main", "may": ["seal"]}`), "name must be"},
+		"no namespace":               {entry(`{"name": "a", "uids": [1], "may": ["seal"]}`), "namespace must be"},
+		"a namespace that is a path": {entry(`{"name": "a", "uids": [1], "namespace": "../main", "may": ["seal"]}`), "namespace must be"},
+		"nothing that it may":        {entry(`{"name": "a", "uids": [1], "namespace": "main"}`), "may must list"},
+		"an unknown permission":      {entry(`{"name": "a", "uids": [1], "namespace": "main", "may": ["seal", "all"]}`), `may has "all"`},
+		"nobody":                     {entry(`{"name": "a", "namespace": "main", "may": ["seal"]}`), "it needs uids or certificates"},
+		"a certificate of no kind":   {entry(`{"name": "a", "certificates": ["aikeysd"], "namespace": "main", "may": ["seal"]}`), "each of certificates must be"},
+		"a certificate of no name":   {entry(`{"name": "a", "certificates": ["dns:"], "namespace": "main", "may": ["seal"]}`), "each of certificates must be"},
+		"a uid of two clients":       {entry(good + "," + `{"name": "b", "uids": [1], "namespace": "main", "may": ["open"]}`), "uid:1 belongs to client 1 already"},
+		"a negative uid":             {entry(`{"name": "a", "uids": [-1], "namespace": "main", "may": ["seal"]}`), "cannot unmarshal"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			list, err := secrets.ParseClients([]byte(tc.text))
+			require.ErrorIs(t, err, secrets.ErrClients)
+			require.ErrorContains(t, err, tc.says)
+			require.Nil(t, list)
+		})
+	}
+	_, err := secrets.ParseClients([]byte(entry(good)))
+	require.NoError(t, err)
+}
+
+func FuzzClientsFile(f *testing.F) {
+	f.Add([]byte(twoClients))
+	f.Add([]byte(`{"clients": [{"name": "a", "uids": [1], "namespace": "main", "may": ["seal"]}]}`))
+	f.Add([]byte("clients: &a [*a]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		list, err := secrets.ParseClients(text)
+		if err != nil {
+			require.ErrorIs(t, err, secrets.ErrClients)
+			return
+		}
+		for _, client := range list.All() {
+			require.True(t, secrets.IsNamespace(client.Namespace))
+			require.NotEmpty(t, list.Identities(client.Name))
+			require.NotEmpty(t, client.May)
+		}
+	})
+}
+
+func TestClientsFilePermissions(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clients.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(twoClients), 0o600))
+	_, err := secrets.ReadClients(path)
+	require.NoError(t, err)
+	for _, mode := range []os.FileMode{0o640, 0o604, 0o660, 0o601} {
+		require.NoError(t, os.Chmod(path, mode))
+		_, err := secrets.ReadClients(path)
+		require.ErrorIs(t, err, secrets.ErrClients)
+		require.ErrorContains(t, err, "chmod 600")
+	}
+	_, err = secrets.ReadClients(t.TempDir())
+	require.ErrorIs(t, err, secrets.ErrClients)
+	_, err = secrets.ReadClients(path + "x")
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestClientsFileReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clients.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(twoClients), 0o600))
+	var log bytes.Buffer // written by Get, which reads the file again
+	file, err := secrets.OpenClients(path, slog.New(slog.NewTextHandler(&log, nil)))
+	require.NoError(t, err)
+	known := func(uid string) bool {
+		_, ok := file.Get(t.Context()).Find([]identity.Identity{{Kind: identity.UID, Name: uid}})
+		return ok
+	}
+	require.True(t, known("1001"))
+
+	require.NoError(t, os.WriteFile(path, []byte("clients: ["), 0o600))
+	require.Eventually(t, func() bool {
+		known("1001")
+		return bytes.Contains(log.Bytes(), []byte("the old one stays in force"))
+	}, 10*time.Second, 20*time.Millisecond)
+	require.True(t, known("1001"))
+
+	require.NoError(t, os.WriteFile(path, []byte(`{"clients": [{"name": "a", "uids": [7], "namespace": "main", "may": ["seal"]}]}`), 0o600))
+	require.Eventually(t, func() bool { return known("7") }, 10*time.Second, 20*time.Millisecond)
+	require.False(t, known("1001"))
 }

@@ -70,6 +70,22 @@ func parseProblem(header http.Header, body []byte) (gen.Problem, error) {
 	return p, nil
 }
 
+// Response is a reply of any generated client.
+type Response interface {
+	StatusCode() int
+	GetBody() []byte
+}
+
+// RequireRefused asserts that a request is answered with a problem of this status and type.
+func RequireRefused(t testing.TB, reply Response, status int, slug string) problem.Document {
+	t.Helper()
+	require.Equal(t, status, reply.StatusCode(), "%s", reply.GetBody())
+	var doc problem.Document
+	require.NoError(t, json.Unmarshal(reply.GetBody(), &doc))
+	require.Equal(t, "/problems/"+slug, doc.Type)
+	return doc
+}
+
 // Send makes a request over the socket. Its reply is checked like any other.
 func (s *Service) Send(t testing.TB, r Request) Reply {
 	req, err := r.build(s.URL)

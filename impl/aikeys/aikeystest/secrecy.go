@@ -42,8 +42,8 @@ func NewEvidence(t testing.TB) *Evidence {
 	return e
 }
 
-// Secret returns new text to use as a secret, or in any other place where a caller could put one: 32 hexadecimal digits, which
-// the service must not output.
+// Secret returns 32 new hexadecimal digits that the service must not output. A test uses them as a secret, or wherever
+// else a caller could put one.
 func (e *Evidence) Secret() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read ends the program instead
