@@ -4,10 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,9 +26,11 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/verification"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer"
 )
 
 // Short names for what most tests use.
@@ -442,5 +447,338 @@ func TestOperationsWithoutDatabase(t *testing.T) {
 		t.Run(operation, func(t *testing.T) {
 			requireRefused(t, s.send(t, dp.token, o), http.StatusServiceUnavailable, "unavailable")
 		})
+	}
+}
+
+// follow opens a stream once the feed has read from the database. It ends with the test, and its messages must be as the
+// document has them.
+func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsParams) *feedtest.Client {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	c := feedtest.NewClient(t, cancel)
+	c.OnMessage = func(m feedtest.Message) {
+		var document any
+		err := json.Unmarshal(m.Data, &document)
+		if err = errors.Join(err, contract().Doc.Components.Schemas["StreamMessage"].Value.VisitJSON(document)); err != nil {
+			t.Errorf("%s: %v", m.Data, err)
+		}
+	}
+	var resp *http.Response
+	for resp == nil || resp.StatusCode == http.StatusServiceUnavailable {
+		var err error
+		resp, err = dp.StreamEvents(ctx, &params) //nolint:bodyclose // the goroutine below closes it
+		require.NoError(t, err)
+	}
+	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
+	go func() {
+		_, err := io.Copy(c, resp.Body)
+		_ = resp.Body.Close()
+		c.End(err)
+	}()
+	t.Cleanup(c.Leave)
+	return c
+}
+
+func TestStreamHasOnlyOwnCustomersChanges(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		feedtest.Run(t, s.feed.Run)
+		key := s.shared("openai")
+		theirs := s.register(s.public.Session(globex, web, owner), "openai", false)
+		stream := s.follow(t, s.dataPlane(serving(acme)), gen.StreamEventsParams{MaxStaleMs: new(0)})
+		stream.AwaitType("heartbeat")
+		require.Equal(t, "hello", stream.All()[0].Type)
+		s.public.Session(globex, web, owner).RevokeKey(t, theirs.ID)
+		s.public.As(owner).RevokeKey(t, key.ID)
+		told := stream.AwaitType("key.revoked")
+		for _, m := range stream.All() {
+			if m.CustomerID != nil {
+				require.Equal(t, acme, *m.CustomerID, "and nothing of the other customer's")
+			}
+		}
+		require.Equal(t, []string{web, "openai", key.ID}, []string{*told.ProjectID, *told.Provider, *told.KeyID})
+		require.Positive(t, *told.Tx)
+	})
+}
+
+func TestStreamResumes(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		feedtest.Run(t, s.feed.Run)
+		dp, key := s.dataPlane(), s.shared("openai")
+		stream := s.follow(t, dp, gen.StreamEventsParams{})
+		stream.AwaitType("heartbeat")
+		session, at := stream.Session(), stream.Last()
+		stream.Leave()
+		s.public.As(owner).RevokeKey(t, key.ID)
+		resumed := s.follow(t, dp, gen.StreamEventsParams{LastEventID: &at, PreviousSessionID: &session})
+		require.Equal(t, key.ID, *resumed.AwaitType("key.revoked").KeyID)
+	})
+}
+
+// Only the data plane that has a stream can acknowledge for it.
+func TestAcknowledgeCountsInReceipt(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		feedtest.Run(t, s.feed.Run)
+		dp, key := s.dataPlane(), s.shared("openai")
+		stream := s.follow(t, dp, gen.StreamEventsParams{})
+		session := stream.Session()
+		s.public.As(owner).RevokeKey(t, key.ID)
+		position := stream.AwaitRevocation(key.ID).ID
+		acknowledge := func(dp *dataPlane, session string) *gen.AcknowledgeResult {
+			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{
+				SessionID: session, Position: position, InFlight: []gen.InFlight{{KeyID: key.ID, Requests: 3}},
+			})
+			require.NoError(t, err)
+			return reply
+		}
+		acknowledged := func() int {
+			receipt, err := s.feed.Receipt(t.Context(), s.Row(key.ID).Stop())
+			require.NoError(t, err)
+			return receipt.Acknowledged
+		}
+		requireRefused(t, acknowledge(s.dataPlane(), session), http.StatusNotFound, "not-found")
+		requireRefused(t, acknowledge(dp, "01M83VVAHQQW2E4R6T8Y0A1S3D"), http.StatusNotFound, "not-found")
+		require.Zero(t, acknowledged())
+		require.Equal(t, http.StatusNoContent, acknowledge(dp, session).StatusCode())
+		require.Eventually(t, func() bool { return acknowledged() == 1 }, 10*time.Second, 5*time.Millisecond)
+		receipt := s.public.As(owner).RevokeKey(t, key.ID)
+		require.Equal(t, []*int{new(3), new(1)}, []*int{receipt.InFlight, receipt.InFlightFrom})
+		require.Len(t, receipt.Acknowledgements, 1)
+		require.Equal(t, []*int{new(3), new(1)}, []*int{receipt.Acknowledgements[0].InFlight, receipt.Acknowledgements[0].InFlightFrom})
+	})
+}
+
+func TestInvalidNumbersOfRequestsInFlight(t *testing.T) {
+	s := onSQLite(t)
+	dp, key := s.dataPlane(), s.shared("openai")
+	for name, counts := range map[string][]gen.InFlight{
+		"negative": {{KeyID: key.ID, Requests: -1}}, "too many": {{KeyID: key.ID, Requests: 10_000_001}}, "no key": {{KeyID: "byok_x 5\n"}},
+		"too many keys": slices.Repeat([]gen.InFlight{{KeyID: key.ID}}, 501),
+	} {
+		t.Run(name, func(t *testing.T) {
+			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{
+				SessionID: "01M83VVAHQQW2E4R6T8Y0A1S3D", Position: "5:5:", InFlight: counts,
+			})
+			require.NoError(t, err)
+			requireRefused(t, reply, http.StatusBadRequest, "invalid-argument")
+		})
+	}
+}
+
+func TestInvalidStreamParameters(t *testing.T) {
+	s := onSQLite(t)
+	dp := s.dataPlane()
+	for _, position := range []string{"5:4:", "1:9:9", "1:9:0", "9223372036854775808:9223372036854775808:", "1:2", "x", ""} {
+		t.Run("position "+position, func(t *testing.T) {
+			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{
+				SessionID: "01M83VVAHQQW2E4R6T8Y0A1S3D", Position: position,
+			})
+			require.NoError(t, err)
+			doc := requireRefused(t, reply, http.StatusBadRequest, "invalid-argument")
+			require.Equal(t, "position", doc.Errors[0].Field)
+			resumed, err := dp.StreamEventsWithResponse(t.Context(), &gen.StreamEventsParams{LastEventID: &position})
+			require.NoError(t, err)
+			doc = requireRefused(t, resumed, http.StatusBadRequest, "invalid-argument")
+			require.Equal(t, "Last-Event-ID", doc.Errors[0].Field)
+		})
+	}
+	t.Run("and so is a parameter out of bounds", func(t *testing.T) {
+		for query, field := range map[string]string{
+			"max_stale_ms=3600001": "max_stale_ms", "max_stale_ms=-1": "max_stale_ms", "previous_session_id=x": "previous_session_id", "more=1": "query",
+		} {
+			doc := requireRefused(t, s.send(t, dp.token, operation{http.MethodGet, "/v1/events?" + query, ""}), http.StatusBadRequest, "invalid-argument")
+			require.Equal(t, field, doc.Errors[0].Field)
+		}
+	})
+}
+
+// The operator bounds how long a receipt can be pending, whatever grace data planes declare.
+func TestMaxStaleIsLimited(t *testing.T) {
+	s := onSQLite(t)
+	dp := s.dataPlane()
+	for query, message := range map[string]string{
+		"max_stale_ms=20001": "must be at most 20000, the limit of this service", "max_stale_ms=3600001": "must be at most 3600000",
+	} {
+		doc := requireRefused(t, s.send(t, dp.token, operation{http.MethodGet, "/v1/events?" + query, ""}), http.StatusBadRequest, "invalid-argument")
+		require.Len(t, doc.Errors, 1)
+		require.Equal(t, "max_stale_ms", doc.Errors[0].Field)
+		require.Equal(t, message, doc.Errors[0].Message)
+	}
+	requireRefused(t, s.send(t, dp.token, operation{http.MethodGet, "/v1/events?max_stale_ms=20000", ""}), http.StatusServiceUnavailable, "unavailable")
+}
+
+// Before the feed has read from the database, it can promise nothing.
+func TestStreamUnavailableWithoutFeed(t *testing.T) {
+	s := onSQLite(t)
+	requireRefused(t, s.send(t, s.dataPlane().token, operation{http.MethodGet, "/v1/events", ""}), http.StatusServiceUnavailable, "unavailable")
+}
+
+// offer opens a stream on which a data plane offers to test keys.
+func (s *service) offer(t *testing.T, dp *dataPlane) *feedtest.Client {
+	t.Helper()
+	stream := s.follow(t, dp, gen.StreamEventsParams{AgentrouterOffers: new("other, key_tests")})
+	stream.AwaitType("heartbeat")
+	return stream
+}
+
+// addTest stores a test of a key for data planes, as its owner's request does, and returns its id.
+func (s *service) addTest(t *testing.T, key pub.Key, changes ...func(*models.KeyTest)) string {
+	t.Helper()
+	var ids models.IDs
+	row := models.KeyTest{
+		ID: ids.Next("", time.Now()), CustomerID: acme, ProjectID: web, UserID: owner, Provider: key.Provider, KeyID: key.ID, Version: 1,
+		WaitUntil: time.Now().Add(time.Minute).UnixMicro(),
+	}
+	for _, change := range changes {
+		change(&row)
+	}
+	require.NoError(t, s.Store.AddKeyTest(t.Context(), row))
+	return row.ID
+}
+
+func claim(t *testing.T, dp *dataPlane, id string) *gen.ClaimKeyTestResult {
+	t.Helper()
+	reply, err := dp.ClaimKeyTestWithResponse(t.Context(), gen.ClaimRequest{TestID: id})
+	require.NoError(t, err)
+	return reply
+}
+
+func answer(t *testing.T, dp *dataPlane, a gen.KeyTestAnswer) *gen.AnswerKeyTestResult {
+	t.Helper()
+	reply, err := dp.AnswerKeyTestWithResponse(t.Context(), a)
+	require.NoError(t, err)
+	return reply
+}
+
+// headersOf returns the headers of a test's request.
+func headersOf(got *gen.ClaimKeyTestResult) map[string]string {
+	headers := map[string]string{}
+	for _, h := range got.JSON200.Headers {
+		headers[h.Name] = h.Value.Reveal()
+	}
+	return headers
+}
+
+// found is what a test has found.
+func (s *service) found(t *testing.T, id string) string {
+	t.Helper()
+	row, err := s.Store.FindKeyTest(t.Context(), id)
+	require.NoError(t, err)
+	return strings.TrimSpace(row.Verdict + " " + row.Reason)
+}
+
+func TestOneDataPlaneTestsAKey(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		feedtest.Run(t, s.feed.Run)
+		dp, another, theirs, old := s.dataPlane(serving(acme)), s.dataPlane(), s.dataPlane(serving(globex)), s.dataPlane()
+		streams := []*feedtest.Client{s.offer(t, dp), s.offer(t, another), s.offer(t, theirs), s.follow(t, old, gen.StreamEventsParams{})}
+		streams[3].AwaitType("heartbeat")
+		key := s.shared("openai")
+		id := s.addTest(t, key.Key)
+		for _, told := range streams[:2] {
+			require.Equal(t, id, *told.AwaitType("key_test").TestID)
+		}
+		for _, untold := range streams[2:] {
+			for _, m := range untold.All() {
+				require.NotEqual(t, "key_test", m.Type)
+			}
+		}
+		valid := gen.KeyTestAnswer{TestID: id, Verdict: "valid", Reason: new("restricted"), Status: new(403)}
+		for _, refused := range []aikeystest.Response{claim(t, theirs, id), claim(t, old, id), answer(t, dp, valid)} {
+			requireRefused(t, refused, http.StatusNotFound, "not-found")
+		}
+		got := claim(t, dp, id)
+		require.Equal(t, http.StatusOK, got.StatusCode(), "%s", got.Body)
+		require.Equal(t, []string{"openai", "GET", "https://api.openai.com/v1/models", "https://api.openai.com/v1"},
+			[]string{got.JSON200.Provider, got.JSON200.Method, got.JSON200.URL, got.JSON200.BaseURL})
+		require.Equal(t, "Bearer "+key.secret, headersOf(got)["Authorization"])
+		require.Empty(t, got.JSON200.MadeUpHeaders)
+		require.False(t, got.JSON200.Signed)
+		for _, refused := range []aikeystest.Response{claim(t, dp, id), claim(t, another, id), answer(t, another, valid)} {
+			requireRefused(t, refused, http.StatusNotFound, "not-found")
+		}
+		require.Equal(t, http.StatusNoContent, answer(t, dp, valid).StatusCode())
+		requireRefused(t, answer(t, dp, valid), http.StatusNotFound, "not-found")
+		require.Equal(t, "valid restricted", s.found(t, id))
+		record := s.Fetches(acme, web)[0]
+		require.Equal(t, []any{dp.ID, "verification", models.OutcomeAllowed, owner, key.ID, uint32(1)},
+			[]any{record.DataPlaneID, record.Reason, record.Decision, record.UserID, record.KeyID, record.Version})
+		require.Len(t, s.Fetches(acme, web), 1)
+	})
+}
+
+func TestSecretIsTestedBeforeItIsAKeys(t *testing.T) {
+	s := onSQLite(t)
+	feedtest.Run(t, s.feed.Run)
+	dp := s.dataPlane()
+	s.offer(t, dp)
+	catalogue, err := providers.Load()
+	require.NoError(t, err)
+	add := func(provider, secret string) string {
+		p, _ := catalogue.Lookup(provider)
+		return s.addTest(t, pub.Key{Provider: provider}, func(row *models.KeyTest) {
+			row.Version = 0
+			sealed, err := s.public.Sealer.Seal(t.Context(), verification.SecretBinding(*row, p), sealer.NewSecret([]byte(secret)))
+			require.NoError(t, err)
+			row.Envelope = sealed.Bytes
+		})
+	}
+	secret := s.Secret()
+	got := claim(t, dp, add("anthropic", secret))
+	require.Equal(t, http.StatusOK, got.StatusCode(), "%s", got.Body)
+	require.Equal(t, []string{secret, "2023-06-01"}, []string{headersOf(got)["X-Api-Key"], headersOf(got)["Anthropic-Version"]})
+	record := s.Fetches(acme, web)[0]
+	require.Equal(t, []any{dp.ID, "verification", "anthropic", "", uint32(0)}, []any{record.DataPlaneID, record.Reason, record.Provider, record.KeyID, record.Version})
+
+	// What is signed here is refused elsewhere at another time.
+	for _, tc := range []struct {
+		ago  time.Duration
+		want string
+	}{{0, "rejected"}, {time.Hour, "unreachable clock"}, {-time.Hour, "unreachable clock"}} {
+		id := add("bedrock", `{"access_key_id":"AKIAEXAMPLEEXAMPLE01","secret_access_key":"`+s.Secret()+`","region":"eu-west-1"}`)
+		got := claim(t, dp, id)
+		require.Equal(t, http.StatusOK, got.StatusCode(), "%s", got.Body)
+		require.True(t, got.JSON200.Signed)
+		date := time.Now().Add(-tc.ago).UTC().Format(http.TimeFormat)
+		require.Equal(t, http.StatusNoContent, answer(t, dp, gen.KeyTestAnswer{TestID: id, Verdict: "rejected", Status: new(403), Date: &date}).StatusCode())
+		require.Equal(t, tc.want, s.found(t, id))
+	}
+
+	moved := add("openai", s.Secret())
+	s.exec(t, `UPDATE key_tests SET provider = 'mistral' WHERE id = '`+moved+`'`)
+	require.Equal(t, http.StatusInternalServerError, claim(t, dp, moved).StatusCode(), "its envelope opens for its own provider alone")
+	require.Equal(t, "unreachable unknown_answer", s.found(t, moved))
+}
+
+// Data planes get neither a key that has been stopped in the meantime nor a credential that only the control plane can exchange. The waiting
+// request gets an answer.
+func TestDataPlanesGetNoTestTheyCannotMake(t *testing.T) {
+	s := onSQLite(t, func(o *aikeystest.Options, _ *dataplane.Config) {
+		o.Tester = verification.New(verification.Config{Transport: tokenService(func(r *http.Request) *http.Response {
+			body := io.NopCloser(strings.NewReader(`{"error": "invalid_client"}`))
+			return &http.Response{StatusCode: http.StatusUnauthorized, Body: body, Request: r}
+		})})
+	})
+	feedtest.Run(t, s.feed.Run)
+	dp := s.dataPlane()
+	s.offer(t, dp)
+	revoked, rotated := s.shared("openai"), s.shared("openai")
+	s.public.As(owner).RevokeKey(t, revoked.ID)
+	exchanged := s.public.As(owner).Register(t, pub.RegisterRequest{Provider: "azure_openai", Name: "entra", Secret: gensecret.New(
+		`{"endpoint":"https://r.services.ai.azure.us/","tenant_id":"t","client_id":"app","client_secret":"` + s.Secret() + `"}`)})
+	for _, tc := range []struct {
+		key        pub.Key
+		change     func(*models.KeyTest)
+		want       string
+		wantRecord []string
+	}{
+		{revoked.Key, func(*models.KeyTest) {}, "unreachable unknown_answer", []string{dp.ID, "denied", "key_revoked"}},
+		{rotated.Key, func(row *models.KeyTest) { row.Version = 2 }, "unreachable unknown_answer", []string{dp.ID, "denied", "no_key"}},
+		{exchanged, func(*models.KeyTest) {}, "rejected", []string{models.ControlPlane, "allowed", "verification"}},
+	} {
+		id := s.addTest(t, tc.key, tc.change)
+		requireRefused(t, claim(t, dp, id), http.StatusNotFound, "not-found")
+		require.Equal(t, tc.want, s.found(t, id))
+		record := s.Fetches(acme, web)[0]
+		require.Equal(t, tc.wantRecord, []string{record.DataPlaneID, string(record.Decision), record.Reason})
 	}
 }
