@@ -887,7 +887,7 @@ func TestServersAreDescribedPlainlyAndFewToAProject(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for want, change := range map[string]map[string]any{
 		"base_url must hold no user":        {"base_url": "https://u:hunter2@llm.example/v1"},
-		"base_url must not be an address":   {"base_url": "http://169.254.169.254/latest"},
+		"base_url must not be a link-local": {"base_url": "http://169.254.169.254/latest"},
 		"base_url looks like it holds":      {"base_url": "https://llm.example/sk-ant-api03-aaaaaaaaaaaaaaaaaaaa"},
 		"display_name must be 1 to 64":      {"display_name": "vLLM "},
 		"display_name looks like it holds":  {"display_name": "gsk_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
