@@ -32,7 +32,7 @@ const (
 	project  = "chat"
 	owner    = "alice"
 	provider = "openai"
-	// providerSecret is what the stand-in for the provider accepts. It is made up.
+	// providerSecret is the made-up secret that the stand-in for the provider accepts.
 	providerSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-DEMO" //nolint:gosec // G101: nobody's credential
 	answer         = "I answer with a key that nobody here can read."
 	// wordPause is how long the stand-in waits before each word of a stream.
@@ -129,7 +129,7 @@ func play(ctx context.Context, p *cli.Program, d *programs) error {
 	return report(p, r, callers)
 }
 
-// underLoad calls act while the callers send requests, and returns when it began and ended.
+// underLoad calls act while the callers send requests, and returns the times at which act began and ended.
 func underLoad(ctx context.Context, callers []*caller, act func() error) (sent, answered time.Time, err error) {
 	var load errgroup.Group
 	loading, stopLoad := context.WithCancel(ctx)
@@ -148,8 +148,8 @@ func underLoad(ctx context.Context, callers []*caller, act func() error) (sent, 
 	return sent, answered, errors.Join(err, load.Wait(), ctx.Err())
 }
 
-// startAll starts a provider, a control plane and the gateways, and returns a caller of each gateway. The callers that it could
-// make are returned with an error too.
+// startAll starts a provider, a control plane and the gateways, and returns a caller of each gateway. If it fails, it
+// also returns the callers that it has made.
 func (d *programs) startAll(ctx context.Context) (control addresses, apiKey string, callers []*caller, err error) {
 	upstream, err := d.startProvider(ctx)
 	if err != nil {
@@ -278,7 +278,7 @@ type caller struct {
 	name, gateway, apiKey string
 	client                *http.Client
 	attempts              []attempt
-	// body is that of sendRequests; empty is one that is not streamed.
+	// body is the body of the requests of sendRequests; empty means that of a request that is not streamed.
 	body string
 }
 
@@ -334,8 +334,8 @@ func (c *caller) stream(ctx context.Context, to io.Writer) error {
 	return err
 }
 
-// sendRequests sends a request every millisecond, or as fast as the machine can, until ctx ends. The last one is
-// answered.
+// sendRequests sends a request every millisecond, or as fast as the machine can, until ctx ends. It waits for the
+// answer to the last request.
 func (c *caller) sendRequests(ctx context.Context) error {
 	ticker := time.NewTicker(requestPause)
 	defer ticker.Stop()

@@ -13,12 +13,13 @@ import (
 )
 
 const (
-	// nextSecret is what the key is rotated to, which the stand-in accepts too. It is made up.
+	// nextSecret is the made-up secret to which the key is rotated. The stand-in accepts it too.
 	nextSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-NEXT" //nolint:gosec // G101: nobody's credential
 	streaming  = `{"model":"demo","stream":true,"messages":[{"role":"user","content":"And now?"}]}`
 )
 
-// playRotation rotates the key while each gateway gets requests and streams, of which none may fail, and prints what happened when.
+// playRotation rotates the key while each gateway gets requests and streams, and prints what happened when. None of
+// them may fail.
 func playRotation(ctx context.Context, p *cli.Program, sdk *agentrouter.Client, id string, callers []*caller) error {
 	senders := make([]*caller, 0, 2*len(callers))
 	for _, c := range callers {

@@ -9,7 +9,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	_ "golang.org/x/crypto/x509roots/fallback" // the public authorities, for a machine that has none: the container images
+	_ "golang.org/x/crypto/x509roots/fallback" // public authorities for machines without any, such as the container images
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
@@ -39,10 +39,10 @@ func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "aikeys-gateway",
 		Short: "Serve inference requests with the provider keys of their callers",
-		Long: `aikeys-gateway is a data plane of AgentRouter AI Keys. Callers send it what they would send to a provider, with their
-API key of AI Keys in place of the provider's. It puts the provider key that serves the caller into the request, and
-passes it on: /openai/chat/completions goes to OpenAI, /anthropic/v1/messages to Anthropic. The SDKs of both work with
-their base URL changed and nothing else. Streams are not buffered.
+		Long: `aikeys-gateway is a data plane of AgentRouter AI Keys. Callers send it the requests that they would send to a provider,
+with their API key of AI Keys instead of the provider's key. It puts the provider key that serves the caller into the
+request, and passes it on: /openai/chat/completions goes to OpenAI, /anthropic/v1/messages to Anthropic. The SDKs of
+both work with their base URL changed and nothing else. Streams are not buffered.
 
 A revoked key stops serving within a second: the gateway follows the control plane's stream of changes. Without the
 stream, it asks before each request, or refuses. --max-stale allows more time while the control plane does not answer.

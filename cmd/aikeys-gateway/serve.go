@@ -33,9 +33,10 @@ func (p *program) serveCommand() *cobra.Command {
 		Long: `Serves inference requests: what comes to /{provider} goes to that provider, with the provider key that serves the
 caller. Answers to other proxies, and /healthz, /readyz and /metrics, are on listeners of their own.
 
-It starts without its control plane, answers 503 until it has reached it, and then becomes ready. When it loses contact,
-cached keys serve for --max-stale longer, 0s by default; the control plane waits that much longer before it calls a
-revocation complete. Requests to providers go through the proxy that HTTPS_PROXY names, if any.
+It starts even if its control plane does not answer. It answers 503 until it has reached the control plane, and then
+becomes ready. When it loses contact, cached keys serve for --max-stale longer, 0s by default; the control plane waits
+that much longer before it calls a revocation complete. Requests to providers go through the proxy that HTTPS_PROXY
+names, if any.
 
 SIGTERM or SIGINT stops it: /readyz turns 503, requests in flight are answered, then it exits. A second signal ends it
 at once.`,
@@ -73,11 +74,11 @@ type service struct {
 	registry    *prometheus.Registry
 	resolver    *dataplane.Resolver
 	proxy       *gateway.Gateway
-	tls         *tls.Config      // nil is plain HTTP
-	proxyTLS    *tls.Config      // of the listeners for other proxies; nil is plain HTTP
-	forwardAuth http.Handler     // nil is off
-	extAuthz    *extauthz.Server // nil is off
-	agent       http.Handler     // nil is off
+	tls         *tls.Config      // nil means plain HTTP
+	proxyTLS    *tls.Config      // of the listeners for other proxies; nil means plain HTTP
+	forwardAuth http.Handler     // nil if off
+	extAuthz    *extauthz.Server // nil if off
+	agent       http.Handler     // nil if off
 
 	listeners map[string]net.Listener // :: name of the setting → listener; those that are off are missing
 	draining  atomic.Bool

@@ -188,7 +188,7 @@ func (s *config) checkCredential() []string {
 	target, err := url.Parse(s.ControlPlane)
 	switch {
 	case s.TokenFile == "" && s.ClientCert == "" && s.ClientKey == "":
-		return []string{fmt.Sprintf("%s: is required, or %s and %s; \"aikeysd admin dataplane create\" prints what it holds",
+		return []string{fmt.Sprintf("%s: is required, or %s and %s; \"aikeysd admin dataplane create\" prints its content",
 			token.Given(), cert.Beside(token), key.Beside(token))}
 	case s.TokenFile != "" && s.ClientCert+s.ClientKey != "":
 		return []string{fmt.Sprintf("%s, %s and %s: give a token or a client certificate, not both", token.Given(), cert.Given(), key.Given())}

@@ -35,7 +35,7 @@ func TestGatewaySettings(t *testing.T) {
 	t.Run("defaults need only a credential", func(t *testing.T) {
 		cfg, complaints := loaded(t, nil)
 		require.Equal(t, `AIKEYS_GATEWAY_TOKEN_FILE: is required, or AIKEYS_GATEWAY_CLIENT_CERT and AIKEYS_GATEWAY_CLIENT_KEY; `+
-			`"aikeysd admin dataplane create" prints what it holds`, complaints)
+			`"aikeysd admin dataplane create" prints its content`, complaints)
 		for _, d := range cfg.All() {
 			require.NoError(t, d.Parse(d.Default), d.Name)
 		}

@@ -21,7 +21,7 @@ import (
 // controlPlaneTimeout bounds the time to connect to the control plane, and the time until it begins an answer.
 const controlPlaneTimeout = 2 * time.Second
 
-// makeParts makes the resolver and what answers requests. It connects to nothing.
+// makeParts makes the resolver and the handlers of requests. It connects to nothing.
 func (s *service) makeParts() (err error) {
 	s.registry = prometheus.NewRegistry()
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
@@ -104,7 +104,7 @@ func (s *service) openText(name, file string, read func(file string) (string, er
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return func() string { return text.Get(context.Background()) }, nil // a stream asks too: there may be no request
+	return func() string { return text.Get(context.Background()) }, nil // a stream calls it too, without a request
 }
 
 // controlPlaneClient returns an HTTP client that has the client certificate of the settings and trusts only their CA

@@ -23,10 +23,10 @@ func (p *program) adminCommand() *cobra.Command {
 		Short:   "Manage members, API keys, provider keys and data planes, directly in the database",
 		GroupID: groupOperate,
 		Long: `Manages the members of projects, their API keys, and the credentials of data planes, directly in the database: anyone
-who can read the database's URL is trusted. The service need not run. If it does, it applies a change from its next
-request on, and gateways do within a second. Every change to a project is recorded in its events. The
-system trail ("aikeysd admin events") has these changes too, those of data planes, and who listed what a project has.
-Both name the operator: the user and the name of the machine on which the command ran.`,
+who can read the database's URL is trusted. The service need not run. A running service applies a change from its next
+request on, and gateways apply it within a second. The events of a project record every change to it. The system trail
+("aikeysd admin events") has these changes, the changes of data planes, and who listed what a project has. Both name the
+operator: the user and the name of the machine on which the command ran.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
   (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)`,
@@ -73,9 +73,9 @@ func (a *admin) addUserFlag(cmd *cobra.Command, isRequired bool) {
 	a.idFlags = append(a.idFlags, identifier{"--user", &a.user, isRequired})
 }
 
-// command completes a command on the database: it adds the flags that name the database, after the command's own. When it runs,
-// the command reports all errors in its flags and the settings together, or else opens the database and calls act. check, which
-// may be nil, checks the command's own flags.
+// command completes a command on the database: it adds the flags that name the database, after the command's own. When
+// it runs, the command reports all errors in its flags and the settings together. If there are none, it opens the
+// database and calls act. check, which may be nil, checks the command's own flags.
 func (a *admin) command(cmd *cobra.Command, check func() error, act func(ctx context.Context) error) *cobra.Command {
 	names := make([]string, len(a.idFlags))
 	for i, id := range a.idFlags {
@@ -97,8 +97,8 @@ func (a *admin) command(cmd *cobra.Command, check func() error, act func(ctx con
 	return cmd
 }
 
-// withStore opens the database and calls act. Only some commands may create the database: any other would hide a wrong path by
-// working on an empty one.
+// withStore opens the database and calls act. Only some commands may create the database. If the others did, they would
+// work on an empty database, and nobody would notice a wrong path.
 func (a *admin) withStore(ctx context.Context, act func(ctx context.Context) error) error {
 	isMissing, err := databaseMissing(a.cfg.DatabaseURL)
 	if err != nil {

@@ -22,9 +22,9 @@ func (p *program) dataPlaneCommand() *cobra.Command {
 		Use:   "dataplane",
 		Short: "Create, list and revoke the credentials of data planes",
 		Long: `Creates, lists and revokes the credentials with which data planes, such as aikeys-gateway, call the data-plane API.
-Anyone who has one can fetch the provider keys of its customers in plain text: keep it as carefully as those. A
-credential is a token, which is shown once, when it is created, because the database holds only a hash of it; or a
-client certificate of your own authority, of which the database holds a name.`,
+Anyone who has one can fetch the provider keys of its customers in plain text: keep it as carefully as the keys. A
+credential is a token or a client certificate of your own authority. A token is shown once, when it is created, because
+the database holds only a hash of it. Of a certificate, the database holds the name.`,
 		Example: `  (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)
   aikeysd admin dataplane list`,
 	}, p.dataPlaneCreateCommand(), p.dataPlaneListCommand(), p.dataPlaneRevokeCommand())
@@ -48,7 +48,7 @@ certificate that has this name and is signed by an authority of --dataplane-clie
 	}
 	a := p.newAdmin()
 	cmd.Flags().StringVar(&name, "name", "", "name of the data plane; no other active one may have it (required)")
-	cmd.Flags().StringSliceVar(&customers, "customer", nil, "`customer` that it may serve; give it again for more; without any, it may serve ALL customers")
+	cmd.Flags().StringSliceVar(&customers, "customer", nil, "`customer` that it may serve; repeat the flag for more; without it, the data plane may serve ALL customers")
 	cmd.Flags().StringVar(&certificate, "certificate", "", "`name` that its client certificate has: dns:<name>, uri:<name> or cn:<name>, exactly; no other active one may have it")
 	cmd.Flags().StringVar(&expires, "expires", "0", "`lifetime` of the credential in hours or days, such as 720h or 30d; 0 does not expire")
 	var life time.Duration
@@ -93,9 +93,10 @@ certificate that has this name and is signed by an authority of --dataplane-clie
 	})
 }
 
-// createDataPlane stores a new data plane. Unless it has a certificate, it gets a token, which is returned and of which a
-// hash is stored. A data plane without customers may serve all of them. createDataPlane returns ErrAlreadyExists if an
-// active one has the same name or certificate. A life of 0 does not expire.
+// createDataPlane stores a new data plane. If it has no certificate, createDataPlane makes a token for it, stores the
+// token's hash, and returns the token. A data plane without customers may serve all customers. If an active data plane
+// has the same name or certificate, createDataPlane returns ErrAlreadyExists. With a life of 0, the credential does not
+// expire.
 func createDataPlane(ctx context.Context, store *models.Store, want models.DataPlane, life time.Duration) (
 	text string, made models.DataPlane, err error,
 ) {
@@ -139,7 +140,8 @@ func (a *admin) dataPlaneExists(ctx context.Context, name, certificate string) e
 		name, name, a.cfg.databaseFlags())
 }
 
-// credentialName is the name in a data plane's certificate, or "token", which is no certificate's name: those have a colon.
+// credentialName returns the name in a data plane's certificate, or "token" if it has no certificate. No certificate
+// has that name: their names have a colon.
 func credentialName(d models.DataPlane) string {
 	if d.Certificate != "" {
 		return d.Certificate
@@ -147,7 +149,8 @@ func credentialName(d models.DataPlane) string {
 	return "token"
 }
 
-// customersOf lists the customers that a data plane may serve. No customer is called "(all)": ids have no brackets.
+// customersOf lists the customers that a data plane may serve, or returns "(all)". No customer has that id: ids have no
+// brackets.
 func customersOf(d models.DataPlane) string {
 	if d.Customers == nil {
 		return "(all)"
@@ -160,9 +163,9 @@ func (p *program) dataPlaneListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the credentials of data planes",
 		Long: `Lists the credentials of data planes, oldest first, with those that are revoked or expired. CREDENTIAL is "token", or
-the name in a certificate. The ids are not secret. STREAMS counts the connections that are open with the credential, or
-were within the last seconds: with none, no gateway uses it. CREATED BY and REVOKED BY are the user of the machine on
-which the command ran, as that machine names them.`,
+the name in a certificate. The ids are not secret. STREAMS counts the connections that are open with the credential or
+were open in the last seconds; 0 means that no gateway uses it. CREATED BY and REVOKED BY name the user who ran the
+command, and the machine.`,
 		Example: `  aikeysd admin dataplane list`,
 	}
 	a := p.newAdmin()
@@ -236,9 +239,9 @@ func (p *program) fetchesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fetches",
 		Short: "List the fetches of a project's keys",
-		Long: `Lists the latest fetches of a project's keys, newest first. Each line has the time, the data plane, the user, the provider,
-and the key that the data plane got with the reason, or why it got none. A data plane serves requests from its cache, so there are fewer
-fetches than requests.`,
+		Long: `Lists the latest fetches of a project's keys, newest first. Each line has the time, the data plane, the user, the
+provider, and the key that the data plane got with the reason, or why it got none. A data plane serves requests from its
+cache, so there are fewer fetches than requests.`,
 		Example: `  aikeysd admin fetches --customer acme --project chat
   aikeysd admin fetches --customer acme --project chat --limit 1000`,
 	}

@@ -29,7 +29,7 @@ lists they read, how key-encryption keys changed, when secrets were re-wrapped, 
 ACTOR is the user and the machine that the command ran on, or those of the service's own process. BEFORE and AFTER show
 the state before and after the change. What members do in their projects is in the events of each project.
 
-A day stands for its first moment in UTC.`,
+A day in --from or --to means its first moment in UTC.`,
 		Example: `  aikeysd admin events
   aikeysd admin events --type dataplane.created --from 2026-11-01 --to 2026-12-01
   aikeysd admin events --customer acme --limit 1000 -o json`,
@@ -40,8 +40,8 @@ A day stands for its first moment in UTC.`,
 	flags.StringVar(&filter.Actor, "actor", "", "only what this `operator` did, such as ops@host-1")
 	flags.StringVar(&filter.CustomerID, "customer", "", "only events in this customer's projects")
 	flags.StringVar(&filter.ProjectID, "project", "", "only events in this project")
-	flags.StringVar(&from, "from", "", "only from this `time` on: a day or a time, such as 2026-11-23 or 2026-11-23T06:42:24Z")
-	flags.StringVar(&to, "to", "", "only before this `time`")
+	flags.StringVar(&from, "from", "", "only events from this `time` on: a day or a time, such as 2026-11-23 or 2026-11-23T06:42:24Z")
+	flags.StringVar(&to, "to", "", "only events before this `time`")
 	flags.IntVar(&limit, "limit", 50, "list at most this many")
 	flags.StringVarP(&output, "output", "o", outputTable, "form of the output: table or json")
 	a.idFlags = []identifier{{"--customer", &filter.CustomerID, false}, {"--project", &filter.ProjectID, false}}

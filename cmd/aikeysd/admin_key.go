@@ -73,10 +73,10 @@ func (p *program) keyRevokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke <id>",
 		Short: "Revoke a provider key",
-		Long: `Revokes any provider key permanently, as its owner would through the API. Data planes drop it within a second.
-It waits for the receipt, which is complete when every data plane has confirmed or its lease has run out, and prints how
-many have confirmed. If the receipt is not complete within --wait, the exit code is 1; the key is revoked in any case.
-Revoking a key again changes nothing, and shows the receipt.`,
+		Long: `Revokes any provider key permanently, as its owner would through the API. Data planes drop it within a second. The
+command waits for the receipt, which is complete when every data plane has confirmed or its lease has run out, and
+prints how many have confirmed. If the receipt is not complete within --wait, the exit code is 1; the key is revoked in
+any case. Revoking a key again changes nothing, and shows the receipt.`,
 		Example: `  aikeysd admin key revoke byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   aikeysd admin key revoke byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 30s`,
 	}
@@ -144,7 +144,7 @@ func (a *admin) revokeKey(ctx context.Context, id string) (key models.Key, err e
 // awaitReceipt waits until the receipt of a committed revocation is complete, or for at most wait, and returns it. The feed does
 // not run here: it only reads what the replicas of the service have stored.
 func (a *admin) awaitReceipt(ctx context.Context, key models.Key, wait time.Duration) (feed.Receipt, error) {
-	committed := time.Now() // at the latest
+	committed := time.Now() // or earlier
 	receipts, err := feed.New(feed.Config{Store: a.store})
 	if err != nil {
 		return feed.Receipt{}, err

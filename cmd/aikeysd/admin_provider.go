@@ -20,7 +20,7 @@ func (p *program) providerCommand() *cobra.Command {
 		Short: "Add, list and delete a customer's own servers",
 		Long: `Adds, lists and deletes custom providers: servers of a customer's own that speak the API of OpenAI or of Anthropic, such
 as vLLM, Ollama, LM Studio or LiteLLM. The customer's projects then register keys for the slug as for any provider. A
-gateway connects to one only where its own operator lets it: see --upstream-allow of aikeys-gateway.`,
+gateway connects to such a server only if the gateway's operator allows that: see --upstream-allow of aikeys-gateway.`,
 		Example: `  aikeysd admin provider create --customer acme --slug x-vllm --base-url https://llm.acme.example/v1
   aikeysd admin provider create --customer acme --slug x-ollama --base-url http://10.20.0.7:11434/v1 --auth none
   aikeysd admin provider list --customer acme`,
@@ -40,8 +40,8 @@ func (p *program) providerCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Add a server",
-		Long: `Adds a server of a customer's own. It never changes: keys are sealed for its base URL, and open for no other. To
-move a server, add another slug, or revoke the keys, delete it and add it again.
+		Long: `Adds a server of a customer's own. It never changes: keys are sealed for its base URL, and open for no other. To move a
+server, add it under another slug; or revoke its keys, delete it and add it again.
 
 With --auth none the server takes no key. Register a key for it nevertheless, with the word none as its secret: the key
 says who may use the server, and can be revoked.`,

@@ -79,8 +79,8 @@ type apiKey struct {
 	expiresAt int64 // microseconds since 1970; 0 is never
 }
 
-// createToken makes an API key for a member, stores its hash, and records the event. It returns ErrNotMember if the user
-// is not a member. A life of 0 does not expire.
+// createToken makes an API key for a member, stores its hash, and records the event. It returns ErrNotMember if the
+// user is not a member. With a life of 0, the API key does not expire.
 func createToken(tx *models.Tx, by operator, who models.Caller, life time.Duration) (apiKey, error) {
 	if _, err := tx.Role(who); err != nil {
 		return apiKey{}, err

@@ -33,12 +33,12 @@ database, and that the OpenID Connect issuer, if there is one, can be read. It m
 run while the service does.
 
 For each key-encryption key (KEK), it shows the state (primary, enabled, retired, or unknown to the sealer) and counts
-the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the primary KEK, or "unreadable". It takes
-this from the keys' rows. With --deep it tries to unwrap each data key, and lists the keys that can't be read. That
-opens no secret unless --sealer-old is given, so it does not find a ciphertext that was changed. With --keys it lists a
-project's keys and how each is sealed, and the system trail records that. At secrets-svc it needs the rights "open" and
-"status", and "rewrap" for --deep; with --role public it needs "seal" alone, and checks that this seals with the
-database's keyset.
+the keys under it as "current", as "old_kek" ("aikeysd rewrap" puts these under the primary KEK), or as "unreadable".
+The counts come from the keys' rows. With --deep, it tries to unwrap each data key, and lists the keys that can't be
+read. It opens no secret unless --sealer-old is given, so it does not find a changed ciphertext. With --keys, it lists a
+project's keys and how each is sealed, and the system trail records that. With secrets-svc, it needs the rights "open"
+and "status", and for --deep also "rewrap". With --role public, it needs only "seal", and checks that secrets-svc seals
+with the database's keyset.
 
 "not yet" means that the first start of "aikeysd serve" will make it: a SQLite database, or a keyset for a database
 that has none. If you expected it to exist, check its path.
@@ -100,7 +100,7 @@ type checkResult struct {
 	Detail string `json:"detail"`
 }
 
-// checkReport is the whole output. Of keys it holds ids and states, never envelopes.
+// checkReport is the whole output. It holds the ids and states of keys, never envelopes.
 type checkReport struct {
 	Checks []checkResult `json:"checks"`
 	sealReport
@@ -150,7 +150,7 @@ func (p *program) check(ctx context.Context, cfg *config, options checkOptions) 
 	return nil
 }
 
-// checker holds what one check finds out for the next.
+// checker holds what each check finds out for those after it.
 type checker struct {
 	*program
 	cfg       *config
@@ -163,7 +163,7 @@ type checker struct {
 	closers   lifecycle.Closers
 }
 
-// settings checks the variables that are not ours. Loading the settings has checked ours.
+// settings checks the variables of tracing, OTEL_*. Loading the settings has checked the program's own.
 func (c *checker) settings(context.Context) (string, error) {
 	if _, err := tracing.Endpoint(c.Getenv); err != nil {
 		return "", err
@@ -262,7 +262,7 @@ func (c *checker) requireKeysetFile(bound bool) error {
 	case err != nil:
 		return fmt.Errorf("keyset: %w", err)
 	case missing && bound && len(c.cfg.SealerOld) == 0:
-		return fmt.Errorf("there is no keyset at %s, and the database is bound to one: put that one there, or its backup", absolute(path))
+		return fmt.Errorf("there is no keyset at %s, and the database is bound to one: put that keyset there, or its backup", absolute(path))
 	case missing:
 		return fmt.Errorf("%s %w", absolute(path), errNotYet)
 	}
@@ -315,7 +315,7 @@ func (c *checker) keys(ctx context.Context) (string, error) {
 		current, other, lost = current+kek.Current, other+kek.All()-kek.Current, lost+kek.Unreadable
 	}
 	if lost > 0 {
-		which := ", by what their rows say; aikeysd check --deep lists them"
+		which := ", according to their rows; aikeysd check --deep lists them"
 		if c.options.deep {
 			which = "; they are listed below"
 		}
@@ -384,7 +384,7 @@ func (c *checker) issuer(ctx context.Context) (string, error) {
 	return c.cfg.OIDCIssuer + " answers; sign-in works " + flows, nil
 }
 
-// print prints the checks, and then how the keys are sealed if that is known.
+// print prints the checks and, if it is known, how the keys are sealed.
 func (r checkReport) print(p *program, options checkOptions) error {
 	if options.output == outputJSON {
 		text, err := json.MarshalIndent(r, "", "  ")
@@ -420,7 +420,7 @@ type keyReport struct {
 	SealState string `json:"seal_state"`
 	KEKID     string `json:"kek_id"`
 	Reason    string `json:"reason,omitempty"`
-	// Version is left out for the first. A rotated key has a report for each version that has an envelope.
+	// Version is left out for a key's first version. A rotated key has a report for each version that has an envelope.
 	Version uint32 `json:"version,omitempty"`
 }
 

@@ -190,7 +190,7 @@ func (p *program) devBeside(ctx context.Context, s *service, gateway, standIn *d
 		if standIn != nil {
 			urls, err := standIn.awaitListening(ctx)
 			if err != nil {
-				return nil // ctx has ended, and the stand-in says why
+				return nil // ctx has ended; the stand-in's own goroutine returns the error
 			}
 			if upstreams, err = options.standInUpstreams(urls[0]); err != nil {
 				return err

@@ -40,7 +40,7 @@ func newDevChild(process child.Process, address string, log io.Writer, isHidden 
 	return c
 }
 
-// awaitListening returns the program's URLs once it listens, and an error when ctx ends.
+// awaitListening waits until the program listens, and returns its URLs. If ctx ends first, it returns an error.
 func (c *devChild) awaitListening(ctx context.Context) ([]string, error) {
 	select {
 	case <-c.listening:
@@ -55,8 +55,8 @@ func childEnviron(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(v string) bool { return strings.HasPrefix(v, variablePrefix) })
 }
 
-// newDevGateway returns the aikeys-gateway. It logs its addresses at the level info, so it runs at that level at least; isHidden
-// drops what the developer did not ask for.
+// newDevGateway returns the child that runs aikeys-gateway. The gateway logs its addresses at the level info, so its
+// level is always info or debug. If the developer's level is higher, isHidden drops the lines of the level info.
 func newDevGateway(p *program, cfg *config, options devOptions) (*devChild, error) {
 	path, err := child.Find("aikeys-gateway")
 	if err != nil {
@@ -94,8 +94,8 @@ func (c *devChild) runGateway(ctx context.Context, controlPlane, tokenFile strin
 	return fmt.Errorf("the gateway has ended, and its message is above: %w; --gateway-listen gives it another address", err)
 }
 
-// newDevStandIn returns the stand-in for providers, which answers requests with the made-up keys of examples without a network. It
-// is nil if the options or a missing program leave it out.
+// newDevStandIn returns the stand-in for providers, which answers requests that have the made-up keys of examples,
+// without a network. It returns nil if the options leave the stand-in out or its program is missing.
 func newDevStandIn(p *program, options devOptions) *devChild {
 	if !options.standIn {
 		return nil
@@ -127,7 +127,7 @@ func (o devOptions) standInUpstreams(url string) ([]string, error) {
 		if !o.usesStandIn(p.Slug) {
 			continue
 		}
-		_, rest, _ := strings.Cut(p.BaseURL, "://") // it is no URL before the fields of a credential are filled in
+		_, rest, _ := strings.Cut(p.BaseURL, "://") // with the fields of a credential in it, url.Parse may refuse it
 		if _, path, hasPath := strings.Cut(rest, "/"); hasPath {
 			upstreams = append(upstreams, p.Slug+"="+url+"/"+path)
 		} else {

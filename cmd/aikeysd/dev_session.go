@@ -63,7 +63,7 @@ func (s *service) seedSession(ctx context.Context, path, gatewayURL string) (dev
 	return session, session.write()
 }
 
-// seedUser makes a user a member, unless they are one already with whatever role, and returns an API key of theirs:
+// seedUser makes a user a member, unless they already are a member in any role. It returns an API key of the user:
 // lastKey if it still works, otherwise a new one.
 func (s *service) seedUser(ctx context.Context, user string, role models.Role, lastKey string) (string, error) {
 	who := models.Caller{CustomerID: devCustomer, ProjectID: devProject, UserID: user}
@@ -113,7 +113,7 @@ func (s *service) seedGatewayToken(ctx context.Context, path string) error {
 	return writePrivate(path, token+"\n")
 }
 
-// readSession reads the session file of the last start. Without a file, the session is empty but for its path.
+// readSession reads the session file of the last start. If there is no file, the session has only its path.
 func readSession(path string) (devSession, error) {
 	content, err := secretfile.Read(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -163,9 +163,9 @@ func shellQuote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
-// summary is what dev prints when everything is ready. Its commands can be pasted into bash as they are, one after the
-// other and any number of times: the last one frees the name that the first one takes. They pass API keys with an option
-// whose value curl hides from lists of processes.
+// summary is what dev prints when everything is ready. Its commands can be pasted into bash unchanged, one after the
+// other and any number of times: the first command takes a name, and the last one frees it. They pass API keys with an
+// option whose value curl hides from lists of processes.
 const summary = `
 AgentRouter AI Keys is ready.
 

@@ -31,9 +31,9 @@ func (p *program) keysInUseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "in-use",
 		Short: "Count the envelopes that need a key-encryption key",
-		Long: `Counts the envelopes in the database that are sealed under a key-encryption key (KEK), and prints the number: those of
-provider keys, active and revoked, and the canary that binds the database to its keyset. None of them could be opened
-without that KEK.
+		Long: `Counts the envelopes in the database that are sealed under a key-encryption key (KEK), and prints the number. It counts
+the envelopes of provider keys, active and revoked, and of the canary, which binds the database to its keyset. None of
+these envelopes opens without that KEK.
 
 Run it before "secrets-svc keys retire": a KEK that the database needs must not be retired. If the count is above 0, run
 "aikeysd rewrap" and count again. After the primary KEK has changed, wait two seconds before you count: until then, a
@@ -82,15 +82,15 @@ func (p *program) keysFingerprintCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fingerprint",
 		Short: "Make the fingerprints of keys that have none",
-		Long: `Makes the keyed fingerprints of the keys that have none: those that were registered before the service made any, or by a
-process that may not open the canary. Without fingerprints, a key that has leaked is not found by its secret, and no
-duplicate of it is noticed. The command opens the secret of each such key, and says so in the system trail; at
-secrets-svc it needs the right "open".
+		Long: `Makes keyed fingerprints for the keys that have none. These keys were registered before the service made fingerprints,
+or by a process that may not open the canary. A leaked key without fingerprints is not found by its secret, and its
+duplicates are not noticed. The command opens the secret of each such key, and records that in the system trail. With
+secrets-svc, it needs the right "open".
 
 The service may run at the same time. You can stop the command at any time and run it again.
 
 Exit codes: 0 all keys have fingerprints, 1 it failed or was stopped, 2 the command line or a setting is wrong, 3 all
-have but those that can't be read.`,
+keys have fingerprints except those that can't be read.`,
 		Example: `  aikeysd keys fingerprint
   aikeysd keys fingerprint --sealer secrets+unix:/run/secrets-svc/api.sock`,
 	}
@@ -161,7 +161,7 @@ func (a *admin) makeFingerprint(ctx context.Context, s sealer.Sealer, key keyset
 	return a.store.Transact(ctx, func(tx *models.Tx) error { return tx.AddFingerprints(k.CustomerID, k.ID, k.Version, made) })
 }
 
-// printFingerprints prints how far it got, and returns err or that some keys can't be read.
+// printFingerprints prints how many fingerprints were made. It returns err, or an error if some keys can't be read.
 func (a *admin) printFingerprints(made, unreadable int, err error) error {
 	if said := a.Say("made the fingerprints of %d versions of keys", made); said != nil || err != nil {
 		return errors.Join(err, said)
@@ -170,5 +170,5 @@ func (a *admin) printFingerprints(made, unreadable int, err error) error {
 		return nil
 	}
 	a.exit = exitUnreadable
-	return fmt.Errorf("%d versions can't be read, and have none; see: aikeysd check --deep", unreadable)
+	return fmt.Errorf("%d versions can't be read, and have no fingerprints; see: aikeysd check --deep", unreadable)
 }

@@ -8,7 +8,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	_ "golang.org/x/crypto/x509roots/fallback" // the public authorities, for a machine that has none: the container images
+	_ "golang.org/x/crypto/x509roots/fallback" // public authorities for machines without any, such as the container images
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
@@ -35,7 +35,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 // program has what the commands share.
 type program struct {
 	cli.Program
-	// exit is the exit code of a failure that needs its own code; zero is the usual one.
+	// exit is the exit code of a failure that needs its own code; zero means the usual code.
 	exit int
 }
 

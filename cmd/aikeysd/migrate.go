@@ -32,8 +32,8 @@ func (p *program) migrateUpCommand() *cobra.Command {
 	return a.command(&cobra.Command{
 		Use:   "up",
 		Short: "Apply the migrations that are missing",
-		Long: `Applies the migrations that are missing, each in its own transaction. It may run while the service does. Several may
-run at once: they take turns.`,
+		Long: `Applies the migrations that are missing, each in its own transaction. The service may run at the same time. Several of
+these commands may run at once: they take turns.`,
 		Example: `  aikeysd migrate up
   aikeysd migrate up --database-url postgres://aikeys@db.internal/aikeys`,
 	}, nil, func(ctx context.Context) error {

@@ -215,7 +215,7 @@ type mockKey struct {
 	ID string `json:"id"`
 }
 
-// mockTimeout bounds one of these requests.
+// mockTimeout bounds each request of mockSeed.
 const mockTimeout = 10 * time.Second
 
 func (s mockSeed) send(ctx context.Context, request mockRequest) (reply mockReply, err error) {

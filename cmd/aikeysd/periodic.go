@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// expiryInterval is how often the service looks for keys that expire and for replaced versions to destroy. When the expiry of a
-	// key was moved to an earlier time, data planes end its streams by the event of this look.
+	// expiryInterval is how often the service looks for keys that expire and for replaced versions to destroy. If the
+	// expiry of a key was moved to an earlier time, data planes end the key's streams when they get the event that the
+	// service then writes.
 	expiryInterval = 500 * time.Millisecond
 	expiryBatch    = 100
 	// destroyInterval is how often the service looks for removals of members that can no longer be undone.
@@ -62,8 +63,8 @@ func (s *service) destroyRemoved(ctx context.Context) error {
 	}))
 }
 
-// inBatches returns a function that calls work until it has done less than a whole batch. It calls warn when work fails and did
-// not fail the last time.
+// inBatches returns a function that calls work until a call has done less than a whole batch. If work fails several
+// times in a row, it calls warn only for the first failure.
 func inBatches(ctx context.Context, size int, warn func(cause slog.Attr), work func(now int64) (done int, err error)) func() {
 	failing := false
 	return func() {
@@ -89,8 +90,8 @@ func newServiceEvent() func(models.EventType, models.Key) models.Event {
 	}
 }
 
-// deleteOldRecords deletes the records that have outlived their retention, until ctx is done. What a failure leaves is deleted
-// the next time.
+// deleteOldRecords deletes the records that have outlived their retention, until ctx is done. Records that remain after
+// a failure are deleted the next time.
 func (s *service) deleteOldRecords(ctx context.Context) error {
 	return every(ctx, cleanupInterval, func() {
 		for kind, rule := range map[string]struct {

@@ -52,14 +52,15 @@ func (p *program) rewrapCommand() *cobra.Command {
 		Use:     "rewrap",
 		Short:   "Put all keys under the primary key-encryption key, while the service runs",
 		GroupID: groupOperate,
-		Long: `Puts every key, active or revoked, and the canary under the primary key-encryption key. Run it after another one became
-primary, or to move all secrets to another sealer. To move them, --sealer is the new sealer and --sealer-old the old
-one, and every aikeysd must run with both already. Otherwise the command opens only a sample of the secrets. At
-secrets-svc it needs the rights "rewrap" and "status", and to move secrets there also "seal" and "open".
+		Long: `Puts every key, active or revoked, and the canary under the primary key-encryption key (KEK). Run it after another KEK
+has become primary, or to move all secrets to another sealer. To move them, --sealer is the new sealer and --sealer-old
+the old one, and every aikeysd must run with both already. If no secrets move to another sealer, the command opens only
+a sample of them. With secrets-svc, it needs the rights "rewrap" and "status", and to move secrets there also "seal" and
+"open".
 
 The service may run at the same time. The keys' rows say what is still to be done, so you can stop or kill the command
 at any time and run it again, and several may run at once. Each new envelope is verified before it is written, and
-written only if the key has not changed since. Keys that can't be read are left as they are and listed at the end.
+written only if the key has not changed since. Keys that can't be read are left unchanged and listed at the end.
 
 Exit codes: 0 everything is under the primary key-encryption key, 1 it failed or was stopped, 2 the command line or a
 setting is wrong, 3 everything is done except for keys that can't be read.`,
@@ -104,7 +105,7 @@ func (a *admin) withSealer(use func(sealer.Sealer) error) error {
 func (a *admin) rewrap(ctx context.Context, job rewrap.Config) error {
 	cfg := a.cfg
 	if len(cfg.SealerOld) > 0 {
-		a.Note("moving secrets to %s: every aikeysd must run with it and with %s already, or can't open what has moved",
+		a.Note("moving secrets to %s: every aikeysd must already run with it and with %s; an aikeysd without both can't open moved secrets",
 			cfg.sealerName(), cfg.Of("sealer-old").Variable())
 	}
 	job.Settle = rewrapSettle

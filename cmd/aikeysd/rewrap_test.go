@@ -143,7 +143,7 @@ func TestRewrapAndCheckListUnreadableKeys(t *testing.T) {
 		require.NoError(t, local.Retire(i.keyset, keks[1].ID))
 		got := aikeysd(t, i.environ, "check")
 		require.Equal(t, exitFailure, got.Code)
-		require.Regexp(t, `keys +FAILED +1 key of 3 can't be read, by what their rows say; aikeysd check --deep lists them\n`, got.Stdout)
+		require.Regexp(t, `keys +FAILED +1 key of 3 can't be read, according to their rows; aikeysd check --deep lists them\n`, got.Stdout)
 		require.Regexp(t, keks[1].ID+` +retired +0 +0 +1\n`, got.Stdout)
 	})
 }
@@ -191,7 +191,7 @@ func TestRewrapMovesSecretsToAnotherKeyset(t *testing.T) {
 	i.server = startReady(t, i.environ)
 	got := aikeysd(t, i.environ, "rewrap")
 	require.Equal(t, exitOK, got.Code, got.Stderr)
-	require.Contains(t, got.Stderr, "every aikeysd must run with it and with AIKEYS_SEALER_OLD already")
+	require.Contains(t, got.Stderr, "every aikeysd must already run with it and with AIKEYS_SEALER_OLD")
 	i.requireServes()
 	require.Equal(t, exitOK, i.Stop())
 	i.environ = with(i.environ, "AIKEYS_SEALER_OLD=")

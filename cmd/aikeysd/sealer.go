@@ -33,8 +33,8 @@ const (
 // sealerForms lists the forms of a sealer's setting.
 const sealerForms = "local:<path of a keyset file>, secrets+unix:<path of a socket>, secrets+https://<host>:<port>, or " + kmsurl.Forms
 
-// splitSealer returns a sealer's scheme and the rest; of a key management service, the rest is the whole URL. The scheme is empty if
-// the text is not a sealer.
+// splitSealer returns a sealer's scheme and the rest; for a key management service, the rest is the whole URL. The
+// scheme is empty if the text is not a sealer.
 func splitSealer(text string) (scheme, rest string) {
 	if kmsurl.Knows(text) {
 		return sealerKMS, text
@@ -69,7 +69,7 @@ func (s *config) checkSealer() (complaints []string) {
 			return []string{old.Given() + ": must be sealers with commas between, each " + sealerForms}
 		}
 		if text == s.Sealer {
-			complaints = append(complaints, old.Given()+": names "+given.Given()+" itself, which needs no mention")
+			complaints = append(complaints, old.Given()+": names "+given.Given()+" itself; leave that out")
 		}
 		complaints = append(complaints, checkKMS(old, text)...)
 		overTLS = overTLS || scheme == sealerTLS
@@ -139,9 +139,9 @@ func (s *config) keysetPath() (path string, ok bool) {
 	return rest, scheme == sealerLocal
 }
 
-// openSealer opens the sealer, and behind it the old sealers, which open what it has not sealed. It creates a missing keyset
-// file, except for old sealers, and connects to nothing. It adds to closers what closes the sealers. A process that only seals has no
-// use for the old ones. From here on the process's memory is hidden.
+// openSealer hides the process's memory, and opens the sealer and the old sealers. The old sealers open the envelopes
+// that they have sealed; a process that only seals does not need them. openSealer creates a missing keyset file, except
+// for old sealers, and connects to nothing. It adds the functions that close the sealers to closers.
 func (s *config) openSealer(log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
 	if err := cli.HideMemory(); err != nil {
 		return nil, err

@@ -39,8 +39,8 @@ func (p *program) serveCommand() *cobra.Command {
 listener of its own.
 
 --role public and --role dataplane serve one of the two APIs each, from two processes. The process with the public API
-then opens no secret, and secrets-svc can see to that: it needs the right "seal" alone, and the other one "open" and
-"status". The first start of the two needs both.
+then opens no secret, and secrets-svc can enforce that: this process needs only the right "seal", and the process with
+the data-plane API needs "open" and "status". The first start needs both processes.
 
 It keeps no state: run as many processes as you like on one Postgres. It starts without its database, answers 503 until
 the database is there, and then becomes ready. The first start creates the schema and, for a local sealer, the keyset.
@@ -85,13 +85,13 @@ type service struct {
 
 	publicListener, dataplaneListener, opsListener net.Listener // those of APIs that the role does not serve are nil
 
-	traces              *sdktrace.TracerProvider // nil exports none
+	traces              *sdktrace.TracerProvider // nil if none are exported
 	sealer              sealer.Sealer
 	madeKeyset          bool // the keyset file was missing, so a new keyset was made
 	store               *models.Store
 	keyset              *keysetcheck.Checker
 	denials             *aikeys.Denials
-	issuer              *auth.OIDC // nil accepts no session tokens
+	issuer              *auth.OIDC // nil if no session tokens are accepted
 	sessions            *auth.Authenticator
 	uses                *auth.TokenUses
 	tests               *verification.Keys
@@ -170,7 +170,7 @@ func (s *service) openSealer(ctx context.Context) (err error) {
 			slog.String("file", path))
 	}
 	if isFile && s.cfg.Role == rolePublic {
-		s.log.WarnContext(ctx, "the keyset file opens secrets too, so this process could; with secrets-svc it can't")
+		s.log.WarnContext(ctx, "this process could open secrets, because it has the keyset file; with secrets-svc it could not")
 	}
 	return nil
 }
@@ -214,7 +214,7 @@ func (s *service) run(ctx context.Context) error {
 	return program.Run(ctx)
 }
 
-// onceReady returns a part that runs from when the service is ready.
+// onceReady returns a part that begins when the service is ready.
 func (s *service) onceReady(run func(ctx context.Context) error) lifecycle.Part {
 	return lifecycle.Task(func(ctx context.Context) error {
 		select {
@@ -226,7 +226,8 @@ func (s *service) onceReady(run func(ctx context.Context) error) lifecycle.Part 
 	})
 }
 
-// watchKeyset checks the keyset once every pingInterval, until ctx is done: processes that may only seal depend on what it finds.
+// watchKeyset checks the keyset once every pingInterval, until ctx is done. A process that may only seal depends on the
+// result.
 func (s *service) watchKeyset(ctx context.Context) error {
 	return every(ctx, pingInterval, func() { s.probeKeyset(ctx) })
 }
@@ -244,7 +245,7 @@ func (s *service) recordKEKs(ctx context.Context) error {
 	return every(ctx, kekInterval, func() {
 		keks, err := s.sealer.KEKs(ctx)
 		states := make(map[string]string, len(keks))
-		for _, kek := range slices.Backward(keks) { // the first sealer with a KEK seals, so its state counts
+		for _, kek := range slices.Backward(keks) { // if several sealers have a KEK, the state at the first one counts
 			states[kek.ID] = string(kek.State)
 		}
 		if err != nil || maps.Equal(states, recorded) {

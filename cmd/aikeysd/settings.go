@@ -24,7 +24,7 @@ import (
 type config struct {
 	*settings.Set
 
-	mock *mock // nil unless the service is a mock, which no setting makes it
+	mock *mock // nil unless the service is a mock; no setting makes it one
 
 	DatabaseURL       string
 	DatabaseDirectURL string
@@ -68,7 +68,7 @@ type config struct {
 	Role              string
 }
 
-// maxQuota is the largest quota of keys. A register counts up to it.
+// maxQuota is the largest quota of keys. A register counts the active keys up to the quota.
 const maxQuota = 100_000
 
 // The choices of settings.
@@ -322,7 +322,7 @@ func (s *config) checkOIDC() []string {
 // oidc returns the verifier of session tokens. It is nil if no session tokens are accepted.
 func (s *config) oidc() (*auth.OIDC, error) {
 	if s.OIDCIssuer == "" {
-		return nil, nil //nolint:nilnil // nil accepts no session tokens
+		return nil, nil //nolint:nilnil // nil if no session tokens are accepted
 	}
 	claims, err := auth.ParseClaimNames(s.OIDCClaims)
 	if err != nil {

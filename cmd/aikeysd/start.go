@@ -54,7 +54,7 @@ func (s *state) service(context.Context) telemetry.State {
 	return telemetry.OK
 }
 
-// once returns a probe of a condition that holds for the rest of the process once it has been met.
+// once returns a probe of a condition that, once met, is met until the process ends.
 func once(done *atomic.Bool) telemetry.Probe {
 	return func(context.Context) telemetry.State {
 		if done.Load() {
@@ -64,7 +64,8 @@ func once(done *atomic.Bool) telemetry.Probe {
 	}
 }
 
-// keysetProbe returns a probe of whether the keyset is this database's. It is checked at the start, and then again.
+// keysetProbe returns a probe of whether the keyset is this database's. The start checks that, and the probe repeats
+// the check.
 func (s *service) keysetProbe() telemetry.Probe {
 	atStart := once(&s.state.keyset)
 	still := telemetry.Cached(func(ctx context.Context) telemetry.State {
@@ -90,7 +91,7 @@ func (s *service) start(ctx context.Context) error {
 	close(s.prepared)
 	s.state.ready.Store(true)
 	s.log.InfoContext(ctx, "ready", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
-	if err := s.keyset.Recheck(ctx); errors.Is(err, kms.ErrRefused) { // what was sealed opens, so fetches are served
+	if err := s.keyset.Recheck(ctx); errors.Is(err, kms.ErrRefused) { // envelopes still open, so fetches are served
 		s.log.WarnContext(ctx, "new secrets can't be sealed", slog.String("error", cli.OneLine(err.Error())))
 	}
 	return s.deleteOldRecords(ctx)
@@ -113,7 +114,7 @@ func (s *service) becomeReady(ctx context.Context) error {
 			return nil
 		case errors.Is(err, keysetcheck.ErrWrongKEK):
 			return s.wrongKeyset(err)
-		case ctx.Err() != nil: // the error may be due to that
+		case ctx.Err() != nil: // the error may be a consequence
 		case s.isPermanent(err):
 			return err
 		case need != waitingFor:
@@ -150,7 +151,7 @@ func (s *service) prepare(ctx context.Context) (need string, err error) {
 		return checkSchema, err
 	}
 	if pending := pendingOf(steps); pending > 0 {
-		// With a wrong keyset, not even the schema of a database in use may change.
+		// If the keyset is wrong, not even the schema of a database in use may be changed.
 		if pending < len(steps) && s.cfg.Role != rolePublic {
 			if err := s.checkKeyset(ctx); err != nil {
 				return checkKeyset, err
@@ -218,7 +219,7 @@ func (s *service) wrongKeyset(err error) error {
 			s.cfg.Of("sealer").Variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL), s.cfg.Of("sealer-old").Variable())
 	}
 	if s.madeKeyset {
-		advice += "; that file was missing, so a new keyset was made, which the right one may replace"
+		advice += "; that file was missing, so a new keyset was made; you can replace it with the right one"
 	}
 	return fmt.Errorf("%w; %s; nothing was changed in the database", err, advice)
 }

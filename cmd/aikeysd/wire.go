@@ -161,7 +161,8 @@ func (w wiring) newExchanger() *exchange.Exchanger {
 	return exchanger
 }
 
-// newTests returns what tests stored keys: nothing if tests are off, or if this process would have to open secrets and may not.
+// newTests returns the Keys that tests stored keys. It makes no tests if they are off, or if this process would have to
+// open secrets and may not.
 func (w wiring) newTests() *verification.Keys {
 	cfg := verification.KeysConfig{
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Verifier: w.verifier, Off: verification.ErrOff, Log: w.log,
@@ -194,7 +195,7 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	var verifier aikeys.Verifier // not a nil pointer: that would be a Verifier
+	var verifier aikeys.Verifier // a nil *Verifier in it would not equal nil
 	if w.verifier != nil {
 		verifier = w.verifier
 	}

@@ -37,8 +37,8 @@ func (s *config) openAudit(standard io.Writer, closers *lifecycle.Closers) (*sec
 	return audit, nil
 }
 
-// wholeLines writes lines. If a line was cut off, for example by a full disk, it starts the next one with a line end, so that it can be
-// read.
+// wholeLines writes lines. If a line was cut off, for example by a full disk, it writes a line end before the next
+// line, so that the next line can be read.
 type wholeLines struct {
 	to   io.Writer
 	torn bool // the last line was cut off
@@ -57,8 +57,8 @@ func (w *wholeLines) Write(line []byte) (int, error) {
 	return max(0, n-(len(text)-len(line))), err
 }
 
-// auditFile appends lines to a file, and to a new one after the file has been moved away. When Write returns, the operating
-// system has the line: it survives a crash of the process, not of the machine.
+// auditFile appends lines to a file. After the file has been moved away, it appends to a new file at the same path.
+// When Write returns, the operating system has the line: it survives a crash of the process, not of the machine.
 type auditFile struct {
 	path string
 

@@ -26,8 +26,8 @@ func (p *program) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check settings, clients, certificates and keys, and change nothing",
 		Args:  cli.NoArguments(),
-		Long: `Checks what "secrets-svc serve" would start with: settings, clients file, certificates, and for each namespace that its
-keys seal and open. It changes nothing, and may run beside a service. Exits with 1 if a check fails.`,
+		Long: `Checks the settings, the clients file and the certificates, and that the keys of each namespace seal and open. It
+changes nothing, and may run beside a service. Exits with 1 if a check fails.`,
 		Example: "  secrets-svc check",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := cfg.load(p.Environ); err != nil {

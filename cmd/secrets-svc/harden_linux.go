@@ -13,7 +13,7 @@ func lockMemory() error {
 	if err := mayLock(); err != nil {
 		return err
 	}
-	return unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT) // what is used, not what is reserved
+	return unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT) // locks memory when it is used, not when it is reserved
 }
 
 // mayLock returns an error unless the process may lock any amount of memory. With a limit, lockMemory must not try: memory that

@@ -19,8 +19,8 @@ import (
 // keysetPath returns the keyset file of a namespace. The name must have been checked.
 func keysetPath(folder, namespace string) string { return filepath.Join(folder, namespace+".json") }
 
-// namespaces opens the sealer of a namespace at its first use. It never creates a keyset: no backup could open what a keyset that was
-// created by mistake has sealed.
+// namespaces opens the sealer of a namespace at its first use. It never creates a keyset: if it created one by mistake,
+// no backup could open what that keyset has sealed.
 type namespaces struct {
 	cfg *config
 	log *slog.Logger

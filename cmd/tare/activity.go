@@ -59,14 +59,14 @@ The types of events:
   key.failing                    a provider has begun to refuse a key
   key.exposed                    a provider sent a key back in an answer; the gateway masked it
   key.rotated                    another version of a key serves
-  key.rotation_rolled_back       the version before serves again
+  key.rotation_rolled_back       the previous version serves again
   key.version_added              a version waits to be activated
   key.version_destroyed          the secret of a version is gone
   policy.set                     the policy was changed
   member.set, member.removed     a member was added, got another role, or was removed
   token.created, token.revoked   a user or an operator made or revoked an AgentRouter API key
   provider.created               an owner added a server of the project's own
-  provider.deleted               an owner removed one`,
+  provider.deleted               an owner removed such a server`,
 		Example: `  tare api byok events --limit 20
   tare api byok events --actor bob --outcome denied --from 2026-11-23
   tare api byok events --type policy.set
@@ -76,7 +76,7 @@ The types of events:
 	list.addPaging(cmd, 50, "show at most this many events")
 	list.addFilters(p, cmd, "events")
 	flags := cmd.Flags()
-	flags.StringVar(&actor, "actor", "", "only what this `user` did, or this operator, such as ops@host-1")
+	flags.StringVar(&actor, "actor", "", "only what this `user` or operator did, such as alice or ops@host-1")
 	flags.StringVar(&eventType, "type", "", "only events of this `type`")
 	addChoice(flags, cmd, &outcome, "outcome", "", "only events with this outcome", aikeysv1.EventOutcomeAllowed, aikeysv1.EventOutcomeDenied)
 	setCompletion(cmd, "actor", p.completeOnline(completeMembers))
@@ -343,7 +343,7 @@ func (f *listFlags) addPaging(cmd *cobra.Command, limit int, usage string) {
 	completeNothingFor(cmd, "limit", pageFlag)
 }
 
-// addFilters adds the filters that all lists have. what is what they list.
+// addFilters adds the filters that all lists have. what names the items of the list in help.
 func (f *listFlags) addFilters(p *program, cmd *cobra.Command, what string) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.key, "key", "", "only "+what+" of this key, by its `id`")

@@ -56,7 +56,7 @@ func completeNothing(*cobra.Command, []string, string) ([]string, cobra.ShellCom
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeNothingFor does the same for the values of flags.
+// completeNothingFor keeps the shell from offering files as the values of flags.
 func completeNothingFor(cmd *cobra.Command, flags ...string) {
 	for _, flag := range flags {
 		setCompletion(cmd, flag, completeNothing)
@@ -144,7 +144,7 @@ func completeMembers(ctx context.Context, s *session) ([]string, error) {
 // maxCompletedKeys is how many keys are offered at most, the newest first. They fit one page.
 const maxCompletedKeys = 200
 
-// completeKeys completes the ids of keys in a state, or of all keys if it is empty.
+// completeKeys completes the ids of keys in a state, or of all keys if state is empty.
 func completeKeys(state aikeysv1.KeyState) func(ctx context.Context, s *session) ([]string, error) {
 	return func(ctx context.Context, s *session) ([]string, error) {
 		calls := s.AIKeys().With(agentrouter.PageSize(maxCompletedKeys), when(state != "", agentrouter.InState(state)))

@@ -176,7 +176,7 @@ const maxSecret = 16 << 10
 
 // secretSource says where to read a secret from.
 type secretSource struct {
-	file     string // "-" means standard input, and "" the prompt on a terminal, standard input elsewhere
+	file     string // "-" means standard input; "" means the prompt on a terminal, and standard input elsewhere
 	flag     string // the flag that names the file, for messages
 	question string // what the prompt asks
 	what     string // what the secret is, for messages

@@ -80,7 +80,8 @@ func (p *program) checkKeyringSetting() error {
 	return nil
 }
 
-// findKeyring finds the session bus, without which the D-Bus library would start one. It returns why there is no keyring, or nil.
+// findKeyring finds the session bus: without its address, the D-Bus library would start a bus. If there is no keyring,
+// findKeyring returns the reason.
 func (p *program) findKeyring() error {
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" || p.Getenv(busVariable) != "" {
 		return nil
@@ -89,7 +90,7 @@ func (p *program) findKeyring() error {
 	if _, err := os.Stat(socket); err != nil || !filepath.IsAbs(socket) || strings.ContainsAny(socket, ",;%") {
 		return errNoKeyring
 	}
-	return os.Setenv(busVariable, "unix:path="+socket) // the library looks in /run/user alone
+	return os.Setenv(busVariable, "unix:path="+socket) // the library looks only in /run/user
 }
 
 // useKeyring runs one use of the keyring, unless it is off.

@@ -89,7 +89,8 @@ func (p *program) findKey(ctx context.Context, s *session, text string) (string,
 		len(found), strings.Join(found, ", "))
 }
 
-// keyCommand makes cmd run on the key that its argument names. The shell completes keys in a state, or all keys if it is empty.
+// keyCommand makes cmd run on the key that its argument names. The shell completes keys in a state, or all keys if
+// state is empty.
 func (p *program) keyCommand(
 	cmd *cobra.Command, state aikeysv1.KeyState, run func(ctx context.Context, s *session, id string) error,
 ) *cobra.Command {
@@ -134,10 +135,10 @@ other users of this machine can see it in process lists.
 The service first tests the secret at its provider, if its operator allows that, and does not store a secret that the
 provider rejects. --force stores it all the same; --no-verify skips the test.
 
-The key belongs to the project, for which you must be an owner, or with --user-scope to you. A provider's newest active
-key serves, so a second key replaces the first without a gap. With --order 1 the key is in reserve: it serves when no key
-of a lower order can. Keys of the same order that have a --weight share the callers. The --restrict and --limit flags say
-what the key may be used for, and how often: see "update".`,
+The key belongs to the project (owners only) or, with --user-scope, to you. A provider's newest active key serves, so a
+second key replaces the first without a gap. With --order 1 the key is in reserve: it serves when no key of a lower
+order can. Keys of the same order that have a --weight share the callers. The --restrict and --limit flags say what the
+key may be used for, and how often: see "update".`,
 		Example: `  tare api byok add --provider openai --name openai-prod
   printf %s "$OPENAI_API_KEY" | tare api byok add --provider openai --name openai-prod
   tare api byok add --provider vertex --name gcp --secret-file service-account.json
@@ -398,7 +399,7 @@ receipt, for which --wait waits.`,
 	})
 }
 
-// getKey returns a key. The service may hold its response for that long while the receipt is pending.
+// getKey returns a key. While the receipt is pending, the service may hold its response for the time held.
 func (p *program) getKey(ctx context.Context, s *session, id string, held time.Duration) (*aikeysv1.GetResponse, error) {
 	ctx, cancel, wait := p.withHold(ctx, held)
 	defer cancel()

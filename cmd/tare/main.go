@@ -1,6 +1,6 @@
 // Command tare is the command line for people: it registers, lists, revokes and explains provider keys, and manages the
-// project's members and policy; see tare --help. It is built on the Go SDK. Of ours it may import that, internal and
-// cmd/internal, and nothing of the server.
+// project's members and policy; see tare --help. It is built on the Go SDK. Of this repository's packages, it may
+// import the SDK, internal and cmd/internal, and none of the server.
 //
 // Text from a server goes through sanitize before it is shown. Errors go through reportError, which chooses the exit code.
 package main
@@ -129,8 +129,8 @@ func (p *program) withTimeout(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeout(ctx, p.flags.timeout)
 }
 
-// withHold limits one call to --timeout and the time for which the service may hold its response, at most maxHold. It also returns
-// the option that asks the service to hold it.
+// withHold limits one call to --timeout plus held, the time for which the service may hold its response, at most
+// maxHold. It also returns the option that asks the service to hold the response.
 func (p *program) withHold(ctx context.Context, held time.Duration) (context.Context, context.CancelFunc, agentrouter.CallOption) {
 	held = min(held, maxHold).Truncate(time.Millisecond)
 	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)

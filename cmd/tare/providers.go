@@ -77,8 +77,8 @@ func (p *program) providersAddCommand() *cobra.Command {
 because keys are sealed for its base URL: to move a server, add it under another slug. Owners only, if the service's
 operator allows it. A gateway connects to private networks only if its own operator lists them.
 
-With --auth none the server takes no key. Register one all the same, with the word none as its secret: it says who may use
-the server, and can be revoked.`,
+With --auth none the server takes no key. Register a key for it all the same, with the word none as its secret: the key
+says who may use the server, and can be revoked.`,
 		Example: `  tare api providers add x-vllm --base-url https://llm.acme.example/v1
   tare api providers add x-ollama --base-url http://10.20.0.7:11434/v1 --auth none
   tare api providers add x-llm --base-url https://llm.acme.example --dialect anthropic --header X-Llm-Key`,

@@ -23,9 +23,9 @@ func (p *program) resolveCommand() *cobra.Command {
 		Short: "Show which key would serve you now, and why",
 		Long: `Shows which key would serve your request to a provider now, and why. This does not count as a use.
 
---explain lists every key that could serve, in order, and why each does or does not. With --user, an owner sees which key
-would serve another member, but nothing about that member's own keys. --limited shows which key would serve while another
-is at a limit, which only data planes know.`,
+--explain lists every key that could serve, in order, and why each does or does not. With --user, an owner sees which
+key would serve another member, but nothing about that member's own keys. Only data planes know which keys are at a
+limit: --limited shows which key would serve if a certain key were.`,
 		Example: `  tare api byok resolve --provider openai
   tare api byok resolve --provider openai --explain
   tare api byok resolve --provider openai --explain --user bob
@@ -128,7 +128,7 @@ var reasons = map[aikeysv1.Reason]string{
 	aikeysv1.ReasonUserKeyRequired:   "the policy requires a key of your own: tare api byok add --user-scope",
 	aikeysv1.ReasonNoKey:             "there is no active key that the policy lets serve you",
 	aikeysv1.ReasonOrder:             "it has the lowest order of its scope",
-	aikeysv1.ReasonWeight:            "it shares the callers with other keys by weight, and serves this one",
+	aikeysv1.ReasonWeight:            "it shares the callers with other keys by weight, and serves this caller",
 	aikeysv1.ReasonKeyRestricted:     "the keys that could serve are restricted to other users",
 	aikeysv1.ReasonNotAMember:        "the user is not a member of the project",
 	aikeysv1.ReasonNextKey:           "the provider has just refused the first key, and the policy is to try the next",

@@ -182,7 +182,7 @@ func planeCell(plane aikeysv1.ReceiptPlane) cell {
 		}
 		return cell{plane.Name + ": confirmed", plain}
 	}
-	return cell{plane.Name + ": " + string(plane.State), plain} // of a later release
+	return cell{plane.Name + ": " + string(plane.State), plain} // a state of a later release
 }
 
 // maxNamed is how many data planes are shown by name.

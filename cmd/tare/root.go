@@ -75,7 +75,7 @@ func (p *program) addGlobalFlags(root *cobra.Command) {
 // aliases are names that people know from other programs.
 var aliases = map[string][]string{"list": {"ls"}, "remove": {"rm", "delete"}, "get": {"show"}}
 
-// group adds commands to cmd, which does nothing itself but suggest one of them for a misspelt word. Unlike cli.Group, it does not
+// group adds commands to cmd. For a misspelt word, cmd itself suggests one of them. Unlike cli.Group, it does not
 // repeat the word, which may be a secret.
 func (p *program) group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	for _, child := range children {

@@ -55,7 +55,7 @@ complete within --wait, the exit code is 8; "versions" shows it.`,
 	addChoice(flags, cmd, &o.activate, "activate", "", "when the new version serves", activateVerified, activateNow, activateManual)
 	flags.Var(&durationFlag{target: &o.overlap}, "overlap", "how long to keep the replaced version; 0s destroys it at once")
 	flags.StringVar(&o.expires, "expires", "", "stop serving at this `time`: a day in UTC, such as 2099-06-30, a time, such as 2099-06-30T09:00:00Z, or never")
-	flags.StringVar(&o.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
+	flags.StringVar(&o.idempotencyKey, "idempotency-key", "", "any `value`; repeating the command with the same value within 24 hours is safe")
 	o.wait, o.ifMatch = addReceiptWait(cmd), addIfMatch(cmd)
 	completeNothingFor(cmd, "overlap", "expires", "idempotency-key")
 	return p.keyCommand(cmd, aikeysv1.KeyStateActive, func(ctx context.Context, s *session, id string) error {
@@ -182,7 +182,8 @@ many data planes serve the active version.`,
 	})
 }
 
-// getVersions returns a key's versions. The service may hold its response for that long while the receipt is pending.
+// getVersions returns a key's versions. While the receipt is pending, the service may hold its response for the time
+// held.
 func (p *program) getVersions(ctx context.Context, s *session, id string, held time.Duration) (*aikeysv1.VersionsResponse, error) {
 	ctx, cancel, wait := p.withHold(ctx, held)
 	defer cancel()

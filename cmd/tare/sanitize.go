@@ -17,8 +17,8 @@ const redacted = "[redacted]"
 // minRedacted is the length of the shortest secret that is redacted: shorter ones are part of too many words.
 const minRedacted = 8
 
-// registerSecret has all later output show [redacted] in place of a secret, in case a server repeats it. Errors are printed on one
-// line, so it also registers that form of a secret that has several lines.
+// registerSecret has all later output show [redacted] in place of a secret, in case a server repeats it. If the secret
+// has several lines, it also registers them joined to one line, because errors are printed on one line.
 func (p *program) registerSecret(s secret.Text) {
 	for _, form := range []string{s.Reveal(), cli.OneLine(s.Reveal())} {
 		if len(form) >= minRedacted {

@@ -164,9 +164,9 @@ func (p *program) connect(ctx context.Context) (*session, error) {
 	return s, err
 }
 
-// keySource gives a session its profile's API key or session token, and renews a session token while a command runs. It is also a
-// transport: when the service answers 401, it renews the session token and repeats the request once. That is safe, because the
-// service has done nothing.
+// keySource gives a session its profile's API key or session token, and renews a session token while a command is
+// running. It is also a transport: when the service answers 401, it renews the session token and repeats the request
+// once. That is safe, because the service has done nothing.
 type keySource struct {
 	*program
 	access
@@ -201,8 +201,8 @@ func (k *keySource) RoundTrip(request *http.Request) (*http.Response, error) {
 	return k.next.RoundTrip(again)
 }
 
-// replaceRefused replaces a session token that the service has refused, and reports whether it could. It does not replace one that it
-// has just renewed.
+// replaceRefused replaces a session token that the service has refused, and reports whether it could. It does not
+// replace a token that it has just renewed.
 func (k *keySource) replaceRefused(ctx context.Context) bool {
 	refused := k.apiKey.Reveal()
 	if !isSessionToken(k.apiKey) || refused == k.renewed.Reveal() {
@@ -254,7 +254,7 @@ type responseRecorder struct {
 	next   http.RoundTripper
 	last   bytes.Buffer
 	token  string   // the page_token of the last request
-	before [][]byte // the pages before
+	before [][]byte // the pages before the last one
 }
 
 // RoundTrip implements http.RoundTripper.

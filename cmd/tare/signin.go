@@ -240,7 +240,7 @@ func (p *program) signInInBrowser(ctx context.Context, s *signIn, at *issuer) (s
 	go func() { _ = server.Serve(listener) }() // ends with Close
 	defer stopAfterAnswers(ctx, server)
 	options := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce)}
-	if slices.Contains(at.Scopes, oidc.ScopeOfflineAccess) { // OpenID Connect Core 11: a refresh token takes consent
+	if slices.Contains(at.Scopes, oidc.ScopeOfflineAccess) { // a refresh token requires consent (OpenID Connect Core 11)
 		options = append(options, oauth2.SetAuthURLParam("prompt", "consent"))
 	}
 	page := at.AuthCodeURL(state, options...)

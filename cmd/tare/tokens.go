@@ -64,8 +64,8 @@ func (p *program) tokensListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List your API keys, or those of a project",
-		Long: `Lists your API keys, without revoked and expired ones unless --all is given. With --in-project it lists the API keys with
-which members can act in the project; owners only.`,
+		Long: `Lists your API keys; with --all, also revoked and expired ones. With --in-project it lists the API keys with which
+members can act in the project; owners only.`,
 		Example: `  tare api tokens list
   tare api tokens list --in-project --all`,
 		Args: cli.NoArguments("--in-project"),
@@ -168,7 +168,7 @@ func (p *program) createToken(ctx context.Context, s *session, name string, o ne
 		return err
 	}
 	var file *os.File
-	if o.out != "" { // first, so that a file that can't be created leaves no API key behind
+	if o.out != "" { // first: if the file can't be created, no API key is
 		if file, err = os.OpenFile(filepath.Clean(o.out), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 			return fileError("--out", "create", err)
 		}

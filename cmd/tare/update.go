@@ -50,7 +50,7 @@ func receiptOf(k *aikeysv1.Key) *aikeysv1.Receipt {
 	}
 }
 
-// update changes a key. The service may hold its response for that long while the receipt is pending.
+// update changes a key. While the receipt is pending, the service may hold its response for the time held.
 func (p *program) update(
 	ctx context.Context, s *session, id string, held time.Duration, ifMatch string, changes ...agentrouter.KeyChange,
 ) (*aikeysv1.UpdateResponse, error) {
@@ -92,9 +92,9 @@ func (p *program) updateCommand() *cobra.Command {
 		Long: `Changes what the flags name, and leaves the rest of the key as it is. A key that has expired serves again if you give it a
 later time.
 
-Of several keys, the one with the lowest --order serves; among equals, the newest. If that key has a --weight, callers are
-divided among all keys of the same order with a weight; each caller stays with one key. "resolve --explain" shows the
-outcome.
+Of several keys, the one with the lowest --order serves; among equals, the newest. If that key has a --weight, callers
+are divided among all keys of the same order with a weight; each caller stays with one key. "resolve --explain" shows
+the outcome.
 
 A key can be restricted to users, models and operations (paths of the provider's API). A --restrict flag takes values
 separated by commas, can be repeated, and replaces the list; an empty value removes it: --restrict-models=. Data planes

@@ -44,7 +44,7 @@ it prints each change as a document.`,
 	return cmd
 }
 
-// watch prints changes until ctx ends, beginning with those since the states that were shown.
+// watch prints changes until ctx ends. It begins with the changes since the states shown.
 func (p *program) watch(ctx context.Context, s *session, every time.Duration, shown map[string]keyChange) error {
 	isWaiting := false
 	for {

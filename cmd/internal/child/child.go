@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// killDelay is how much longer than its own time for stopping a program may take to exit before it is killed.
+// killDelay is how long Run waits after the time Drain before it kills a program that has not exited.
 const killDelay = time.Second
 
 // Find returns the path of a program: in the folder of the running one, or else in PATH.
@@ -69,7 +69,7 @@ func (p Process) Run(ctx context.Context) error {
 	return err
 }
 
-// AwaitReady returns nil when /readyz on a program's ops listener answers 200, and an error when ctx ends.
+// AwaitReady waits until /readyz on a program's ops listener answers 200. If ctx ends first, it returns an error.
 func AwaitReady(ctx context.Context, opsURL string) error {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for {

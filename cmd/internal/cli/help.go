@@ -11,7 +11,8 @@ import (
 	"golang.org/x/term"
 )
 
-// The bounds of the width of help texts, in columns. A terminal between them has its own width; narrower ones wrap the lines.
+// The bounds of the width of help texts, in columns. Between the bounds, help is as wide as the terminal. A narrower
+// terminal wraps the lines.
 const (
 	minHelpWidth = 40
 	maxHelpWidth = 100
@@ -42,8 +43,8 @@ func wrapHelp(root *cobra.Command, width int) {
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages", fmt.Sprintf("Flags.FlagUsagesWrapped %d", width)))
 }
 
-// wrapText breaks the lines of a text at a width, after it has joined those of a paragraph. An indented line is a row of a list,
-// NAME  TEXT; lines that begin below its text continue it.
+// wrapText joins the lines of each paragraph, and breaks them at a width. An indented line is a row of a list, NAME  TEXT;
+// lines that begin below the row's text continue the row.
 func wrapText(text string, width int) string {
 	var wrapped []string
 	line, hanging := "", 0 // what is being read, and where its further lines begin

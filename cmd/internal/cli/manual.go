@@ -30,7 +30,7 @@ func addManual(root *cobra.Command) {
 	})
 }
 
-// escapeTexts prepares the texts of a command, and of those below it, for the generator, which takes them for Markdown.
+// escapeTexts prepares the texts of a command and of its subcommands for the generator, which reads them as Markdown.
 func escapeTexts(cmd *cobra.Command) {
 	cmd.Use, cmd.Short, cmd.Long = escapeMarkdown(cmd.Use), escapeMarkdown(cmd.Short), escapeMarkdown(cmd.Long)
 	escape := func(flag *pflag.Flag) { flag.Usage = escapeMarkdown(flag.Usage) }

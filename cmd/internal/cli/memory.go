@@ -12,10 +12,10 @@ import (
 // rest is for memory that the runtime doesn't count.
 const limitShare = 0.9
 
-// TuneMemory sets the garbage collector's pace, unless the operator has set it. If the process runs in a container with a
-// memory limit, the runtime gets a limit too, so that garbage is collected before the system kills the process. Without a
-// container's limit none is set, since a live heap above a limit would be collected without end. root is the machine's file
-// system, gcPercent the program's default of GOGC.
+// TuneMemory sets the garbage collector's pace, unless the operator has set it. If the process runs in a container with
+// a memory limit, the runtime gets a limit too, so that garbage is collected before the system kills the process.
+// Without a container's limit, the runtime gets none: if the live heap were above a limit, garbage would be collected
+// without end. root is the machine's file system, gcPercent the program's default of GOGC.
 func TuneMemory(gcPercent int, root fs.FS, getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

@@ -9,9 +9,9 @@ import (
 // maxOperatorLength bounds each half of an operator's name, so that the whole is no longer than a user id may be.
 const maxOperatorLength = 31
 
-// Operator names the user of this machine that runs the command, such as alice@host, and under sudo the user that
-// called it. No user of the API has such a name, as an id has no @. It is for people who investigate later and proves
-// nothing: anyone who can write to the database can write any name.
+// Operator names the user of this machine that runs the command, such as alice@host. Under sudo, it names the user that
+// called sudo. No user of the API has such a name, as an id has no @. The name is for people who investigate later, and
+// proves nothing: anyone who can write to the database can write any name.
 func Operator(getenv func(name string) string) string {
 	name := getenv("SUDO_USER")
 	if name == "" {

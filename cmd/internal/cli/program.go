@@ -54,7 +54,7 @@ func (p *Program) Run(ctx context.Context, root *cobra.Command, args []string) i
 // instead of Run. An error that arises before the command begins is a UsageError.
 func (p *Program) Execute(ctx context.Context, root *cobra.Command, args []string) error {
 	p.configure(root)
-	log.SetOutput(io.Discard) // net/http quotes there what a server sends unasked, perhaps a request with its key
+	log.SetOutput(io.Discard) // net/http logs unexpected data of servers there, which may be a request with its key
 	begun := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	root.SetArgs(args)

@@ -58,7 +58,7 @@ func (o *Output) String() string {
 // Process is a running program.
 type Process struct {
 	Stdout, Stderr Output
-	// Signal sends a signal. A program in the test's own process stops at any.
+	// Signal sends a signal. A program in the test's own process stops at any signal.
 	Signal func(os.Signal)
 
 	t      testing.TB
@@ -134,8 +134,8 @@ func (p *Process) AwaitLog(text string) {
 	p.Await("it writes "+text, func() bool { return strings.Contains(p.Output(), text) })
 }
 
-// URL waits until the program listens, and returns the address that it logs under a name, such as ops. It is empty if
-// there is none of this name.
+// URL waits until the program listens, and returns the address that it logs under a name, such as ops. If the program
+// has no address of this name, URL returns "".
 func (p *Process) URL(name string) string {
 	p.t.Helper()
 	p.AwaitLog("listening")
@@ -186,7 +186,7 @@ func (p *Process) Stop() (code int) {
 	return p.End(os.Interrupt)
 }
 
-// Reply is a response that was read. Without one, Status is 0 and Body the error.
+// Reply is a response that was read. If there was no response, Status is 0 and Body has the error.
 type Reply struct {
 	Status int
 	Header http.Header
@@ -196,8 +196,8 @@ type Reply struct {
 // Client has a connection for each request.
 var Client = &http.Client{Timeout: Patience, Transport: &http.Transport{DisableKeepAlives: true}} //nolint:gochecknoglobals // no state
 
-// Send sends a request with a bearer token, unless it is empty, and further headers, given as names and values. A body is
-// JSON unless they say otherwise.
+// Send sends a request with a bearer token, if it is not empty, and with further headers, given as names and values.
+// The body is JSON unless the headers say otherwise.
 func Send(method, url, token, body string, headers ...string) Reply {
 	return SendBy(Client, method, url, token, body, headers...)
 }

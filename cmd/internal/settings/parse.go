@@ -18,7 +18,8 @@ import (
 // This file has the parsers of settings. Each stores a value, or returns an error that says what is expected. The error
 // does not repeat the text, which may be a secret in the wrong variable.
 
-// store returns a parser that stores what parse returns, or fails with the text wanted.
+// store returns a parser that stores the value that parse returns. If parse refuses the text, the parser returns the
+// error wanted.
 func store[T any](to *T, wanted string, parse func(text string) (value T, ok bool)) func(string) error {
 	return func(text string) error {
 		value, ok := parse(text)

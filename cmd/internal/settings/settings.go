@@ -109,8 +109,8 @@ func (s *Set) Read(environ []string, checks ...func() (complaints []string)) err
 	return nil
 }
 
-// checkText refuses characters that no setting contains. A file of variables with Windows line ends leaves a carriage return in
-// the value, and some programs that read such files leave the quotes. The error does not repeat the text.
+// checkText refuses characters that no setting contains. A file of variables with Windows line ends leaves a carriage
+// return in the value, and some programs that read such files leave quotes in it. The error does not repeat the text.
 func checkText(text string) error {
 	if strings.ContainsFunc(text, unicode.IsControl) {
 		return errors.New("has a control character, such as a line end or a carriage return; write it without")
@@ -138,7 +138,7 @@ func (s *Set) readVariables(environ []string) (complaints []string) {
 	return complaints
 }
 
-// maxSuggestions is how many names a hint may have; more help nobody.
+// maxSuggestions is how many names a hint may have; more would not help.
 const maxSuggestions = 3
 
 // suggest returns a hint for an unknown variable: similar names, found like those of mistyped commands, or where to look.
@@ -232,7 +232,7 @@ type Setting struct {
 	Arg     string // what help calls the value; empty for a switch
 	Default string
 	Usage   string
-	Parse   func(text string) error // stores the value, or says what is wanted
+	Parse   func(text string) error // stores the value, or returns an error that says what is expected
 
 	names  Names
 	text   string
@@ -265,8 +265,8 @@ func (d *Setting) Given() string {
 	return d.Variable()
 }
 
-// Beside returns the setting's name in the form in which the operator gave another one, so that a message about both has one
-// form: the flag or the variable.
+// Beside returns the name of the setting's flag or of its variable, whichever the operator has used for other. A
+// message about both settings then names both in the same form.
 func (d *Setting) Beside(other *Setting) string {
 	if other.origin == FromFlag {
 		return "--" + d.Name
@@ -277,7 +277,8 @@ func (d *Setting) Beside(other *Setting) string {
 // Preset changes the default.
 func (d *Setting) Preset(text string) { d.Default, d.text = text, text }
 
-// IsPublic reports whether other machines can reach the address that the setting holds. It is false for an invalid one.
+// IsPublic reports whether other machines can reach the address that the setting holds. It returns false if the address
+// is invalid.
 func (d *Setting) IsPublic() bool {
 	return d.text != "" && d.Parse(d.text) == nil && !netaddr.IsLoopbackAddress(d.text) && !strings.HasPrefix(d.text, unixsocket.Prefix)
 }
@@ -288,7 +289,7 @@ func (d *Setting) Listen(ctx context.Context) (net.Listener, error) {
 	return listener, d.ListenError(err)
 }
 
-// ListenError adds to an error of binding the setting's address what the operator can do about it.
+// ListenError adds advice for the operator to an error of binding the setting's address.
 func (d *Setting) ListenError(err error) error {
 	switch {
 	case err == nil:
