@@ -56,7 +56,7 @@ type envelopeParts struct {
 	payload []byte // the secret, encrypted
 }
 
-// parseEnvelope splits an envelope without authenticating it. Given parts have exactly one encoding.
+// parseEnvelope splits an envelope without authenticating it. Each set of parts has exactly one encoding.
 func parseEnvelope(envelope []byte) (envelopeParts, error) {
 	var (
 		rest           = cryptobyte.String(envelope)
@@ -79,8 +79,8 @@ func parseEnvelope(envelope []byte) (envelopeParts, error) {
 	return parts, nil
 }
 
-// encode is the inverse of parseEnvelope. It fails on parts that parseEnvelope would refuse, which means that a KEKs returned
-// an invalid id or wrapped key.
+// encode is the inverse of parseEnvelope. It returns an error for parts that parseEnvelope would refuse: then a KEKs
+// has returned an invalid id or wrapped key.
 func (p envelopeParts) encode() (Envelope, error) {
 	if err := p.check(); err != nil {
 		return Envelope{}, fmt.Errorf("encode envelope: %w", err)
@@ -113,8 +113,8 @@ func (p envelopeParts) check() error {
 	return nil
 }
 
-// SamePayload reports whether two envelopes hold the same ciphertext, as an envelope and its re-wrapped copy do. It needs no
-// KEK and does not compare the data keys. It returns false if either is malformed.
+// SamePayload reports whether two envelopes hold the same ciphertext, as an envelope and its re-wrapped form do. It
+// needs no KEK and does not compare the data keys. It returns false if either is malformed.
 func SamePayload(a, b []byte) bool {
 	first, err := parseEnvelope(a)
 	if err != nil {
@@ -131,17 +131,17 @@ type KEKs interface {
 	// List returns all KEKs, at least the primary one, which is first. The caller does not change the list. Error: ErrUnavailable.
 	List(ctx context.Context) ([]KEK, error)
 
-	// Wrap encrypts a data key of 32 bytes and authenticates associatedData, at most 1,304 bytes. It returns 1 to
-	// 65535 bytes, ErrUnknownKEK or ErrUnavailable.
+	// Wrap encrypts a data key of 32 bytes and authenticates associatedData, at most 1,304 bytes. It returns 1 to 65535
+	// bytes. Errors: ErrUnknownKEK, ErrUnavailable.
 	Wrap(ctx context.Context, kekID string, dataKey, associatedData []byte) (wrapped []byte, err error)
 
-	// Unwrap reverses Wrap. It returns the data key in memory that the caller may zero, ErrUnknownKEK, ErrUnavailable,
-	// or ErrBinding if wrapped and associatedData do not belong together under this KEK.
+	// Unwrap reverses Wrap. It returns the data key, which the caller may zero. Errors: ErrUnknownKEK, ErrUnavailable,
+	// and ErrBinding if wrapped and associatedData do not belong together under this KEK.
 	Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) (dataKey []byte, err error)
 }
 
-// UntrustedKEKs are KEKs of a service that may return a wrong data key. A re-wrap with them also decrypts the secret, and wipes it: if
-// a wrong data key were wrapped again, nobody could read the secret any more.
+// UntrustedKEKs are KEKs of a service that may return a wrong data key. To check the data key, a re-wrap also decrypts
+// the secret, and wipes it: if a wrong data key were wrapped again, nobody could read the secret any more.
 type UntrustedKEKs interface {
 	KEKs
 	// Reject drops a cached data key that does not decrypt its secret.
@@ -207,8 +207,8 @@ func (s *envelopeSealer) Open(ctx context.Context, binding Binding, envelope []b
 	return NewSecret(plaintext), nil
 }
 
-// decryptSecret returns the secret of an envelope. If the secret does not decrypt, it returns ErrBinding, and has UntrustedKEKs drop
-// the data key.
+// decryptSecret returns the secret of an envelope. If the secret does not decrypt, it returns ErrBinding, and
+// UntrustedKEKs drop the data key from their cache.
 func decryptSecret(keks KEKs, parts envelopeParts, bound, dataKey []byte) ([]byte, error) {
 	cipher, err := subtle.NewAESGCM(dataKey)
 	if err != nil {
@@ -354,8 +354,8 @@ func begin(ctx context.Context, binding Binding) (bound []byte, err error) {
 	return binding.AssociatedData()
 }
 
-// dataKeyContext returns the associated data of a wrapped data key. It includes the KEK id, so that the header of an envelope
-// is authenticated too, and fails if the id is too long.
+// dataKeyContext returns the associated data of a wrapped data key. It includes the KEK id, so that the header of an
+// envelope is authenticated too. If the id is too long, it returns an error.
 func dataKeyContext(kekID string, bound []byte) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddBytes([]byte(dataKeyLabel))
@@ -392,12 +392,12 @@ func secretContext(bound []byte) []byte { return append([]byte(secretLabel), bou
 const (
 	// bindingFormat is the first byte of the encoding of a Binding.
 	bindingFormat = 1
-	// maxPartLen is the longest part in bytes, since its length is encoded in one byte.
+	// maxPartLen is the length of the longest part in bytes; the length is encoded in one byte.
 	maxPartLen = 255
 )
 
-// Binding identifies a secret: an envelope opens only under the binding that it was sealed with. It is authenticated, not
-// encrypted, and is not part of the envelope: the caller knows it from the row.
+// Binding identifies a secret: an envelope opens only under the binding that it was sealed with. A binding is
+// authenticated and not encrypted. It is not part of the envelope: the caller takes it from the row.
 type Binding struct {
 	// CustomerID, ProjectID and KeyID identify the key and its owner; 1 to 255 bytes each.
 	CustomerID string
@@ -405,7 +405,8 @@ type Binding struct {
 	KeyID      string
 	// Provider is the only provider that the key may be sent to, as ProviderAt returns it; 1 to 255 bytes.
 	Provider string
-	// Version counts the secrets that the key has had, from 1. 0 is refused, since it is most likely a forgotten version.
+	// Version counts the secrets that the key has had, from 1. 0 is refused, because it is most likely a forgotten
+	// version.
 	Version uint32
 }
 

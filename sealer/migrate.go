@@ -7,11 +7,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Migrating returns a Sealer to use while envelopes move from old sealers to the current one. It seals only with the current
-// sealer. It opens with any of them: an envelope under a KEK that the current one does not know is passed to the old ones in
-// turn. Re-wrapping such an envelope opens it, seals its secret with the current sealer, and wipes the plaintext.
+// Migrating returns a Sealer to use while envelopes move from old sealers to the current one. It seals only with the
+// current sealer. It opens with all of them: if the current sealer does not know the KEK of an envelope, it tries the
+// old sealers in turn. Re-wrapping such an envelope opens it, seals its secret with the current sealer, and wipes the
+// plaintext.
 //
-// If an old sealer is unavailable, only the envelopes that no other sealer knows are unavailable.
+// If an old sealer is unavailable, only the envelopes with a KEK that no other sealer knows are unavailable.
 func Migrating(current Sealer, old ...Sealer) Sealer {
 	if len(old) == 0 {
 		return current
@@ -80,7 +81,7 @@ func (m *migrating) moveOld(ctx context.Context, binding Binding, envelope []byt
 	return m.current.Seal(ctx, binding, secret)
 }
 
-// movesAtOnce bounds how many secrets RewrapAll moves from an old sealer concurrently. Each takes calls of both sealers.
+// movesAtOnce bounds how many secrets RewrapAll moves from an old sealer concurrently. Each move calls both sealers.
 const movesAtOnce = 16
 
 // RewrapAll implements BatchRewrapper.

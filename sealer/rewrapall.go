@@ -6,7 +6,8 @@ import (
 	"fmt"
 )
 
-// KeyItem is a data key, or a wrapped one, with its KEK and its associated data, as KEKs.Wrap and KEKs.Unwrap take them.
+// KeyItem has the arguments of KEKs.Wrap or KEKs.Unwrap: a data key or a wrapped data key, its KEK and its associated
+// data.
 type KeyItem struct {
 	KEKID          string
 	Key            []byte
@@ -72,7 +73,7 @@ func (s *envelopeSealer) RewrapAll(ctx context.Context, items []Item) (results [
 	return results, nil
 }
 
-// errRetired marks the error of wrapping under a KEK that was primary just before.
+// errRetired marks the error of wrapping under a KEK that has just ceased to be primary.
 var errRetired = errors.New("the primary key-encryption key was retired")
 
 // unwrapAll unwraps the data keys of all items, and stores in results the errors of items whose envelope is not sound.
@@ -113,7 +114,8 @@ func unwrapAll(ctx context.Context, keks BatchKEKs, items []Item, results []Resu
 	return opened, nil
 }
 
-// wrapAll wraps data keys under the primary KEK, unless they already are, and stores the envelopes or errors in results.
+// wrapAll wraps data keys under the primary KEK, and stores the envelopes or errors in results. It skips data keys that
+// the primary KEK already wraps.
 func wrapAll(ctx context.Context, keks BatchKEKs, primary string, opened []rewrapping, results []Result) error {
 	var todo []rewrapping
 	var plain []KeyItem

@@ -1,10 +1,10 @@
 // Package sealer turns provider keys into envelopes and back. It is the contract between the code that stores secrets and the
 // backends that hold key-encryption keys (KEKs).
 //
-// Keys layer as follows. Each secret is encrypted under a fresh, random data key of its own. The data key is encrypted
-// ("wrapped") under a KEK, which has an id and never leaves its backend. Ciphertext, wrapped data key and KEK id together are
-// the envelope: opaque bytes that any database may hold, since only a Sealer with the KEK can open them. Replacing a KEK
-// re-wraps data keys; the secrets themselves are not touched.
+// Each secret is encrypted under a fresh, random data key of its own. The data key is encrypted ("wrapped") under a
+// KEK, which has an id and never leaves its backend. Ciphertext, wrapped data key and KEK id together are the envelope:
+// opaque bytes that any database may hold, since only a Sealer with the KEK can open them. Replacing a KEK re-wraps
+// data keys; the secrets themselves are not touched.
 //
 // Both layers authenticate a Binding: whose key it is, for which provider, in which version. An envelope that was moved to
 // another row does not open there.
@@ -36,8 +36,8 @@ var (
 	ErrInvalidSecret = errors.New("invalid secret")
 )
 
-// MaxSecretLen is the length of the longest secret that can be sealed, in bytes. It bounds the size of an envelope and is well
-// above what the API accepts.
+// MaxSecretLen is the length of the longest secret that can be sealed, in bytes. It bounds the size of an envelope. The
+// API accepts only much shorter secrets.
 const MaxSecretLen = 64 << 10
 
 // Envelope is a sealed secret.
@@ -60,9 +60,10 @@ type Sealer interface {
 	// ErrInvalidBinding, ErrMalformed, ErrUnknownKEK, ErrBinding, ErrUnavailable; the Secret is then empty.
 	Open(ctx context.Context, binding Binding, envelope []byte) (Secret, error)
 
-	// Rewrap returns the envelope with its data key wrapped by the primary KEK. If it already is, the bytes are unchanged,
-	// but a wrong binding is still refused. Unless the data key comes from a service (UntrustedKEKs), the secret is
-	// neither decrypted nor checked: an envelope with a damaged ciphertext is re-wrapped and still does not open. Errors are those of Open.
+	// Rewrap returns the envelope with its data key wrapped by the primary KEK. If the primary KEK already wraps it,
+	// the bytes are unchanged, but a wrong binding is still refused. Unless the data key comes from a service
+	// (UntrustedKEKs), the secret is neither decrypted nor checked: an envelope with a damaged ciphertext is re-wrapped
+	// and still does not open. Errors are those of Open.
 	Rewrap(ctx context.Context, binding Binding, envelope []byte) (Envelope, error)
 
 	// PrimaryKEK returns the id of the KEK that Seal currently uses. Error: ErrUnavailable.

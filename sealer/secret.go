@@ -15,8 +15,9 @@ var errNotEncodable = errors.New("a secret has no binary encoding; seal it")
 type Secret struct {
 	secret.Redacted
 
-	// plaintext is a closure because fmt does not call the methods of an unexported field, and the dumpers of debuggers and
-	// test failures call no methods at all: they follow slices and pointers, but can't look into a func.
+	// plaintext is a func so that nothing prints the secret: fmt does not call the methods of an unexported field, and
+	// the dumpers of debuggers and test failures call no methods. They follow slices and pointers, but can't look into
+	// a func.
 	plaintext func() *[]byte
 }
 
@@ -36,8 +37,8 @@ func (s Secret) Reveal() []byte {
 // Len returns the length of the plaintext in bytes; 0 once it is wiped.
 func (s Secret) Len() int { return len(s.Reveal()) }
 
-// Wipe zeroes the plaintext and leaves the Secret empty; wiping again does nothing. It shortens the time for which a secret
-// stays in memory and promises no more: the runtime and the libraries that handled it may have made copies.
+// Wipe zeroes the plaintext and leaves the Secret empty; wiping again does nothing. Wipe only shortens the time for
+// which a secret stays in memory: the runtime and libraries that handled the secret may have made copies.
 func (s Secret) Wipe() {
 	if s.plaintext == nil {
 		return

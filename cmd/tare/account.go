@@ -203,7 +203,7 @@ func (p *program) login(ctx context.Context, from loginSource, gateway string) e
 	defer cancel()
 	me, err := s.WhoAmI(callCtx)
 	if err != nil {
-		p.endSignIn(ctx, signedIn, a.insecure) // it is not stored
+		p.endSignIn(ctx, signedIn, a.insecure) // nothing will use it: the log-in has failed
 		return err
 	}
 	stored := profile{

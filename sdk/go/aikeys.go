@@ -110,7 +110,8 @@ func ClearExpiry() KeyChange { return func(c map[string]any) { c["expires_at"] =
 // SetOrder gives the key another place among the keys of its scope and provider. The lowest order serves; among equals, the newest key.
 func SetOrder(order int) KeyChange { return func(c map[string]any) { c["order"] = order } }
 
-// SetWeight has the keys of one order that have a weight share the callers, in proportion to their weights.
+// SetWeight gives the key a weight. The keys of one order that have a weight share the callers, in proportion to their
+// weights.
 func SetWeight(weight int) KeyChange { return func(c map[string]any) { c["weight"] = weight } }
 
 // ClearWeight removes the key's weight: it no longer shares callers.
@@ -149,7 +150,7 @@ func limit(name string, to int) KeyChange {
 	}
 }
 
-// membersOf returns an object of the body of an Update, which it adds if it is missing.
+// membersOf returns an object of the body of an Update. If the body does not have it, membersOf adds it.
 func membersOf(c map[string]any, object string) map[string]any {
 	members, ok := c[object].(map[string]any)
 	if !ok {
@@ -168,8 +169,9 @@ func restrict(list string, to []string) KeyChange {
 	}
 }
 
-// Update makes the changes to a key and leaves the rest of it as it is. A key that is then disabled comes with its DisableReceipt;
-// with Wait, the service answers when that is complete. With IfMatch, the call fails if others have changed the key since.
+// Update makes the changes to a key, and changes nothing else. If the key is then disabled, it has its DisableReceipt;
+// with Wait, the service answers when the receipt is complete. With IfMatch, the call fails if others have changed the
+// key since.
 func (a *AIKeysClient) Update(
 	ctx context.Context, customerID, projectID, id string, changes ...KeyChange,
 ) (*aikeysv1.UpdateResponse, error) {
@@ -197,8 +199,9 @@ func (a *AIKeysClient) Revoke(
 	return send(ctx, r, func(r *aikeysv1.RevokeResponse) bool { return r.Receipt.State != "" })
 }
 
-// Verify tests a stored key at its provider, and stores the verdict with the key. A rejected key has Serves false, but stays in use.
-// A key can be tested once in ten seconds; sooner, the service answers 429 and the client retries after the time that it asks for.
+// Verify tests a stored key at its provider, and stores the verdict with the key. A rejected key has Serves false, but
+// stays in use. A key can be tested once in ten seconds; if it is tested sooner, the service answers 429, and the
+// client retries after the time in Retry-After.
 func (a *AIKeysClient) Verify(ctx context.Context, customerID, projectID, id string) (*aikeysv1.VerifyResponse, error) {
 	r := a.service.inProject(operations.VerifyKey(), customerID, projectID, "id", id)
 	return send(ctx, r, func(r *aikeysv1.VerifyResponse) bool { return r.Verification.Verdict != "" && r.Key.ID != "" })

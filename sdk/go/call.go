@@ -82,8 +82,9 @@ func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
 }
 
-// Wait has the service answer only when every data plane has confirmed, or when the time is up: a call that revokes or disables a key,
-// rotates it, or gets its receipt. It is sent in whole milliseconds, and may be at most 30 seconds.
+// Wait has the service answer a call only when every data plane has confirmed, or when the time is up. It is for calls
+// that revoke, disable or rotate a key, or that get its receipt. The time is sent in whole milliseconds, and may be at
+// most 30 seconds.
 func Wait(d time.Duration) CallOption {
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"
 	if d%time.Second == 0 {
@@ -169,7 +170,7 @@ func Header(name, value string) CallOption {
 	}
 }
 
-// ResponseInto stores the last response to these calls, also to one that fails: status, headers, request id and body.
+// ResponseInto stores the last response to these calls, even if a call fails: status, headers, request id and body.
 func ResponseInto(into *Response) CallOption { return func(s *service) { s.into = into } }
 
 // Response is a response of the service. It prints without headers and body: the body of Tokens().Create has an API key.
@@ -182,7 +183,7 @@ type Response struct {
 	body []byte
 }
 
-// Body returns the body as it came.
+// Body returns the unchanged body.
 func (r *Response) Body() []byte { return r.body }
 
 // String returns the status and the request id.

@@ -32,7 +32,7 @@ func decode(object []byte, into any) error {
 	return nil
 }
 
-// keepUnknown stores in Unknown the fields of a JSON text that the structs it was decoded into lack.
+// keepUnknown stores in Unknown the fields of a JSON text that its structs lack.
 func keepUnknown(text json.RawMessage, value reflect.Value) {
 	switch value.Kind() {
 	case reflect.Pointer:

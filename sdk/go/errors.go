@@ -84,7 +84,7 @@ func (e *ConnectionError) Timeout() bool { return e.timeout }
 
 // CredentialError means that WithAPIKeySource returned no valid API key. Nothing was sent.
 type CredentialError struct {
-	Err error // the source's
+	Err error // the source's error
 }
 
 // Error implements error.

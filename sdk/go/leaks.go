@@ -15,7 +15,8 @@ func (l *LeaksClient) With(options ...CallOption) *LeaksClient {
 	return &LeaksClient{l.service.with(options)}
 }
 
-// Find returns the keys and API keys whose secrets are among the values. A value may be a line of a file that contains one.
+// Find returns the keys and API keys whose secrets are among the values. A value may also be a line that contains a
+// secret.
 func (l *LeaksClient) Find(ctx context.Context, customerID, projectID string, values []string) (*aikeysv1.LeaksResponse, error) {
 	return l.send(ctx, customerID, projectID, map[string]any{"values": values, "revoke": false})
 }

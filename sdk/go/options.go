@@ -50,8 +50,9 @@ func WithAPIKey(key string) Option {
 	return func(s *settings) { s.apiKey = func() string { return key } }
 }
 
-// WithAPIKeySource sets a function that returns the credential, in place of WithAPIKey: for session tokens that are replaced while the
-// program runs. Each attempt of a call asks it, so it should cache the credential. It must be safe for concurrent use.
+// WithAPIKeySource sets a function that returns the credential. Use it instead of WithAPIKey for session tokens that
+// are replaced while the program runs. Each attempt of a call calls the function, so it should cache the credential. It
+// must be safe for concurrent use.
 func WithAPIKeySource(source func(ctx context.Context) (string, error)) Option {
 	return func(s *settings) { s.keySource = source }
 }

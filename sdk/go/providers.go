@@ -16,13 +16,13 @@ func (p *ProvidersClient) List(ctx context.Context) (*aikeysv1.ListProvidersResp
 	return send(ctx, r, func(r *aikeysv1.ListProvidersResponse) bool { return r.Providers != nil })
 }
 
-// ListCustom returns the project's own servers, which are its providers beside those of the catalogue.
+// ListCustom returns the project's own servers. They are its providers in addition to those of the catalogue.
 func (p *ProvidersClient) ListCustom(ctx context.Context, customerID, projectID string) (*aikeysv1.ListCustomProvidersResponse, error) {
 	r := p.service.inProject(operations.ListCustomProviders(), customerID, projectID)
 	return send(ctx, r, func(r *aikeysv1.ListCustomProvidersResponse) bool { return r.Providers != nil })
 }
 
-// addProviderRequest is the body of AddCustom. The service fills in what is empty.
+// addProviderRequest is the body of AddCustom. The service fills in empty fields.
 type addProviderRequest struct {
 	Slug        aikeysv1.Provider        `json:"slug"`
 	BaseURL     string                   `json:"base_url"`
@@ -50,12 +50,13 @@ func KeyInHeader(name string) ProviderOption {
 	return func(r *addProviderRequest) { r.AuthStyle, r.Header = aikeysv1.CustomAuthStyleHeader, name }
 }
 
-// WithoutKey means that the server takes no key. Register one all the same, with the word none as its secret.
+// WithoutKey means that the server takes no key. Register a key for it all the same, with the word none as its secret.
 func WithoutKey() ProviderOption {
 	return func(r *addProviderRequest) { r.AuthStyle, r.Header = aikeysv1.CustomAuthStyleNone, "" }
 }
 
-// AddCustom makes a server of your own a provider of a project. It can't be changed. Owners only, where the service's operator allows it.
+// AddCustom adds a server of your own to a project's providers. It can't be changed later. Owners only, if the
+// service's operator allows it.
 func (p *ProvidersClient) AddCustom(
 	ctx context.Context, customerID, projectID string, slug aikeysv1.Provider, baseURL string, options ...ProviderOption,
 ) (*aikeysv1.CustomProviderResponse, error) {
@@ -70,8 +71,8 @@ func (p *ProvidersClient) AddCustom(
 	return send(ctx, r, func(r *aikeysv1.CustomProviderResponse) bool { return r.Provider.Slug != "" })
 }
 
-// RemoveCustom removes a server that a project's owners added. While it has keys that are not revoked, the call fails with status 409.
-// Owners only, where the service's operator allows it.
+// RemoveCustom removes a server that a project's owners added. If the server has keys that are not revoked, the call
+// fails with status 409. Owners only, if the service's operator allows it.
 func (p *ProvidersClient) RemoveCustom(
 	ctx context.Context, customerID, projectID string, slug aikeysv1.Provider,
 ) (*aikeysv1.CustomProviderResponse, error) {

@@ -64,7 +64,7 @@ func (r *request) payload() ([]byte, error) {
 	return payload, nil
 }
 
-// sendWithRetries returns the first response that is not to be retried, or the last one.
+// sendWithRetries returns the first response that needs no retry, or the last one.
 func (r *request) sendWithRetries(ctx context.Context, payload []byte) (response, error) {
 	for retry := 0; ; retry++ {
 		a, err := r.sendOnce(ctx, payload)

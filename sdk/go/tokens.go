@@ -91,8 +91,9 @@ type NewToken struct {
 	APIKey APIKey         `json:"api_key"`
 }
 
-// Create creates an API key for the caller. The service shows it only now; repeating the call creates another. Without ForProjects it
-// can act in all of the caller's projects, and it expires after 90 days unless TokenExpiresAt or TokenNeverExpires says otherwise.
+// Create creates an API key for the caller. The service shows it only now; repeating the call creates another API key.
+// Without ForProjects it can act in all of the caller's projects, and it expires after 90 days unless TokenExpiresAt or
+// TokenNeverExpires says otherwise.
 func (t *TokensClient) Create(ctx context.Context, name string) (*NewToken, error) {
 	r := t.service.request(operations.CreateToken())
 	r.checkText("name", name)

@@ -30,9 +30,10 @@ func NewExpiry(t time.Time) RotateOption { return func(b map[string]any) { b["ex
 // NoExpiry removes the key's expiry when the version is activated.
 func NoExpiry() RotateOption { return func(b map[string]any) { b["expires_at"] = nil } }
 
-// Rotate seals another secret as the key's next version. If the version is active, the response has a receipt, for which Wait waits and
-// which says when the old secret may be deleted at the provider. If the provider rejects the secret, the error has status 422; if the key
-// has this secret already, 409. Each call sends an idempotency key, so retries make only one version.
+// Rotate seals another secret as the key's next version. If the version is active, the response has a receipt, which
+// says when the old secret may be deleted at the provider; Wait waits for the receipt. If the provider rejects the
+// secret, the error has status 422; if the key already has this secret, it has status 409. Each call sends an
+// idempotency key, so retries make only one version.
 func (a *AIKeysClient) Rotate(
 	ctx context.Context, customerID, projectID, id, secret string, options ...RotateOption,
 ) (*aikeysv1.RotateResponse, error) {
@@ -53,7 +54,7 @@ func (a *AIKeysClient) Versions(ctx context.Context, customerID, projectID, id s
 	return send(ctx, r, func(r *aikeysv1.VersionsResponse) bool { return r.Versions != nil })
 }
 
-// ActivateVersion activates a pending version, or a retiring one again.
+// ActivateVersion activates a pending version, or makes a retiring version active again.
 func (a *AIKeysClient) ActivateVersion(
 	ctx context.Context, customerID, projectID, id string, version int,
 ) (*aikeysv1.RotateResponse, error) {
@@ -61,7 +62,7 @@ func (a *AIKeysClient) ActivateVersion(
 	return send(ctx, r, isRotated)
 }
 
-// Rollback activates the version that the active one replaced, while that is still retiring.
+// Rollback activates the version that the active version replaced, if it is still retiring.
 func (a *AIKeysClient) Rollback(ctx context.Context, customerID, projectID, id string) (*aikeysv1.RotateResponse, error) {
 	r := a.service.inProject(operations.RollbackKey(), customerID, projectID, "id", id)
 	return send(ctx, r, isRotated)

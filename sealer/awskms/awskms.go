@@ -1,8 +1,9 @@
-// Package awskms is the sealer backend whose key-encryption key (KEK) is a symmetric key of AWS KMS, which never leaves it.
+// Package awskms is the sealer backend whose key-encryption key (KEK) is a symmetric key of AWS KMS. The key never
+// leaves AWS KMS.
 //
-// The id of the KEK is "awskms:" and the key's ARN. An alias is resolved once, at the first call: a process keeps using the key that
-// the alias named then. When AWS KMS rotates a key, the new key material has the same ARN, and only AWS knows which generation it uses.
-// Each replica of a multi-Region key opens what another has sealed.
+// The id of the KEK is "awskms:" and the key's ARN. An alias is resolved once, at the first call: a process keeps using
+// the key that the alias named at that time. When AWS KMS rotates a key, the new key material has the same ARN, and
+// only AWS knows which key material a call uses. Each replica of a multi-Region key opens what another has sealed.
 //
 // Each call has the binding as its encryption context, which CloudTrail records and policies can test.
 //
@@ -36,9 +37,10 @@ const (
 	idPrefix = Scheme + ":"
 	// listTTL is long, because AWS counts each call and records it, and the KEK never changes.
 	listTTL = time.Minute
-	// attempts is how often a call is sent at most, if it is throttled or not answered.
+	// attempts is how often a call is sent at most. It is repeated if it was throttled or not answered.
 	attempts = 2
-	// retryWait is the longest pause before the second attempt. AWS's default is up to 2 s, which is all that a call may take.
+	// retryWait is the longest pause before the second attempt. AWS's default is up to 2 s, but a call may take no
+	// longer than that in all.
 	retryWait = 100 * time.Millisecond
 	// checksumLen is the length of a blob's checksum in bytes.
 	checksumLen = 4
@@ -74,7 +76,7 @@ func newRetryer() aws.Retryer {
 	return retry.AddWithMaxBackoffDelay(retry.AddWithMaxAttempts(retry.NewStandard(), attempts), retryWait)
 }
 
-// credentials reports missing credentials as a refusal. AWS's client does not tell them from a failed call.
+// credentials reports missing credentials as a refusal. AWS's client reports them like a failed call.
 type credentials struct{ aws.CredentialsProvider }
 
 // Retrieve implements aws.CredentialsProvider.
@@ -94,7 +96,7 @@ type symmetricKey struct {
 	arn    atomic.Pointer[string] // of the key that the alias or id names; nil before the first call
 }
 
-// Owns implements kms.Key. Before an alias or id is resolved, any ARN may be the key's.
+// Owns implements kms.Key. Before an alias or id is resolved, it returns true for any ARN.
 func (k *symmetricKey) Owns(kekID string) bool {
 	arn, isOurs := strings.CutPrefix(kekID, idPrefix)
 	switch own := k.arn.Load(); {
@@ -196,8 +198,9 @@ func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associ
 	return answer.Plaintext, nil
 }
 
-// addChecksum prepends a CRC-32C to a ciphertext blob, whose format only AWS knows. The checksum finds damage without a call. AWS could
-// not tell it from a key that may not be used: a blob names its key, and a damaged one may name somebody else's.
+// addChecksum prepends a CRC-32C to a ciphertext blob, whose format only AWS knows. The checksum finds damage without a
+// call. From AWS's answer, damage could look like a key that may not be used: a blob names its key, and a damaged blob
+// may name somebody else's key.
 func addChecksum(blob []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, checksum(blob)), blob...)
 }
@@ -224,7 +227,8 @@ func (k *symmetricKey) resolve(ctx context.Context, kekID string) (string, error
 	return *k.arn.Load(), nil
 }
 
-// encryptionContext returns the binding of a data key as names and values. CloudTrail shows them; none is secret.
+// encryptionContext returns the binding of a data key as names and values. CloudTrail shows them. None of them is
+// secret.
 func encryptionContext(associatedData []byte) (map[string]string, error) {
 	_, binding, err := sealer.ParseDataKeyContext(associatedData)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/kms"
 )
 
-// meanings maps AWS's error codes to our errors. Any other code is an outage.
+// meanings maps AWS's error codes to errors of packages sealer and kms. Any other code counts as an outage.
 var meanings = map[string]error{
 	"InvalidCiphertextException": sealer.ErrBinding,
 	"IncorrectKeyException":      sealer.ErrBinding,
@@ -29,7 +29,8 @@ var meanings = map[string]error{
 	"MissingAuthenticationToken":  kms.ErrRefused,
 }
 
-// classify turns the error of a call into one of ours. It quotes a failure without an answer, but no text of AWS.
+// classify turns the error of a call into an error of package sealer or kms. If there was no answer, it quotes the
+// failure; it quotes no text of AWS.
 func (k *symmetricKey) classify(operation string, err error) error {
 	var answered smithy.APIError
 	switch {
@@ -54,4 +55,4 @@ func (k *symmetricKey) classify(operation string, err error) error {
 }
 
 // errGarbled says that an answer is not a valid one. The error that wraps it says why, and does not quote the answer.
-var errGarbled = fmt.Errorf("%w: the answer is not one of AWS KMS", sealer.ErrUnavailable)
+var errGarbled = fmt.Errorf("%w: the answer does not come from AWS KMS", sealer.ErrUnavailable)

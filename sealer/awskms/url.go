@@ -44,7 +44,7 @@ func ParseURL(text string) (Config, error) {
 	case !region.MatchString(cfg.Region):
 		return Config{}, fmt.Errorf("has no region such as eu-central-1: must be %s", Forms)
 	case strings.HasPrefix(cfg.Key, "arn:") && strings.Split(cfg.Key, ":")[3] != cfg.Region:
-		return Config{}, errors.New("names one region, and an ARN of another one")
+		return Config{}, errors.New("names a region, and an ARN of another region")
 	case strings.HasPrefix(cfg.Key, "alias/aws/") || strings.Contains(cfg.Key, ":alias/aws/"):
 		return Config{}, errors.New("names a key that AWS manages: its policy can't be changed; make one of your own")
 	}

@@ -1,8 +1,9 @@
-// Package gcpkms is the sealer backend whose key-encryption keys (KEKs) are the versions of a symmetric key of Google Cloud KMS. They
-// never leave it.
+// Package gcpkms is the sealer backend whose key-encryption keys (KEKs) are the versions of a symmetric key of Google
+// Cloud KMS. They never leave Google Cloud KMS.
 //
-// The id of a KEK is "gcpkms:" and the full name of the version. The key's primary version is the primary KEK. Requests and answers
-// have checksums (CRC-32C), so that bytes that change on the way count as an outage and not as a wrong envelope.
+// The id of a KEK is "gcpkms:" and the full name of the version. The key's primary version is the primary KEK. Requests
+// and answers have checksums (CRC-32C), so bytes that were changed on the way count as an outage and not as a wrong
+// envelope.
 //
 // The package imports package sealer, sealer/kms and internal/netaddr, and no other package of ours.
 package gcpkms
@@ -38,7 +39,7 @@ const (
 	// Scheme is the scheme of a key's URL.
 	Scheme   = "gcpkms"
 	idPrefix = Scheme + ":"
-	// listTTL leaves most of a project's quota of reads, 300 a minute, to others.
+	// listTTL is long, so that most of a project's quota of reads, 300 a minute, is left to others.
 	listTTL = 10 * time.Second
 	// maxVersions bounds how many versions of a key are listed.
 	maxVersions = 1000
@@ -186,8 +187,8 @@ func (k *symmetricKey) Wrap(ctx context.Context, kekID string, dataKey, associat
 	return wrapped, nil
 }
 
-// Unwrap implements kms.Key. Cloud KMS finds the version in the ciphertext, and the associated data authenticates the KEK id, so the
-// two agree.
+// Unwrap implements kms.Key. Cloud KMS finds the version in the ciphertext, and the associated data authenticates the
+// KEK id, so the version is that of the KEK id.
 func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	answer, err := k.client.Decrypt(ctx, &kmspb.DecryptRequest{
 		Name: k.cfg.Key, Ciphertext: wrapped, CiphertextCrc32C: checksum(wrapped),
@@ -205,8 +206,8 @@ func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associ
 	return nil, errChanged
 }
 
-// explainRefusal asks for the version of an envelope, since the answer to Decrypt does not tell the causes apart. It returns
-// sealer.ErrUnknownKEK if the version does not exist or is disabled, and otherwise sealer.ErrBinding.
+// explainRefusal asks for the version of an envelope, because the answer to Decrypt is the same for several causes. It
+// returns sealer.ErrUnknownKEK if the version does not exist or is disabled, and otherwise sealer.ErrBinding.
 func (k *symmetricKey) explainRefusal(ctx context.Context, kekID string) error {
 	version, err := k.client.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: strings.TrimPrefix(kekID, idPrefix)})
 	switch {
@@ -220,7 +221,7 @@ func (k *symmetricKey) explainRefusal(ctx context.Context, kekID string) error {
 	return sealer.ErrBinding
 }
 
-// errChanged says that bytes changed between this process and Cloud KMS, or in it.
+// errChanged says that bytes were changed between this process and Cloud KMS, or in Cloud KMS.
 var errChanged = fmt.Errorf("%w: a checksum of Google Cloud KMS does not match: bytes were changed on the way", sealer.ErrUnavailable)
 
 func checksum(bytes []byte) *wrapperspb.Int64Value {
@@ -231,7 +232,8 @@ func isIntact(bytes []byte, sum *wrapperspb.Int64Value) bool {
 	return sum != nil && sum.GetValue() == checksum(bytes).GetValue()
 }
 
-// classify turns the error of a call into one of ours. It quotes a failure without an answer, but no text of Google's.
+// classify turns the error of a call into an error of package sealer or kms. If there was no answer, it quotes the
+// failure; it quotes no text of Google's.
 func (k *symmetricKey) classify(permission string, err error) error {
 	switch code := status.Code(err); code {
 	case codes.FailedPrecondition, codes.NotFound:
@@ -249,4 +251,4 @@ func (k *symmetricKey) classify(permission string, err error) error {
 }
 
 // errGarbled says that an answer is not a valid one. The error that wraps it says why, and does not quote the answer.
-var errGarbled = fmt.Errorf("%w: the answer is not one of Google Cloud KMS", sealer.ErrUnavailable)
+var errGarbled = fmt.Errorf("%w: the answer does not come from Google Cloud KMS", sealer.ErrUnavailable)

@@ -60,8 +60,9 @@ func (g *guard) UnwrapAll(ctx context.Context, items []sealer.KeyItem) ([]sealer
 	return all, nil
 }
 
-// sendBatch handles all items in one call. It returns neither results nor an error if they have to be sent one by one: the key
-// takes no batches, or the service refuses this one, perhaps for a single item.
+// sendBatch handles all items in one call. If the items have to be sent one by one, it returns neither results nor an
+// error. That is so if the key takes no batches, or if the service refuses this batch, perhaps because of a single
+// item.
 func (g *guard) sendBatch(
 	ctx context.Context, items []sealer.KeyItem, send func(BatchKey, context.Context, []sealer.KeyItem) ([][]byte, error),
 ) ([]sealer.KeyResult, error) {

@@ -53,7 +53,7 @@ func newKeyCache(ttl time.Duration) *keyCache {
 	})}
 }
 
-// get returns a copy of a data key, which the caller zeroes, or nil if it is not cached.
+// get returns a copy of a data key, or nil if the data key is not cached. The caller zeroes the copy.
 func (c *keyCache) get(digest keyDigest) []byte {
 	if c == nil {
 		return nil
@@ -67,7 +67,7 @@ func (c *keyCache) get(digest keyDigest) []byte {
 	return bytes.Clone(found.dataKey)
 }
 
-// put stores a copy of a data key. It does not extend the time of a key that is already cached.
+// put stores a copy of a data key. If the data key is already cached, its time is not extended.
 func (c *keyCache) put(digest keyDigest, dataKey []byte) {
 	if c != nil {
 		c.keys.SetIfAbsent(digest, &cachedKey{dataKey: bytes.Clone(dataKey)})

@@ -33,10 +33,12 @@ func Refuse(format string, arguments ...any) error {
 	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, arguments...))
 }
 
-// Key is one key of a key management service, in all its versions. Wrap and Unwrap are those of sealer.KEKs. Their errors may also be
-// ErrRefused; any other sealer.ErrUnavailable counts as an outage. A call ends with its context, and may be repeated.
+// Key is one key of a key management service, in all its versions. Wrap and Unwrap work as in sealer.KEKs. Their errors
+// may also be ErrRefused; any other sealer.ErrUnavailable counts as an outage. A call ends with its context, and may be
+// repeated.
 type Key interface {
-	// KEKs returns all KEKs, the primary one first, and checks that the key can be used; ErrRefused says why not.
+	// KEKs returns all KEKs, the primary one first, and checks that the key can be used. If it can't, ErrRefused says
+	// why.
 	KEKs(ctx context.Context) ([]sealer.KEK, error)
 	// Owns reports whether a KEK id may belong to this key, without asking the service. Wrap and Unwrap are called only with such ids.
 	Owns(kekID string) bool
@@ -44,7 +46,8 @@ type Key interface {
 	Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) (dataKey []byte, err error)
 }
 
-// BatchKey is a Key that handles many data keys in one call, which fails as a whole. All items of WrapAll name the same KEK.
+// BatchKey is a Key that handles many data keys in one call. If one item fails, the whole call fails. All items of
+// WrapAll name the same KEK.
 type BatchKey interface {
 	Key
 	WrapAll(ctx context.Context, items []sealer.KeyItem) (wrapped [][]byte, err error)
@@ -61,7 +64,8 @@ type Options struct {
 	// ListTTL is how long the list of KEKs is cached; 0 means 1 s. Until it expires, secrets may still be sealed under the previous
 	// primary KEK.
 	ListTTL time.Duration
-	// CacheTTL is how long the data key of an envelope that was opened is cached, so that it opens again without a call. 0 caches none.
+	// CacheTTL is how long the data key of an opened envelope is cached, so that the envelope opens again without a
+	// call. 0 means not at all.
 	CacheTTL time.Duration
 }
 
@@ -138,7 +142,7 @@ type guard struct {
 	cache    *keyCache
 
 	listed atomic.Pointer[listing]
-	asked  chan struct{}          // holds a token while a goroutine reads listed, and asks the service if that is too old
+	asked  chan struct{}          // holds a token while a goroutine reads listed or asks the service
 	outage atomic.Pointer[string] // the text of the last outage's error
 }
 
@@ -195,13 +199,13 @@ func (g *guard) Wrap(ctx context.Context, kekID string, dataKey, associatedData 
 	return wrapped, g.prove(ctx, kekID, dataKey, wrapped, associatedData)
 }
 
-// prove returns nil if a wrapped data key unwraps to itself.
+// prove returns nil if the wrapped form of a data key unwraps to that data key.
 func (g *guard) prove(ctx context.Context, kekID string, dataKey, wrapped, associatedData []byte) error {
 	found, err := g.unwrap(ctx, kekID, wrapped, associatedData)
 	defer clear(found)
 	switch {
 	case errors.Is(err, sealer.ErrUnavailable):
-		return fmt.Errorf("unwrap what was wrapped: %w", err)
+		return fmt.Errorf("unwrap a data key to check it: %w", err)
 	case !isSame(found, dataKey, err):
 		return errUnproven
 	}
@@ -209,7 +213,7 @@ func (g *guard) prove(ctx context.Context, kekID string, dataKey, wrapped, assoc
 }
 
 // errUnproven says that a data key that the service has just wrapped does not unwrap to the same data key.
-var errUnproven = fmt.Errorf("%w: what the key management service has just wrapped does not unwrap to the same; nothing was sealed", sealer.ErrUnavailable)
+var errUnproven = fmt.Errorf("%w: the data key that the key management service has just wrapped does not unwrap to the same; nothing was sealed", sealer.ErrUnavailable)
 
 func isSame(found, dataKey []byte, err error) bool {
 	return err == nil && subtle.ConstantTimeCompare(found, dataKey) == 1
@@ -247,7 +251,8 @@ func (g *guard) unwrap(ctx context.Context, kekID string, wrapped, associatedDat
 // sealer can open the envelope even during an outage.
 var errForeign = fmt.Errorf("%w: it is no version of the configured key", sealer.ErrUnknownKEK)
 
-// call calls the service if the circuit is closed and a slot becomes free in time. The error wraps ctx's if ctx ended.
+// call calls the service if the circuit is closed and a slot becomes free in time. If ctx has ended, the error wraps
+// ctx's error.
 func call[T any](ctx context.Context, g *guard, send func(context.Context) (T, error)) (answer T, err error) {
 	limited, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
@@ -275,7 +280,7 @@ func call[T any](ctx context.Context, g *guard, send func(context.Context) (T, e
 	return answer, err
 }
 
-// late returns the error of a call that ended with its context: the caller's, or the one with the time limit.
+// late returns the error of a call whose context has ended: the caller's context, or the one with the time limit.
 func (g *guard) late(ctx context.Context, failure error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w: %w", sealer.ErrUnavailable, errAbandoned, ctx.Err())
@@ -289,7 +294,8 @@ func (g *guard) late(ctx context.Context, failure error) error {
 	return err
 }
 
-// ReadParameters stores the parameters of a URL in targets, which maps their names. Each may be given once, and not empty.
+// ReadParameters stores the parameters of a URL in targets, by their names. A parameter may be given only once, and
+// must not be empty.
 func ReadParameters(query url.Values, targets map[string]*string) error {
 	for name, values := range query {
 		target, known := targets[name]

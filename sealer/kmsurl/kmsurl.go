@@ -1,5 +1,5 @@
-// Package kmsurl opens the sealer that a URL names, among those of key management services: OpenBao and Vault, AWS KMS, Google
-// Cloud KMS. Programs that import it link the clients of these services.
+// Package kmsurl opens the sealer of a URL. The URL names a key in a key management service: OpenBao or Vault, AWS KMS,
+// or Google Cloud KMS. Programs that import it link the clients of these services.
 //
 // It imports only the packages under sealer.
 package kmsurl

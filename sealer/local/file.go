@@ -40,8 +40,8 @@ func ensureKeyset(path string) error {
 			return fmt.Errorf("%w (is it a symbolic link to a file that is missing?)", err)
 		}
 	}
-	// Another process may have just created the file and not yet reached this line. An envelope must not outlive the file that
-	// opens it, so no process continues before the file's name is on the disk.
+	// Another process may have just created the file without having synced the directory yet. An envelope must not
+	// outlive the file that opens it, so no process continues before the file's name is on the disk.
 	return syncDir(filepath.Dir(path))
 }
 
@@ -59,15 +59,16 @@ func readKeyset(path string) (*keyset.Handle, error) {
 	}
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(content)))
 	if err != nil {
-		// The cause is left out, since a parser's error may quote the file.
+		// The cause is left out, because a parser's error may quote the file.
 		return nil, fmt.Errorf("%w: file %q is not a valid Tink keyset in JSON; restore it from a backup", ErrKeyset, path)
 	}
 	return handle, nil
 }
 
-// createKeyset writes a new keyset to path unless the path already exists, which is not an error. The file appears complete or
-// not at all: it is written under a temporary name and then linked to path, which fails if path exists. A process that is
-// killed in between may leave its temporary file behind, with mode 0600. It is never read and can be deleted.
+// createKeyset writes a new keyset to path. If path already exists, it changes nothing and returns nil. The file
+// appears complete or not at all: it is written under a temporary name and then linked to path; linking fails if path
+// exists. A process that is killed in between may leave its temporary file behind, with mode 0600. It is never read and
+// can be deleted.
 func createKeyset(path string) error {
 	dir := filepath.Dir(path)
 	if err := makeDir(dir); err != nil {
@@ -83,7 +84,7 @@ func createKeyset(path string) error {
 	}
 	linkErr := os.Link(temporary, path)
 	if errors.Is(linkErr, fs.ErrExist) {
-		linkErr = nil // another process has created a keyset, which is used
+		linkErr = nil // the keyset of another process is used
 	}
 	if err := errors.Join(linkErr, os.Remove(temporary)); err != nil {
 		return fmt.Errorf("create keyset file: %w", err)

@@ -2,10 +2,10 @@
 // default of an embedded installation. Anyone who can read both the file and the database can read every secret, so keep
 // their backups apart. Losing the file means losing every secret.
 //
-// The file is a cleartext Tink keyset in JSON whose keys are all AES-256-GCM. Open creates it on the first start. AddKEK,
-// SetPrimary, Retire and Enable change it, and so can any Tink tool. A Sealer reads the file again when it has changed. To
-// rotate: add a KEK, copy the file to every machine that has one, make the KEK primary in the same way, then re-wrap. A KEK
-// may wrap 2^32 data keys, the limit for random nonces (NIST SP 800-38D, section 8.3).
+// The file is a cleartext Tink keyset in JSON whose keys are all AES-256-GCM. Open creates it on the first start.
+// AddKEK, SetPrimary, Retire and Enable change it, and so can any Tink tool. A Sealer reads the file again when it has
+// changed. To rotate: add a KEK, and copy the file to every machine that has it; make the KEK primary, and copy the
+// file again; then re-wrap. A KEK may wrap 2^32 data keys, the limit for random nonces (NIST SP 800-38D, section 8.3).
 //
 // The package works on Unix systems, where file modes and owners protect the file. It imports package sealer,
 // internal/filereload and internal/secretfile, and no other package of ours.
@@ -30,7 +30,7 @@ const kekLen = 32
 
 // Options are the options of OpenWith. Open uses the zero value.
 type Options struct {
-	// MustExist makes a missing file an error, fs.ErrNotExist, instead of creating it.
+	// If MustExist is set and the file is missing, OpenWith returns fs.ErrNotExist and does not create the file.
 	MustExist bool
 	// Log gets a line when the file has been read again and when it can't be read; nil logs nothing.
 	Log *slog.Logger
@@ -140,7 +140,7 @@ func newKEKs(handle *keyset.Handle) (*keks, error) {
 	return result, nil
 }
 
-// Wrap is that of sealer.KEKs.
+// Wrap does what sealer.KEKs.Wrap says.
 func (k *keks) Wrap(_ context.Context, kekID string, dataKey, associatedData []byte) ([]byte, error) {
 	kek, ok := k.aeads[kekID]
 	if !ok {
@@ -149,7 +149,7 @@ func (k *keks) Wrap(_ context.Context, kekID string, dataKey, associatedData []b
 	return kek.Encrypt(dataKey, associatedData)
 }
 
-// Unwrap is that of sealer.KEKs.
+// Unwrap does what sealer.KEKs.Unwrap says.
 func (k *keks) Unwrap(_ context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	kek, ok := k.aeads[kekID]
 	if !ok {

@@ -67,8 +67,8 @@ func list(handle *keyset.Handle) []sealer.KEK {
 	return found
 }
 
-// AddKEK adds a new, enabled KEK to the file at path and returns its id. If there is no file, it creates one as Open does; only
-// then is the new KEK primary.
+// AddKEK adds a new, enabled KEK to the file at path and returns its id. If there is no file, it creates one as Open
+// does, and the new KEK is primary. Otherwise, the primary KEK stays primary.
 //
 // Like the three functions below, it replaces the file atomically and syncs it to the disk before it returns: a reader, even
 // after a crash, finds the old file or the new one. A lock on the directory serializes the changes.
@@ -119,7 +119,7 @@ func Enable(path, id string) error { return setState(path, id, sealer.KEKEnabled
 // setState changes the state of one KEK. It does not write the file if nothing changes.
 func setState(path, id string, want sealer.KEKState) error {
 	err := change(path, func(target string) (*keyset.Handle, error) {
-		handle, read, err := readKEKs(target) // refuses a keyset that can't be used: it must not be changed
+		handle, read, err := readKEKs(target) // an error for an unusable keyset, which must not be changed
 		if err != nil {
 			return nil, err
 		}
@@ -128,7 +128,7 @@ func setState(path, id string, want sealer.KEKState) error {
 			return nil, unknownKEK(id)
 		}
 		switch now := read.all[i].State; {
-		case now == want, now == sealer.KEKPrimary && want == sealer.KEKEnabled: // the primary KEK is enabled
+		case now == want, now == sealer.KEKPrimary && want == sealer.KEKEnabled: // a primary KEK counts as enabled
 			return nil, nil //nolint:nilnil // nothing to write
 		case now == sealer.KEKPrimary:
 			return nil, ErrPrimary

@@ -82,7 +82,7 @@ func sizeOf(item sealer.Item) int {
 
 // rewrapBatch sends one batch and stores its results at their places.
 func (s *Sealer) rewrapBatch(ctx context.Context, b batch, results []sealer.Result) error {
-	// An envelope may grow: the new KEK's wrapping can be longer than the old one's.
+	// An envelope may grow: the new KEK may wrap the data key to more bytes.
 	limit := len(b.items)*1024 + 2*b.size + maxEnvelopeAnswer
 	answer, err := s.call(ctx, limit, func(ctx context.Context) (*http.Response, error) {
 		return s.client.RewrapEnvelopes(ctx, secrets.RewrapRequest{Items: b.items})

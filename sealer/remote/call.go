@@ -21,8 +21,8 @@ const (
 	minAttempt = 50 * time.Millisecond
 )
 
-// call sends a request, repeats it once if that may help, and returns the body of a 200, at most limit bytes, which the caller
-// may zero. Its error wraps ctx's if ctx ended.
+// call sends a request, and repeats it once if that may help. It returns the body of a 200, at most limit bytes; the
+// caller may zero it. If ctx has ended, the error wraps ctx's error.
 func (s *Sealer) call(ctx context.Context, limit int, send func(context.Context) (*http.Response, error)) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func (s *Sealer) call(ctx context.Context, limit int, send func(context.Context)
 		return answer, nil
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: %w", sealer.ErrUnavailable, ctx.Err())
-	case limited.Err() != nil && !errors.As(err, &busy): // a busy service has answered in time
+	case limited.Err() != nil && !errors.As(err, &busy): // a service that says it is busy has answered in time
 		return nil, fmt.Errorf("%w: secrets-svc did not answer within %s", sealer.ErrUnavailable, s.timeout)
 	}
 	return nil, err
@@ -76,8 +76,8 @@ func (s *Sealer) attempt(ctx context.Context, limit int, send func(context.Conte
 	return answer, nil
 }
 
-// retryAfter returns how long to wait for a busy service: its Retry-After, and a jitter of up to a quarter so that clients don't
-// come back all at once.
+// retryAfter returns how long to wait for a busy service: its Retry-After, plus up to a quarter of it at random, so
+// that clients do not all come back at once.
 func retryAfter(header http.Header) time.Duration {
 	after := defaultRetryAfter
 	if seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 16); err == nil {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// primaryTTL is how long the id of the primary KEK is cached. It is no longer than secrets-svc itself may take to notice a changed
+// primaryTTL is how long the id of the primary KEK is cached. secrets-svc itself may take that long to notice a changed
 // keyset file.
 const primaryTTL = time.Second
 
@@ -14,7 +14,7 @@ const primaryTTL = time.Second
 // seals and re-wraps.
 type primary struct {
 	last  atomic.Pointer[primaryAnswer]
-	asked chan struct{} // holds a token while a goroutine reads last, and asks the service if that is too old
+	asked chan struct{} // holds a token while a goroutine reads last and, if the answer is too old, asks the service
 }
 
 // primaryAnswer is the service's last answer, or the error of asking.
@@ -24,7 +24,7 @@ type primaryAnswer struct {
 	until time.Time
 }
 
-// noteSealedWith invalidates the cached answer if an envelope was just sealed under another KEK.
+// noteSealedWith drops the cached answer if an envelope was just sealed under another KEK.
 func (p *primary) noteSealedWith(kekID string) {
 	if found := p.last.Load(); found != nil && found.kekID != kekID {
 		p.last.CompareAndSwap(found, nil)

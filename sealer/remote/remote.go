@@ -2,11 +2,12 @@
 // another process. An attacker who takes over the process that uses it can have envelopes opened while they control it, one
 // logged call at a time, but can't take a KEK away.
 //
-// A call is one request over a kept-alive connection. It ends with its context or after the configured timeout, whichever comes
-// first; waiting for one of the bounded number of connections counts. No operation changes anything in the service, so a
-// request is repeated once if its connection breaks, as a kept-alive one may, or if the service is busy and its Retry-After
-// leaves enough time. Any other failure on the way is sealer.ErrUnavailable: the envelope's state is unknown, and a later call
-// may work. The package connects on the first call, and recovers on its own when the service comes back.
+// A call is one request over a kept-alive connection. It ends with its context or after the configured timeout,
+// whichever comes first; this time includes the wait for one of the bounded number of connections. No operation changes
+// anything in the service, so a request may be repeated. It is repeated once if its connection breaks, or if the
+// service is busy and its Retry-After leaves enough time. Any other failure on the way is sealer.ErrUnavailable: the
+// envelope's state is unknown, and a later call may work. The package connects on the first call, and recovers on its
+// own when the service comes back.
 //
 // The package zeroes its own copies of a secret, the bodies of requests and answers, as soon as they are no longer needed. It
 // can't zero the buffers of net/http and TLS, about 4 KiB per connection, where a secret stays until it is overwritten.
@@ -39,8 +40,8 @@ type Config struct {
 	Socket string
 	// URL is https://host:port, for mutual TLS. It requires the three files below, which are read again when they change.
 	URL string
-	// CertFile and KeyFile are this client's certificate and its private key. CAFile has the certificates of the authorities
-	// that the service's certificate may be from. All are in PEM.
+	// CertFile and KeyFile are this client's certificate and its private key. CAFile has the certificates of the
+	// authorities that may issue the service's certificate. All are in PEM.
 	CertFile, KeyFile, CAFile string
 	// Timeout is the longest that a call may take; 0 means 2 s.
 	Timeout time.Duration
@@ -82,7 +83,7 @@ func (s *Sealer) Close() error {
 	return nil
 }
 
-// Seal implements sealer.Sealer. The parts of a binding must be UTF-8, since it travels as JSON.
+// Seal implements sealer.Sealer. The parts of a binding must be UTF-8, because the binding is sent as JSON.
 func (s *Sealer) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (envelope sealer.Envelope, err error) {
 	defer wrap(&err, "seal")
 	if err := checkBinding(binding); err != nil {
@@ -154,8 +155,8 @@ func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	return parseKEKs(answer)
 }
 
-// checkBinding refuses a binding that the service would refuse or that JSON would alter. Encoding replaces all bytes that are not
-// UTF-8 by the same character, which could make two bindings equal.
+// checkBinding refuses a binding that the service would refuse or that JSON would alter. JSON encodes all bytes that
+// are not UTF-8 as the same character, so two bindings could become equal.
 func checkBinding(binding sealer.Binding) error {
 	if _, err := binding.AssociatedData(); err != nil {
 		return err

@@ -33,7 +33,7 @@ func (d doer) Do(request *http.Request) (*http.Response, error) {
 // newTransport returns a transport for the service and the base URL of its requests.
 func newTransport(cfg Config) (transport *http.Transport, server string, err error) {
 	transport = &http.Transport{
-		// No proxy, not even one from the environment, may see a secret.
+		// There is no proxy, not even that of the environment: none may see a secret.
 		DisableCompression: true, IdleConnTimeout: idleTimeout, MaxResponseHeaderBytes: maxHeaderBytes,
 		MaxIdleConns: maxConns, MaxIdleConnsPerHost: maxConns,
 	}
@@ -52,7 +52,7 @@ func newTransport(cfg Config) (transport *http.Transport, server string, err err
 		return nil, "", err
 	}
 	if cfg.CertFile == "" || cfg.KeyFile == "" || cfg.CAFile == "" {
-		return nil, "", errors.New("secrets-svc: https takes a certificate, its key and the certificates of authorities")
+		return nil, "", errors.New("secrets-svc: https requires a certificate, its key and the certificates of authorities")
 	}
 	own, err := tlsfiles.OpenPair("client certificate for secrets-svc", cfg.CertFile, cfg.KeyFile, cfg.Log)
 	if err != nil {

@@ -23,8 +23,8 @@ const (
 	maxProblem        = 16 << 10
 )
 
-// body is a request's body that can be zeroed. After an early answer, net/http may still read the body when the call has returned,
-// so a mutex separates reading from zeroing.
+// body is a request's body that can be zeroed. If the service answers early, net/http may still read the body after the
+// call has returned, so a mutex separates reading from zeroing.
 type body struct {
 	mu   sync.Mutex // guards text
 	text []byte     // nil once zeroed
@@ -41,7 +41,7 @@ func newSealBody(binding sealer.Binding, secret sealer.Secret) (*body, error) {
 	}
 	const head, middle, tail = `{"binding":`, `,"secret":"`, `"}`
 	size := len(head) + len(bound) + len(middle) + base64.StdEncoding.EncodedLen(secret.Len()) + len(tail)
-	text := append(make([]byte, 0, size), head...) // must not grow, since growing leaves a copy behind
+	text := append(make([]byte, 0, size), head...) // must not grow: growing would leave a copy of the secret behind
 	text = append(append(text, bound...), middle...)
 	text = append(base64.StdEncoding.AppendEncode(text, secret.Reveal()), tail...)
 	return &body{text: text, size: int64(len(text))}, nil
@@ -67,7 +67,8 @@ func (b *body) ReadAt(p []byte, offset int64) (int, error) {
 // reader returns a reader of the body from its beginning.
 func (b *body) reader() io.ReadCloser { return io.NopCloser(io.NewSectionReader(b, 0, b.size)) }
 
-// attach is a RequestEditorFn. It sets the fields that http.NewRequest sets only for the readers that it knows.
+// attach is a RequestEditorFn. It sets the request fields that http.NewRequest sets only for types of bodies that it
+// knows.
 func (b *body) attach(_ context.Context, request *http.Request) error {
 	request.ContentLength = b.size
 	request.GetBody = func() (io.ReadCloser, error) { return b.reader(), nil }
@@ -92,7 +93,7 @@ func parseEnvelope(answer []byte) (sealer.Envelope, error) {
 	return envelopeOf(wire.KekID, wire.Envelope)
 }
 
-// envelopeOf decodes an envelope and checks it, since storing anything else would lose the secret.
+// envelopeOf decodes an envelope and checks it: if something else were stored, the secret would be lost.
 func envelopeOf(kekID, encoded string) (sealer.Envelope, error) {
 	decoded, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
@@ -104,8 +105,8 @@ func envelopeOf(kekID, encoded string) (sealer.Envelope, error) {
 	return sealer.Envelope{KEKID: kekID, Bytes: decoded}, nil
 }
 
-// parseSecret leaves no copies of the secret behind but its result and the answer, which the caller zeroes: encoding/json decodes
-// base64 directly from one into the other.
+// parseSecret leaves no copies of the secret behind except its result and the answer, which the caller zeroes:
+// encoding/json decodes base64 from the answer directly into the result.
 func parseSecret(answer []byte) (sealer.Secret, error) {
 	var wire struct {
 		Secret []byte `json:"secret"`

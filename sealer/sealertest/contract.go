@@ -17,8 +17,8 @@ import (
 // maxAPISecretLen is the length in bytes of the longest secret that the API accepts.
 const maxAPISecretLen = 16 << 10
 
-// Run tests that a backend keeps the contract of sealer.Sealer. newSealer is called once for each subtest; what it
-// returns must be able to reach its backend, and clean-up is registered with t.
+// Run tests that a backend keeps the contract of sealer.Sealer. Run calls newSealer once for each subtest. The Sealer
+// that newSealer returns must be able to reach its backend, and newSealer registers clean-up with t.
 func Run(t *testing.T, newSealer func(t *testing.T) sealer.Sealer) {
 	tests := []struct {
 		name string

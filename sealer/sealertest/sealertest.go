@@ -1,5 +1,6 @@
 // Package sealertest helps to test backends of package sealer and their users: Run is the contract suite that every
-// backend passes, New returns a Sealer that works, and NewUnavailable one whose backend comes and goes.
+// backend passes, New returns a Sealer that works, and NewUnavailable returns one whose backend a test makes available
+// or unavailable.
 //
 // For tests only. It imports package sealer, its local backend and testify.
 package sealertest
@@ -55,7 +56,7 @@ type Unavailable struct {
 	available atomic.Bool
 }
 
-// NewUnavailable returns an Unavailable that is not available yet. While it is, backend answers.
+// NewUnavailable returns an Unavailable that is not available yet. While it is available, backend answers its calls.
 func NewUnavailable(backend sealer.Sealer) *Unavailable {
 	u := &Unavailable{}
 	u.Fake = Fake{Sealer: backend, before: func(ctx context.Context) error {
@@ -73,7 +74,7 @@ func (u *Unavailable) SetAvailable(available bool) { u.available.Store(available
 // Fake is a Sealer whose methods a test may replace.
 type Fake struct {
 	sealer.Sealer
-	before     func(ctx context.Context) error // its error ends a call of any method; nil lets all calls through
+	before     func(ctx context.Context) error // called first by each method, which returns its error; may be nil
 	SealFunc   func(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error)
 	OpenFunc   func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error)
 	RewrapFunc func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Envelope, error)

@@ -15,8 +15,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// RunRotation tests what holds when a KEK is replaced. newSealers returns one Sealer from before and one from after:
-// the second has the first one's KEKs too, but another one is primary, which the first does not have.
+// RunRotation tests the replacement of the primary KEK. newSealers returns one Sealer from before it and one from after
+// it. The second Sealer has the KEKs of the first and one more, which is its primary KEK.
 func RunRotation(t *testing.T, newSealers func(t *testing.T) (before, after sealer.Sealer)) {
 	t.Run("an old envelope opens, and its re-wrapped form under the new KEK alone", func(t *testing.T) {
 		before, after := newSealers(t)
@@ -119,7 +119,7 @@ func testSplicing(t *testing.T, s sealer.Sealer) {
 
 func testUnknownKEK(t *testing.T, s sealer.Sealer) {
 	envelope := MustSeal(t, s)
-	// As long as the KEK id is, so that a backend which checks the form of its ids finds no fault in the length.
+	// It has the length of the KEK id, so a backend that checks the form of its ids accepts the length.
 	unknown := envelope.KEKID[:len(envelope.KEKID)-1] + "0"
 	if unknown == envelope.KEKID {
 		unknown = envelope.KEKID[:len(envelope.KEKID)-1] + "1"
@@ -129,7 +129,7 @@ func testUnknownKEK(t *testing.T, s sealer.Sealer) {
 	requireRefusal(t, err, sealer.ErrUnknownKEK)
 }
 
-// relabel names another KEK in an envelope: its id stands after the format byte and its length.
+// relabel replaces the KEK id in an envelope. The id follows the format byte and the id's length.
 func relabel(t *testing.T, envelope sealer.Envelope, kekID string) []byte {
 	t.Helper()
 	var b cryptobyte.Builder
@@ -147,7 +147,8 @@ func changed(change func(b *sealer.Binding)) sealer.Binding {
 	return b
 }
 
-// otherBindings differ from Binding() in one field each, or share its characters with other borders between fields.
+// otherBindings returns bindings that differ from Binding() in one field, or have the same characters divided
+// differently among the fields.
 func otherBindings() map[string]sealer.Binding {
 	return map[string]sealer.Binding{
 		"customer":       changed(func(b *sealer.Binding) { b.CustomerID = "cust_2" }),
@@ -170,7 +171,7 @@ func requireDoesNotOpen(t *testing.T, s sealer.Sealer, b sealer.Binding, envelop
 	require.Zero(t, secret.Len(), "a refusal came with plaintext")
 }
 
-// requireTampered requires that changed bytes are refused, for whichever reason comes to light first.
+// requireTampered requires that changed bytes are refused, for any reason.
 func requireTampered(t *testing.T, s sealer.Sealer, envelope []byte, what string) {
 	t.Helper()
 	secret, err := s.Open(t.Context(), Binding(), envelope)
@@ -188,7 +189,7 @@ func requireRefusal(t *testing.T, err, want error) {
 	requireSilent(t, err)
 }
 
-// requireSilent requires that an error text holds the Secret in no encoding that a %x, %d or JSON would give it.
+// requireSilent requires that an error text does not hold the Secret, as it is or as %x, %d or JSON encode it.
 func requireSilent(t *testing.T, err error) {
 	t.Helper()
 	decimal := strings.Trim(fmt.Sprint([]byte(Secret)), "[]")

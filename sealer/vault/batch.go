@@ -55,7 +55,7 @@ func (k *transitKey) callBatch(ctx context.Context, operation, member string, ba
 		members, _ := result.(map[string]any)
 		text, ok := members[member].(string)
 		if !ok {
-			return nil, k.refuse("an item of a batch failed") // a call for that item alone says why
+			return nil, k.refuse("an item of a batch failed") // a call for only that item gives the reason
 		}
 		texts[i] = text
 	}

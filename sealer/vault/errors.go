@@ -21,8 +21,8 @@ func statusOf(err error) int {
 	return 0
 }
 
-// badRequests tells answers with status 400 apart, which only differ in their text; the first match counts. A test gets each from
-// a real server.
+// badRequests maps the texts of answers with status 400 to errors, because only the texts differ. The first match
+// counts. A test gets each text from a real server.
 var badRequests = []struct {
 	text string
 	is   error
@@ -35,7 +35,8 @@ var badRequests = []struct {
 	{"invalid ciphertext", sealer.ErrBinding},
 }
 
-// classify turns the error of a call into one of ours. It does not quote the server, whose text may quote the request.
+// classify turns the error of a call into an error of package sealer or kms. It does not quote the server, whose text
+// may quote the request.
 func (k *transitKey) classify(operation string, err error) error {
 	var answered *api.ResponseError
 	if !errors.As(err, &answered) {
@@ -79,4 +80,4 @@ func unreached(err error) error {
 }
 
 // errGarbled says that the server's answer is not a valid one. The error that wraps it says why, and does not quote it.
-var errGarbled = fmt.Errorf("%w: the answer is not one of a transit engine", sealer.ErrUnavailable)
+var errGarbled = fmt.Errorf("%w: the answer does not come from a transit engine", sealer.ErrUnavailable)

@@ -21,7 +21,7 @@ type session struct {
 	cfg    Config
 	client *api.Client // without a token
 
-	mu      sync.Mutex // held during a login, which others wait for; guards the fields below
+	mu      sync.Mutex // guards the fields below; held during a login, so that other calls wait for it
 	token   string
 	renewAt time.Time // zero for a token that does not expire
 }
@@ -54,8 +54,8 @@ func (s *session) open(ctx context.Context) (client *api.Client, token string, e
 	return s.withToken(s.token), s.token, nil
 }
 
-// forget drops a refused token, so that the next call logs in, and reports whether a retry may help. Another call may have replaced
-// the token already.
+// forget drops a refused token, so that the next call logs in. It reports whether a retry may help. If another call has
+// already replaced the token, it drops nothing.
 func (s *session) forget(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +79,7 @@ func (s *session) withToken(token string) *api.Client {
 func (s *session) login(ctx context.Context) error {
 	data := map[string]any{}
 	if s.cfg.KubernetesRole != "" {
-		// Kubernetes mounts it readable by all in the pod, so it is not held to the rule for files of secrets.
+		// Everyone in the pod may read the file that Kubernetes mounts, so secretfile.Read would refuse it.
 		jwt, err := os.ReadFile(s.cfg.JWTFile)
 		if err != nil {
 			return fmt.Errorf("%w: token of the service account: %w", kms.ErrRefused, err)

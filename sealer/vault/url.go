@@ -28,7 +28,7 @@ type Config struct {
 	Key       string
 	Namespace string
 
-	CAFile            string // authorities that the server's certificate may be from; empty means the system's
+	CAFile            string // authorities that may issue the server's certificate; empty means the system's
 	CertFile, KeyFile string // this client's certificate, if the server asks for one
 
 	TokenFile            string // has a token that another program renews
@@ -41,7 +41,7 @@ type Config struct {
 // defaultJWTFile is where Kubernetes puts the token of a pod's service account.
 const defaultJWTFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
-// segment matches a name in a path. Escapes and dots alone are not allowed, so that a URL means one path.
+// segment matches a name in a path. Escapes, . and .. are not allowed, so that a URL means exactly one path.
 var segment = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*$`)
 
 // ParseURL parses the URL of a key. It reads no file. Its error says what is wrong, and quotes only names.

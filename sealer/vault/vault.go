@@ -36,7 +36,7 @@ const (
 	idleTimeout = 30 * time.Second
 	// retryWait is the pause before the only retry of a call without an answer or with a 5xx.
 	retryWait = 50 * time.Millisecond
-	// ciphertextPrefix begins the ciphertext of version n, before "v<n>:"; OpenBao has kept it.
+	// ciphertextPrefix begins each ciphertext; "v<n>:", the version, follows. OpenBao has kept Vault's prefix.
 	ciphertextPrefix = "vault:"
 )
 
@@ -84,13 +84,13 @@ func newTransport(cfg Config, log *slog.Logger) (*http.Transport, error) {
 		}
 		settings.GetClientCertificate = tlsfiles.ClientCertificate(own)
 	}
-	return &http.Transport{ // no proxy, not even one from the environment, may see a data key
+	return &http.Transport{ // without a proxy, even that of the environment: none may see a data key
 		TLSClientConfig: settings, ForceAttemptHTTP2: true, DisableCompression: true, IdleConnTimeout: idleTimeout,
 		MaxIdleConns: maxConns, MaxIdleConnsPerHost: maxConns,
 	}, nil
 }
 
-// limitedAnswers cuts off an answer that is longer than any of Transit's.
+// limitedAnswers cuts off an answer that is longer than maxAnswer; no valid answer is.
 type limitedAnswers struct{ to http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
@@ -110,7 +110,7 @@ type transitKey struct {
 	cfg       Config
 	session   *session
 	transport *http.Transport
-	isSafe    atomic.Bool // set once a check found that the token can't create keys
+	isSafe    atomic.Bool // set after a check has found that the token can't create keys
 }
 
 // Close implements io.Closer. It closes idle connections.
@@ -213,7 +213,7 @@ func (k *transitKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	path := k.cfg.Mount + "/keys/" + k.cfg.Key
 	data, err := k.withToken(ctx, func(client *api.Client) (*api.Secret, error) {
 		answer, err := client.Logical().ReadWithContext(ctx, path)
-		if err == nil && answer == nil { // the client returns this for a plain 404
+		if err == nil && answer == nil { // the client returns neither for a plain 404
 			err = &api.ResponseError{StatusCode: http.StatusNotFound}
 		}
 		return answer, err
@@ -247,8 +247,8 @@ func (k *transitKey) checkType(data map[string]any) error {
 	return nil
 }
 
-// checkPolicy refuses a token that may create keys: with a mistyped name, the first encryption would create a key that nobody backs
-// up. After the first success, it asks no more.
+// checkPolicy refuses a token that may create keys: with a mistyped name, the first encryption would create a key that
+// nobody backs up. After the first success, it does not ask again.
 func (k *transitKey) checkPolicy(ctx context.Context) error {
 	if k.isSafe.Load() {
 		return nil

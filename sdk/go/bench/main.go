@@ -45,7 +45,7 @@ func main() {
 func run(ctx context.Context, rounds int) error {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, answer) // a client that went away is its own affair
+		_, _ = io.WriteString(w, answer) // the client may have gone away
 	}))
 	defer server.Close()
 	sdk, err := agentrouter.New(ctx, agentrouter.WithBaseURL(server.URL), agentrouter.WithAPIKey("ak_bench"))

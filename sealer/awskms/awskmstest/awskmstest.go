@@ -1,5 +1,5 @@
-// Package awskmstest runs emulators of AWS KMS for tests: moto and local-kms. Neither checks signatures. moto serves disabled keys, and
-// local-kms has no replicas, so tests that need them use moto.
+// Package awskmstest runs emulators of AWS KMS for tests: moto and local-kms. Neither checks signatures. moto also
+// serves disabled keys. local-kms has no replicas, so tests of replicas use moto.
 //
 // For tests only. It imports testify and none of our packages. `tools/peers.sh install` installs moto; local-kms is built here.
 package awskmstest
@@ -29,7 +29,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// patience is how long an emulator may take to start; the build of local-kms comes before.
+// patience is how long an emulator may take to start. It does not include the build of local-kms.
 const patience = 60 * time.Second
 
 // Region is where the keys are.
@@ -77,7 +77,7 @@ func Start(t testing.TB, name string) *Server {
 	return s
 }
 
-// Environ returns the variables that AWS's default chain reads: no emulator looks at the values.
+// Environ returns the variables that AWS's default chain reads. The emulators ignore the values.
 func Environ() []string {
 	return []string{
 		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_EC2_METADATA_DISABLED=true",

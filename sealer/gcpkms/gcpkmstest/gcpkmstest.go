@@ -1,5 +1,6 @@
-// Package gcpkmstest is a small server of the published protocol of Google Cloud KMS, for tests: symmetric keys, versions and their
-// states, checksums. It is ours, so it knows no more of the real service than its documentation says.
+// Package gcpkmstest is a small server of the published protocol of Google Cloud KMS, for tests: symmetric keys,
+// versions and their states, checksums. It is written from the documentation of the real service, and knows no more of
+// it.
 //
 // For tests only. It imports testify and none of our packages.
 package gcpkmstest
@@ -31,7 +32,7 @@ type Server struct {
 	kmspb.UnimplementedKeyManagementServiceServer
 	address string
 
-	// Before may answer in place of the server, with an error; After may change an answer. Both may be nil.
+	// If Before returns an error, that is the answer. After may change an answer. Both may be nil.
 	Before func(ctx context.Context, method string) error
 	After  func(method string, answer any)
 
@@ -214,7 +215,7 @@ func (s *Server) Decrypt(_ context.Context, r *kmspb.DecryptRequest) (*kmspb.Dec
 	return &kmspb.DecryptResponse{Plaintext: plaintext, PlaintextCrc32C: checksum(plaintext)}, nil
 }
 
-// check refuses a version that is not enabled, and bytes whose checksum is missing or wrong: a client should send it.
+// check refuses a version that is not enabled, and bytes whose checksum is missing or wrong.
 func check(v *version, text []byte, sum *wrapperspb.Int64Value, associatedData []byte, associatedSum *wrapperspb.Int64Value) error {
 	switch {
 	case v.state != kmspb.CryptoKeyVersion_ENABLED:

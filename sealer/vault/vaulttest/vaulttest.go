@@ -179,7 +179,7 @@ func (s *Server) Intercept(t testing.TB, intercept func(server http.Handler) htt
 	t.Cleanup(func() { s.intercept.Store(nil) })
 }
 
-// Admit ends what Intercept began.
+// Admit removes the handler that Intercept has put in.
 func (s *Server) Admit() { s.intercept.Store(nil) }
 
 // Seal seals the server; Unseal unseals it.
@@ -194,7 +194,7 @@ func (s *Server) Unseal(t testing.TB) {
 	require.NoError(t, s.unseal())
 }
 
-// Call has the first token do something, and returns the data of the answer.
+// Call sends a request with the first token, and returns the data of the answer.
 func (s *Server) Call(t testing.TB, method, path string, body map[string]any) map[string]any {
 	t.Helper()
 	var answer map[string]any
@@ -259,7 +259,7 @@ func (s *Server) WritePolicy(t testing.TB, policy string) (name string) {
 	return name
 }
 
-// TokenFile makes a token with one policy, and returns a file that holds it, and the policy's name.
+// TokenFile makes a token with one policy. It returns a file that holds the token, and the policy's name.
 func (s *Server) TokenFile(t testing.TB, policy string, settings map[string]any) (file, name string) {
 	t.Helper()
 	name = s.WritePolicy(t, policy)

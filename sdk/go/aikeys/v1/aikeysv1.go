@@ -6,8 +6,8 @@ package aikeysv1
 
 import "encoding/json"
 
-// Unknown holds the fields of a response that its type lacks, by name. The API grows, and a client that is older than the
-// service can still read what is new. It is nil if there are none.
+// Unknown holds the fields of a response that its type lacks, by name. It is nil if there are none. The API grows: with
+// Unknown, a client that is older than the service can read new fields.
 type Unknown map[string]json.RawMessage
 
 // text returns a value as JSON, so that its optional fields show their values and not their addresses. No type holds a secret.

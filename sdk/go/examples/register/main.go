@@ -1,6 +1,7 @@
 // Command register stores a provider key of your own under your session's project, and prints its metadata.
 //
-// Set AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY. With OPENAI_API_KEY it registers that key, else a made-up one.
+// Set AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY. It registers the key in OPENAI_API_KEY or, if that is not set, a
+// made-up key.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Command revoke ends the key whose id is its argument, and waits for the proof that no data plane uses it. Without an
-// argument it registers a made-up key of your own first, and revokes that.
+// argument, it first registers a made-up key of your own, and then revokes it.
 //
 // Set AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY.
 package main
