@@ -161,8 +161,8 @@ func (w wiring) newExchanger() *exchange.Exchanger {
 	return exchanger
 }
 
-// newTests returns the Keys that tests stored keys. It makes no tests if they are off, or if this process would have to
-// open secrets and may not.
+// newTests returns the tester of stored keys. It makes no tests if tests are off, or if this process would have to open
+// secrets and may not.
 func (w wiring) newTests() *verification.Keys {
 	cfg := verification.KeysConfig{
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Verifier: w.verifier, Off: verification.ErrOff, Log: w.log,
