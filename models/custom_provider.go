@@ -37,7 +37,7 @@ func (p CustomProvider) state() *EventState { return &EventState{Name: p.Name, B
 // usableProviders selects the custom providers that a project can use.
 const usableProviders = "customer_id = ? AND project_id IN ('', ?)"
 
-// CustomProvider returns a provider that a project can use: ErrNotFound.
+// CustomProvider returns a provider that a project can use. Errors: ErrNotFound.
 func (s *Store) CustomProvider(ctx context.Context, customerID, projectID, slug string) (CustomProvider, error) {
 	return take[CustomProvider](ctx, s, func(db *gorm.DB) *gorm.DB {
 		return db.Where(usableProviders, customerID, projectID).Where("slug = ?", slug)
@@ -55,7 +55,8 @@ func (s *Store) ListCustomProviders(ctx context.Context, customerID, projectID s
 	})
 }
 
-// CreateCustomProvider stores an operator's provider, with a system event: ErrAlreadyExists if the slug is taken.
+// CreateCustomProvider stores an operator's provider, with a system event. Errors: ErrAlreadyExists if the slug is
+// taken.
 func (tx *Tx) CreateCustomProvider(p CustomProvider) error {
 	p.CreatedAt = tx.Now
 	if err := tx.db.Create(&p).Error; err != nil {
@@ -64,8 +65,8 @@ func (tx *Tx) CreateCustomProvider(p CustomProvider) error {
 	return tx.AppendSystemEvent(SystemEvent{Type: EventProviderCreated, CustomerID: p.CustomerID, Subject: p.Slug, After: StateInJSON(p)})
 }
 
-// AddProjectProvider stores a project's provider, of which the project may have at most quota: ErrQuotaExceeded, ErrAlreadyExists.
-// Tx.Role must have locked the project.
+// AddProjectProvider stores a project's provider. The project may have at most quota providers. The caller must have
+// locked the project with Tx.Role. Errors: ErrQuotaExceeded, ErrAlreadyExists.
 func (tx *Tx) AddProjectProvider(p *CustomProvider, quota int64, event Event) error {
 	var count int64
 	err := tx.db.Model(&CustomProvider{}).Where("customer_id = ? AND project_id = ?", p.CustomerID, p.ProjectID).Count(&count).Error
@@ -83,8 +84,9 @@ func (tx *Tx) AddProjectProvider(p *CustomProvider, quota int64, event Event) er
 	return tx.AppendEvent(event)
 }
 
-// DeleteCustomProvider deletes a provider, with a system event and with newEvent's event in each project that loses it: the
-// project whose owners added it, or those that had keys for it. Errors: ErrNotFound, and ErrInUse if keys for it are not revoked.
+// DeleteCustomProvider deletes a provider, and stores a system event. It also stores newEvent's event in each project
+// that loses the provider: in the project whose owners added it or, if an operator added it, in those that had keys for
+// it. Errors: ErrNotFound, and ErrInUse if a key for the provider is not revoked.
 func (tx *Tx) DeleteCustomProvider(customerID, slug string, newEvent func(projectID string) Event) error {
 	p, err := tx.dropProvider(tx.db.Where("customer_id = ? AND slug = ?", customerID, slug))
 	if err != nil {
@@ -119,7 +121,8 @@ func (tx *Tx) RemoveProjectProvider(c Caller, slug string, event Event) (CustomP
 	return p, tx.AppendEvent(event)
 }
 
-// dropProvider deletes the provider that db selects, and returns it. It and registrations of keys for the provider take turns.
+// dropProvider deletes the provider that db selects, and returns it. Deletions of a provider and registrations of keys
+// for it take turns.
 func (tx *Tx) dropProvider(db *gorm.DB) (p CustomProvider, err error) {
 	if err := db.Clauses(clause.Locking{Strength: "UPDATE"}).Take(&p).Error; err != nil {
 		return p, err

@@ -38,7 +38,7 @@ func (d DataPlane) Live(now int64) bool {
 	return d.RevokedAt == 0 && (d.ExpiresAt == 0 || d.ExpiresAt > now)
 }
 
-// CreateDataPlane stores a data plane: ErrAlreadyExists if an active one has its name or its certificate.
+// CreateDataPlane stores a data plane. Errors: ErrAlreadyExists if an active one has its name or its certificate.
 func (tx *Tx) CreateDataPlane(d DataPlane) error {
 	customers, err := json.Marshal(d.Customers) // by hand, because GORM's serializer stores nil as NULL
 	if err != nil {
@@ -72,7 +72,7 @@ func (d DataPlane) state() string {
 	}{d.Name, d.Certificate, d.Customers == nil, d.Customers, expires})
 }
 
-// RevokeDataPlane revokes the active data plane of that name and returns it: ErrNotFound. by is the operator.
+// RevokeDataPlane revokes the active data plane of that name and returns it. by is the operator. Errors: ErrNotFound.
 func (tx *Tx) RevokeDataPlane(name, by string) (d DataPlane, err error) {
 	if err := tx.locking().Where("name = ? AND revoked_at = 0", name).Take(&d).Error; err != nil {
 		return d, err
@@ -86,12 +86,13 @@ func (tx *Tx) RevokeDataPlane(name, by string) (d DataPlane, err error) {
 	return d, tx.AppendSystemEvent(SystemEvent{Type: EventDataPlaneRevoked, Subject: d.ID, Before: d.state()})
 }
 
-// FindDataPlane returns the data plane with that id, revoked or not: ErrNotFound.
+// FindDataPlane returns the data plane with that id, revoked or not. Errors: ErrNotFound.
 func (s *Store) FindDataPlane(ctx context.Context, id string) (DataPlane, error) {
 	return take[DataPlane](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Where("id = ?", id) })
 }
 
-// FindDataPlanesByCertificate returns the data planes of the names in a certificate that are not revoked; some may have expired.
+// FindDataPlanesByCertificate returns the data planes that have one of the names in a certificate and are not revoked.
+// Some may have expired.
 func (s *Store) FindDataPlanesByCertificate(ctx context.Context, names []string) ([]DataPlane, error) {
 	return find[DataPlane](ctx, s, func(db *gorm.DB) *gorm.DB {
 		return db.Where("certificate IN ? AND certificate <> '' AND revoked_at = 0", names)

@@ -48,7 +48,7 @@ var (
 	ErrUnavailable error = sentinel("database unavailable")
 	// ErrReadOnly is an ErrUnavailable: the server takes no writes, since it is a standby, for example. Its data may be stale.
 	ErrReadOnly = fmt.Errorf("%w: the server takes no writes; it is a standby, or read-only", ErrUnavailable)
-	// ErrPooled is an ErrUnavailable: a prepared statement is missing, or another client's has its name.
+	// ErrPooled is an ErrUnavailable: a prepared statement is missing, or another client's statement has its name.
 	ErrPooled = fmt.Errorf("%w: a pooler gives each transaction another connection; the server's direct URL is needed too", ErrUnavailable)
 	// ErrNoNotifications is returned where the database's notifications do not arrive.
 	ErrNoNotifications error = sentinel("notifications of the database do not arrive; behind a pooler, the direct URL of the server is needed for them")

@@ -185,7 +185,8 @@ type Change struct {
 	Type       EventType
 	CustomerID string
 	ProjectID  string
-	// UserID is the user whose own key, membership or API key it is about; empty if it is about the project.
+	// UserID is the user whose own key, membership or API key the change is about; empty if the change is about the
+	// project.
 	UserID   string
 	KeyID    string
 	TokenID  string
@@ -196,7 +197,7 @@ type Change struct {
 	RetireAt int64
 }
 
-// Stop returns the change as a stop. ok is false if it is none.
+// Stop returns the change as a stop. ok is false if the change is not a stop.
 func (c Change) Stop() (stop Stop, ok bool) {
 	switch c.Type {
 	case EventKeyRevoked, EventKeyDisabled, EventKeyRotated, EventKeyRotationRolledBack:
@@ -266,9 +267,9 @@ func (s *Store) Position(ctx context.Context) (position.Position, error) {
 	return now, s.classify(err)
 }
 
-// Watch calls wake, which must not block, whenever this Store or, on PostgreSQL, another one may have committed something, until
-// ctx ends. While the connection to PostgreSQL is lost, wake-ups are lost too, so a watcher that must not miss a change also
-// polls. A Store has one watcher at a time.
+// Watch calls wake until ctx ends, whenever this Store or, on PostgreSQL, another Store may have committed something.
+// wake must not block. While the connection to PostgreSQL is lost, wake-ups are lost too, so a watcher that must not
+// miss a change also polls. A Store has one watcher at a time.
 func (s *Store) Watch(ctx context.Context, wake func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.engine.Listen(ctx, wake) })
@@ -280,8 +281,9 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 		})
 		return nil
 	})
-	// In a goroutine of its own, so that a slow database does not delay our own watcher; after the commit, because a NOTIFY in
-	// the transaction would serialize writers. A failure is ignored, because watchers also poll.
+	// This goroutine notifies other processes, so that a slow database does not delay our own watcher. It does so after
+	// the commit, because a NOTIFY in the transaction would serialize writers. A failure is ignored, because watchers
+	// also poll.
 	group.Go(func() error {
 		forEach(ctx, committed, func() {
 			ctx, cancel := s.bounded(ctx)
@@ -332,11 +334,13 @@ type Stream struct {
 	MaxStaleMs int
 	// TestsKeys reports whether the data plane tests keys for the control plane.
 	TestsKeys bool
-	// Position is where the stream began, Settled its xmin. The data plane knew of everything before without the stream.
+	// Position is where the stream began, and Settled is its xmin. The data plane knew of every transaction below
+	// Settled without the stream.
 	Position string
 	Settled  int64
-	// Forwarded is a position that the data plane acknowledged at another replica; empty for none. ForwardedInFlight came with it
-	// and with earlier ones: for each key, a line with its id, a space and how many requests were in flight.
+	// Forwarded is a position that the data plane acknowledged at another replica; empty for none. ForwardedInFlight
+	// came with this position and with earlier ones. For each key it has a line: the key's id, a space, and how many
+	// requests were in flight.
 	Forwarded         string
 	ForwardedInFlight string
 }
@@ -363,7 +367,8 @@ type Replica struct {
 	Heartbeats int64 `gorm:"column:beat"`
 }
 
-// OpenStream stores a stream, and deletes the stream that it continues: previous, which is empty for none.
+// OpenStream stores a stream, and deletes previous, the stream that it continues. previous is empty if it continues
+// none.
 func (s *Store) OpenStream(ctx context.Context, stream Stream, previous string) error {
 	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
 		if previous != "" {
@@ -383,8 +388,8 @@ func (s *Store) DropStreams(ctx context.Context, ids []string) error {
 	})
 }
 
-// ForwardAcknowledgement stores an acknowledged position for the replica that has the stream, and how many requests were in
-// flight with revoked keys, by key id: ErrNotFound if the data plane has no such stream.
+// ForwardAcknowledgement stores an acknowledged position for the replica that has the stream, and how many requests
+// were in flight with revoked keys, by key id. Errors: ErrNotFound if the data plane has no such stream.
 func (s *Store) ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position, inFlight map[string]int) error {
 	var lines strings.Builder
 	for key, n := range inFlight {
@@ -404,7 +409,7 @@ func (s *Store) ForwardAcknowledgement(ctx context.Context, id, dataPlaneID stri
 	})
 }
 
-// TakeForwarded returns the streams of a replica that have forwarded positions, and clears those.
+// TakeForwarded returns the streams of a replica that have forwarded positions, and clears these positions.
 func (s *Store) TakeForwarded(ctx context.Context, replicaID string) (waiting []Stream, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -414,7 +419,7 @@ func (s *Store) TakeForwarded(ctx context.Context, replicaID string) (waiting []
 	}
 	err = s.engine.Transact(ctx, ReservedPool, func(tx *Tx) error {
 		for _, stream := range waiting {
-			// Unless another one was forwarded since, which the next call returns.
+			// If another position has been forwarded since, it stays, and the next call returns it.
 			cleared := tx.db.Model(&Stream{}).
 				Where("id = ? AND forwarded = ? AND forwarded_in_flight = ?", stream.ID, stream.Forwarded, stream.ForwardedInFlight).
 				Updates(map[string]any{"forwarded": "", "forwarded_in_flight": ""})
@@ -505,8 +510,8 @@ UNION ALL SELECT DISTINCT replica_id, 0 FROM streams) AS known GROUP BY id ORDER
 // was read.
 func (s *Store) DeleteDeadReplica(ctx context.Context, r Replica, maxStaleMs int) error {
 	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
-		// This locks the row, which it makes if there is none, until the end. So a heartbeat comes either before, and then no row
-		// matches, or after the deletion.
+		// This locks the replica's row until the end. If there is none, it makes one. So a heartbeat comes either
+		// before, and then no row matches, or after the deletion.
 		held := tx.db.Exec(`INSERT INTO replicas (id, beat) VALUES (?, ?)
 ON CONFLICT (id) DO UPDATE SET beat = replicas.beat WHERE replicas.beat = excluded.beat`, r.ID, r.Heartbeats)
 		if held.Error != nil || held.RowsAffected == 0 {
@@ -524,12 +529,13 @@ type Receipt struct {
 	// StopID is the Stop's ID.
 	StopID    string `gorm:"primaryKey;column:key_id"`
 	ReplicaID string `gorm:"primaryKey"`
-	// DataPlanes counts those that had to acknowledge it, Acknowledged those that have.
+	// DataPlanes counts the data planes that had to acknowledge the stop, and Acknowledged those that have.
 	DataPlanes   int
 	Acknowledged int
 	// SlowestUs is how long the slowest acknowledgement took, in microseconds.
 	SlowestUs int64
-	// Counted is how many of Acknowledged reported the requests in flight when they dropped the key, InFlight the sum of those.
+	// Counted is how many of Acknowledged reported the requests that were in flight when they dropped the key. InFlight
+	// is the sum of these requests.
 	Counted  int
 	InFlight int64
 	// ByDataPlane has the same for each data plane, or for some if there are many.
@@ -539,8 +545,8 @@ type Receipt struct {
 // DataPlaneReceipt counts the acknowledgements of one stop by the streams of one data plane.
 type DataPlaneReceipt struct {
 	Name string `json:"name"`
-	// Streams counts those that had to acknowledge it, Expired those whose leases ended first. Earlier releases stored neither,
-	// nor SlowestUs, which is zero if unknown.
+	// Streams counts the streams that had to acknowledge the stop, and Expired those whose leases ended first. Earlier
+	// releases stored neither, and did not store SlowestUs; zero means unknown.
 	Streams      int   `json:"streams,omitempty"`
 	Acknowledged int   `json:"acknowledged"`
 	Expired      int   `json:"expired,omitempty"`
@@ -559,8 +565,8 @@ func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
 	})
 }
 
-// Receipts returns the receipts of a stop. unheard has the data planes' names for streams that may not have sent it yet: streams
-// that began before it, at replicas without a receipt.
+// Receipts returns the receipts of a stop. unheard has the names of the data planes whose streams may not have sent the
+// stop yet: streams that began before the stop, at replicas without a receipt.
 func (s *Store) Receipts(ctx context.Context, stop Stop) (receipts []Receipt, unheard []string, err error) {
 	var open []struct{ ReplicaID, Position, Name string }
 	err = s.read(ctx, func(db *gorm.DB) error {

@@ -71,13 +71,15 @@ func (r *FetchRow) Dest() []any {
 const AnyArranged = `EXISTS (SELECT 1 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND user_id IN ('', $5) AND arranged
 AND revoked_at = 0)`
 
-// ArrangedKeys returns the column that follows FetchColumns: if AnyArranged, the keys of both scopes that may serve, as a JSON
-// array of arrangedKey; otherwise an empty text. As a column rather than rows, it keeps every fetch to one row, and costs projects
-// that arrange nothing one look into an index without keys of theirs. The arguments are the engine's functions for a JSON array of
-// rows and a JSON object, and its expression for the envelope in hexadecimal.
+// ArrangedKeys returns the column that follows FetchColumns: if AnyArranged, the keys of both scopes that may serve, as
+// a JSON array of arrangedKey; otherwise an empty text. It is a column rather than rows, so that every fetch has one
+// row. For a project that arranges nothing, it costs one look into an index that has no keys of the project. The
+// arguments are the engine's functions for a JSON array of rows and a JSON object, and its expression for the envelope
+// in hexadecimal.
 //
-// The planner of PostgreSQL does not look into (SELECT $3). With a plain $3, it would estimate that a plan for its value is
-// cheaper, and plan each fetch, which takes ten times as long as running it.
+// The planner of PostgreSQL does not look into (SELECT $3). With a plain $3, the planner would estimate that a plan for
+// the parameter's value is cheaper, and would plan each fetch again. Planning takes ten times as long as running the
+// fetch.
 func ArrangedKeys(array, object, hexEnvelope string) string {
 	scope := func(user string) string {
 		return `SELECT * FROM (SELECT * FROM ai_keys WHERE customer_id = (SELECT $3) AND project_id = (SELECT $4) AND provider = (SELECT $6) AND user_id = ` + user + ` AND ` + Usable + `
@@ -157,8 +159,8 @@ func (r *FetchRow) serving(c Caller, provider string) (found Serving, err error)
 	return found, nil
 }
 
-// Fetch returns the keys that may serve a user's requests to a provider through a data plane, or the project's if the UserID is
-// empty. Errors: ErrDataPlaneEnded, ErrNotServed, ErrSessionEnded, ErrNotMember.
+// Fetch returns the keys that may serve a user's requests to a provider through a data plane, or only the project's
+// keys if the UserID is empty. Errors: ErrDataPlaneEnded, ErrNotServed, ErrSessionEnded, ErrNotMember.
 func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provider string, now int64) (Fetched, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -216,8 +218,9 @@ func (r *FetchByIDRow) Dest() []any {
 	return append(dest, &r.key.Envelope, &r.key.KEKID)
 }
 
-// FetchByID returns a key with its envelope, whether it may serve or not, and the position that it saw. Errors:
-// ErrDataPlaneEnded, ErrNotServed, ErrNotFound, and ErrNotMember for the own key of a user who has left the project.
+// FetchByID returns a key with its envelope, whether it may serve or not, and the position that the statement saw.
+// Errors: ErrDataPlaneEnded, ErrNotServed, ErrNotFound, and ErrNotMember for the own key of a user who has left the
+// project.
 func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (Key, string, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -257,8 +260,8 @@ func (d dataPlaneStatus) check(customerID string) error {
 	return nil
 }
 
-// Candidates returns all keys of a provider that may serve, with their envelopes. Fetch leaves them out, because a fetch needs
-// them only if the newest key is bad.
+// Candidates returns all keys of a provider that may serve, with their envelopes. Fetch leaves out the older ones,
+// because a fetch needs them only if the newest key is bad.
 func (s *Store) Candidates(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
 	return s.candidates(ctx, c, provider, usable, now)
 }
@@ -343,8 +346,8 @@ func (f FetchFilter) apply(db *gorm.DB) *gorm.DB {
 	return db
 }
 
-// ForgetFetches deletes those of the limit oldest records that were made before a time (microseconds), and returns how many.
-// There is no index on the time, which would make every fetch slower.
+// ForgetFetches reads the limit oldest records, deletes those that were made before a time (microseconds), and returns
+// how many it deleted. There is no index on the time, because it would make every fetch slower.
 func (tx *Tx) ForgetFetches(before int64, limit int) (int64, error) {
 	oldest := tx.db.Model(&FetchRecord{}).Select("id").Order("id").Limit(limit)
 	done := tx.db.Where("id IN (?) AND at < ?", oldest, before).Delete(&FetchRecord{})

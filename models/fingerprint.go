@@ -18,7 +18,7 @@ type KeyFingerprint struct {
 	Version     uint32 `gorm:"primaryKey;autoIncrement:false"`
 }
 
-// isKept is the condition that the version of a fingerprint f of the key k serves or could be made to.
+// isKept is the condition that the version of a fingerprint f of the key k serves or could be made to serve.
 const isKept = `k.revoked_at = 0 AND (f.version = k.version OR
 EXISTS (SELECT 1 FROM key_versions v WHERE v.key_id = f.key_id AND v.version = f.version AND v.state <> 'destroyed'))`
 
@@ -28,8 +28,8 @@ func FingerprintRow(f KeyFingerprint) *Insert {
 		set("customer_id", f.CustomerID).set("fingerprint", f.Fingerprint).set("key_id", f.KeyID).set("version", f.Version)
 }
 
-// SharedFingerprint selects whether the customer $3 has a key with a fingerprint; a condition on the fingerprint follows. It keeps
-// registrations fast: they look for duplicates only if it finds one.
+// SharedFingerprint selects whether the customer $3 has a key with a fingerprint; a condition on the fingerprint
+// follows. A registration looks for duplicates only if it finds such a key, which keeps registrations fast.
 const SharedFingerprint = `SELECT 1 FROM key_fingerprints WHERE customer_id = $3 AND fingerprint `
 
 // Duplicates returns the ids of up to ten other keys within the caller's reach that have one of the fingerprints.
@@ -59,8 +59,8 @@ func (tx *Tx) AddFingerprints(customerID, keyID string, version uint32, fingerpr
 	return tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(&rows).Error
 }
 
-// FingerprintedVersions returns which versions of a key have fingerprints, and which of them have the given one. If it is nil,
-// both results are empty.
+// FingerprintedVersions returns which versions of a key have fingerprints, and which of them have the given one. If
+// fingerprint is nil, both results are empty.
 func (tx *Tx) FingerprintedVersions(customerID, keyID string, fingerprint []byte) (having, same map[uint32]bool, err error) {
 	having, same = map[uint32]bool{}, map[uint32]bool{}
 	if fingerprint == nil {
@@ -106,8 +106,8 @@ type Leak struct {
 // maxLeaks bounds how many versions of keys FindLeaks returns.
 const maxLeaks = 1000
 
-// FindLeaks returns the versions of a project's keys, including all users' own, that have one of the fingerprints, those of
-// revoked keys last. The caller must check that the user is an owner.
+// FindLeaks returns the versions of a project's keys that have one of the fingerprints. It includes all users' own
+// keys. Versions of revoked keys come last. The caller must check that the user is an owner.
 func (s *Store) FindLeaks(ctx context.Context, c Caller, fingerprints [][]byte) ([]Leak, error) {
 	return find[Leak](ctx, s, func(db *gorm.DB) *gorm.DB {
 		return db.Table("key_fingerprints AS f").
@@ -120,8 +120,8 @@ f.fingerprint, f.version AS leak_version, COALESCE(v.state, '') AS version_state
 	})
 }
 
-// KeyOf locks and returns a key of the caller's project, even another member's own: ErrNotFound. The caller must check that the
-// user is an owner.
+// KeyOf locks and returns a key of the caller's project, even another member's own. The caller must check that the user
+// is an owner. Errors: ErrNotFound.
 func (tx *Tx) KeyOf(c Caller, id string) (k Key, err error) {
 	err = tx.locking().Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ?", id, c.CustomerID, c.ProjectID).Take(&k).Error
 	return k, err

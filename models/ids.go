@@ -9,9 +9,9 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// IDs makes ULIDs (https://github.com/ulid/spec). Each is greater than the one before, even within a millisecond or when the
-// clock steps back: then it has the time of the one before. Ids of different processes are ordered by their clocks.
-// The zero value is ready to use, and safe for concurrent use.
+// IDs makes ULIDs (https://github.com/ulid/spec). Each id is greater than the previous one, even within a millisecond.
+// If the clock steps back, an id has the time of the previous one. Ids of different processes are ordered by their
+// clocks. The zero value is ready to use, and safe for concurrent use.
 type IDs struct {
 	mu      sync.Mutex
 	entropy *ulid.MonotonicEntropy

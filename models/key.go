@@ -62,7 +62,8 @@ type Key struct {
 	// ExpiresAt is when it stops serving, ExpiryDueAt when its next EventKeyExpiring or EventKeyExpired is due; zero for never.
 	ExpiresAt   int64
 	ExpiryDueAt int64
-	// RemovalID is the removal of its user that has suspended it; empty for none. Only reads that lock the key set it.
+	// RemovalID is the removal of a member that has suspended the key; empty for none. Only reads that lock the key set
+	// it.
 	RemovalID string
 	// Revision counts people's changes to it. Its registration is 1.
 	Revision int64
@@ -190,7 +191,8 @@ type Stop struct {
 	Tx int64
 }
 
-// ID returns an id that is unique among stops. It needs no number for a revocation, which happens once for each key.
+// ID returns an id that is unique among stops. The id of a revocation needs no transaction number, because a key is
+// revoked only once.
 func (s Stop) ID() string {
 	if s.Type == EventKeyRevoked {
 		return s.Subject
@@ -209,8 +211,8 @@ func (k Key) Stop() Stop {
 // TableName is the resource's name in the public API.
 func (Key) TableName() string { return "ai_keys" }
 
-// version scans the column of that name. An impossible value, from a damaged row, is scanned as 0, under which no envelope opens:
-// one such row must not make a list fail.
+// version scans the column version. It scans an impossible value, from a damaged row, as 0, so that such a row does not
+// make a list fail. No envelope opens with version 0.
 type version struct{ to *uint32 }
 
 // Scan implements sql.Scanner.
@@ -393,13 +395,13 @@ func (s *Store) ListAllKeys(ctx context.Context, customerID, projectID, before s
 // clocks say.
 type Serving struct {
 	Own, Project []Key
-	// All reports whether these are all keys, up to maxCandidates of each, rather than the newest. The newest suffice unless a key
-	// is arranged.
+	// All reports whether these are all keys, up to maxCandidates of each scope, rather than only the newest of each
+	// scope. The newest suffice unless a key is arranged.
 	All bool
 }
 
-// Usable is the condition that a key may serve at the time $2: it is not revoked, disabled or expired. held is the condition
-// that a key that is not revoked may not serve.
+// Usable is the condition that a key may serve at the time $2: it is not revoked, disabled or expired. held is the
+// condition that a key is not revoked, and is disabled or expired.
 const (
 	Usable = `revoked_at = 0 AND disabled_at = 0 AND (expires_at = 0 OR expires_at > $2)`
 	held   = `revoked_at = 0 AND (disabled_at <> 0 OR (expires_at <> 0 AND expires_at <= ?))`
@@ -442,11 +444,11 @@ func scopeKeys(db *gorm.DB, c Caller, userID, provider string) *gorm.DB {
 	return db.Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider)
 }
 
-// LastStopped returns the key of a provider that stopped serving last in the given scopes, each a user's id or "" for the
-// project's keys: it was revoked or disabled, or has expired. Its ID is empty if no key stopped there.
+// LastStopped returns the key of a provider that stopped serving last in the given scopes: it was revoked or disabled,
+// or it has expired. A scope is a user's id, or "" for the project's keys. Its ID is empty if no key stopped there.
 func (s *Store) LastStopped(ctx context.Context, c Caller, provider string, scopes []string, now int64) (last Key, err error) {
 	err = s.read(ctx, func(db *gorm.DB) error {
-		for _, userID := range scopes { // queries for each, because an index has the order within one
+		for _, userID := range scopes { // one query for each scope, because the index is in order only within a scope
 			scope := func() *gorm.DB { return scopeKeys(db, c, userID, provider).Omit("envelope").Limit(1) }
 			var revoked, stopped []Key
 			err := errors.Join(
@@ -484,13 +486,13 @@ UNION ALL SELECT kek_id FROM key_versions WHERE state <> ?) AS sealed GROUP BY k
 	return counts, err
 }
 
-// LockAnyKey locks and returns a key of any user without its envelope: ErrNotFound. It checks no access.
+// LockAnyKey locks and returns a key of any user without its envelope. It checks no access. Errors: ErrNotFound.
 func (tx *Tx) LockAnyKey(id string) (k Key, err error) {
 	err = tx.locking().Omit("envelope").Where("id = ?", id).Take(&k).Error
 	return k, err
 }
 
-// Key returns a key that the caller may see, without its envelope: ErrNotFound.
+// Key returns a key that the caller may see, without its envelope. Errors: ErrNotFound.
 func (tx *Tx) Key(c Caller, id string) (Key, error) { return findKey(tx.db, c, id) }
 
 func findKey(db *gorm.DB, c Caller, id string) (k Key, err error) {
@@ -525,14 +527,15 @@ func (tx *Tx) eraseVersions(where string, args ...any) error {
 	}).Error
 }
 
-// KeyToOpen locks and returns a key of any user with its envelope: ErrNotFound. If the key is not revoked, nobody can revoke it
-// before this transaction ends.
+// KeyToOpen locks and returns a key of any user with its envelope. If the key is not revoked, nobody can revoke it
+// before this transaction ends. Errors: ErrNotFound.
 func (tx *Tx) KeyToOpen(id string) (k Key, err error) {
 	err = tx.locking().Where("id = ?", id).Take(&k).Error
 	return k, err
 }
 
-// StoreVerdict stores the result of a key's test, and its event. If the key has another secret by now, it keeps its own verdict.
+// StoreVerdict stores the result of a key's test, and its event. If the key has another secret since then, its verdict
+// does not change.
 func (tx *Tx) StoreVerdict(k Key, event Event) error {
 	_, err := tx.exec(`UPDATE ai_keys SET verdict = $1, verdict_reason = $2, verified_at = $3 WHERE id = $4 AND version = $5`,
 		[]any{k.Verdict, k.VerdictReason, k.VerifiedAt, k.ID, k.Version})
@@ -550,8 +553,8 @@ type Registration struct {
 	Fingerprints [][]byte
 	// Idempotency is nil if the request has no Idempotency-Key.
 	Idempotency *IdempotencyRecord
-	// Quota is how many active keys the key's scope may have: the project, or the user in it. Zero means no limit. Simultaneous
-	// registrations do not count each other.
+	// Quota is how many active keys the key's scope may have. The scope is the project, or the user in the project.
+	// Zero means no limit. Simultaneous registrations do not count each other.
 	Quota int
 }
 
@@ -565,9 +568,9 @@ func (r Registration) ActiveKeys(params *Params) string {
 		` AND user_id = ` + places[2] + ` AND revoked_at = 0 LIMIT ` + strconv.Itoa(r.Quota) + `) AS active)`
 }
 
-// quotaSlack remembers how many keys each scope may add before they are counted again: a tenth of the places that were free at
-// the last count. Counting many keys is slow, so they are counted rarely while the quota is far. Up to ten processes together do
-// not exceed a quota because of this; more may, slightly.
+// quotaSlack remembers how many keys each scope may add before they are counted again: a tenth of the places that were
+// free at the last count. Counting many keys is slow, so they are counted rarely while the quota is far. Up to ten
+// processes together do not exceed a quota because of this; more processes may exceed it slightly.
 type quotaSlack struct {
 	mu   sync.Mutex
 	left map[[3]string]int // by customer, project and user; guarded by mu
@@ -616,8 +619,8 @@ type IdempotencyRecord struct {
 	CreatedAt int64 `gorm:"autoCreateTime:false"`
 }
 
-// findIdempotency returns the record of the first request with the same Idempotency-Key: ErrNotFound, and ErrIdempotencyReuse if
-// that was another request.
+// findIdempotency returns the record of the first request with the same Idempotency-Key. Errors: ErrNotFound, and
+// ErrIdempotencyReuse if the first request was a different one.
 func findIdempotency(db *gorm.DB, r IdempotencyRecord) (first IdempotencyRecord, err error) {
 	err = db.Where("customer_id = ? AND project_id = ? AND user_id = ? AND key_hash = ?", r.CustomerID, r.ProjectID, r.UserID, r.KeyHash).
 		Take(&first).Error
@@ -669,7 +672,7 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 	case r.Idempotency == nil:
 		return Key{}, r.refusal(outcome)
 	}
-	// A retry succeeds in a full scope too: its key may be the last that fitted.
+	// A retry succeeds in a full scope too: its key may be the last one that fitted.
 	var first IdempotencyRecord
 	err = s.read(ctx, func(db *gorm.DB) (err error) {
 		first, err = findIdempotency(db, *r.Idempotency)
@@ -695,11 +698,11 @@ func (r Registration) refusal(outcome RegisterOutcome) error {
 	return errors.New("register: nothing was stored, without a reason")
 }
 
-// RegisterOutcome is the result of a registration by a caller who may make it. If it is neither Stored nor refused by a Full
-// scope, its idempotency key is taken, or its destination is gone.
+// RegisterOutcome is the result of a registration by a caller who may make it. If it was not Stored although the scope
+// is not full, its idempotency key is taken, or its destination is gone.
 type RegisterOutcome struct {
 	Stored, Full bool
-	// Active counts the active keys of the scope before, up to the quota; zero without a quota.
+	// Active counts the active keys of the scope before the registration, up to the quota; zero without a quota.
 	Active int
 	// IsShared reports whether another key of the customer has one of the fingerprints.
 	IsShared bool
@@ -707,7 +710,8 @@ type RegisterOutcome struct {
 	UserKeys UserKeysRow
 }
 
-// ForgetIdempotency deletes the limit oldest of the records made before a time (microseconds), and returns how many.
+// ForgetIdempotency deletes the limit oldest records that were made before a time (microseconds), and returns how many
+// it deleted.
 func (tx *Tx) ForgetIdempotency(before int64, limit int) (int64, error) {
 	oldest := tx.db.Model(&IdempotencyRecord{}).Select("created_at").Where("created_at < ?", before).
 		Order("created_at").Limit(limit)

@@ -28,13 +28,13 @@ type KeyReport struct {
 // particular user; TokenID is also empty for a session token.
 type ReportedCaller struct{ UserID, TokenID string }
 
-// usedStep is how much later than the stored use a use must be to be worth a write, in microseconds.
+// usedStep is how much later than the stored use a reported use must be to be stored, in microseconds.
 const usedStep = 5_000_000
 
-// ReportKeys stores reports, except those on keys of customers that the data plane does not serve. For a key that begins to be
-// bad, it stores newEvent's EventKeyFailing, and returns the key; of simultaneous reports only one does so. For a key that was
-// sent back, it stores an EventKeyExposed, at most one for each key and hour. It ignores a refusal of a version that is not
-// active. A refusal of an active version on probation rolls the key back.
+// ReportKeys stores reports, except those on keys of customers that the data plane does not serve. For a key that
+// begins to be bad, it stores newEvent's EventKeyFailing, and returns the key; of simultaneous reports, only one does
+// so. For a key that was sent back, it stores an EventKeyExposed, at most one for each key and hour. It ignores a
+// refusal of a version that is not active. A refusal of an active version on probation rolls the key back.
 func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, newEvent NewKeyEvent) (failing []Key, err error) {
 	// In one order, so that two data planes that report the same keys don't deadlock.
 	reports = slices.SortedFunc(slices.Values(reports), func(a, b KeyReport) int { return cmp.Compare(a.KeyID, b.KeyID) })

@@ -27,7 +27,7 @@ func (c KeyChange) IsMade(k Key) bool {
 		(c.Restrict == nil || c.Restrict.apply(k.Restrictions).Equal(k.Restrictions)) && c.Limit.apply(k.Limits) == k.Limits
 }
 
-// LockKey is Key, and locks the key.
+// LockKey does the same as Key, and locks the key.
 func (tx *Tx) LockKey(c Caller, id string) (Key, error) { return findKey(tx.locking(), c, id) }
 
 // UpdateKey changes a key from LockKey that is not revoked, and stores newEvent's events. A change that changes nothing has no
@@ -65,13 +65,14 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 	return err
 }
 
-// disable adds the columns that disable or enable a key to those to write, and returns the event. Nil changes nothing.
+// disable adds the columns that disable or enable a key to columns, and returns the event. A nil disabled changes
+// nothing.
 func (tx *Tx) disable(k Key, disabled *bool, by string, newEvent func(EventType) Event, columns map[string]any) ([]Event, error) {
 	isDisabled, err := tx.isDisabledByPeople(k)
 	switch {
 	case err != nil || disabled == nil || *disabled == isDisabled:
 		return nil, err
-	case *disabled: // its event is stored first, so that tx.number is the same in both
+	case *disabled: // the event is stored first, so that tx.number is the same in the event and the row
 		columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = tx.Now, by, gorm.Expr(tx.number)
 		return []Event{newEvent(EventKeyDisabled)}, nil
 	}
@@ -124,8 +125,8 @@ func nextExpiryNotice(expiresAt, after int64) int64 {
 	return 0
 }
 
-// AnnounceExpiries stores the events that are due at a time about the expiry of up to limit keys, and returns how many keys it
-// found. Processes that do so at the same time store each event once.
+// AnnounceExpiries stores the events about the expiry of up to limit keys that are due at a time, and returns how many
+// keys it found. Even if several processes do so at the same time, each event is stored once.
 func (s *Store) AnnounceExpiries(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
 	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {
 		return db.Model(&Key{}).Select("id").Where("expiry_due_at <> 0 AND expiry_due_at <= ?", now).

@@ -8,7 +8,7 @@ import (
 	"gorm.io/gorm"
 )
 
-// KeyTest is a test for a data plane to make: of a stored key, or of a secret that no key has yet.
+// KeyTest is a test for a data plane to run: of a stored key, or of a secret that no key has yet.
 type KeyTest struct {
 	// ID is a ULID.
 	ID         string `gorm:"primaryKey"`
@@ -24,15 +24,16 @@ type KeyTest struct {
 	Envelope []byte
 	// WaitUntil is when the request that waits for the test gives up, by the clock of its replica.
 	WaitUntil int64
-	// ClaimedBy is the data plane that makes the test, ClaimedAt when it claimed it; empty and zero before that.
+	// ClaimedBy is the data plane that runs the test, and ClaimedAt is when it claimed the test; empty and zero before
+	// that.
 	ClaimedBy string
 	ClaimedAt int64
 	// Verdict and Reason are the result; empty until there is one.
 	Verdict, Reason string
 }
 
-// keptTests is how long after WaitUntil other replicas delete a test, in case its own replica has died. It is far more than
-// clocks differ by.
+// keptTests is how long after WaitUntil other replicas delete a test, in case its own replica has died. It is much
+// longer than the difference between the replicas' clocks.
 const keptTests = time.Minute
 
 // claimableLate is how long after WaitUntil a test can still be claimed, since the clocks of replicas differ.
@@ -41,7 +42,7 @@ const claimableLate = 10 * time.Second
 // isOver reports whether it is too late to claim the test.
 func (t KeyTest) isOver(now int64) bool { return t.WaitUntil+claimableLate.Microseconds() <= now }
 
-// AddKeyTest stores a test for data planes to make: ErrNoDataPlane.
+// AddKeyTest stores a test for data planes to run. Errors: ErrNoDataPlane.
 func (s *Store) AddKeyTest(ctx context.Context, t KeyTest) error {
 	var able int64
 	err := s.read(ctx, func(db *gorm.DB) error {
@@ -114,7 +115,7 @@ func (s *Store) ClaimKeyTest(ctx context.Context, dataPlaneID, id string, now in
 	return t, err
 }
 
-// AnswerKeyTest stores the result of a test that the data plane has claimed, once: ErrNotFound.
+// AnswerKeyTest stores the result of a test that the data plane has claimed, once. Errors: ErrNotFound.
 func (s *Store) AnswerKeyTest(ctx context.Context, dataPlaneID, id, verdict, reason string) error {
 	return s.Transact(ctx, func(tx *Tx) error {
 		stored := tx.db.Model(&KeyTest{}).Where("id = ? AND claimed_by = ? AND verdict = ''", id, dataPlaneID).
@@ -126,7 +127,7 @@ func (s *Store) AnswerKeyTest(ctx context.Context, dataPlaneID, id, verdict, rea
 	})
 }
 
-// FindKeyTest returns a test without its envelope: ErrNotFound.
+// FindKeyTest returns a test without its envelope. Errors: ErrNotFound.
 func (s *Store) FindKeyTest(ctx context.Context, id string) (KeyTest, error) {
 	return take[KeyTest](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Omit("envelope").Where("id = ?", id) })
 }

@@ -49,11 +49,12 @@ type KeyVersion struct {
 	CreatedBy string
 	// ActivatedAt is when it last became active, RetireAt when it is due to be destroyed, DestroyedAt when it was; zero for none.
 	ActivatedAt, RetireAt, DestroyedAt int64
-	// ExpiresAt is the key's while the version is active: zero is never.
+	// ExpiresAt is the key's ExpiresAt while the version is active. Zero means never, and KeepExpiry leaves the key's
+	// unchanged.
 	ExpiresAt int64
 	// Overlap is how long the version that it replaces is kept, in microseconds.
 	Overlap int64
-	// The rest is as in the Key for its active version.
+	// The other fields are those that a Key has for its active version.
 	LastFailureAt     int64
 	LastFailureStatus int
 	LastFailureReason string
@@ -264,8 +265,8 @@ func (tx *Tx) DestroyVersion(k Key, version uint32, newEvent func(EventType) Eve
 	return tx.destroyVersions(k.ID, v.State, 0, newEvent)
 }
 
-// destroyVersions destroys the version of a locked key that is in a state, and stores the event. Unless due is zero, it only
-// destroys a version whose time has come by then.
+// destroyVersions destroys the version of a locked key that is in a state, and stores the event. Unless due is zero, it
+// destroys only a version that is due to be destroyed by then.
 func (tx *Tx) destroyVersions(keyID string, state VersionState, due int64, newEvent func(EventType) Event) error {
 	where := tx.db.Where("key_id = ? AND state = ?", keyID, string(state))
 	if due > 0 {
@@ -288,9 +289,9 @@ func (tx *Tx) destroyVersions(keyID string, state VersionState, due int64, newEv
 	return nil
 }
 
-// DestroyRetired destroys the retiring versions of up to limit keys whose overlap has ended at a time, and returns how many keys
-// it found. Processes that do so at the same time store each event once. It also erases versions of revoked keys, which a
-// process of an earlier release leaves behind.
+// DestroyRetired destroys the retiring versions of up to limit keys whose overlap has ended at a time, and returns how
+// many keys it found. Even if several processes do so at the same time, each event is stored once. It also erases
+// versions of revoked keys, which processes of earlier releases leave behind.
 func (s *Store) DestroyRetired(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
 	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {
 		return db.Raw(`SELECT v.key_id FROM key_versions v JOIN ai_keys k ON k.id = v.key_id

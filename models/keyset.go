@@ -16,7 +16,7 @@ type Canary struct {
 	CreatedAt int64  `gorm:"autoCreateTime:false"`
 }
 
-// Canary returns the sealed canary: ErrNotFound before the first start.
+// Canary returns the sealed canary. Errors: ErrNotFound before the first start.
 func (s *Store) Canary(ctx context.Context) (Canary, error) {
 	return take[Canary](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Where("id = 1") })
 }
@@ -31,7 +31,7 @@ func (tx *Tx) KeepCanary(c Canary) (Canary, error) {
 	return c, err
 }
 
-// RewrapCanary replaces the canary's envelope, and reports whether it was still the old one.
+// RewrapCanary replaces the canary's envelope if it is still old. stored reports whether it did.
 func (s *Store) RewrapCanary(ctx context.Context, old []byte, c Canary) (stored bool, err error) {
 	err = s.Transact(ctx, func(tx *Tx) error {
 		done := tx.db.Model(&Canary{}).Where("id = 1 AND envelope = ?", old).

@@ -62,7 +62,8 @@ func (tx *Tx) EnsureProject(customerID, projectID string) error {
 	return tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(&p).Error
 }
 
-// SetMember gives a user a role in an existing project: ErrLastOwner if the project would be left without an owner.
+// SetMember gives a user a role in an existing project. Errors: ErrLastOwner if the project would be left without an
+// owner.
 func (tx *Tx) SetMember(customerID, projectID, userID string, role Role) (Member, error) {
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return Member{}, err
@@ -96,7 +97,8 @@ func (tx *Tx) roleState(customerID, projectID, userID string) (*EventState, erro
 	return &EventState{Role: members[0].Role}, nil
 }
 
-// RemoveMember removes a user from a project, and stores the event that tells data planes: ErrNotFound, ErrLastOwner.
+// RemoveMember removes a user from a project, and stores the event that tells data planes. Errors: ErrNotFound,
+// ErrLastOwner.
 func (tx *Tx) RemoveMember(customerID, projectID, userID string, event Event) error {
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return err
@@ -183,8 +185,8 @@ type Policy struct {
 	OnBadKey           OnBadKey
 	OnLimited          OnLimited
 	Operations         Operations
-	// RemovalGraceDays is for how many days a member's removal can be undone unless the removal itself says; nil means
-	// defaultRemovalGraceDays. Fetch does not read it.
+	// RemovalGraceDays is how many days a member's removal can be undone if the removal does not set a time itself; nil
+	// means defaultRemovalGraceDays. Fetch does not read it.
 	RemovalGraceDays *int
 	UpdatedAt        int64 `gorm:"autoUpdateTime:false"`
 	UpdatedBy        string
@@ -195,7 +197,7 @@ func (Policy) TableName() string { return "project_policies" }
 
 const defaultRemovalGraceDays = 30
 
-// removalGrace returns for how long a member's removal can be undone unless the removal itself says.
+// removalGrace returns how long a member's removal can be undone if the removal does not set a time itself.
 func (p Policy) removalGrace() time.Duration {
 	days := defaultRemovalGraceDays
 	if p.RemovalGraceDays != nil {

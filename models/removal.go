@@ -19,12 +19,12 @@ type Removal struct {
 	RemovedBy  string
 	// Tx is the number of the transaction.
 	Tx int64
-	// Tokens are the ids of the API keys that may act in the project again when it is undone.
+	// Tokens are the ids of the API keys that may act in the project again when the removal is undone.
 	Tokens       IDSet
 	RestoreUntil int64
-	// ClosedAt is when it was undone or the keys were destroyed; zero until then.
+	// ClosedAt is when the removal was undone or the keys were destroyed; zero until then.
 	ClosedAt int64
-	// Keys counts the keys that it has suspended, in what SuspendMember returns. It is not a column.
+	// Keys counts the keys that SuspendMember suspended, or that RestoreMember enabled again. It is not a column.
 	Keys int64 `gorm:"-"`
 }
 
@@ -34,9 +34,9 @@ func (Removal) TableName() string { return "member_removals" }
 // Stop returns the removal as a stop.
 func (r Removal) Stop() Stop { return Stop{EventMemberRemoved, r.UserID, r.CustomerID, r.Tx} }
 
-// SuspendMember removes a member, and suspends their own keys and API keys in the project, so that adding the member again
-// restores nothing. The event tells data planes. r has an ID, the member, and RestoreUntil, for which zero means the grace of the
-// project's policy. Errors: ErrNotFound, ErrLastOwner.
+// SuspendMember removes a member, and suspends their own keys and API keys in the project, so that adding the member
+// again restores nothing. The event tells data planes. r has an ID, the member, and RestoreUntil. A RestoreUntil of
+// zero means the grace of the project's policy. Errors: ErrNotFound, ErrLastOwner.
 func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if err := tx.lockProject(r.CustomerID, r.ProjectID); err != nil {
 		return r, err
@@ -69,7 +69,8 @@ func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if r.Tokens, err = tx.suspendTokens(r); err != nil {
 		return r, err
 	}
-	// Whatever earlier removals have suspended, and nobody has restored, is destroyed no later than what this one suspends.
+	// Keys that earlier removals have suspended and nobody has restored are destroyed no later than the keys that this
+	// removal suspends.
 	err = tx.openRemovals(r.CustomerID, r.ProjectID, r.UserID).Model(&Removal{}).Where("restore_until > ?", r.RestoreUntil).
 		Update("restore_until", r.RestoreUntil).Error
 	if err != nil {
@@ -111,8 +112,9 @@ func (tx *Tx) suspendTokens(r Removal) (IDSet, error) {
 	return NewIDSet(ids...), nil
 }
 
-// RestoreMember undoes the last removal of a user that can be undone: ErrNotFound. Keys and API keys work again unless people
-// have revoked, disabled or barred them since. A user who is not a member becomes one again, in their former role.
+// RestoreMember undoes the last removal of a user that can be undone. Keys and API keys work again unless people have
+// revoked, disabled or barred them since. A user who is not a member becomes one again, in their former role. Errors:
+// ErrNotFound.
 func (tx *Tx) RestoreMember(customerID, projectID, userID string, event Event) (m Member, r Removal, err error) {
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return m, r, err
@@ -187,9 +189,9 @@ func (tx *Tx) keepBarred(t Token, projectID string) error {
 	return nil
 }
 
-// DestroyRemoved destroys the keys that up to limit removals have suspended and that can no longer be restored: it revokes the
-// keys and empties their envelopes. It returns how many removals it found. Processes that do so at the same time destroy each
-// key once.
+// DestroyRemoved destroys the keys that up to limit removals have suspended and that can no longer be restored: it
+// revokes the keys and empties their envelopes. It returns how many removals it found. Even if several processes do so
+// at the same time, each key is destroyed once.
 func (s *Store) DestroyRemoved(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
 	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {
 		return db.Model(&Removal{}).Select("id").Where("closed_at = 0 AND restore_until <= ?", now).
@@ -202,7 +204,7 @@ func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key)
 	if err := tx.db.Where("id = ?", id).Take(&found).Error; err != nil {
 		return err
 	}
-	// The project first, as RestoreMember does.
+	// The project is locked first, as in RestoreMember.
 	if err := tx.lockProject(found.CustomerID, found.ProjectID); err != nil {
 		return err
 	}
@@ -249,7 +251,8 @@ type Impact struct {
 // maxListed bounds the keys that an Impact lists.
 const maxListed = 1000
 
-// RemovalImpact returns what the removal of a member would do: ErrNotFound. The caller must check that the user is an owner.
+// RemovalImpact returns what the removal of a member would do. The caller must check that the user is an owner. Errors:
+// ErrNotFound.
 func (s *Store) RemovalImpact(ctx context.Context, customerID, projectID, userID string, now int64) (i Impact, err error) {
 	err = s.read(ctx, func(db *gorm.DB) error {
 		i, err = removalImpact(db, customerID, projectID, userID, now)

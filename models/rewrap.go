@@ -26,9 +26,9 @@ type Rewrapping struct {
 	KEKID string
 }
 
-// SealedKeys returns the next keys of all customers after the given id, at most limit, in the order of their ids, with their
-// envelopes. It includes revoked keys. After each key it adds copies with the number and the envelope of each other version that
-// has one. An empty id begins.
+// SealedKeys returns the next keys of all customers after the given id, at most limit, in the order of their ids, with
+// their envelopes. It includes revoked keys. After each key it adds a copy of the key for each other version that has
+// an envelope, with the number and the envelope of that version. An empty id begins with the first key.
 func (s *Store) SealedKeys(ctx context.Context, after string, limit int) ([]Key, error) {
 	return s.sealedKeys(ctx, limit, func(db *gorm.DB) *gorm.DB { return db.Where("id > ?", after) })
 }
@@ -83,7 +83,8 @@ func (s *Store) sealedKeys(ctx context.Context, limit int, where func(*gorm.DB) 
 	return keys, err
 }
 
-// withKeptVersions adds, after each key, copies with the number and the envelope of each other version that has one.
+// withKeptVersions adds, after each key, a copy of the key for each other version that has an envelope, with the number
+// and the envelope of that version.
 func withKeptVersions(db *gorm.DB, keys []Key) ([]Key, error) {
 	ids := make([]string, len(keys))
 	for i, k := range keys {
@@ -100,8 +101,8 @@ func withKeptVersions(db *gorm.DB, keys []Key) ([]Key, error) {
 	return keys, err
 }
 
-// Rewrap stores new envelopes in one short transaction, and returns the SealedNames of those that it stored. It leaves out those
-// that have changed since, and does not wait for transactions that are changing some.
+// Rewrap stores new envelopes in one short transaction, and returns the SealedNames of those that it stored. It leaves
+// out versions whose envelopes have changed since, and does not wait for transactions that are changing some of them.
 func (s *Store) Rewrap(ctx context.Context, batch []Rewrapping) ([]string, error) {
 	if len(batch) == 0 {
 		return nil, nil

@@ -36,8 +36,8 @@ func (i *Insert) set(column string, value any) *Insert {
 	return i
 }
 
-// Into returns "INSERT INTO table (columns) ". VALUES or a SELECT follows. The further columns, which have no value here, come
-// first.
+// Into returns "INSERT INTO table (columns) ". The caller adds VALUES or a SELECT. The further columns, which have no
+// value here, come first.
 func (i *Insert) Into(further ...string) string {
 	return "INSERT INTO " + i.Table + " (" + strings.Join(append(further, i.Columns...), ", ") + ") "
 }

@@ -90,14 +90,14 @@ type Engine interface {
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (FetchByIDRow, error)
 	// RecordFetch stores the record of a fetch, in one commit with others that wait.
 	RecordFetch(ctx context.Context, r FetchRecord) error
-	// Rewrap replaces those old envelopes that are still there, and returns their SealedNames.
+	// Rewrap replaces the old envelopes that are still stored, and returns their SealedNames.
 	Rewrap(ctx context.Context, batch []Rewrapping) ([]string, error)
 	// Changes returns at least limit of the changes committed since a position, or all of them, and the present position.
 	Changes(ctx context.Context, since position.Position, limit int) ([]Change, position.Position, error)
 	// Position returns the present position.
 	Position(ctx context.Context) (position.Position, error)
-	// Listen calls wake when another process may have committed something, until ctx ends. Notify makes the Listen of other
-	// processes do so.
+	// Listen calls wake when another process may have committed something, until ctx ends. Notify makes Listen of other
+	// processes call wake.
 	Listen(ctx context.Context, wake func()) error
 	Notify(ctx context.Context) error
 	// CheckNotifications returns an error if notifications do not arrive.
@@ -105,8 +105,8 @@ type Engine interface {
 
 	// CheckCreate returns an error if the database user may not create tables; it tells the operator what to do.
 	CheckCreate(ctx context.Context) error
-	// Migrator applies the engine's migrations. It records them in wrap's result for goose's own store of versions. It must
-	// not be closed, since it uses the engine's connections.
+	// Migrator returns the provider that applies the engine's migrations. The provider records them in the store that
+	// wrap returns for goose's own store of versions. It must not be closed, because it uses the engine's connections.
 	Migrator(wrap func(versions database.Store) database.Store) (*goose.Provider, error)
 	Ping(ctx context.Context) error
 	// Stats returns the state of the connections for requests.
@@ -185,7 +185,7 @@ func find[T any](ctx context.Context, s *Store, query func(db *gorm.DB) *gorm.DB
 	return rows, err
 }
 
-// take returns the first row that a query over the connections for requests selects: ErrNotFound.
+// take returns the first row that a query over the connections for requests selects. Errors: ErrNotFound.
 func take[T any](ctx context.Context, s *Store, query func(db *gorm.DB) *gorm.DB) (row T, err error) {
 	err = s.read(ctx, func(db *gorm.DB) error { return query(db).Take(&row).Error })
 	return row, err
@@ -341,8 +341,8 @@ func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
 	return status.Role, status.Check(RoleMember)
 }
 
-// FindToken returns the API key with that id, revoked or not: ErrNotFound. It is hand-written because the first request of
-// every session needs it.
+// FindToken returns the API key with that id, revoked or not. It is hand-written because the first request of every
+// session needs it. Errors: ErrNotFound.
 func (s *Store) FindToken(ctx context.Context, id string) (t Token, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()

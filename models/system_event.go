@@ -98,8 +98,8 @@ func (s *Store) RecordSystemEvent(ctx context.Context, e SystemEvent) error {
 	return s.Transact(ctx, func(tx *Tx) error { return tx.AppendSystemEvent(e) })
 }
 
-// RecordKEKs adds an event to the system trail if the sealer's key-encryption keys, or their states, are not those that the
-// trail has last, and reports whether it did. keks maps ids to states.
+// RecordKEKs adds an event to the system trail if the sealer's key-encryption keys or their states differ from those of
+// the trail's last such event. changed reports whether it did. keks maps ids to states.
 func (s *Store) RecordKEKs(ctx context.Context, keks map[string]string) (changed bool, err error) {
 	err = s.Transact(ctx, func(tx *Tx) error {
 		// Replicas that see a change at the same time take turns, so that one of them records it.

@@ -37,7 +37,8 @@ type Token struct {
 	LastUsedAt int64
 	RevokedAt  int64
 	RevokedBy  string
-	// RevocationTx is the number of the transaction that revoked it, BarTx that of the last one that barred it from a project.
+	// RevocationTx is the number of the transaction that revoked it, and BarTx is the number of the last transaction
+	// that barred it from a project.
 	RevocationTx int64
 	BarredAt     int64
 	BarredBy     string
@@ -60,7 +61,8 @@ func (t Token) Reaches(projectID string) bool {
 // isLimited reports whether the token may not act in every project of its user.
 func (t Token) isLimited() bool { return t.Projects != "" || t.Barred != "" }
 
-// covers reports whether the token may act wherever another token of its user may, and for as long.
+// covers reports whether the token may act in every project in which another token of its user may act, and for as
+// long.
 func (t Token) covers(other Token) bool {
 	if t.ExpiresAt != 0 && (other.ExpiresAt == 0 || other.ExpiresAt > t.ExpiresAt) || t.isLimited() && other.Projects == "" {
 		return false
@@ -136,7 +138,8 @@ func (f TokenFilter) apply(db *gorm.DB, now int64) *gorm.DB {
 	return db.Order("t.id DESC").Limit(f.Limit)
 }
 
-// ListOwnTokens returns a page of the caller's API keys that their session manages, without hashes: ErrSessionEnded.
+// ListOwnTokens returns a page of the caller's API keys that their session manages, without hashes. Errors:
+// ErrSessionEnded.
 func (s *Store) ListOwnTokens(ctx context.Context, c Caller, f TokenFilter, now int64) (tokens []Token, err error) {
 	err = s.read(ctx, func(db *gorm.DB) error {
 		mine, err := ownToken(db, c, now)
@@ -152,8 +155,8 @@ func (s *Store) ListOwnTokens(ctx context.Context, c Caller, f TokenFilter, now 
 	return tokens, err
 }
 
-// ownToken returns the API key of the caller's session: ErrSessionEnded. For a session token it returns the zero Token, which
-// is not limited.
+// ownToken returns the API key of the caller's session. For a session token it returns the zero Token, which is not
+// limited. Errors: ErrSessionEnded.
 func ownToken(db *gorm.DB, c Caller, now int64) (t Token, err error) {
 	if c.TokenID == "" {
 		return t, nil
@@ -189,8 +192,8 @@ type Membership struct {
 	CreatedAt int64
 }
 
-// ListProjects returns a page of the projects in which the caller may act, in the order of their ids: ErrSessionEnded. after is
-// the last project of the previous page.
+// ListProjects returns a page of the projects in which the caller may act, in the order of their ids. after is the last
+// project of the previous page. Errors: ErrSessionEnded.
 func (s *Store) ListProjects(ctx context.Context, c Caller, after string, limit int, now int64) (list []Membership, err error) {
 	err = s.read(ctx, func(db *gorm.DB) error {
 		mine, err := ownToken(db, c, now)
@@ -227,8 +230,8 @@ func (s *Store) MarkTokensUsed(ctx context.Context, uses map[string]int64) error
 // CreateToken stores an API key.
 func (tx *Tx) CreateToken(t Token) error { return tx.db.Create(&t).Error }
 
-// FitToken limits a new API key of the caller like the API key in use, where the request does not say: to its projects and,
-// unless hasEnd, to its expiry. Errors: ErrSessionEnded.
+// FitToken gives a new API key of the caller the limits of the API key in use, where the request sets none: its
+// projects and, unless hasEnd, its expiry. Errors: ErrSessionEnded.
 func (tx *Tx) FitToken(c Caller, t *Token, hasEnd bool) error {
 	mine, err := ownToken(tx.db, c, tx.Now)
 	if err != nil {
@@ -252,9 +255,9 @@ const whereLive = "revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)"
 // maxTokensADay bounds how many API keys a user can make within 24 hours, since expired ones stay in the table.
 const maxTokensADay = 1000
 
-// CreateOwnToken stores an API key of the caller, who may have at most quota live ones and make maxTokensADay. Errors:
-// ErrSessionEnded, ErrNotMember of a project that it names, ErrForbidden if it would reach further than the API key in use or
-// outlive it, ErrQuotaExceeded.
+// CreateOwnToken stores an API key of the caller. The caller may have at most quota live API keys, and may make at most
+// maxTokensADay. Errors: ErrSessionEnded, ErrNotMember for a project of the new API key, ErrForbidden if the new API
+// key would reach further than the API key in use or outlive it, ErrQuotaExceeded.
 func (tx *Tx) CreateOwnToken(c Caller, t Token, quota int64) error {
 	for _, id := range t.Projects.With(t.ProjectID).List() { // sorted, so that two such transactions don't deadlock
 		if _, err := tx.Role(Caller{CustomerID: c.CustomerID, ProjectID: id, UserID: c.UserID, TokenID: c.TokenID}); err != nil {
@@ -289,8 +292,8 @@ func (tx *Tx) CreateOwnToken(c Caller, t Token, quota int64) error {
 	return tx.CreateToken(t)
 }
 
-// RevokeToken revokes an API key and returns it: ErrNotFound. It stores the event that tells data planes, with the token and
-// its user filled in. Revoking a revoked key changes nothing.
+// RevokeToken revokes an API key and returns it. It stores the event that tells data planes, with the token and its
+// user filled in. Revoking a revoked key changes nothing. Errors: ErrNotFound.
 func (tx *Tx) RevokeToken(customerID, projectID, id string, event Event) (Token, error) {
 	t, err := tx.lockToken(customerID, id)
 	if err == nil && t.ProjectID != projectID {
@@ -303,8 +306,8 @@ func (tx *Tx) RevokeToken(customerID, projectID, id string, event Event) (Token,
 	return t, err
 }
 
-// RevokeOwnToken revokes an API key of the caller that their session manages, and returns it: ErrSessionEnded, ErrNotFound.
-// With cascade, it also revokes those that were made with it.
+// RevokeOwnToken revokes an API key of the caller that their session manages, and returns it. With cascade, it also
+// revokes the API keys that were made with it. Errors: ErrSessionEnded, ErrNotFound.
 func (tx *Tx) RevokeOwnToken(c Caller, id string, cascade bool, newEvent func(Token) Event) (Token, Stop, error) {
 	mine, err := ownToken(tx.db, c, tx.Now)
 	if err != nil {
@@ -315,8 +318,8 @@ func (tx *Tx) RevokeOwnToken(c Caller, id string, cascade bool, newEvent func(To
 		func(t *Token) error { return tx.endToken(t, newEvent(*t)) })
 }
 
-// RevokeProjectToken bars a member's API key from the project, and returns it: ErrNotFound. An API key that may act in no other
-// project is revoked. The caller must check that the user is an owner.
+// RevokeProjectToken bars a member's API key from the project, and returns it. An API key that may act in no other
+// project is revoked. The caller must check that the user is an owner. Errors: ErrNotFound.
 func (tx *Tx) RevokeProjectToken(c Caller, id string, cascade bool, newEvent func(Token) Event) (Token, Stop, error) {
 	var member Token
 	if err := projectTokens(tx.db, c).Where("t.id = ?", id).Select("t.*").Take(&member).Error; err != nil {
@@ -333,12 +336,13 @@ func (tx *Tx) RevokeProjectToken(c Caller, id string, cascade bool, newEvent fun
 		})
 }
 
-// endTokens locks and ends a user's API key if it may: ErrNotFound. With cascade, it also ends the live ones that were made
-// with it, directly or indirectly. It returns the API key and the last stop: a data plane that has acted on the last has acted
-// on all.
+// endTokens locks a user's API key and, if may allows it, ends the API key. With cascade, it also ends the live API
+// keys that were made with it, directly or indirectly. It returns the API key and the last stop: a data plane that has
+// acted on the last stop has acted on all of them. Errors: ErrNotFound.
 func (tx *Tx) endTokens(user Caller, id string, cascade bool, may func(Token) bool, end func(*Token) error) (Token, Stop, error) {
 	if cascade {
-		// All who lock several API keys of a user begin with these, in this order, so that two transactions don't deadlock.
+		// Every transaction that locks several API keys of a user locks these first, in this order, so that two
+		// transactions don't deadlock.
 		err := tx.locking().Select("id").Where("customer_id = ? AND user_id = ?", user.CustomerID, user.UserID).
 			Where(whereLive, tx.Now).Order("id").Find(&[]Token{}).Error
 		if err != nil {
@@ -408,7 +412,7 @@ func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
 	}
 }
 
-// lockToken returns an API key, which no other transaction can change or use until this one ends: ErrNotFound.
+// lockToken returns an API key, which no other transaction can change or use until this one ends. Errors: ErrNotFound.
 func (tx *Tx) lockToken(customerID, id string) (t Token, err error) {
 	err = tx.locking().Omit("hash").Where("id = ? AND customer_id = ?", id, customerID).Take(&t).Error
 	return t, err

@@ -20,8 +20,9 @@ type UsageBatch struct {
 	Counts     []UsageCount
 }
 
-// UsageCount counts the requests with a key for a user and how many of them were refused, all in the hour of LastUsedAt, the time
-// of the last one in microseconds. UserID is empty for no particular user.
+// UsageCount counts the requests with a key for a user, and how many of them were refused. LastUsedAt is the time of
+// the last request, in microseconds. All requests are in the hour of LastUsedAt. UserID is empty for no particular
+// user.
 type UsageCount struct {
 	KeyID, UserID      string
 	Requests, Refusals int64
@@ -159,7 +160,8 @@ func ParseUsageKey(text string) (k UsageKey, ok bool) {
 // UsageFilter selects a page of a project's usage. Zero values select everything.
 type UsageFilter struct {
 	KeyID, UserID, Provider string
-	// From and To are times in microseconds. They select the hours from that of From up to the last that begins before To.
+	// From and To are times in microseconds. They select the hours from the hour of From up to the last hour that
+	// begins before To.
 	From, To int64
 	// After is the last entry of the previous page.
 	After UsageKey
@@ -198,7 +200,8 @@ func (f UsageFilter) apply(db *gorm.DB) *gorm.DB {
 	return db
 }
 
-// ForgetUsage deletes up to limit rows of usage of days before that of a time (microseconds), and returns how many.
+// ForgetUsage deletes up to limit rows of usage of the days before the day of a time (microseconds), and returns how
+// many it deleted.
 func (tx *Tx) ForgetUsage(before int64, limit int) (int64, error) {
 	const scope = "customer_id, project_id, day, key_id, user_id, hour"
 	return tx.exec(`DELETE FROM key_usage WHERE (`+scope+`) IN (SELECT `+scope+` FROM key_usage WHERE day < $1 LIMIT $2)`,
@@ -209,7 +212,8 @@ func (tx *Tx) ForgetUsage(before int64, limit int) (int64, error) {
 // counts in a batch.
 const UsageReporterLife = 48 * time.Hour
 
-// ForgetUsageReporters deletes up to limit reporters whose last batch came before a time (microseconds), and returns how many.
+// ForgetUsageReporters deletes up to limit reporters whose last batch came before a time (microseconds), and returns
+// how many it deleted.
 func (tx *Tx) ForgetUsageReporters(before int64, limit int) (int64, error) {
 	return tx.exec(`DELETE FROM usage_reporters
 WHERE (data_plane_id, id) IN (SELECT data_plane_id, id FROM usage_reporters WHERE at < $1 LIMIT $2)`, []any{before, limit})

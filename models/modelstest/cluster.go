@@ -43,9 +43,9 @@ const (
 	Immediate = StopMode(syscall.SIGQUIT)
 )
 
-// Cluster is a PostgreSQL server of one test, empty at first, on a loopback port and a unix socket. It keeps its port and its
-// data over Stop, Kill and Start. It ends with the test, and with the process however that ends. Its methods are for one
-// goroutine at a time.
+// Cluster is a PostgreSQL server of one test, empty at first, on a loopback port and a unix socket. It keeps its port
+// and its data over Stop, Kill and Start. It ends with the test, and with the process, however the process ends. Its
+// methods are for one goroutine at a time.
 type Cluster struct {
 	sandbox  // its folder holds data/, log and the socket
 	port     int
@@ -119,7 +119,8 @@ func (c *Cluster) Kill() error {
 	if c.postmaster == nil {
 		return nil
 	}
-	// Stopped, the postmaster neither forks nor reacts to the loss of its children. A process that has ended takes no signal.
+	// While the postmaster is stopped, it neither forks nor reacts to the loss of its children. A process that has
+	// ended takes no signal.
 	_ = c.postmaster.Signal(syscall.SIGSTOP)
 	children := childrenOf(c.postmaster.Pid)
 	for _, pid := range children {

@@ -137,7 +137,7 @@ func (p *Patroni) nodeConfig(i int) string {
 	return string(config)
 }
 
-// proxyConfig returns the configuration of HAProxy, as Patroni's documentation has it.
+// proxyConfig returns the configuration of HAProxy, as in Patroni's documentation.
 func (p *Patroni) proxyConfig() string {
 	config := fmt.Sprintf(`defaults
   mode tcp

@@ -42,8 +42,9 @@ func Each(t *testing.T, test func(t *testing.T, e Engine)) {
 	}
 }
 
-// URL returns the URL of new, empty storage for database.Open, which ends with the test: a file, or a schema in the shared
-// cluster. Creating a schema takes a few milliseconds; creating a database (Postgres) may take hundreds.
+// URL returns the URL of new, empty storage for database.Open. The storage is a file, or a schema in the shared
+// cluster, and ends with the test. Creating a schema takes a few milliseconds; creating a database (Postgres) may take
+// hundreds.
 func (e Engine) URL(t testing.TB) string {
 	t.Helper()
 	if e == EngineSQLite {
@@ -52,9 +53,9 @@ func (e Engine) URL(t testing.TB) string {
 	return newSchema(t, "")
 }
 
-// MigratedURL is URL for storage that has all migrations. On PostgreSQL its user has only the rights that the service needs, so
-// every test of the service shows that they suffice. Running the migrations takes a second with the race detector, so it copies a
-// file instead, or makes the schema with one script.
+// MigratedURL is URL for storage that has all migrations. On PostgreSQL its user has only the rights that the service
+// needs, so every test of the service shows that they suffice. Running the migrations takes a second with the race
+// detector. So MigratedURL copies a file, or makes the schema with one script.
 func (e Engine) MigratedURL(t testing.TB) string {
 	t.Helper()
 	if e == EnginePostgres {

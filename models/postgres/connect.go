@@ -43,8 +43,8 @@ func parseURL(text string, plaintext bool) (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// checkFiles returns secretfile.ErrInsecure if other users can access the file with a password or a private key that the URL or
-// libpq's environment variables name, as libpq does. text is a URL that pgx has accepted.
+// checkFiles returns secretfile.ErrInsecure if other users can access a file with a password or a private key that the
+// URL or libpq's environment variables name. libpq makes the same check. text is a URL that pgx has accepted.
 func checkFiles(text string) error {
 	_, query, _ := strings.Cut(text, "?")
 	settings, err := url.ParseQuery(query)
@@ -117,8 +117,8 @@ func Name(url string) string {
 	return "postgres://" + strings.Join(servers, ",") + "/" + cfg.ConnConfig.Database
 }
 
-// SQLSTATEs of a server that takes no writes: of a write, and of a function that no standby has, such as one that timeline calls.
-// https://www.postgresql.org/docs/15/errcodes-appendix.html
+// SQLSTATEs of a server that takes no writes: one for a write, and one for a function that no standby has, such as the
+// one that timeline calls. https://www.postgresql.org/docs/15/errcodes-appendix.html
 const (
 	readOnlyTransaction = "25006"
 	notOnStandby        = "55000"
@@ -183,7 +183,8 @@ func (e *engine) CheckCreate(ctx context.Context) error {
 		"ALTER DATABASE %q OWNER TO %q, or GRANT CREATE ON SCHEMA %q TO %q", user, schema, db, user, schema, user)
 }
 
-// CheckNotifications implements models.Engine. A pooler that hands out a connection for each transaction swallows them.
+// CheckNotifications implements models.Engine. A pooler that hands out a connection for each transaction drops
+// notifications.
 func (e *engine) CheckNotifications(ctx context.Context) error {
 	conn, err := pgx.ConnectConfig(ctx, e.listener.Copy())
 	if err != nil {

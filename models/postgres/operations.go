@@ -223,7 +223,8 @@ LEFT JOIN LATERAL (` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) o ON $5 <> ''
 LEFT JOIN LATERAL (` + newestKey + `'' ORDER BY seq DESC LIMIT 1) k ON true`
 }
 
-// Fetch implements models.Engine. One statement decides, in one snapshot: if keys are arranged, the second one, alone.
+// Fetch implements models.Engine. One statement decides, in one snapshot. If keys are arranged, the second statement
+// decides alone.
 func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.FetchRow, error) {
 	params := models.FetchParams(dataPlaneID, c, provider, now)
 	row, err := e.fetch(ctx, fetchStatement, params)
@@ -301,8 +302,9 @@ SELECT r.* FROM quick, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], 
 // A transaction's number is its xid, with the server's timeline from bit 40 on (see position.OnTimeline). So a snapshot says
 // which transactions a statement sees. An event with a number beyond the snapshot's xmax was restored from another server.
 //
-// After a crash, a server assigns again the numbers above the last one that had reached its disk. The numbers of visible events
-// had. So a position ends with the newest event: any event with a higher number, even a reassigned one, is still to be found.
+// After a crash, a server assigns the numbers again that are above the last number on its disk. The numbers of visible
+// events are on its disk. So a position ends with the newest event: an event with a higher number, even a reassigned
+// number, has not been found yet.
 const (
 	// timeline fails on a standby. The planner computes it once for a plan; no plan outlives the server's timeline.
 	timeline     = `('x' || left(pg_walfile_name('0/1'), 8))::bit(32)::bigint`

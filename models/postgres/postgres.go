@@ -93,7 +93,8 @@ func Open(url string, opts models.Options) (models.Engine, error) {
 	if opts.DirectURL == "" {
 		connectToWriter(cfg.ConnConfig, limits(opts.Timeout))
 	} else {
-		// Behind a pooler, each transaction may run on another connection to the server, without what an earlier one left there.
+		// Behind a pooler, each transaction may run on another connection to the server, without the state that an
+		// earlier transaction left there.
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
 	var failed error

@@ -14,7 +14,7 @@ const (
 	currentPosition = `(SELECT (COALESCE(MAX(tx), 0) + 1) || ':' || (COALESCE(MAX(tx), 0) + 1) || ':' FROM events)`
 )
 
-// Register implements models.Engine. The statements take turns in one savepoint of the writer.
+// Register implements models.Engine. The statements run one after the other in one savepoint of the writer.
 func (e *engine) Register(
 	ctx context.Context, c models.Caller, needs models.Role, r models.Registration, now int64,
 ) (status models.CallerStatus, outcome models.RegisterOutcome, err error) {

@@ -18,8 +18,9 @@ import (
 // maxGroup bounds how many writes share a commit, and so how long the first of them waits.
 const maxGroup = 64
 
-// writer is the only writer of the database. Writes that wait while one commit reaches the disk share the next commit, whose cost
-// is that of the disk, however many writes it has. Each write has a savepoint of its own, so that its failure undoes no other.
+// writer is the only writer of the database. Writes that wait while one commit reaches the disk share the next commit.
+// A commit takes as long as the disk does, however many writes it has. Each write has a savepoint of its own, so that
+// its failure undoes no other.
 type writer struct {
 	db         *sql.DB
 	conn       *sql.Conn
@@ -86,8 +87,9 @@ func (w *writer) commit(group iter.Seq[*write]) error {
 	return nil
 }
 
-// apply carries out one write. It returns an error of the savepoint, not of the write: SQLite rolls the whole transaction back
-// when the disk is full or fails, and the next write would be a transaction of its own.
+// apply carries out one write. It returns an error of the savepoint, but not an error of the write. After an error of
+// the savepoint, the group must end: SQLite rolls the whole transaction back when the disk is full or fails, and the
+// next write would be a transaction of its own.
 func (w *writer) apply(item *write) error {
 	if _, err := w.exec("SAVEPOINT one"); err != nil {
 		return err

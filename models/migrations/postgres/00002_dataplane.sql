@@ -1,5 +1,5 @@
 -- +goose Up
--- tx is the number of the transaction that wrote the event, by which a snapshot tells whether it includes the event.
+-- tx is the number of the transaction that wrote the event. It shows whether a snapshot includes the event.
 ALTER TABLE events ADD COLUMN tx bigint NOT NULL DEFAULT 0;
 CREATE INDEX events_by_tx ON events (tx);
 
@@ -43,9 +43,9 @@ CREATE TABLE fetches (
 );
 CREATE INDEX fetches_by_project ON fetches (customer_id, project_id, id);
 
--- A data plane's streams, each kept while its lease may run, a little longer than the connection. position is where the stream
--- began, settled its xmin: the data plane knows of every tx below that. forwarded is a position that was acknowledged at
--- another replica.
+-- The streams of data planes. A stream is kept while its lease may run, a little longer than the connection. position
+-- is where the stream began, and settled is the xmin of position: the data plane knows of every tx below it. forwarded
+-- is a position that was acknowledged at another replica.
 CREATE TABLE streams (
     id            text    COLLATE "C" PRIMARY KEY,
     data_plane_id text    COLLATE "C" NOT NULL REFERENCES data_planes,

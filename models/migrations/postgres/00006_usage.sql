@@ -1,6 +1,7 @@
 -- +goose Up
--- Requests with a key for a user, by the hour. day counts from the Unix epoch, hour from the start of the day; user_id is empty for
--- no particular user. Rows of the present hour change often, though no indexed column does, so pages keep room for new versions.
+-- Requests with a key for a user, by the hour. day counts from the Unix epoch, hour from the start of the day; user_id
+-- is empty for no particular user. Rows of the present hour change often, but their indexed columns do not, so pages
+-- keep room for new row versions.
 CREATE TABLE key_usage (
     customer_id  text    COLLATE "C" NOT NULL,
     project_id   text    COLLATE "C" NOT NULL,

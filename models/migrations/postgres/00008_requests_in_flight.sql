@@ -1,11 +1,11 @@
 -- +goose Up
--- The requests in flight with a key when data planes dropped it. counted is how many of acknowledged reported them, in_flight the
--- sum; by_data_plane is JSON, or NULL: see Receipt.
+-- The requests in flight with a key when data planes dropped it. counted is how many of the acknowledged data planes
+-- reported them, and in_flight is the sum. by_data_plane is JSON, or NULL: see Receipt.
 ALTER TABLE receipts
     ADD COLUMN counted       integer NOT NULL DEFAULT 0,
     ADD COLUMN in_flight     bigint  NOT NULL DEFAULT 0,
     ADD COLUMN by_data_plane text;
--- It comes with forwarded and has a line for each key: see Stream.
+-- forwarded_in_flight comes with forwarded, and has a line for each key: see Stream.
 ALTER TABLE streams ADD COLUMN forwarded_in_flight text NOT NULL DEFAULT '';
 
 -- +goose Down

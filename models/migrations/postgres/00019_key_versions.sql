@@ -1,7 +1,8 @@
 -- +goose Up
--- ai_keys has the active version of a key: its number, envelope and so on. version_at and version_by say when and by whom it was handed
--- in, activated_at when it became active; zero and empty for the first version. last_version is the highest number so far. rotation_tx
--- is the tx of the event that made it active in place of replaced_version. Until probation_until, a refusal rolls the key back.
+-- ai_keys has the active version of a key: its number, envelope and so on. version_at and version_by say when and by
+-- whom the active version was handed in, and activated_at says when it became active; zero and empty for the first
+-- version. last_version is the highest number so far. rotation_tx is the tx of the event that made it active in place
+-- of replaced_version. Until probation_until, a refusal rolls the key back.
 ALTER TABLE ai_keys
     ADD COLUMN last_version     integer NOT NULL DEFAULT 1,
     ADD COLUMN version_at       bigint  NOT NULL DEFAULT 0,
@@ -13,8 +14,9 @@ ALTER TABLE ai_keys
     ADD COLUMN replaced_version integer NOT NULL DEFAULT 0,
     ADD COLUMN probation_until  bigint  NOT NULL DEFAULT 0;
 
--- The versions of a key that are not active. A destroyed one has no envelope. expires_at is the key's while the version is active; -1
--- does not change the key's. overlap is how long the version that it replaces is kept, in microseconds.
+-- The versions of a key that are not active. A destroyed version has no envelope. expires_at is the key's expires_at
+-- while the version is active; -1 leaves the key's unchanged. overlap is how long the version that this version
+-- replaces is kept, in microseconds.
 CREATE TABLE key_versions (
     key_id              text    COLLATE "C" NOT NULL REFERENCES ai_keys (id),
     version             integer NOT NULL,

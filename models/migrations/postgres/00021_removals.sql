@@ -1,6 +1,7 @@
 -- +goose Up
--- Removals of members. Each suspends the member's own keys, whose removal_id names it, and the API keys in tokens, ids with a space
--- before and after each. tx is that of its member.removed event. It can be undone until restore_until; then the keys are destroyed.
+-- Removals of members. A removal suspends the member's own keys, which have its id as removal_id, and the API keys in
+-- tokens, a list of ids with a space before and after each. tx is the tx of its member.removed event. A removal can be
+-- undone until restore_until; then the keys are destroyed.
 CREATE TABLE member_removals (
     id            text   COLLATE "C" PRIMARY KEY,
     customer_id   text   COLLATE "C" NOT NULL,

@@ -1,8 +1,9 @@
 -- +goose Up
--- Tests for data planes to make: of a version of a stored key, or of a secret that no key has yet. Then key_id is empty, and the envelope
--- is bound to the test's own id. The data plane that claims a test gets the envelope, and the row loses it. claimed_by is empty until
--- then, verdict until the data plane has answered. The request, which waits until wait_until, deletes the row; otherwise other replicas
--- do so a minute later.
+-- Tests for data planes to run: of a version of a stored key, or of a secret that no key has yet. For such a secret,
+-- key_id is empty, and the envelope is bound to the test's own id. The data plane that claims a test gets the envelope,
+-- and the row loses it. claimed_by is empty until then, and verdict is empty until the data plane has answered. The
+-- request that waits for the test until wait_until deletes the row. If it does not, other replicas delete the row a
+-- minute later.
 CREATE TABLE key_tests (
     id          text    COLLATE "C" PRIMARY KEY,
     customer_id text    COLLATE "C" NOT NULL,

@@ -42,9 +42,9 @@ CREATE TABLE fetches (
 );
 CREATE INDEX fetches_by_project ON fetches (customer_id, project_id, id);
 
--- A data plane's streams, each kept while its lease may run, a little longer than the connection. position is where the stream
--- began, settled its xmin: the data plane knows of every tx below that. forwarded is a position that was acknowledged at
--- another replica.
+-- The streams of data planes. A stream is kept while its lease may run, a little longer than the connection. position
+-- is where the stream began, and settled is the xmin of position: the data plane knows of every tx below it. forwarded
+-- is a position that was acknowledged at another replica.
 CREATE TABLE streams (
     id            text    PRIMARY KEY,
     data_plane_id text    NOT NULL REFERENCES data_planes,

@@ -1,5 +1,5 @@
 -- +goose Up
--- The providers' operations for which the project's keys serve.
+-- The operations of providers that the project's keys serve.
 ALTER TABLE project_policies ADD COLUMN operations TEXT NOT NULL DEFAULT 'inference' CHECK (operations IN ('inference', 'all'));
 
 -- +goose Down
