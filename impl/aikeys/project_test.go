@@ -892,7 +892,7 @@ func TestServersAreDescribedPlainlyAndFewToAProject(t *testing.T) {
 		"display_name must be 1 to 64":      {"display_name": "vLLM "},
 		"display_name looks like it holds":  {"display_name": "gsk_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
 		"header must be the name":           {"auth_style": "header", "header": "Host"},
-		"header is for the authentication":  {"header": "X-Api-Key"},
+		"header is required if auth is":     {"header": "X-Api-Key"},
 		"slug must be x- and 1 to 62":       {"slug": "openai"},
 		"auth_style must be one of bearer,": {"auth_style": "aws_sigv4"},
 	} {
