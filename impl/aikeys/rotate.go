@@ -47,7 +47,8 @@ type rotation struct {
 	tested *verification.Result
 }
 
-// RotateKey seals another secret as the next version of a key, and activates it at the time that the request says.
+// RotateKey seals another secret as the next version of a key, and activates it at once, after a test, or not at all,
+// as the request says.
 func (s *server) RotateKey(ctx context.Context, req gen.RotateKeyRequestObject) (gen.RotateKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
