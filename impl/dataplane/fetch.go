@@ -149,8 +149,8 @@ func describeStop(f found, kind error) string {
 
 // found is the result of findKey. After an error it has the fields that were known by then, for the record.
 type found struct {
-	// caller is the user or the project on whose behalf the data plane asks. For a fetch by key id, it is the owner of
-	// the key.
+	// caller is the user or the project on whose behalf the data plane asks. For a fetch by key id, it is the user or
+	// the project that the key belongs to.
 	caller models.Caller
 	// wireCaller is the caller in the form of the answer; nil for a fetch that is not about one user.
 	wireCaller *gen.Caller
