@@ -28,7 +28,7 @@ type Denials struct {
 	room  int // the maximum number of entries in counting
 
 	mu       sync.Mutex               // guards the fields below
-	counting map[models.Event]*denial // :: what repeated attempts have in common → the attempts not yet written
+	counting map[models.Event]*denial // :: the fields that repeated attempts share → the attempts not yet written
 	targets  map[[3]string]int        // :: customer, project and user → their entries in counting
 }
 
@@ -46,7 +46,7 @@ func (d *denial) add(event models.Event) {
 	d.count, d.last = d.count+1, event
 }
 
-// NewDenials returns a Denials. Run writes what it counts.
+// NewDenials returns a Denials. Run writes the attempts that it counts.
 func NewDenials(store *models.Store, log *slog.Logger) *Denials {
 	return &Denials{store: store, log: log, room: maxDenials, counting: map[models.Event]*denial{}, targets: map[[3]string]int{}}
 }

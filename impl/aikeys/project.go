@@ -99,7 +99,7 @@ func (s *server) SetPolicy(ctx context.Context, req gen.SetPolicyRequestObject) 
 	return gen.SetPolicy200JSONResponse{Policy: wirePolicy(policy)}, nil
 }
 
-// parsePolicy returns the policy of a request, with defaults for what it leaves out.
+// parsePolicy returns the policy of a request, with defaults for absent members.
 func (s *server) parsePolicy(ctx context.Context, caller models.Caller, body *gen.PolicyRequest) (models.Policy, error) {
 	policy := models.DefaultPolicy(caller.CustomerID, caller.ProjectID)
 	policy.UserKeysByProvider = map[string]models.UserKeys{} // a nil map would be stored as NULL, which the column refuses

@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics counts the authentications of requests, and the look-ups in the database that they took. The difference is what the
-// cache of sessions saved.
+// Metrics counts the authentications of requests, and their look-ups in the database. The cache of sessions answered
+// the rest.
 type Metrics struct {
 	authentications *prometheus.CounterVec
 	lookUps         prometheus.Counter

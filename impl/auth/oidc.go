@@ -331,7 +331,7 @@ func (o *OIDC) SignIn() *SignIn {
 	return o.signIn
 }
 
-// discovery is what the service reads of the issuer's discovery document
+// discovery has the members of the issuer's discovery document that the service reads
 // (https://openid.net/specs/openid-connect-discovery-1_0.html; RFC 8414; RFC 8628, section 4).
 type discovery struct {
 	Issuer           string   `json:"issuer"`

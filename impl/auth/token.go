@@ -40,7 +40,7 @@ func MintAPIKey(now time.Time) (text, id string, hash []byte, err error) {
 	return Mint(APIKeyPrefix, now)
 }
 
-// MintDataPlane makes a new token for a data plane; it returns what MintAPIKey returns.
+// MintDataPlane makes a new token for a data plane. Its results are like MintAPIKey's.
 func MintDataPlane(now time.Time) (text, id string, hash []byte, err error) {
 	return Mint(DataPlanePrefix, now)
 }

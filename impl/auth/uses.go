@@ -34,7 +34,7 @@ type TokenUses struct {
 	unsent map[string]int64 // the entries of noted that are not stored yet; guarded by mu
 }
 
-// NewTokenUses returns a TokenUses. Run stores what it notes.
+// NewTokenUses returns a TokenUses. Run stores the noted uses.
 func NewTokenUses(store UseStore, log *slog.Logger) *TokenUses {
 	return &TokenUses{store: store, log: log, noted: map[string]int64{}, unsent: map[string]int64{}}
 }
@@ -52,7 +52,7 @@ func (u *TokenUses) note(id string, now time.Time) {
 	u.noted[id], u.unsent[id] = at, at
 }
 
-// Run stores what was noted at each interval until ctx is done, and then once more.
+// Run stores the noted uses at each interval until ctx is done, and then once more.
 func (u *TokenUses) Run(ctx context.Context) error {
 	ticker := time.NewTicker(usesInterval)
 	defer ticker.Stop()
@@ -68,7 +68,8 @@ func (u *TokenUses) Run(ctx context.Context) error {
 	}
 }
 
-// Flush stores what was noted. A batch that can't be stored is dropped: its API keys are noted again when they are used later.
+// Flush stores the noted uses. A batch that can't be stored is dropped: its API keys are noted again when they are used
+// later.
 func (u *TokenUses) Flush(ctx context.Context) {
 	for {
 		batch := u.take()

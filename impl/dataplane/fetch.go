@@ -257,7 +257,8 @@ func bindingOf(key models.Key, p providers.Provider) sealer.Binding {
 	}
 }
 
-// findProvider returns the provider of a key. The key of a custom provider opens only if the base URL is the one that it was sealed for.
+// findProvider returns the provider of a key. The key of a custom provider opens only if it was sealed for the
+// provider's present base URL.
 func (s *server) findProvider(ctx context.Context, key models.Key) (providers.Provider, error) {
 	if found, known := s.Providers.Lookup(key.Provider); known {
 		return found, nil

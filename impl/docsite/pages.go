@@ -25,7 +25,7 @@ const missingPath = ""
 //go:embed templates
 var templateFiles embed.FS
 
-// material is what all pages can show.
+// material is the content that all pages can show.
 type material struct {
 	Assets   map[string]asset
 	API      *apiref.Summary
@@ -35,7 +35,7 @@ type material struct {
 	Shelves  []shelf
 }
 
-// view is what a page's template sees.
+// view is the data of a page's template.
 type view struct {
 	*material
 
@@ -143,7 +143,7 @@ func renderPages(m *material, types []problem.Type) (map[string]resource, error)
 	return pages, nil
 }
 
-// views returns what each page shows, by the names of their templates.
+// views returns the data of all pages, by the names of their templates.
 func views(m *material) map[string][]view {
 	all := map[string][]view{
 		"missing.html": {{Path: missingPath, Title: "No such page", Description: "There is no such page."}},
@@ -193,7 +193,7 @@ type explanation struct {
 	Gateway *gatewayRow `yaml:"gateway"`
 }
 
-// gatewayRow is what the gateway's table of problems says about a type.
+// gatewayRow is a type's row in the gateway's table of problems.
 type gatewayRow struct {
 	Status  int      `yaml:"status"`
 	Code    string   `yaml:"code"`
@@ -213,7 +213,7 @@ func readExplanations() (map[string]explanation, error) {
 	return texts, nil
 }
 
-// problemPage is what the page of a problem type shows.
+// problemPage is the content of a problem type's page.
 type problemPage struct {
 	problem.Type
 	explanation
@@ -274,7 +274,7 @@ func exampleResponse(t problem.Type) (body string, headers []string, err error) 
 	return strings.TrimSpace(indented.String()), headers, err
 }
 
-// headerRecorder is a ResponseWriter that keeps nothing but the headers.
+// headerRecorder is a ResponseWriter that keeps only the headers.
 type headerRecorder http.Header
 
 // Header implements http.ResponseWriter.

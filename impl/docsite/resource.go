@@ -26,7 +26,7 @@ const (
 	filePolicy = "default-src 'none'; frame-ancestors 'none'"
 )
 
-// resource is what is served under one path.
+// resource is the content of one path, and how to serve it.
 type resource struct {
 	contentType string
 	body        content

@@ -37,7 +37,7 @@ var (
 const (
 	// maxWait is how long a fetch waits for an exchange. Data planes wait longer for a fetch.
 	maxWait = 1500 * time.Millisecond
-	// timeout bounds an exchange, which goes on when its callers have left. dialTimeout bounds its connection.
+	// timeout bounds an exchange, which continues if its callers leave. dialTimeout bounds its connection.
 	timeout, dialTimeout = 5 * time.Second, 5 * time.Second
 	maxIdleConns         = 32
 	// unavailablePause and refusedPause are the times between a failed exchange and the next one.
@@ -64,7 +64,7 @@ type Exchanger struct {
 	roles   Roles
 	flights singleflight.Group
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	held     map[string]outcome
 	services map[string]chan struct{} // by their names; a channel holds a value for each exchange under way
 }

@@ -286,8 +286,8 @@ func signal(to chan<- struct{}) {
 	}
 }
 
-// followChanges reads changes at once, whenever something may have been committed, and once per heartbeat interval. Leases depend
-// on this loop, so it waits for nothing but its own read, which has a connection that requests can't take.
+// followChanges reads changes at once, whenever something may have been committed, and once per heartbeat interval.
+// Leases depend on this loop, so it waits only for its own read, which has a connection that requests can't take.
 func (f *Feed) followChanges(ctx context.Context) {
 	interval := f.heartbeatInterval()
 	ticker := time.NewTicker(interval)
@@ -313,8 +313,9 @@ func (f *Feed) followChanges(ctx context.Context) {
 	}
 }
 
-// readChanges reads changes once and sends them to the streams, with a heartbeat if one is due or something has changed. It reports
-// whether it has sent a heartbeat. The heartbeat has the time before the read, because it must not vouch for what commits later.
+// readChanges reads changes once and sends them to the streams, with a heartbeat if one is due or something has
+// changed. It reports whether it has sent a heartbeat. The heartbeat has the time before the read, because it must not
+// vouch for later commits.
 func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error) {
 	f.mu.Lock()
 	since, ready := f.position, f.ready

@@ -122,7 +122,7 @@ func (f *Feed) adoptPending(ctx context.Context, s *Stream, start position.Posit
 	if len(owed) == 0 {
 		return nil
 	}
-	// The position to resume from acknowledges what the data plane has acted on.
+	// By the position to resume from, the data plane acknowledges the changes that it has acted on.
 	err := f.store.ForwardAcknowledgement(ctx, s.Previous, s.DataPlane.ID, *s.Resume, nil)
 	if errors.Is(err, models.ErrNotFound) {
 		return nil // the previous stream's lease has run out, or a later stream has replaced it
@@ -298,7 +298,8 @@ func (f *Feed) takeUnsaved() []models.Receipt {
 	return rows
 }
 
-// listDataPlanes returns the list of data planes. It includes those that are waited for, but not all of them if there are many.
+// listDataPlanes returns the list of data planes. It includes data planes that are waited for, but not all of them if
+// there are many.
 func (t *tally) listDataPlanes() []models.DataPlaneReceipt {
 	list, waiting := slices.Clone(t.byDataPlane), 0
 	for s := range t.waiting {

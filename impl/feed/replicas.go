@@ -60,8 +60,8 @@ func (f *Feed) ensureReplicaHeartbeat(ctx context.Context, maxAge time.Duration)
 	return nil
 }
 
-// runMaintenance ends streams that must not go on, and drops those whose leases have run out: this replica's own, and those of
-// replicas that are dead.
+// runMaintenance ends streams that must not continue, and drops streams whose leases have run out: this replica's own,
+// and those of replicas that are dead.
 func (f *Feed) runMaintenance(ctx context.Context) error {
 	f.forgetOldTallies()
 	f.endSilentStreams()

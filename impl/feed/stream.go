@@ -76,7 +76,7 @@ type Stream struct {
 
 	feed  *Feed
 	id    string
-	first []byte        // hello, what was missed, and a heartbeat
+	first []byte        // hello, the missed changes, and a heartbeat
 	queue chan []byte   // messages to write, in order; feed.sendMessage is the only sender
 	ended chan struct{} // closed when the state becomes stateDraining
 

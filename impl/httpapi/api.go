@@ -160,7 +160,7 @@ func sourceIP(trusted []netip.Prefix) echo.IPExtractor {
 	}
 }
 
-// SessionDefault stands in a path for the session's own customer or project.
+// SessionDefault in a path means the session's own customer or project.
 const SessionDefault = "-"
 
 // CanonicalPaths rewrites paths before routing; see CanonicalPath.
@@ -199,8 +199,8 @@ func CanonicalPath(path string) string {
 	return customers + customer + projects + rest
 }
 
-// Site is what a listener serves beside its API: pages for people, without a session and also while the service starts.
-// Their requests have an id, a log line and metrics like all others.
+// Site has the pages for people that a listener serves beside its API. They need no session, and are served even while
+// the service starts. Their requests have an id, a log line and metrics like all others.
 type Site interface {
 	// Lookup returns the handler of a request, or nil if the site has no such page. Only GET and HEAD reach the handler.
 	Lookup(r *http.Request) http.Handler
@@ -358,7 +358,7 @@ func (o *Observer) recovered(next echo.HandlerFunc, c echo.Context) (err error) 
 
 func (o *Observer) startSpan(ctx context.Context, r *http.Request) (context.Context, trace.Span) {
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(r.Header))
-	// The caller's trace goes on here, without its tracestate: that may hold any text.
+	// The caller's trace continues here without its tracestate, which may hold any text.
 	ctx = trace.ContextWithRemoteSpanContext(ctx, trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{}))
 	return o.tracer.Start(ctx, "request", trace.WithSpanKind(trace.SpanKindServer)) //nolint:spancheck // record ends it
 }

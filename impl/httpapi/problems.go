@@ -25,8 +25,8 @@ var (
 	ErrUnrecorded = errors.New("refusal not recorded in the audit trail")
 )
 
-// Problems returns the table of an API: its own rows between those that all APIs share. Rows of the whole request come first;
-// last come the router's rows and the internal error, which answers for errors without a row.
+// Problems returns the table of an API. First come the rows about the whole request, which all APIs share; then the
+// API's own rows; and last the router's rows and the internal error, which answers for errors without a row.
 func Problems(own ...problem.Row) problem.Table {
 	return slices.Concat(problem.Table{
 		{Err: problem.ErrInvalid, Status: http.StatusBadRequest, Code: "invalid_argument", Slug: "invalid-argument", Title: "Invalid argument",

@@ -170,8 +170,8 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 		return nil, err
 	}
 	req.Body = http.MaxBytesReader(c.Response(), req.Body, int64(v.maxBody))
-	// Exactly one JSON value: duplicate members, invalid UTF-8 and bytes after the value are errors. Their texts may quote what
-	// was sent.
+	// Exactly one JSON value: duplicate members, invalid UTF-8 and bytes after the value are errors. The texts of these
+	// errors may quote the body.
 	var value any
 	body, err := readAll(req.Body, req.ContentLength)
 	defer clear(body[:cap(body)]) // a refused body may have bytes beyond its length
@@ -331,7 +331,7 @@ func describe(name string, schema *openapi3.Schema, err *openapi3.SchemaError) p
 	return problem.Field{Field: cmp.Or(name, "body"), Message: message(err)}
 }
 
-// message returns what the schema asks for.
+// message returns a text that says what the schema requires.
 func message(err *openapi3.SchemaError) string {
 	s := err.Schema
 	switch err.SchemaField {
@@ -362,7 +362,7 @@ func message(err *openapi3.SchemaError) string {
 	}
 }
 
-// boundMessage returns what a bound of the schema asks for.
+// boundMessage returns a text that says what a bound of the schema requires.
 func boundMessage(s *openapi3.Schema, field string) string {
 	switch field {
 	case "minLength":

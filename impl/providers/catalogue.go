@@ -170,7 +170,7 @@ func (p Provider) validate() error {
 	return errors.Join(errs...)
 }
 
-// validateFields checks the fields of the credential, and those that the base URL names.
+// validateFields checks the fields of the credential, and the fields that the base URL names.
 func (p Provider) validateFields() error {
 	var errs []error
 	for _, match := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
@@ -210,7 +210,7 @@ func (c Cloud) validate() error {
 	return nil
 }
 
-// validateFormat checks what describes the form of a secret.
+// validateFormat checks the description of a secret's form.
 func (p Provider) validateFormat() error {
 	switch {
 	case p.SecretFormat == FormatJSON:
@@ -225,7 +225,7 @@ func (p Provider) validateFormat() error {
 	return nil
 }
 
-// validateJSON checks what describes a JSON credential.
+// validateJSON checks the description of a JSON credential.
 func (p Provider) validateJSON() error {
 	switch {
 	case len(p.RequiredFields()) == 0 && len(p.Alternatives) == 0:
@@ -371,7 +371,7 @@ type Field struct {
 	OneOf     []string `yaml:"one_of"`    // the only values accepted; empty: any
 	Multiline bool     `yaml:"multiline"` // a PEM block, which has spaces and line ends
 	Public    bool     `yaml:"public"`    // no secret: people may name a key after it
-	Pattern   string   `yaml:"pattern"`   // what the whole value matches; empty: anything
+	Pattern   string   `yaml:"pattern"`   // must match the whole value; empty: anything
 	Like      string   `yaml:"like"`      // a value that matches Pattern
 	// Unserved maps the beginnings of values that are not served to the reasons.
 	Unserved map[string]string `yaml:"unserved"`

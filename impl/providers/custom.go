@@ -139,7 +139,8 @@ func (c Custom) Digest() string {
 	return hex.EncodeToString(hash.Sum(nil)[:16])
 }
 
-// shortestCustom is the length in bytes of the shortest key that a custom provider may have: servers of one's own have short ones.
+// shortestCustom is the length in bytes of the shortest key that a custom provider may have: customers' own servers
+// have short keys.
 const shortestCustom = 6
 
 // Provider returns the provider in the form of a catalogue entry.

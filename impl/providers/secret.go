@@ -53,9 +53,9 @@ const (
 	reasonChars   = "The secret has characters that no key has: it must be visible ASCII without spaces."
 )
 
-// maskPattern matches what replaces a key on screens and in examples: asterisks, bullets, ellipses, runs of x, <your key>,
-// ${NAME}, {{ name }}, $NAME and your-api-key. It is very unlikely to match a real key: the odds of eight x in a row in 40
-// random letters and digits are one in 10^10.
+// maskPattern matches texts that stand for a key on screens and in examples: asterisks, bullets, ellipses, runs of x,
+// <your key>, ${NAME}, {{ name }}, $NAME and your-api-key. It is very unlikely to match a real key: the odds of eight x
+// in a row in 40 random letters and digits are one in 10^10.
 var maskPattern = regexp.MustCompile(
 	`(?is)\*{3}|•{3}|…|\.{3}|x{8}|<.*>|\$\{.*\}|\{\{.*\}\}|^\$[a-z_]|your[-_ ](?:[a-z0-9]+[-_ ])*key`)
 
@@ -466,7 +466,7 @@ var ErrCredential = errors.New("credential does not fit its provider")
 
 // Credential is a stored secret as a data plane gets it.
 type Credential struct {
-	// BaseURL is where it may go.
+	// BaseURL is where the Secret may go.
 	BaseURL string
 	// Secret is what the provider takes, in the header of Style: the secret, a field of it, or a token that was made with it.
 	Secret string
@@ -653,8 +653,8 @@ func (p Provider) SecretParts(secret string) []string {
 // maxCandidates bounds how many texts Candidates returns.
 const maxCandidates = 24
 
-// Candidates returns the texts that may be the secret in a text that was found somewhere: all of it, and what follows a name, without quotes,
-// as in a line of an .env file, a header or a credential's JSON.
+// Candidates returns the texts that may be the secret in a text found somewhere: the whole text, and each value after a
+// name, without quotes, as in a line of an .env file, a header or a credential's JSON.
 func Candidates(found string) []string {
 	found = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(found), byteOrderMark))
 	all := []string{found}

@@ -254,7 +254,7 @@ type Unreadable struct {
 	Reason string `json:"reason"`
 }
 
-// reasons lists the errors of unreadable envelopes. Only an operator can repair those.
+// reasons lists the errors of unreadable envelopes. Only an operator can repair such envelopes.
 var reasons = []struct {
 	err  error
 	text string

@@ -8,8 +8,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// The errors of this API. Its clients hold the envelopes, so it says what is wrong with one. The callers of aikeysd do not hold them, so
-// aikeysd reports the same errors of the sealer as internal errors.
+// The errors of this API. Its clients hold the envelopes, so it says what is wrong with an envelope. The callers of
+// aikeysd do not hold envelopes, so aikeysd reports the same errors of the sealer as internal errors.
 var (
 	errTooLarge          = errors.New("body larger than 1 MiB")
 	errBusy              = errors.New("busy")

@@ -84,8 +84,9 @@ func NewKeys(cfg KeysConfig) *Keys {
 // Allow checks, in the transaction in which a key is opened, that it may be tested. It returns the key, and the event of its test.
 type Allow func(tx *models.Tx) (models.Key, models.Event, error)
 
-// Test tests a key for a user unless allow returns an error, and stores the verdict even if ctx ends during the test. No test begins after
-// its key was revoked or disabled. Errors: those of allow, those above, sealer.ErrUnavailable, models.ErrUnavailable.
+// Test tests a key for a user unless allow returns an error, and stores the verdict even if ctx ends during the test.
+// No test begins after its key was revoked or disabled. Errors: the errors of allow, the errors above,
+// sealer.ErrUnavailable, models.ErrUnavailable.
 func (k *Keys) Test(ctx context.Context, user string, allow Allow) (models.Key, error) {
 	return k.test(ctx, user, interval, allow)
 }

@@ -111,8 +111,8 @@ func (w *Worker[T]) loop() {
 	}
 }
 
-// gather takes what is queued behind first, up to the limit. Before that, it lets callers run that are about to join the queue: answers
-// go out in groups, so the next requests arrive in groups.
+// gather takes the items that are queued behind first, up to the limit. Before that, it lets callers run that are about
+// to join the queue: answers go out in groups, so the next requests arrive in groups.
 func (w *Worker[T]) gather(first *item[T]) []*item[T] {
 	runtime.Gosched()
 	group := []*item[T]{first}

@@ -89,14 +89,14 @@ type pool struct {
 	net.Listener
 	Connections
 	maxOfHost   int
-	isPlainHTTP bool // what connections read is HTTP, so framing can parse it
+	isPlainHTTP bool // connections read plain HTTP, so framing can parse it
 	log         *slog.Logger
 
 	mu        sync.Mutex
 	open      int
-	strangers list.List                 // *connection, the one that was quiet for longest first
+	strangers list.List                 // *connection, the longest quiet first
 	ofHosts   map[netip.Addr]*list.List // :: netaddr.Host → its strangers in the same order; without exempt addresses
-	resting   list.List                 // authenticated *connection without a request, the one that rests for longest first
+	resting   list.List                 // authenticated *connection without a request, the longest resting first
 	shed      int                       // connections closed for newcomers since the last log line
 	logged    time.Time                 // time of that line
 }

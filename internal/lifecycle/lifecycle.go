@@ -16,8 +16,8 @@ import (
 // minDrain is the time that a part gets to end, even if the parts before it have used up the drain timeout.
 const minDrain = time.Second
 
-// Part is a part of a program. It works until stop is done, and then finishes what is in flight. When cut is done, it abandons the
-// rest. An error before stop is done stops the whole program; returning nil does not.
+// Part is a part of a program. It works until stop is done, and then finishes its requests in flight. When cut is done,
+// it abandons the rest. An error before stop is done stops the whole program; returning nil does not.
 type Part func(stop, cut context.Context) error
 
 // Task returns a part that ends soon after its context is done.
@@ -27,8 +27,8 @@ func Task(run func(ctx context.Context) error) Part {
 
 // Program is a server program. Ops and Log are required.
 type Program struct {
-	// Stages has the program's parts. All start together. The parts of a stage stop together, after those of the stage before
-	// have ended.
+	// Stages has the program's parts. All start together. The parts of a stage stop together, after the parts of the
+	// stage before have ended.
 	Stages [][]Part
 	// Ops answers probes until all stages have ended, so that probes see that the program is draining.
 	Ops Part

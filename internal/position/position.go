@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Position is a set of transactions: all below Xmin, none from Xmax on, and all in between but those in Open. A single number is not
-// enough, since transactions commit out of order.
+// Position is a set of transactions: all below Xmin, none from Xmax on, and all in between except the ones in Open. A
+// single number is not enough, since transactions commit out of order.
 type Position struct {
 	Xmin, Xmax int64
 	// Open holds the transactions that were still running, in no particular order.

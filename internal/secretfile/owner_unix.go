@@ -14,7 +14,7 @@ const nonBlocking = syscall.O_NONBLOCK
 func ownerOf(info fs.FileInfo) (uid int, known bool) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return -1, true // nobody's
+		return -1, true // unknown: no process has this number
 	}
 	return int(stat.Uid), true
 }

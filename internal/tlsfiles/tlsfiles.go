@@ -71,7 +71,8 @@ func addCertificates(pool *x509.CertPool, file string) error {
 	return err
 }
 
-// AddToSystemPool returns the authorities that this machine trusts, and those of a file, which it reads once.
+// AddToSystemPool returns the authorities that this machine trusts, and the authorities in a file. It reads the file
+// once.
 func AddToSystemPool(file string) (*x509.CertPool, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {

@@ -120,7 +120,7 @@ func (e *Evidence) Log() string {
 	return e.log.String()
 }
 
-// LogLine returns the one line that the log has about a reply's request.
+// LogLine returns the only log line about a reply's request.
 func (s *Service) LogLine(t testing.TB, r Reply) map[string]any {
 	var found []map[string]any
 	for text := range strings.Lines(s.Evidence.Log()) {

@@ -68,7 +68,7 @@ type Service struct {
 	URL    string
 	Store  *models.Store
 	Sealer sealer.Sealer
-	// Handler is what the socket serves; Serve calls it without a socket.
+	// Handler serves the socket's requests; Serve calls it without a socket.
 	Handler http.Handler
 	// Evidence is everything that the service has output, to be searched for secrets.
 	Evidence *Evidence

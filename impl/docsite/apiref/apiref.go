@@ -1,5 +1,6 @@
-// Package apiref has the types of generated/summary.json: what docsite shows of the public API's document. Command generate writes
-// the file, and docsite reads it, so that the service reads neither YAML nor schemas at its start. It imports nothing of ours.
+// Package apiref has the types of generated/summary.json: the parts of the public API's document that docsite shows.
+// Command generate writes the file, and docsite reads it, so that the service reads neither YAML nor schemas at its
+// start. It imports nothing of ours.
 package apiref
 
 import (
@@ -17,7 +18,7 @@ type Summary struct {
 	Server      string      `json:"server"` // the first server of the document in the repository
 	Description string      `json:"description"`
 	Groups      []Group     `json:"groups"`
-	Objects     []Object    `json:"objects"` // those that fields link to, in the document's order
+	Objects     []Object    `json:"objects"` // the objects that fields link to, in the document's order
 	Operations  []Operation `json:"operations"`
 }
 

@@ -71,7 +71,7 @@ func generate() error {
 	return nil
 }
 
-// replaceServers replaces the block of servers and leaves every other byte as it is.
+// replaceServers replaces the block of servers and changes no other byte.
 func replaceServers(text []byte) ([]byte, error) {
 	before, block, found := bytes.Cut(text, []byte("\nservers:\n"))
 	if !found {
