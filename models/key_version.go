@@ -309,14 +309,18 @@ WHERE v.state <> ? AND (v.state = ? AND v.retire_at <= ? OR k.revoked_at <> 0) G
 	})
 }
 
-// eachDue runs do in a transaction of its own for each id that a query selects, and returns how many ids there are.
+// eachDue runs do in a transaction of its own for each id that a query selects, and returns how many ids there are. It stops at the
+// first error.
 func (s *Store) eachDue(ctx context.Context, due func(*gorm.DB) *gorm.DB, do func(tx *Tx, id string) error) (int, error) {
 	var ids []string
 	err := s.read(ctx, func(db *gorm.DB) error { return due(db).Scan(&ids).Error })
 	for i := 0; err == nil && i < len(ids); i++ {
 		err = s.Transact(ctx, func(tx *Tx) error { return do(tx, ids[i]) })
 	}
-	return len(ids), err
+	if err != nil {
+		return 0, err
+	}
+	return len(ids), nil
 }
 
 // MaxOverlap is the longest time for which a replaced version is kept.

@@ -63,8 +63,8 @@ func (s *service) destroyRemoved(ctx context.Context) error {
 	}))
 }
 
-// inBatches returns a function that calls work until a call has done less than a whole batch. If work fails several
-// times in a row, it calls warn only for the first failure.
+// inBatches returns a function that calls work until it fails or has done less than a whole batch. It calls warn for the first of
+// several failures in a row.
 func inBatches(ctx context.Context, size int, warn func(cause slog.Attr), work func(now int64) (done int, err error)) func() {
 	failing := false
 	return func() {
@@ -73,7 +73,9 @@ func inBatches(ctx context.Context, size int, warn func(cause slog.Attr), work f
 			if done, err = work(time.Now().UnixMicro()); err != nil && !failing && ctx.Err() == nil {
 				warn(slog.String("error", err.Error()))
 			}
-			failing = err != nil
+			if failing = err != nil; failing {
+				return
+			}
 		}
 	}
 }

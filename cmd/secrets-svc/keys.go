@@ -98,7 +98,7 @@ func (k *keyring) actRecorded(cmd *cobra.Command, act func(k *keyring) error) (e
 	before, _ := local.List(k.path()) // empty without a keyset; act reports any other error
 	err = k.explain(act(k))
 	after, lost := local.List(k.path())
-	if slices.Equal(before, after) {
+	if lost == nil && slices.Equal(before, after) {
 		return err
 	}
 	if lost == nil {

@@ -13,8 +13,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// hostileName has control sequences, line ends, text direction overrides and invisible characters.
-const hostileName = "evil\x1b[2J\x1b]0;title\a\u009b31m\r\nnext\u202egnp\u2066\u200b\u2028\U000e0041end"
+// hostileName has control sequences, line ends, text direction overrides, invisible characters, and verbs of format strings.
+const hostileName = "evil\x1b[2J\x1b]0;title\a\u009b31m\r\nnext\u202egnp\u2066\u200b\u2028\U000e0041%s%[1]99send"
 
 // serveHostile answers with hostileName in every field, and in errors with the credential too.
 func serveHostile(request string, w http.ResponseWriter, r *http.Request) {
@@ -65,6 +65,7 @@ func TestHostileTextIsEscaped(t *testing.T) {
 			require.NotEmpty(t, got.Output())
 			requireSafe(t, got.Stdout)
 			requireSafe(t, got.Stderr)
+			require.NotContains(t, got.Output(), "%!", "no text of the service is a format")
 			require.NotContains(t, got.Output(), "ak_EXAMPLE", "a server that repeats the API key does not get it shown")
 		}
 		_, shown := u.runInTerminal(60, command).wait()

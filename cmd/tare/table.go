@@ -274,5 +274,8 @@ func formatTime(t, now time.Time) string {
 
 // formatTimeBy returns a time as formatTime does, and who did what was done then. The zero time is "".
 func formatTimeBy(t time.Time, by string, now time.Time) string {
-	return formatNonZero("%s by "+by, formatTime(t, now))
+	if t.IsZero() {
+		return ""
+	}
+	return formatTime(t, now) + " by " + by
 }

@@ -51,7 +51,10 @@ type Authorizer struct {
 // Log, Metrics, FailedAuthLimit, Guard and TrustedProxies.
 func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	shared, err := newCommon(cfg)
-	return &Authorizer{common: shared, face: face}, err
+	if err != nil {
+		return nil, err
+	}
+	return &Authorizer{common: shared, face: face}, nil
 }
 
 // Authorize decides on a request by its head; peer is the address that it came from. If the request is refused, it

@@ -21,7 +21,7 @@ var (
 	ErrNotAllowed = errors.New("secrets-svc does not allow this client to do that; its operator lists the clients and what each may do")
 	// ErrAnswer says that an answer does not follow the contract of secrets-svc: it is too long, garbled or of an unknown kind.
 	// Another program, or another version, may listen there.
-	ErrAnswer = errors.New("the answer does not come from secrets-svc")
+	ErrAnswer = errors.New("the answer does not follow the contract of secrets-svc")
 )
 
 // The errors of a request without an answer.
