@@ -109,6 +109,7 @@ func startAikeysd(b *testing.B, database string, flags ...string) *process {
 
 // launch starts a process that ends with the benchmark, and returns its output.
 func launch(b *testing.B, cmd *exec.Cmd) *bytes.Buffer {
+	b.Helper()
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -121,6 +122,7 @@ func launch(b *testing.B, cmd *exec.Cmd) *bytes.Buffer {
 }
 
 func freeAddr(b *testing.B) string {
+	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
 	defer func() { require.NoError(b, l.Close()) }()
@@ -129,6 +131,7 @@ func freeAddr(b *testing.B) string {
 
 // dataPlaneToken makes a credential that serves all customers.
 func dataPlaneToken(b *testing.B, database string) string {
+	b.Helper()
 	cmd := exec.Command(binary, "admin", "dataplane", "create", "--name", "bench")
 	cmd.Env = []string{"AIKEYS_DATABASE_URL=" + database}
 	token, err := cmd.Output()
@@ -148,6 +151,7 @@ const (
 
 // postgres returns a database of its own on a server of its own, with count keys spread over the projects.
 func postgres(b *testing.B, count int) (database string, tokens []string) {
+	b.Helper()
 	database = modelstest.StartCluster(b, "fsync=on", "shared_buffers=512MB").URL("postgres")
 	tokens = seed(b, database, projectCount)[:usedProjects]
 	db, err := pgx.Connect(context.Background(), database)
@@ -166,6 +170,7 @@ decode(repeat('ab', 200), 'hex'), 'local:00000000', 1763892000000000 + i, 'alice
 
 // seed makes n projects, p0 and so on, and returns an API key of the owner of each.
 func seed(b *testing.B, database string, n int) []string {
+	b.Helper()
 	store, err := modelsdb.Open(database, models.Options{Timeout: time.Minute})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, store.Close()) }()
@@ -193,11 +198,13 @@ func seed(b *testing.B, database string, n int) []string {
 
 // register registers a key and returns its id.
 func register(b *testing.B, client *http.Client, server *process, token string) string {
+	b.Helper()
 	body := fmt.Sprintf(`{"provider":"openai","name":"%d","secret":"sk-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE"}`, time.Now().UnixNano())
 	return find(b, call(b, client, token, http.MethodPost, server.url+"/v1/aikeys", body), `"id":"([^"]+)"`)
 }
 
 func call(b *testing.B, client *http.Client, token, method, url, body string) string {
+	b.Helper()
 	req, err := http.NewRequestWithContext(b.Context(), method, url, strings.NewReader(body))
 	require.NoError(b, err)
 	req.Header.Set("Authorization", "Bearer "+token)
@@ -213,12 +220,14 @@ func call(b *testing.B, client *http.Client, token, method, url, body string) st
 
 // find returns what the group of a pattern matches.
 func find(b *testing.B, text, pattern string) string {
+	b.Helper()
 	found := regexp.MustCompile(pattern).FindStringSubmatch(text)
 	require.NotNil(b, found, text)
 	return found[1]
 }
 
 func findNumber(b *testing.B, text, pattern string) float64 {
+	b.Helper()
 	n, err := strconv.ParseFloat(find(b, text, pattern), 64)
 	require.NoError(b, err)
 	return n
@@ -226,6 +235,7 @@ func findNumber(b *testing.B, text, pattern string) float64 {
 
 // wrk drives url for d and returns the requests per second. Any answer that is not a success fails the benchmark.
 func wrk(b *testing.B, url, script string, d time.Duration) float64 {
+	b.Helper()
 	path := filepath.Join(b.TempDir(), "wrk.lua")
 	require.NoError(b, os.WriteFile(path, []byte(script), 0o600))
 	out, err := exec.Command("wrk", "-t1", fmt.Sprintf("-c%d", clients), fmt.Sprintf("-d%ds", int(d.Seconds())), "-s", path, url).CombinedOutput()
@@ -279,6 +289,7 @@ end
 
 // pgbench runs a script with prepared statements and returns the transactions per second.
 func pgbench(b *testing.B, database, script string, connections int, d time.Duration) float64 {
+	b.Helper()
 	path := filepath.Join(b.TempDir(), "script.sql")
 	require.NoError(b, os.WriteFile(path, []byte(script), 0o600))
 	tool := "pgbench"
@@ -348,6 +359,7 @@ func median(values []float64) float64 {
 
 // stolenTime returns a function that returns the share of processor time that the host has taken since this call.
 func stolenTime(b *testing.B) func() float64 {
+	b.Helper()
 	read := func() (steal, all float64) {
 		text, err := os.ReadFile("/proc/stat")
 		require.NoError(b, err)
@@ -706,6 +718,7 @@ func keyBinding() sealer.Binding {
 // compareSealers compares secrets-svc with a bare sealer: how often 16 callers at once can make a call, with an envelope that
 // its sealer has sealed.
 func compareSealers(b *testing.B, call func(s *remote.Sealer, envelope []byte) error) {
+	b.Helper()
 	const callers = 16
 	dir := socketDir(b)
 	cmd := exec.Command(os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkSecretsSeal$")
@@ -739,6 +752,7 @@ func compareSealers(b *testing.B, call func(s *remote.Sealer, envelope []byte) e
 
 // startSecrets starts secrets-svc, and returns the path of its socket.
 func startSecrets(b *testing.B) (socket string) {
+	b.Helper()
 	dir := socketDir(b)
 	socket = filepath.Join(dir, "api.sock")
 	_, err := local.AddKEK(filepath.Join(dir, "bench.json"))
@@ -756,6 +770,7 @@ func startSecrets(b *testing.B) (socket string) {
 
 // socketDir is a folder for sockets, whose paths have at most 108 bytes.
 func socketDir(b *testing.B) string {
+	b.Helper()
 	dir, err := os.MkdirTemp("", "svc") //nolint:usetesting // see above
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, os.RemoveAll(dir)) })
@@ -764,6 +779,7 @@ func socketDir(b *testing.B) string {
 
 // awaitSealer returns a client, once the service answers it.
 func awaitSealer(b *testing.B, socket string) *remote.Sealer {
+	b.Helper()
 	client, err := remote.New(remote.Config{Socket: socket})
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, client.Close()) })

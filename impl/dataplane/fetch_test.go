@@ -46,6 +46,7 @@ func TestFetchAnswers(t *testing.T) {
 			BaseURL: "https://api.openai.com/v1", AuthStyle: "bearer", Operations: new("inference"),
 		}
 		requireAll := func(t *testing.T, want gen.FetchResponse, key held, body gen.FetchRequest) {
+			t.Helper()
 			got := requireKey(t, fetch(t, dp, body), key, want.Reason)
 			position, err := position.Parse(got.AsOf)
 			require.NoError(t, err)
@@ -129,6 +130,7 @@ func TestFetchValidity(t *testing.T) {
 		return requireKey(t, fetch(t, dp, forCaller(token, "openai")), key, "project_key").Caller
 	}
 	within := func(t *testing.T, most time.Duration, got *int64) {
+		t.Helper()
 		require.NotNil(t, got)
 		require.LessOrEqual(t, *got, most.Milliseconds())
 		require.Greater(t, *got, (most - 30*time.Second).Milliseconds())
@@ -473,6 +475,7 @@ func TestUnreadableKeyIsRefused(t *testing.T) {
 	dp := s.dataPlane()
 	token := s.credential(member)
 	requireUnreadable := func(t *testing.T, id, provider string) {
+		t.Helper()
 		for _, body := range []gen.FetchRequest{forKey(id), forCaller(token, provider)} {
 			reply := fetch(t, dp, body)
 			requireRefused(t, reply, http.StatusInternalServerError, "internal")
@@ -881,6 +884,7 @@ func TestFetchNamesTheRevokedKey(t *testing.T) {
 		s.public.As(owner).RevokeKey(t, shared.ID)
 		s.public.As(member).RevokeKey(t, own.ID)
 		says := func(o gen.FetchRequest, begins, ends string) {
+			t.Helper()
 			p := requireRefused(t, fetch(t, dp, o), http.StatusForbidden, "key-revoked")
 			require.Equal(t, "permission_denied", p.Code)
 			require.Regexp(t, "^"+begins+` was revoked at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ by `+ends+"$", p.Detail)
@@ -930,6 +934,7 @@ func TestALimitedKeyByPolicy(t *testing.T) {
 		dp := s.dataPlane()
 		project, older, newest := s.shared("openai"), s.own(member, "openai"), s.own(member, "openai")
 		ask := func(limited ...string) (answeredBy, *string) {
+			t.Helper()
 			byName, byToken := forUser(web, member, "openai"), forCaller(s.credential(member), "openai")
 			byName.Limited, byToken.Limited = limited, limited
 			got, same := fetch(t, dp, byName).JSON200, fetch(t, dp, byToken).JSON200
@@ -938,6 +943,7 @@ func TestALimitedKeyByPolicy(t *testing.T) {
 			return answeredBy{got.KeyID, got.Reason}, got.OnLimited
 		}
 		requireServes := func(key pub.Key, reason string, limited ...string) {
+			t.Helper()
 			got, _ := ask(limited...)
 			require.Equal(t, answeredBy{key.ID, reason}, got)
 		}
@@ -965,6 +971,7 @@ type answeredBy struct{ keyID, reason string }
 
 // fetched fetches for a user by their credential and by their name, which must do the same.
 func fetched(t *testing.T, s *service, dp *dataPlane, user, provider string) answeredBy {
+	t.Helper()
 	byName, byToken := fetch(t, dp, forUser(web, user, provider)), fetch(t, dp, forCaller(s.credential(user), provider))
 	require.Equal(t, byName.StatusCode(), byToken.StatusCode())
 	if byName.JSON200 == nil {
@@ -1092,6 +1099,7 @@ func TestALimitedKeyGoesOnlyToPlanesThatEnforceIt(t *testing.T) {
 
 // addServer stores a customer's own server.
 func (s *service) addServer(customer, slug string, auth providers.AuthStyle, header string) {
+	s.t.Helper()
 	c := providers.Custom{Slug: slug, Name: slug, BaseURL: "https://llm.example/v1", Dialect: providers.DialectAnthropic, Auth: auth, Header: header}
 	require.Empty(s.t, c.Check())
 	require.NoError(s.t, s.Store.Transact(s.t.Context(), func(tx *models.Tx) error {
@@ -1168,6 +1176,7 @@ func TestOthersServersLookLikeNone(t *testing.T) {
 
 // patch changes a key as the owner and returns it.
 func (s *service) patch(id, query, body string) pub.Key {
+	s.t.Helper()
 	reply := s.public.Send(s.t, aikeystest.Request{
 		Method: http.MethodPatch, Path: "/v1/aikeys/" + id + query, Token: s.credential(owner), Body: []byte(body),
 	})

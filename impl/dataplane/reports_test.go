@@ -22,6 +22,7 @@ import (
 
 // key returns what the public API tells a user of a key.
 func (s *service) key(t *testing.T, user, id string) pub.Key {
+	t.Helper()
 	reply, err := s.public.As(user).GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, id, nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, reply.StatusCode())
@@ -202,6 +203,7 @@ const reporter = "01M83VVAHQQW2E4R6T8Y0A1S3D"
 
 // count reports a batch of counts.
 func count(t testing.TB, dp *dataPlane, batch int64, counts ...gen.UsageCount) {
+	t.Helper()
 	reply, err := dp.ReportUsageWithResponse(t.Context(), gen.UsageReport{ReporterID: reporter, Batch: batch, Counts: counts})
 	require.NoError(t, err)
 	require.Equal(t, http.StatusNoContent, reply.StatusCode(), "%s", reply.Body)
@@ -217,6 +219,7 @@ func requests(key held, user string, n, refused int64) gen.UsageCount {
 
 // usage returns a page of the usage, as a session reads it.
 func usage(t testing.TB, as *aikeystest.Session, params pub.ListUsageParams) *pub.ListUsageResponse {
+	t.Helper()
 	reply, err := as.ListUsageWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, &params)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)

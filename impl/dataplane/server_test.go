@@ -75,6 +75,7 @@ type change = func(*aikeystest.Options, *dataplane.Config)
 
 // each runs a test on every engine, with a service of its own.
 func each(t *testing.T, test func(t *testing.T, s *service), changes ...change) {
+	t.Helper()
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
@@ -84,11 +85,13 @@ func each(t *testing.T, test func(t *testing.T, s *service), changes ...change) 
 
 // onSQLite starts a service for a test that does not depend on the engine.
 func onSQLite(t *testing.T, changes ...change) *service {
+	t.Helper()
 	t.Parallel()
 	return start(t, modelstest.EngineSQLite, changes...)
 }
 
 func start(t testing.TB, e modelstest.Engine, changes ...change) *service {
+	t.Helper()
 	url := e.MigratedURL(t)
 	store := modelstest.OpenStore(t, url, models.Options{})
 	catalogue, err := providers.Load()
@@ -115,6 +118,7 @@ func start(t testing.TB, e modelstest.Engine, changes ...change) *service {
 
 // revoke revokes a data plane, as the operator's command does.
 func (s *service) revoke(dp *dataPlane) {
+	s.t.Helper()
 	require.NoError(s.t, s.Store.Transact(context.Background(), func(tx *models.Tx) error {
 		_, err := tx.RevokeDataPlane(dp.Name, "")
 		return err
@@ -123,6 +127,7 @@ func (s *service) revoke(dp *dataPlane) {
 
 // exec runs a statement that changes one row.
 func (s *service) exec(t testing.TB, statement string, args ...any) {
+	t.Helper()
 	done, err := s.db.ExecContext(t.Context(), statement, args...)
 	require.NoError(t, err)
 	changed, err := done.RowsAffected()
@@ -139,6 +144,7 @@ type dataPlane struct {
 
 // dataPlane stores a data plane that serves all customers, after the changes.
 func (s *service) dataPlane(changes ...func(*models.DataPlane)) *dataPlane {
+	s.t.Helper()
 	token, id, hash, err := auth.MintDataPlane(time.Now())
 	require.NoError(s.t, err)
 	s.Evidence.Hide(token)
@@ -168,6 +174,7 @@ type held struct {
 
 // register registers a key with a new secret in the session's project: the project's key, or the user's own.
 func (s *service) register(as *aikeystest.Session, provider string, own bool) held {
+	s.t.Helper()
 	secret := s.Secret()
 	return held{as.Register(s.t, pub.RegisterRequest{
 		Provider: provider, Name: secret[:8], Secret: gensecret.New(secret), UserScope: &own,
@@ -186,6 +193,7 @@ func (s *service) own(user, provider string) held {
 func (s *service) credential(user string) string { return s.public.As(user).Token }
 
 func (s *service) setPolicy(body pub.PolicyRequest) {
+	s.t.Helper()
 	reply, err := s.public.As(owner).SetPolicyWithResponse(context.Background(), aikeystest.Self, aikeystest.Self, body)
 	require.NoError(s.t, err)
 	require.Equal(s.t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
@@ -213,6 +221,7 @@ func forUser(project, user, provider string) gen.FetchRequest {
 
 // fetch fetches a key for a data plane, which may say what it enforces.
 func fetch(t testing.TB, dp *dataPlane, body gen.FetchRequest, enforces ...string) *gen.FetchKeyResult {
+	t.Helper()
 	params := &gen.FetchKeyParams{}
 	for _, words := range enforces {
 		params.AgentrouterEnforces = &words
@@ -224,6 +233,7 @@ func fetch(t testing.TB, dp *dataPlane, body gen.FetchRequest, enforces ...strin
 
 // requireKey asserts that a fetch is answered with this key for this reason.
 func requireKey(t testing.TB, reply *gen.FetchKeyResult, key held, reason string) gen.FetchResponse {
+	t.Helper()
 	require.Equal(t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
 	got := *reply.JSON200
 	scope := map[bool]string{false: "project", true: "user"}[key.UserScope]
@@ -233,6 +243,7 @@ func requireKey(t testing.TB, reply *gen.FetchKeyResult, key held, reason string
 
 // send makes a request that the generated client would not make.
 func (s *service) send(t testing.TB, token string, o operation) *gen.FetchKeyResult {
+	t.Helper()
 	request := aikeystest.Request{Method: o.method, Path: o.path, Token: token}
 	if o.body != "" {
 		request.Body = []byte(o.body)
@@ -245,6 +256,7 @@ var requireRefused = aikeystest.RequireRefused
 
 // report reports that a provider accepted or refused a key some time ago.
 func report(t testing.TB, dp *dataPlane, id string, bad bool, ago time.Duration) {
+	t.Helper()
 	r, ms := gen.KeyReport{KeyID: id}, int(ago.Milliseconds())
 	if bad {
 		r.FailedMsAgo, r.FailureStatus = &ms, new(http.StatusUnauthorized)
@@ -602,6 +614,7 @@ func TestStreamUnavailableWithoutFeed(t *testing.T) {
 
 // offer opens a stream on which a data plane offers to test keys.
 func (s *service) offer(t *testing.T, dp *dataPlane) *feedtest.Client {
+	t.Helper()
 	stream := s.follow(t, dp, gen.StreamEventsParams{AgentrouterOffers: new("other, key_tests")})
 	stream.AwaitType("heartbeat")
 	return stream
@@ -609,6 +622,7 @@ func (s *service) offer(t *testing.T, dp *dataPlane) *feedtest.Client {
 
 // addTest stores a test of a key for data planes, as its owner's request does, and returns its id.
 func (s *service) addTest(t *testing.T, key pub.Key, changes ...func(*models.KeyTest)) string {
+	t.Helper()
 	var ids models.IDs
 	row := models.KeyTest{
 		ID: ids.Next("", time.Now()), CustomerID: acme, ProjectID: web, UserID: owner, Provider: key.Provider, KeyID: key.ID, Version: 1,
@@ -622,12 +636,14 @@ func (s *service) addTest(t *testing.T, key pub.Key, changes ...func(*models.Key
 }
 
 func claim(t *testing.T, dp *dataPlane, id string) *gen.ClaimKeyTestResult {
+	t.Helper()
 	reply, err := dp.ClaimKeyTestWithResponse(t.Context(), gen.ClaimRequest{TestID: id})
 	require.NoError(t, err)
 	return reply
 }
 
 func answer(t *testing.T, dp *dataPlane, a gen.KeyTestAnswer) *gen.AnswerKeyTestResult {
+	t.Helper()
 	reply, err := dp.AnswerKeyTestWithResponse(t.Context(), a)
 	require.NoError(t, err)
 	return reply
@@ -644,6 +660,7 @@ func headersOf(got *gen.ClaimKeyTestResult) map[string]string {
 
 // found is what a test has found.
 func (s *service) found(t *testing.T, id string) string {
+	t.Helper()
 	row, err := s.Store.FindKeyTest(t.Context(), id)
 	require.NoError(t, err)
 	return strings.TrimSpace(row.Verdict + " " + row.Reason)

@@ -57,6 +57,7 @@ var plainSite = sync.OnceValues(func() (*docsite.Site, error) { return docsite.N
 
 // start serves the site of a configuration; of none, it serves plainSite.
 func start(t *testing.T, configs ...docsite.Config) service {
+	t.Helper()
 	site, err := plainSite()
 	for _, cfg := range configs {
 		cfg.Problems = tables()
@@ -90,6 +91,7 @@ type reply struct {
 
 // ask sends a request with headers, given as names and values in turn. Host sets the request's host.
 func (s service) ask(t *testing.T, method, path string, header ...string) reply {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, http.NoBody)
 	require.NoError(t, err)
 	req.Header.Set("Accept-Encoding", "identity")
@@ -108,6 +110,7 @@ func (s service) ask(t *testing.T, method, path string, header ...string) reply 
 }
 
 func (s service) get(t *testing.T, path string, header ...string) reply {
+	t.Helper()
 	return s.ask(t, http.MethodGet, path, header...)
 }
 
@@ -573,6 +576,7 @@ func TestProblemsMatchDocuments(t *testing.T) {
 
 // packed returns a folder with SDKs and files that must not be served.
 func packed(t *testing.T) string {
+	t.Helper()
 	top := t.TempDir()
 	dir := filepath.Join(top, "dist")
 	require.NoError(t, os.Mkdir(dir, 0o700))
@@ -619,6 +623,7 @@ func TestPageWithoutDownloads(t *testing.T) {
 
 // addProgram writes a file as "make dist" names it, with its hash beside it.
 func addProgram(t *testing.T, dir, name string) {
+	t.Helper()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("is "+name), 0o600))
 	sum := fmt.Sprintf("%x  %s\n", sha256.Sum256([]byte("is "+name)), name)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, name+".sha256"), []byte(sum), 0o600))

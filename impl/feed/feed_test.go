@@ -53,6 +53,7 @@ type env struct {
 
 // each runs a test on every engine.
 func each(t *testing.T, test func(t *testing.T, e *env)) {
+	t.Helper()
 	t.Parallel()
 	t.Run("sqlite", func(t *testing.T) { onSQLite(t, test) })
 	t.Run("postgres", func(t *testing.T) { onPostgres(t, test) })
@@ -60,6 +61,7 @@ func each(t *testing.T, test func(t *testing.T, e *env)) {
 
 // onSQLite runs a test on SQLite, by a clock of its own: time passes only while everything waits, and waiting takes none.
 func onSQLite(t *testing.T, test func(t *testing.T, e *env)) {
+	t.Helper()
 	t.Parallel()
 	url := modelstest.EngineSQLite.MigratedURL(t)
 	synctest.Test(t, func(t *testing.T) { test(t, newEnv(t, url)) })
@@ -67,6 +69,7 @@ func onSQLite(t *testing.T, test func(t *testing.T, e *env)) {
 
 // onPostgres runs a test on PostgreSQL, where each replica has a store of its own.
 func onPostgres(t *testing.T, test func(t *testing.T, e *env)) {
+	t.Helper()
 	t.Parallel()
 	e := newEnv(t, modelstest.EnginePostgres.MigratedURL(t))
 	e.newStore = func() Store { return modelstest.OpenStore(t, e.url, models.Options{MaxConns: 8}) }
@@ -74,6 +77,7 @@ func onPostgres(t *testing.T, test func(t *testing.T, e *env)) {
 }
 
 func newEnv(t testing.TB, url string) *env {
+	t.Helper()
 	e := &env{t: t, url: url, store: modelstest.OpenStore(t, url, models.Options{MaxConns: 12})}
 	e.newStore = func() Store { return sharedStore{e.store, e} }
 	modelstest.SetMember(t, e.store, olga, models.RoleOwner)
@@ -99,6 +103,7 @@ func (s sharedStore) Watch(ctx context.Context, wake func()) error {
 }
 
 func (e *env) eventually(what string, is func() bool) {
+	e.t.Helper()
 	require.Eventually(e.t, is, feedtest.Patience, 5*time.Millisecond, what)
 }
 
@@ -169,12 +174,14 @@ type replica struct {
 
 // replica starts one and waits until it has read from the database.
 func (e *env) replica(changes ...func(*Feed)) *replica {
+	e.t.Helper()
 	r := e.start(changes...)
 	e.eventually("the replica reads", func() bool { return r.holds(0) })
 	return r
 }
 
 func (e *env) start(changes ...func(*Feed)) *replica {
+	e.t.Helper()
 	f, err := New(Config{Store: e.newStore()})
 	require.NoError(e.t, err)
 	for _, change := range changes {
@@ -219,11 +226,13 @@ func (r *replica) tryConnect(sub Subscription, onMessage func(feedtest.Message))
 
 // connect opens a stream of a new data plane, which serves these customers, or all of them if none is given.
 func (r *replica) connect(customers ...string) *member {
+	r.env.t.Helper()
 	return r.subscribe(Subscription{DataPlane: r.env.dataPlane(customers...)})
 }
 
 // subscribe opens a stream that must open.
 func (r *replica) subscribe(sub Subscription) *member {
+	r.env.t.Helper()
 	m, err := r.tryConnect(sub, nil)
 	require.NoError(r.env.t, err)
 	m.AwaitType("heartbeat")
@@ -258,6 +267,7 @@ func (m *member) heartbeats() []feedtest.Message {
 // acknowledge acknowledges a key's revocation at a replica, once the data plane has read it. With a number it says how many requests
 // were in flight.
 func (m *member) acknowledge(k models.Key, at *replica, inFlight ...int) {
+	at.env.t.Helper()
 	counts := map[string]int{}
 	for _, n := range inFlight {
 		counts[k.ID] = n
@@ -266,6 +276,7 @@ func (m *member) acknowledge(k models.Key, at *replica, inFlight ...int) {
 }
 
 func (r *replica) acknowledge(m *member, text string, inFlight map[string]int) {
+	r.env.t.Helper()
 	at, err := position.Parse(text)
 	require.NoError(r.env.t, err)
 	require.NoError(r.env.t, r.Acknowledge(r.env.t.Context(), m.ID, m.Session(), at, inFlight))
@@ -273,12 +284,14 @@ func (r *replica) acknowledge(m *member, text string, inFlight map[string]int) {
 
 // receipt returns a receipt once it is complete, or as it is after the time to wait.
 func (r *replica) receipt(k models.Key, wait time.Duration) Receipt {
+	r.env.t.Helper()
 	got, err := r.WaitForReceipt(r.env.t.Context(), k.Stop(), wait)
 	require.NoError(r.env.t, err)
 	return got
 }
 
 func (r *replica) requireComplete(k models.Key, acknowledged, dataPlanes int) {
+	r.env.t.Helper()
 	got := r.receipt(k, feedtest.Patience)
 	got.Slowest, got.ByDataPlane, got.Planes = 0, nil, nil
 	require.Equal(r.env.t, Receipt{Complete: true, Acknowledged: acknowledged, DataPlanes: dataPlanes}, got)
@@ -286,6 +299,7 @@ func (r *replica) requireComplete(k models.Key, acknowledged, dataPlanes int) {
 
 // dataPlane stores a data plane that serves these customers, or all of them if none is given.
 func (e *env) dataPlane(customers ...string) models.DataPlane {
+	e.t.Helper()
 	id := e.ids.Next("", time.Now())
 	return feedtest.StoreDataPlane(e.t, e.store, models.DataPlane{ID: id, Name: id, Hash: []byte("hash"), Customers: customers})
 }
@@ -299,6 +313,7 @@ func (e *env) event(kind models.EventType, customer, key string) models.Event {
 
 // change commits n events of a customer, each about a new key, and returns the last key's id.
 func (e *env) change(customer string, n int) (key string) {
+	e.t.Helper()
 	require.NoError(e.t, e.store.Transact(context.Background(), func(tx *models.Tx) (err error) {
 		for range n {
 			key = e.ids.Next(models.KeyIDPrefix, time.Now())
@@ -311,6 +326,7 @@ func (e *env) change(customer string, n int) (key string) {
 
 // key registers a key of acme's project.
 func (e *env) key() models.Key {
+	e.t.Helper()
 	id := e.ids.Next(models.KeyIDPrefix, time.Now())
 	k, err := e.store.RegisterKey(context.Background(), olga, models.RoleOwner, models.Registration{
 		Key: models.Key{
@@ -325,6 +341,7 @@ func (e *env) key() models.Key {
 
 // revoke revokes a key, or a new one, and returns it.
 func (e *env) revoke(keys ...models.Key) models.Key {
+	e.t.Helper()
 	if len(keys) == 0 {
 		keys = append(keys, e.key())
 	}
@@ -337,6 +354,7 @@ func (e *env) revoke(keys ...models.Key) models.Key {
 
 // execute runs a statement past the stores.
 func (e *env) execute(statement string) {
+	e.t.Helper()
 	_, err := modelstest.Open(e.t, modelstest.AsOwner(e.t, e.url)).ExecContext(context.Background(), statement)
 	require.NoError(e.t, err)
 }
@@ -737,6 +755,7 @@ func TestSilentStreamsEnd(t *testing.T) {
 }
 
 func (e *env) knownReplicas() []models.Replica {
+	e.t.Helper()
 	replicas, err := e.store.Replicas(e.t.Context())
 	require.NoError(e.t, err)
 	return replicas
@@ -832,6 +851,7 @@ func TestHeartbeatsCountTheDataPlanesOfACustomer(t *testing.T) {
 		second, limited := two.connect(), one.connect(acme, "globex")
 		all := []*member{first, second, limited}
 		requireCounts := func(acmes, others int) {
+			t.Helper()
 			e.eventually("counts", func() bool {
 				for _, m := range all {
 					if m.counts(acme) != acmes || m != limited && m.counts("other") != others {

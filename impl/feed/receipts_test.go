@@ -94,6 +94,7 @@ func TestReceiptHasTheRequestsInFlight(t *testing.T) {
 
 // states returns the states of data planes by name, and checks that those that have acknowledged, and no others, say how long it took.
 func states(t *testing.T, r Receipt) map[string]PlaneState {
+	t.Helper()
 	found := map[string]PlaneState{}
 	for _, p := range r.Planes {
 		require.Equal(t, p.State == PlaneAcknowledged, p.Took > 0)

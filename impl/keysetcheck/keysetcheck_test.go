@@ -22,6 +22,7 @@ func TestMain(m *testing.M) { modelstest.Main(m) }
 
 // check checks the keyset as a process that has just started does.
 func check(t *testing.T, store *models.Store, s sealer.Sealer, use keysetcheck.Use) error {
+	t.Helper()
 	return keysetcheck.New(store, s, use).Check(t.Context())
 }
 

@@ -625,6 +625,7 @@ type env struct {
 
 // each runs a test on both databases, in parallel with other tests, with the given number of keys.
 func each(t *testing.T, keys int, test func(t *testing.T, env *env)) {
+	t.Helper()
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
@@ -633,6 +634,7 @@ func each(t *testing.T, keys int, test func(t *testing.T, env *env)) {
 }
 
 func newEnv(t *testing.T, e modelstest.Engine, keys int) *env {
+	t.Helper()
 	url := e.MigratedURL(t)
 	env := &env{t: t, url: url, Store: modelstest.OpenStore(t, url, models.Options{}), db: modelstest.Open(t, url),
 		keyset: filepath.Join(t.TempDir(), "keyset.json"), secrets: map[string]string{}}
@@ -646,6 +648,7 @@ func newEnv(t *testing.T, e modelstest.Engine, keys int) *env {
 
 // openCanary returns the canary's value.
 func (env *env) openCanary(s sealer.Sealer) []byte {
+	env.t.Helper()
 	row, err := env.Canary(env.t.Context())
 	require.NoError(env.t, err)
 	opened, err := s.Open(env.t.Context(), sealer.CanaryBinding(), row.Envelope)
@@ -654,6 +657,7 @@ func (env *env) openCanary(s sealer.Sealer) []byte {
 }
 
 func openKeyset(t *testing.T, path string) sealer.Sealer {
+	t.Helper()
 	s, err := local.Open(path)
 	require.NoError(t, err)
 	return s
@@ -661,6 +665,7 @@ func openKeyset(t *testing.T, path string) sealer.Sealer {
 
 // rotate adds a new primary KEK to the keyset and reopens it.
 func (env *env) rotate() {
+	env.t.Helper()
 	id, err := local.AddKEK(env.keyset)
 	require.NoError(env.t, err)
 	require.NoError(env.t, local.SetPrimary(env.keyset, id))
@@ -669,6 +674,7 @@ func (env *env) rotate() {
 
 // registerMany registers keys as the service does.
 func (env *env) registerMany(keys int) {
+	env.t.Helper()
 	var group errgroup.Group
 	group.SetLimit(16)
 	for range keys {
@@ -713,6 +719,7 @@ func (env *env) event(kind models.EventType, keyID string, at int64) models.Even
 
 // replace overwrites the envelope of a row.
 func (env *env) replace(id string, envelope []byte, kekID string) {
+	env.t.Helper()
 	k := env.row(id)
 	stored, err := env.Rewrap(env.t.Context(), []models.Rewrapping{{KeyID: id, Version: k.Version, Old: k.Envelope, New: envelope, KEKID: kekID}})
 	require.NoError(env.t, err)
@@ -720,12 +727,14 @@ func (env *env) replace(id string, envelope []byte, kekID string) {
 }
 
 func (env *env) row(id string) models.Key {
+	env.t.Helper()
 	k, err := env.SealedVersion(env.t.Context(), id, 0)
 	require.NoError(env.t, err)
 	return k
 }
 
 func (env *env) rows() []models.Key {
+	env.t.Helper()
 	keys, err := env.SealedKeys(env.t.Context(), "", 100_000)
 	require.NoError(env.t, err)
 	return keys
@@ -734,6 +743,7 @@ func (env *env) rows() []models.Key {
 // requireOpens checks that every key but the unreadable ones opens to its own secret and the canary to its value, and that each
 // row names the KEK of its envelope. It returns how many of them, the canary included, are not under the sealer's primary KEK.
 func (env *env) requireOpens(s sealer.Sealer, unreadable ...string) (left int) {
+	env.t.Helper()
 	primary, err := s.PrimaryKEK(env.t.Context())
 	require.NoError(env.t, err)
 	rows := env.rows()
@@ -844,6 +854,7 @@ func TestMoveThroughServicesStoppedAtEveryStep(t *testing.T) {
 }
 
 func inspect(t *testing.T, env *env, s sealer.Sealer) *Inspector {
+	t.Helper()
 	i, err := NewInspector(t.Context(), env.Store, s)
 	require.NoError(t, err)
 	return i

@@ -257,6 +257,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // clientsOf returns a list with one client, the user of this process.
 func clientsOf(t testing.TB, namespace, may string) *secrets.ClientList {
+	t.Helper()
 	list, err := secrets.ParseClients(fmt.Appendf(nil,
 		`{"clients": [{"name": "tests", "uids": [%d], "namespace": %q, "may": %s}]}`, os.Geteuid(), namespace, may))
 	require.NoError(t, err)
@@ -280,6 +281,7 @@ type service struct {
 
 // start returns a service with one client and the namespace "main", unless change says otherwise.
 func start(t testing.TB, change func(*secrets.Config)) *service {
+	t.Helper()
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
 	s := &service{Evidence: aikeystest.NewEvidence(t), t: t, contract: aikeystest.NewContract(doc), clients: clientsOf(t, "main", everything)}
@@ -337,6 +339,7 @@ func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // post sends a body, whose length is unknown unless it is a reader of a string or of bytes.
 func (s *service) post(ctx context.Context, t testing.TB, path string, body io.Reader) (status int, answer string) {
+	t.Helper()
 	request := httptest.NewRequestWithContext(ctx, http.MethodPost, path, body)
 	request.Header.Set("Content-Type", "application/json")
 	reply, err := s.RoundTrip(request)
@@ -356,6 +359,7 @@ func sealRequest(plaintext string) gen.SealRequest {
 }
 
 func (s *service) seal(plaintext string) gen.Envelope {
+	s.t.Helper()
 	reply, err := s.client.SealSecretWithResponse(context.Background(), sealRequest(plaintext))
 	require.NoError(s.t, err)
 	require.Equal(s.t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
@@ -367,12 +371,14 @@ func openRequest(envelope string) gen.OpenRequest {
 }
 
 func (s *service) open(envelope string) *gen.OpenEnvelopeResult {
+	s.t.Helper()
 	reply, err := s.client.OpenEnvelopeWithResponse(context.Background(), openRequest(envelope))
 	require.NoError(s.t, err)
 	return reply
 }
 
 func (s *service) requireOpens(envelope, plaintext string) {
+	s.t.Helper()
 	reply := s.open(envelope)
 	require.Equal(s.t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
 	require.Equal(s.t, base64.StdEncoding.EncodeToString([]byte(plaintext)), reply.JSON200.Secret.Reveal())
@@ -397,6 +403,7 @@ func operations(s *service, envelope string) map[secrets.Permission]func() (answ
 
 // audited returns the audit's lines.
 func (s *service) audited() (found []map[string]any) {
+	s.t.Helper()
 	for text := range strings.Lines(s.audit.String()) {
 		var line map[string]any
 		require.NoError(s.t, json.Unmarshal([]byte(text), &line))

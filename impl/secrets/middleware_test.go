@@ -183,6 +183,7 @@ const patience, often = 20 * time.Second, 5 * time.Millisecond
 
 // requireGauges waits until so many operations are at work and so many in the queue.
 func (s *service) requireGauges(working, queued float64) {
+	s.t.Helper()
 	require.Eventually(s.t, func() bool {
 		gathered, err := s.Registry.Gather()
 		require.NoError(s.t, err)
