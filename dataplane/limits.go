@@ -186,8 +186,8 @@ func (l *limiter) countsOf(keyID string, now time.Time, passed time.Duration) *c
 	return c
 }
 
-// makeRoom drops the counts of earlier days and, if that is not enough, those of some other keys, which may then exceed their limits. The
-// caller holds mu.
+// makeRoom drops the counts of earlier days. If that is not enough, it also drops the counts of some other keys, and
+// these keys may then exceed their limits. The caller holds mu.
 func (l *limiter) makeRoom(day int64) {
 	maps.DeleteFunc(l.counted, func(_ string, c *counts) bool { return c.concurrent == 0 && c.day != day })
 	for id, c := range l.counted {

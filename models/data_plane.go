@@ -114,7 +114,7 @@ func (s *Store) ListDataPlanes(ctx context.Context) ([]DataPlane, error) {
 	return find[DataPlane](ctx, s, func(db *gorm.DB) *gorm.DB { return db.Order("id") })
 }
 
-// UnknownCustomers returns those of the customers that have no project.
+// UnknownCustomers returns the customers in the list that have no project.
 func (s *Store) UnknownCustomers(ctx context.Context, customers []string) ([]string, error) {
 	var known []string
 	err := s.read(ctx, func(db *gorm.DB) error {
@@ -123,7 +123,7 @@ func (s *Store) UnknownCustomers(ctx context.Context, customers []string) ([]str
 	return slices.DeleteFunc(slices.Clone(customers), func(id string) bool { return slices.Contains(known, id) }), err
 }
 
-// LiveDataPlanes returns those of the ids whose credential is live at a time.
+// LiveDataPlanes returns the ids in the list whose credentials are live at a time.
 func (s *Store) LiveDataPlanes(ctx context.Context, ids []string, now int64) (live []string, err error) {
 	err = s.readFrom(ctx, BackgroundPool, func(db *gorm.DB) error {
 		return db.Model(&DataPlane{}).Where("id IN ?", ids).Where(whereLive, now).Pluck("id", &live).Error

@@ -40,7 +40,7 @@ var (
 	ErrQuotaExceeded error = sentinel("too many active keys")
 	// ErrInUse is returned for the deletion of a custom provider that has keys.
 	ErrInUse error = sentinel("in use")
-	// ErrDestinationGone is returned where the custom provider that a new key was sealed for was deleted meanwhile.
+	// ErrDestinationGone is returned where the custom provider that a new key was sealed for has been deleted since.
 	ErrDestinationGone error = sentinel("custom provider is gone")
 	// ErrNoDataPlane is returned for a test of a key where no connected data plane tests keys and may serve the customer.
 	ErrNoDataPlane error = sentinel("no data plane tests keys of the customer")

@@ -77,7 +77,7 @@ func (tx *Tx) FingerprintedVersions(customerID, keyID string, fingerprint []byte
 	return having, same, err
 }
 
-// WithoutFingerprints returns those of the versions from SealedKeys that have no fingerprints.
+// WithoutFingerprints returns the versions in keys that have no fingerprints. keys comes from SealedKeys.
 func (s *Store) WithoutFingerprints(ctx context.Context, keys []Key) ([]Key, error) {
 	var customers, ids []string
 	for _, k := range keys {

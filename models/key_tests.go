@@ -14,7 +14,7 @@ type KeyTest struct {
 	ID         string `gorm:"primaryKey"`
 	CustomerID string
 	ProjectID  string
-	// UserID and TokenID are the caller who asked for the test; empty for none.
+	// UserID and TokenID identify the caller who requested the test; empty for none.
 	UserID, TokenID string
 	Provider        string
 	// KeyID and Version identify a stored key; empty and zero for a secret.

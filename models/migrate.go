@@ -48,7 +48,7 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 		if err == nil || attempt == attempts || ctx.Err() != nil {
 			return total, wrap("migrate", s.classify(err))
 		}
-		// Another process has applied a step meanwhile: see what is left.
+		// Another process may have applied the step: check whether any is left.
 		if pending, pendErr := m.HasPending(ctx); pendErr == nil && !pending {
 			return total, nil
 		}
@@ -56,7 +56,8 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 	}
 }
 
-// Migrations returns the steps of the schema in order: those of this program, and then those that a newer one has applied.
+// Migrations returns the steps of the schema in order: the steps of this program, and then the steps that a newer
+// program has applied.
 func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
 	m, err := s.migrator()
 	if err != nil {

@@ -373,9 +373,9 @@ func (tx *Tx) endTokens(user Caller, id string, cascade bool, may func(Token) bo
 	return family[0], last, nil
 }
 
-// lockMadeWith locks and returns the live tokens that were made with a locked token, directly or indirectly, and the last stop
-// of those that are no longer live. It searches again until it finds no more: a token that was being made meanwhile is found
-// once its parent is locked.
+// lockMadeWith locks and returns the live tokens that were made with a locked token, directly or indirectly, and the
+// last stop of those that are no longer live. It searches again until it finds no more: a token that another
+// transaction is making is found once its parent is locked.
 func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
 	own := func(db *gorm.DB) *gorm.DB {
 		return db.Where("customer_id = ? AND user_id = ?", t.CustomerID, t.UserID).Order("id")

@@ -171,7 +171,7 @@ type UsageFilter struct {
 // ListUsage returns a page of a project's usage, newest day first. The caller must check that the user may read it.
 func (s *Store) ListUsage(ctx context.Context, customerID, projectID string, f UsageFilter) ([]Usage, error) {
 	return find[Usage](ctx, s, func(db *gorm.DB) *gorm.DB {
-		// The order is that of an index, read backwards, so that a page costs the same however many follow.
+		// The order is that of an index, read backwards, so that a page costs the same however many pages follow.
 		db = db.Model(&usageRow{}).
 			Select(`day, key_id, user_id, (SELECT k.provider FROM ai_keys k WHERE k.id = key_usage.key_id) AS provider,
 CAST(SUM(requests) AS bigint) AS requests, CAST(SUM(refusals) AS bigint) AS refusals, MAX(last_used_at) AS last_used_at`).

@@ -202,7 +202,8 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	)
 }
 
-// register registers the collector, or replaces it by the one of its name that is already registered.
+// register registers the collector. If a collector of its name is already registered, *collector becomes that
+// collector.
 func register[C prometheus.Collector](registerer prometheus.Registerer, collector *C) error {
 	err := registerer.Register(*collector)
 	var taken prometheus.AlreadyRegisteredError

@@ -319,7 +319,7 @@ var anthropicTypes = map[int]string{
 	http.StatusGatewayTimeout:  "timeout_error",
 }
 
-// googleStatuses are Google's names of errors by status, those of google.rpc.Code. The others are INVALID_ARGUMENT.
+// googleStatuses are Google's names of errors by status, from google.rpc.Code. Other errors are INVALID_ARGUMENT.
 var googleStatuses = map[int]string{
 	http.StatusUnauthorized:        "UNAUTHENTICATED",
 	http.StatusForbidden:           "PERMISSION_DENIED",

@@ -195,7 +195,7 @@ var embedding = []struct {
 // guard decides where connections to custom providers go.
 type guard struct {
 	public  *ssrf.Guardian
-	allowed []netip.Prefix // beside the public addresses
+	allowed []netip.Prefix // in addition to public addresses
 }
 
 func newGuardOfAddresses(allowed []netip.Prefix) guard {

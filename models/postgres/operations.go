@@ -202,8 +202,8 @@ func Statements() map[string]string {
 }
 
 const (
-	// newestKey selects the newest key of a scope that may serve. It reads one entry of an index, and those of newer keys that are
-	// disabled or expired.
+	// newestKey selects the newest key of a scope that may serve. It reads the key's entry in an index, and the entries
+	// of newer keys that are disabled or expired.
 	newestKey = `SELECT id, version, last_used_at, last_failure_at, last_failure_status, expires_at, restrictions, limits, envelope FROM ai_keys
 WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usable + ` AND user_id = `
 
@@ -343,8 +343,8 @@ func (e *engine) Position(ctx context.Context) (position.Position, error) {
 	return e.parsePosition(text)
 }
 
-// Changes implements models.Engine. It finds the events from the position's xmax on, and those of the transactions that were
-// still running.
+// Changes implements models.Engine. It finds the events from the position's xmax on, and the events of transactions
+// that were still running at the position.
 func (e *engine) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
 	var (
 		changes []models.Change
