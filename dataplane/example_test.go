@@ -14,7 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 )
 
-// A gateway makes one Resolver, runs it for as long as it lives, and resolves for each request.
+// A gateway makes one Resolver, runs it until the gateway ends, and calls Resolve for each request.
 func Example() {
 	cp, end := exampleControlPlane()
 	defer end()
@@ -63,7 +63,7 @@ func Example() {
 	// <nil>
 }
 
-// What holds a secret does not print it.
+// Types that hold a secret do not print it.
 func ExampleRequest() {
 	fmt.Println(dataplane.ForCaller("ak_EXAMPLE", "openai"))
 	fmt.Println(dataplane.ForUser("acme", "chat", "alice", "openai"))
@@ -94,7 +94,7 @@ func ExampleKey_Header() {
 	// byok_00000000000000000000000001 v1 of acme/chat for openai (project, project_key)
 }
 
-// A revocation is acted on in milliseconds.
+// The resolver acts on a revocation within milliseconds.
 func ExampleResolver_Status() {
 	cp, end := exampleControlPlane()
 	defer end()
@@ -126,7 +126,8 @@ func ExampleResolver_Status() {
 	// true
 }
 
-// exampleControlPlane is a control plane for an example, which has no test to end with.
+// exampleControlPlane returns a control plane for an example. The example calls end, because it has no test that ends
+// the control plane.
 func exampleControlPlane() (cp *dataplanetest.ControlPlane, end func()) {
 	var t testing.T
 	cp = dataplanetest.NewControlPlane(&t)

@@ -15,8 +15,8 @@ const (
 	MaxLimited  = maxLimited
 )
 
-// Sizes are how many things a resolver keeps: entries in the index by project, keys to report, counts of use to send, and
-// keys whose requests are counted.
+// Sizes are how many things a resolver keeps: entries in the index by project, keys to report, usage counts to send,
+// and keys whose requests are counted.
 type Sizes struct{ Indexed, Reports, Usage, Limited int }
 
 // SizesOf returns the sizes of a resolver.
@@ -43,7 +43,7 @@ func Feed(r *Resolver, stream io.Reader) error {
 	return s.readMessages(stream, silence)
 }
 
-// WithIntervals changes the times that are not settings. Zero keeps the default.
+// WithIntervals changes intervals for which there are no settings. Zero keeps the default.
 func WithIntervals(ack, report, usage, refused time.Duration) func(*Config) {
 	return func(cfg *Config) { cfg.intervals = intervals{ack, report, usage, refused} }
 }
@@ -54,7 +54,7 @@ func StreamTimeout(r *Resolver) (time.Duration, bool) {
 	return client.Timeout, ok
 }
 
-// BeginAt is Begin at a time, when the Clock says passed.
+// BeginAt is Begin at the time now, when the Clock's time is passed.
 func BeginAt(r *Resolver, key *Key, now time.Time, passed time.Duration) bool {
 	_, limited := r.limiter.begin(key, now, passed)
 	return limited == nil

@@ -63,7 +63,7 @@ func TestAnswerSlowerThanALease(t *testing.T) {
 	result := s.ResolveAsync(t.Context(), forNobody)
 	hold.Wait()
 	s.Clock.Advance(time.Second + time.Millisecond)
-	s.Fetches(1, func() { // it is fetched again
+	s.Fetches(1, func() { // the answer is fetched again
 		hold.Release()
 		require.Equal(t, id, (<-result).Key.ID)
 	})
@@ -108,8 +108,8 @@ func TestUncheckableTokenIsNotAFailure(t *testing.T) {
 	}
 }
 
-// A revocation missed during an outage causes a fetch. It is sent as soon as the stream is back, without the pause after
-// a failure.
+// After an outage in which a revocation was missed, a use causes a fetch. The fetch is sent as soon as the stream is
+// back, without the pause after a failure.
 func TestFetchOnceTheStreamIsBack(t *testing.T) {
 	s := dataplanetest.NewEnv(t, maxStale(time.Minute))
 	older := s.Register(dataplanetest.Key{})
@@ -119,7 +119,7 @@ func TestFetchOnceTheStreamIsBack(t *testing.T) {
 	s.Cut()
 	s.AwaitDisconnect()
 	s.Clock.Advance(2 * time.Second)
-	s.Fetches(1, func() { s.Serves(forNobody, newest) }) // it fails, and begins the pause
+	s.Fetches(1, func() { s.Serves(forNobody, newest) }) // the fetch fails, and the pause begins
 	s.Fetches(0, func() { s.Serves(forNobody, newest) })
 	tx := s.RevokeKey(newest)
 	s.SetFault(dataplanetest.Healthy)
@@ -127,8 +127,8 @@ func TestFetchOnceTheStreamIsBack(t *testing.T) {
 	s.Serves(forNobody, older)
 }
 
-// newRefusedEnv returns an environment whose control plane has refused the data plane's credential, in answer to a fetch
-// or to the stream. A key is cached, within MaxStale.
+// newRefusedEnv returns an environment whose control plane has refused the data plane's credential, in answer to the
+// operation by: a fetch or the stream. A key is cached, within MaxStale.
 func newRefusedEnv(t *testing.T, by dataplanetest.Operation) (s *dataplanetest.Env, id string) {
 	t.Helper()
 	s, id = newCachedEnv(t, maxStale(time.Hour), fast)
@@ -198,7 +198,7 @@ func TestARefusedDataPlaneServesNobody(t *testing.T) {
 			ended := make(chan bool, 100)
 			s.R.Watch(key, func(certain bool) { ended <- certain })
 			refuse(s)
-			for certain := false; !certain; { // the first may be from a stream that resumes nothing
+			for certain := false; !certain; { // the first call may come from a stream that resumes nothing
 				select {
 				case certain = <-ended:
 				case <-time.After(10 * time.Second):
@@ -246,7 +246,7 @@ func TestALateRefusalOfAnOldCredentialIsIgnored(t *testing.T) {
 	s.Clock.Advance(time.Millisecond)
 	key, err := s.R.Resolve(t.Context(), dataplane.ForUser("acme", "chat", "", "openai"))
 	require.NoError(t, err)
-	_, err = s.R.Resolve(t.Context(), dataplane.ByID(key.ID)) // sent later, and accepted
+	_, err = s.R.Resolve(t.Context(), dataplane.ByID(key.ID)) // this request is sent later, and accepted
 	require.NoError(t, err)
 	close(release)
 	require.ErrorIs(t, (<-old).Err, dataplane.ErrDataPlaneUnauthenticated)

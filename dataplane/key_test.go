@@ -81,7 +81,7 @@ func TestAuthorizeOnRoutes(t *testing.T) {
 	require.ErrorIs(t, key.AuthorizeAt(callers(), "/new/x"), dataplane.ErrUnsupportedAuth)
 }
 
-// A style that came after this release is served, if the answer says what to put on the request.
+// A style that this release does not know is served if the answer says what to put on the request.
 func TestAuthorizeWithInjectedHeaders(t *testing.T) {
 	s := dataplanetest.NewEnv(t)
 	resolve := func(inject ...gen.InjectedHeader) *dataplane.Key {
@@ -251,12 +251,12 @@ func TestAnOlderDisableEndsNoLaterUse(t *testing.T) {
 	dataplanetest.Eventually(t, "no stream", func() bool { return !s.R.Status().Connected })
 	s.SetDisabledIn(s.Begin(), id, true)
 	enabled := s.SetDisabledIn(s.Begin(), id, false)
-	key, err := s.R.Resolve(t.Context(), forNobody) // it knows of both
+	key, err := s.R.Resolve(t.Context(), forNobody) // the answer includes both changes
 	require.NoError(t, err)
 	ended := make(chan bool, 10)
 	t.Cleanup(s.R.Watch(key, func(certain bool) { ended <- certain }))
 	s.SetFault(dataplanetest.Healthy)
-	s.AwaitTx(enabled) // it has read both messages
+	s.AwaitTx(enabled) // the resolver has read both messages
 	require.Empty(t, ended)
 	s.Serves(forNobody, id)
 	s.AwaitTx(s.SetDisabledIn(s.Begin(), id, true))
@@ -288,7 +288,7 @@ func TestARefusalFromBeforeAnEnableIsNotUsed(t *testing.T) {
 	require.Equal(t, id, got.Key.ID)
 }
 
-// No message and no lease is needed, and no grace prolongs it.
+// A key ends at its expiry without any message or lease, and no grace prolongs it.
 func TestAKeyEndsAtItsTimeWithoutAStream(t *testing.T) {
 	s := dataplanetest.NewEnv(t, func(cfg *dataplane.Config) { cfg.MaxAge, cfg.MaxStale = 24*time.Hour, time.Hour })
 	id := s.Register(dataplanetest.Key{Ends: 10 * time.Minute})
@@ -320,7 +320,8 @@ func TestAnExtendedKeyServesAgain(t *testing.T) {
 	s.Serves(forNobody, id)
 }
 
-// The clock stands still, so that the timer of a use finds its time not over, and asks again until the test moves the clock.
+// The clock stands still. So when a use's timer fires, the key has not expired yet, and the use asks again until the
+// test moves the clock.
 func TestAUseEndsWithItsKeysTime(t *testing.T) {
 	const life = 20 * time.Millisecond
 	watched := func(t *testing.T) (s *dataplanetest.Env, id string, ended chan bool) {

@@ -24,7 +24,7 @@ func unconnected(t *testing.T) *dataplane.Resolver {
 	return r
 }
 
-// served begins requests until one is refused, and returns how many were not.
+// served begins requests until one is refused, and returns how many were served.
 func served(t *testing.T, r *dataplane.Resolver, key *dataplane.Key) (n int, limited *dataplane.LimitError) {
 	t.Helper()
 	for {
@@ -56,7 +56,7 @@ func TestLimitedKeysAreForProgramsThatEnforceThem(t *testing.T) {
 }
 
 func TestMinutesAndDaysBeginWithTheClocks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // which begins at midnight, UTC
+	synctest.Test(t, func(t *testing.T) { // the time in synctest begins at midnight, UTC
 		r, key := unconnected(t), &dataplane.Key{ID: "k", Limits: &dataplane.Limits{RequestsPerMinute: 2, RequestsPerDay: 5}}
 		time.Sleep(20 * time.Second)
 		n, limited := served(t, r, key)
@@ -113,7 +113,7 @@ func TestAShareFollowsTheNumberOfDataPlanes(t *testing.T) {
 		{0, `,"data_planes":3`, []int{3, 3}},
 		{0, ``, []int{3, 3}},
 		{0, `,"data_planes":2,"data_planes_by_customer":[{"customer_id":"globex","data_planes":4}]`, []int{3, 2}},
-		{delay - 1, ``, []int{3, 2}}, // what has gone may come back
+		{delay - 1, ``, []int{3, 2}}, // disconnected data planes may come back
 		{1, ``, []int{5, 2}},
 		{0, `,"data_planes":40`, []int{1, 1}}, // at once
 		{0, `,"data_planes":1`, []int{1, 1}},
@@ -126,7 +126,7 @@ func TestAShareFollowsTheNumberOfDataPlanes(t *testing.T) {
 		heartbeat(step.counts)
 		require.Equal(t, step.want, shares(10), step.counts)
 	}
-	for i := range 100 { // a storm
+	for i := range 100 { // many heartbeats in quick succession
 		heartbeat(fmt.Sprintf(`,"data_planes":%d`, 1+i%5))
 		require.LessOrEqual(t, shares(10)[0], 10/min(i+1, 5))
 	}
@@ -138,7 +138,7 @@ func TestConcurrentRequestsNeverExceedTheLimit(t *testing.T) {
 	var load sync.WaitGroup
 	for i := range 8 {
 		load.Go(func() {
-			key := &dataplane.Key{ID: "k", Limits: &dataplane.Limits{Concurrent: 3, RequestsPerDay: 1_000_000 + i}} // each fetch has its own
+			key := &dataplane.Key{ID: "k", Limits: &dataplane.Limits{Concurrent: 3, RequestsPerDay: 1_000_000 + i}} // as after a new fetch
 			for range 2_000 {
 				end, err := r.Begin(key)
 				if err != nil {
@@ -175,7 +175,8 @@ func TestCountsOfKeysAreBounded(t *testing.T) {
 	require.ErrorIs(t, err, dataplane.ErrKeyLimited, "what is in use is kept")
 }
 
-// nextIfLimited registers a project's keys, the first of which serves, and returns what serves.
+// nextIfLimited registers a project's keys, so that the first of them serves. serves asserts which key serves, and
+// returns it.
 func nextIfLimited(t *testing.T, s *dataplanetest.Env, keys ...dataplanetest.Key) (ids []string, serves func(id, reason string) *dataplane.Key) {
 	t.Helper()
 	ids = make([]string, len(keys))
@@ -204,7 +205,7 @@ func TestTheNextKeyServesWhileTheFirstIsAside(t *testing.T) {
 	s.R.Report(a, 200)
 	serves(ids[0], first)
 	s.R.SetAside(a, 10*time.Second)
-	s.R.Report(a, 429) // for no longer than the provider said
+	s.R.Report(a, 429) // sets the key aside for no longer than the provider said
 	var b *dataplane.Key
 	s.Fetches(1, func() { b = serves(ids[1], next) })
 	s.Fetches(0, func() { serves(ids[1], next) })
@@ -235,7 +236,7 @@ func TestTheNextKeyServesWhileTheFirstIsAside(t *testing.T) {
 	s.R.SetAside(c, time.Minute)
 	serves(ids[0], first) // if all are aside
 	s.AwaitTx(s.RevokeKey(ids[0]))
-	serves(ids[1], first) // the first of those that are left, which are aside
+	serves(ids[1], first) // all keys that are left are aside: the first of them serves
 	pass(time.Minute)
 	serves(ids[1], first)
 }
@@ -284,7 +285,7 @@ func TestWithoutAnAnswerAboutTheNextKeyTheFirstServes(t *testing.T) {
 	s.SetFault(dataplanetest.Healthy)
 	result := s.ResolveAsync(t.Context(), forNobody)
 	hold.Wait()
-	s.AwaitTx(s.RevokeKey(ids[0])) // while the next one is looked for
+	s.AwaitTx(s.RevokeKey(ids[0])) // while the resolver looks for the next key
 	s.AwaitTx(s.RevokeKey(ids[1]))
 	hold.Release()
 	require.ErrorIs(t, (<-result).Err, dataplane.ErrKeyRevoked)
@@ -305,9 +306,9 @@ func TestAClockThatIsSetBackGivesNoFreshMinute(t *testing.T) {
 		{-24*time.Hour + time.Minute, 59 * time.Second, false}, // a minute has not passed
 		{-24*time.Hour + time.Minute, time.Minute, true},
 		{-24*time.Hour + 2*time.Minute, 2 * time.Minute, true},
-		{-24*time.Hour + 3*time.Minute, 3 * time.Minute, false}, // the day's
+		{-24*time.Hour + 3*time.Minute, 3 * time.Minute, false}, // the limit of the day
 		{-time.Hour, 24*time.Hour - time.Second, false},
-		{-23 * time.Hour, 24 * time.Hour, true}, // the other day has begun long ago
+		{-23 * time.Hour, 24 * time.Hour, true}, // the other day began long ago
 	} {
 		require.Equal(t, step.served, dataplane.BeginAt(r, key, noon.Add(step.wall), step.passed), "%v", step)
 	}

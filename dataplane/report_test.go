@@ -22,7 +22,7 @@ func TestRefusedKeyIsReportedSoon(t *testing.T) {
 		s.R.Report(key, http.StatusOK)
 	}
 	s.Clock.Advance(500 * time.Millisecond)
-	s.R.Report(key, http.StatusBadGateway) // says nothing of the key
+	s.R.Report(key, http.StatusBadGateway) // says nothing about the key
 	s.R.Report(key, http.StatusUnauthorized)
 	dataplanetest.Eventually(t, "a report", func() bool { return len(s.Reports()) > 0 })
 	used, failed, status := 500, 0, http.StatusUnauthorized
@@ -56,7 +56,7 @@ func TestReportsNameTheCaller(t *testing.T) {
 	require.Nil(t, reports["nobody's"].ExposedFor)
 }
 
-// The provider's rules come with the key. They decide what is its failure.
+// The provider's rules come with the key. They decide which answers are the key's failures.
 func TestAnswersAreJudgedByTheProvidersRules(t *testing.T) {
 	answers := []gen.AnswerRule{
 		{Status: 400, At: new("error.reason"), Is: new("KEY"), Means: "rejected"},
@@ -68,7 +68,7 @@ func TestAnswersAreJudgedByTheProvidersRules(t *testing.T) {
 		name   string
 		status int
 		body   string
-		reason string // of the failure; "used" and "" are none
+		reason string // the reason of the failure; "used" and "" mean no failure
 	}{
 		{"a key that is not valid", 400, `{"error": {"reason": "KEY"}}`, "rejected"},
 		{"a bad request", 400, `{"error": {"reason": "OTHER"}}`, ""},
@@ -181,14 +181,15 @@ func keyOf(i int, user string) *dataplane.Key {
 // quickUsage sends counts every millisecond.
 var quickUsage = dataplane.WithIntervals(0, 0, time.Millisecond, 0)
 
-// awaitAttempt waits until a batch is sent that was made from now on: the one after that which may be under way.
+// awaitAttempt waits until a batch is sent that was made after the call: the first one after a batch that may be in
+// progress.
 func awaitAttempt(t *testing.T, s *dataplanetest.Env) {
 	t.Helper()
 	sent := s.Count(dataplanetest.Usage)
 	dataplanetest.Eventually(t, "attempts", func() bool { return s.Count(dataplanetest.Usage) > sent+1 })
 }
 
-// lostUsage returns how many requests are missing in the usage, as the metric has it.
+// lostUsage returns how many requests are missing in the usage according to the metric.
 func lostUsage(t *testing.T, registry *prometheus.Registry) (lost int) {
 	t.Helper()
 	families, err := registry.Gather()
@@ -285,7 +286,7 @@ func TestUsageThatWaitsIsBounded(t *testing.T) {
 	for i := range 50_010 {
 		r.CountUse(keyOf(i, "alice"), false)
 	}
-	r.CountUse(keyOf(1, "alice"), false) // is counted already
+	r.CountUse(keyOf(1, "alice"), false) // has a count already
 	require.Equal(t, 50_000, dataplane.SizesOf(r).Usage)
 	require.Equal(t, 10, lostUsage(t, registry))
 }

@@ -214,7 +214,7 @@ func TestCredentialValidity(t *testing.T) {
 	s.Fetches(0, func() { s.Serves(forCaller, id) })
 	s.SetFault(dataplanetest.InternalError)
 	s.Clock.Advance(time.Millisecond)
-	s.Refuses(forCaller, dataplane.ErrUnavailable) // although stale keys may serve
+	s.Refuses(forCaller, dataplane.ErrUnavailable) // even where stale keys may serve
 	s.SetFault(dataplanetest.Healthy)
 	s.Refuses(forCaller, dataplane.ErrCallerUnauthenticated)
 }
@@ -318,7 +318,8 @@ func TestRunOnceAtATime(t *testing.T) {
 	require.NotEmpty(t, cp.Connections()[1].LastEventID)
 }
 
-// What a cloud's credential signed is fetched again while it still serves, once for all, and never serves after its end.
+// A credential that the control plane makes for a limited time is fetched again while it still serves, once for all
+// callers. It never serves after its end.
 func TestMadeKeyIsRefreshedBeforeItEnds(t *testing.T) {
 	s := dataplanetest.NewEnv(t, func(cfg *dataplane.Config) { cfg.MaxAge, cfg.MaxStale = 24*time.Hour, time.Hour })
 	id := s.Register(dataplanetest.Key{AuthStyle: "aws_sigv4", Life: time.Hour})
@@ -338,7 +339,7 @@ func TestMadeKeyIsRefreshedBeforeItEnds(t *testing.T) {
 	dataplanetest.Eventually(t, "one fetch", func() bool { return s.Count(dataplanetest.Fetch) == before+1 })
 	held.Release()
 	advance(12 * time.Minute)
-	s.Fetches(0, serve) // with the answer, or it waits for the fetch in flight
+	s.Fetches(0, serve) // from the answer, or after waiting for the fetch in flight
 
 	s.SetFault(dataplanetest.Unavailable, dataplanetest.Fetch)
 	advance(40 * time.Minute)

@@ -72,7 +72,7 @@ func TestAReportNamesTheVersion(t *testing.T) {
 	second, err := s.R.Resolve(t.Context(), forNobody)
 	require.NoError(t, err)
 	s.R.Report(second, http.StatusUnauthorized)
-	s.R.Report(first, http.StatusUnauthorized) // late, and it does not hide that of the second
+	s.R.Report(first, http.StatusUnauthorized) // a late report, which must not hide the report of the second version
 	dataplanetest.Eventually(t, "a report of the second version", func() bool {
 		for _, report := range s.Reports() {
 			if report.FailedVersion != nil && *report.FailedVersion == 2 {
@@ -104,7 +104,7 @@ func TestAnOldVersionServesUntilTheNewOneIsHere(t *testing.T) {
 	}
 	s.SetFault(dataplanetest.Healthy, dataplanetest.Fetch)
 	dataplanetest.Eventually(t, "the rotation is acknowledged", func() bool { return s.Acknowledged(tx) })
-	s.Down() // what serves now is in the cache
+	s.Down() // what serves now comes from the cache
 	for _, request := range requests {
 		key, err := s.R.Resolve(t.Context(), request)
 		require.NoError(t, err)
@@ -167,7 +167,7 @@ func TestWhatEndsAnOldVersionAtOnce(t *testing.T) {
 func TestAnOldVersionServesNoLongerThanItMay(t *testing.T) {
 	for _, c := range []struct{ overlap, allowed time.Duration }{
 		{overlap: 500 * time.Millisecond, allowed: 500 * time.Millisecond},
-		{overlap: time.Hour, allowed: time.Second}, // the lease that it had when the event came, whatever heartbeats follow
+		{overlap: time.Hour, allowed: time.Second}, // later heartbeats do not prolong the lease
 	} {
 		s := dataplanetest.NewEnv(t)
 		id := s.Register(dataplanetest.Key{})
@@ -221,7 +221,7 @@ func TestUsesAreCountedWhenTheNewVersionIsHere(t *testing.T) {
 	s.SetFault(dataplanetest.Unavailable, dataplanetest.Fetch)
 	tx := s.RotateKeyWithin(id, "sk-EXAMPLE-second", time.Hour)
 	s.AwaitTx(tx)
-	for range 3 { // each begins with the old version
+	for range 3 { // each round begins with the old version
 		old, err := s.R.Resolve(t.Context(), forNobody)
 		require.NoError(t, err)
 		t.Cleanup(s.R.Watch(old, func(bool) {}))

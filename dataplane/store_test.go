@@ -59,7 +59,7 @@ func TestAnswerNewerThanARevocation(t *testing.T) {
 	})
 }
 
-// A transaction that commits late has a smaller number than others that positions already contain.
+// A transaction that commits late has a smaller number than transactions that positions already contain.
 func TestAnswerOlderThanALateCommit(t *testing.T) {
 	s := dataplanetest.NewEnv(t)
 	old := s.Register(dataplanetest.Key{})
@@ -155,7 +155,7 @@ func TestAnswerOlderThanTheEventLog(t *testing.T) {
 	})
 }
 
-// After a revocation is acknowledged, the key serves no request, however many fetches ran at the same time.
+// After a revocation is acknowledged, the key serves no request, even if many fetches ran at the same time.
 func TestRevocationRacesManyFetches(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t)
 	r := cp.Resolver(t)
@@ -327,7 +327,7 @@ func TestChangesShowAtOnce(t *testing.T) {
 func TestRegistrationLiftsUnscopedRefusal(t *testing.T) {
 	s := dataplanetest.NewEnv(t)
 	s.AddCredential("alices", dataplanetest.Credential{})
-	s.Sync() // no event may pass the fetch
+	s.Sync() // no event may arrive during the fetch
 	byCredential := dataplane.ForCaller("alices", "openai")
 	s.Refuses(byCredential, dataplane.ErrNoKey)
 	s.Fetches(0, func() { s.Refuses(byCredential, dataplane.ErrNoKey) })
@@ -352,7 +352,7 @@ func TestWatchedKeysEnd(t *testing.T) {
 			s.AddCredential("alices", dataplanetest.Credential{UserID: "alice"})
 			id := s.Register(dataplanetest.Key{})
 			other := s.Register(dataplanetest.Key{})
-			s.RevokeKey(other) // of another key, so it ends nothing here
+			s.RevokeKey(other) // the revocation of another key ends nothing here
 			key, err := s.R.Resolve(t.Context(), dataplane.ForCaller("bobs", "openai"))
 			require.NoError(t, err)
 			require.Equal(t, id, key.ID)
@@ -392,7 +392,8 @@ func TestUsesInFlightAreAcknowledged(t *testing.T) {
 		s.SetMember("chat", "alice")
 		return s
 	}
-	// acknowledged returns what was said of a key, once its revocation is acknowledged.
+	// acknowledged waits until a key's revocation is acknowledged, and returns the key's count of requests. said
+	// reports whether the acknowledgement has one.
 	acknowledged := func(t *testing.T, s *dataplanetest.Env, id string, tx int64) (requests int, said bool) {
 		t.Helper()
 		dataplanetest.Eventually(t, "the acknowledgement", func() bool { return s.Acknowledged(tx) })
@@ -416,7 +417,7 @@ func TestUsesInFlightAreAcknowledged(t *testing.T) {
 		s := newEnv(t, true)
 		unused, used := s.Register(dataplanetest.Key{}), s.Register(dataplanetest.Key{})
 		use(t, s)
-		s.AwaitTx(s.RemoveMember("alice")) // which ends that use, but it goes on for its grace
+		s.AwaitTx(s.RemoveMember("alice")) // ends that use, which continues for its grace
 		s.AwaitTx(s.SetMember("chat", "alice"))
 		use(t, s)
 		_, stop := use(t, s)

@@ -85,7 +85,7 @@ func TestFirstConnectionDropsTheCache(t *testing.T) {
 func TestHalfOpenConnection(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t)
 	cp.Lease = 200 * time.Millisecond
-	var links atomic.Int64 // how many links have died, each in silence and with all its connections
+	var links atomic.Int64 // how many links have died; each dies silently, with all its connections
 	transport := hookedTransport(func(inner net.Conn) net.Conn {
 		link := links.Load()
 		return &hookedConn{inner, inner.Write, func(b []byte) (n int, err error) {
@@ -146,7 +146,7 @@ func TestControlPlaneRestarts(t *testing.T) {
 	s, id := newCachedEnv(t)
 	s.Down()
 	s.AwaitDisconnect()
-	s.Fetches(0, func() { s.Serves(forNobody, id) }) // the lease lasts
+	s.Fetches(0, func() { s.Serves(forNobody, id) }) // the lease has not ended
 	s.Up()
 	s.AwaitStream(2)
 	s.Fetches(0, func() { s.Serves(forNobody, id) })
@@ -194,7 +194,7 @@ func TestRefusedCredentialIsLoggedOnce(t *testing.T) {
 	s.Refuses(forNobody, dataplane.ErrDataPlaneUnauthenticated)
 	before := s.Count(dataplanetest.Events)
 	dataplanetest.Eventually(t, "another attempt", func() bool { return s.Count(dataplanetest.Events) > before })
-	token.Store(&good) // as when its file is rotated
+	token.Store(&good) // as when the file of the token is replaced
 	s.ResumeHeartbeats()
 	s.AwaitStream(2)
 	require.False(t, s.R.Status().Unauthenticated)
@@ -202,7 +202,8 @@ func TestRefusedCredentialIsLoggedOnce(t *testing.T) {
 	require.NotContains(t, log.String(), "dp_")
 }
 
-// The resolver logs the refusal once, fetches for each request without a lease, and gets one when the limit is raised.
+// The resolver logs the refusal once. It has no lease, so it fetches for each request, and it gets a lease when the
+// limit is raised.
 func TestRefusedMaxStaleIsLoggedOnce(t *testing.T) {
 	log := new(dataplanetest.Log)
 	cp := dataplanetest.NewControlPlane(t)
@@ -237,7 +238,7 @@ func TestRefusedMaxStaleIsLoggedOnce(t *testing.T) {
 	require.Contains(t, told, "the stream of events is open again")
 }
 
-// No other 400 is taken for a refusal of MaxStale, whatever its body.
+// A 400 with any other body does not count as a refusal of MaxStale.
 func TestOther400IsNoRefusalOfMaxStale(t *testing.T) {
 	for name, body := range map[string]string{
 		"another field": `{"errors":[{"field":"previous_session_id","message":"must be an id"}]}`, "no document": "<html>", "nothing": "",
@@ -266,7 +267,7 @@ func TestLateHeartbeatDoesNotExtendTheLease(t *testing.T) {
 	then := s.Now()
 	s.Clock.Advance(5 * time.Second)
 	tx := s.Publish(dataplanetest.Unrelated())
-	s.HeartbeatAt(then) // sent long ago, buffered somewhere
+	s.HeartbeatAt(then) // a heartbeat that was sent long ago and buffered somewhere
 	s.AwaitTx(tx)
 	s.Fetches(1, func() { s.Serves(forNobody, id) })
 	s.HeartbeatAt(s.Now() - 400*time.Millisecond)
@@ -298,7 +299,7 @@ type hookedConn struct {
 func (c *hookedConn) Write(b []byte) (int, error) { return c.write(b) }
 func (c *hookedConn) Read(b []byte) (int, error)  { return c.read(b) }
 
-// hookedTransport returns a transport that replaces each connection it opens with what hook returns for it.
+// hookedTransport returns a transport that replaces each connection with the result of hook.
 func hookedTransport(hook func(net.Conn) net.Conn) *http.Transport {
 	return &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		inner, err := new(net.Dialer).DialContext(ctx, network, address)
@@ -309,7 +310,7 @@ func hookedTransport(hook func(net.Conn) net.Conn) *http.Transport {
 	}}
 }
 
-// A request that waited for a replica that hung would leave a stream without leases until it ends.
+// If a request waited for a replica that hung, its stream would give no lease until it ends.
 func TestStreamThatOpensTooLateIsReplaced(t *testing.T) {
 	clock, cp := new(dataplanetest.Clock), dataplanetest.NewControlPlane(t)
 	cp.Now = clock.Now

@@ -7,8 +7,8 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// These functions give the tests in models_test access to internals. The tests are in a package of their own because modelstest,
-// which they use, imports this one.
+// These functions give the tests in models_test access to internals. The tests are in a separate package because they
+// use modelstest, and modelstest imports models.
 
 // Migrator returns the provider of a store's migrations.
 func Migrator(s *Store) (*goose.Provider, error) { return s.migrator() }

@@ -31,7 +31,7 @@ func TestChangesForDataPlanesComeWithTheirEvents(t *testing.T) {
 		for _, act := range []struct {
 			kind models.EventType
 			do   func(*models.Tx, models.Event) error
-			// again is the result of a second time, stores whether that stores another event.
+			// again is the result of the same act a second time. stores is whether that stores another event.
 			again  error
 			stores bool
 		}{
@@ -133,7 +133,8 @@ func TestChangesAreCutShortAtTheLimit(t *testing.T) {
 	})
 }
 
-// A page ends before the number of its last transaction. The next page begins with it, and with those that were still running.
+// A page ends before the number of its last transaction. The next page begins with this transaction, and with those
+// that were still running.
 func TestChangesPageByPage(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		at := f.position()
@@ -287,7 +288,8 @@ func TestChangesOfManyWritersComeOnce(t *testing.T) {
 	})
 }
 
-// A server that crashes may reassign the numbers that it assigned shortly before; here they had not reached the disk.
+// A server that crashes may reassign the numbers that it assigned shortly before. In this test, they had not reached
+// the disk.
 func TestACrashOfTheDatabaseMakesNoGap(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t, "wal_writer_delay=10s", "autovacuum=off")
@@ -306,7 +308,7 @@ func TestACrashOfTheDatabaseMakesNoGap(t *testing.T) {
 	crashed := f.position()
 	require.NoError(t, cluster.Kill())
 	require.NoError(t, cluster.Start())
-	f.Store = modelstest.OpenStore(t, f.url, outage) // the other one's connections are dead
+	f.Store = modelstest.OpenStore(t, f.url, outage) // the connections of the previous store are dead
 	f.revoke(&key)
 	f.note("after")
 	require.Equal(t, []string{key.ID, key.ID, "after"}, keyIDs(f.changes(&at)))
@@ -325,7 +327,7 @@ func TestARevocationHasTheNumberOfItsEvent(t *testing.T) {
 		}
 		at := f.position()
 		for i, err := range together(2*n, func(i int) error {
-			if i%2 == 1 { // other writers, in the same groups
+			if i%2 == 1 { // other writers, whose writes are in the same groups
 				return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.AppendEvent(f.event(models.EventPolicySet)) })
 			}
 			return f.tryRevoke(t.Context(), &keys[i/2])
@@ -503,7 +505,7 @@ func TestRequestsInFlightAreForwardedTogether(t *testing.T) {
 		for i := range 500 {
 			many[fmt.Sprintf("byok_%026d", i)] = i
 		}
-		for range 20 { // while nobody takes it
+		for range 20 { // while nobody takes the forwarded position
 			forward(many)
 		}
 		taken, err := f.TakeForwarded(t.Context(), "r1")
@@ -513,7 +515,7 @@ func TestRequestsInFlightAreForwardedTogether(t *testing.T) {
 	})
 }
 
-// While positions are forwarded one after another, others are taken. The last one must not be lost.
+// Positions are forwarded one after another, and taken at the same time. The last one must not be lost.
 func TestNoForwardedAcknowledgementIsLostToOneThatIsTaken(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const last = 40
@@ -532,7 +534,7 @@ func TestNoForwardedAcknowledgementIsLostToOneThatIsTaken(t *testing.T) {
 				return nil
 			}
 			for ended := false; !ended; {
-				ended = done.Load() // so that it looks once more after the last
+				ended = done.Load() // so that it looks once more after the last position
 				streams, err := f.TakeForwarded(t.Context(), "r1")
 				if err != nil {
 					return err
@@ -586,7 +588,7 @@ func TestDeadReplicasAreDeletedWithTheirStreams(t *testing.T) {
 	})
 }
 
-// A slow replica stores a heartbeat after another one has found it dead, and before that one deletes it.
+// A slow replica stores a heartbeat after another replica has found it dead, and before the other replica deletes it.
 func TestAReplicaThatHeartbeatsIsNotDeleted(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		eu := f.dataPlane("eu", nil)
@@ -656,7 +658,7 @@ func TestReceiptsAreStoredInPlaceOfEarlierOnes(t *testing.T) {
 
 func TestAReceiptCountsTheStreamsThatMayNotHaveHeard(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		f.holdTransaction() // a long transaction, which keeps xmin back
+		f.holdTransaction() // a long transaction holds xmin back
 		all, ours := f.dataPlane("all", nil), f.dataPlane("ours", []string{"globex", acme})
 		others, none := f.dataPlane("others", []string{"globex"}), f.dataPlane("none", []string{})
 		key := f.register(f.shared(olga))
@@ -678,7 +680,7 @@ func TestAReceiptCountsTheStreamsThatMayNotHaveHeard(t *testing.T) {
 		requireUnheard(3)
 		late := models.Stream{ID: "7", DataPlaneID: all.ID, ReplicaID: "r3", Position: before.String(), Settled: before.Xmin}
 		require.NoError(t, f.OpenStream(t.Context(), late, ""))
-		requireUnheard(4) // it resumed before the revocation
+		requireUnheard(4) // stream 4 resumed before the revocation
 		require.NoError(t, f.SaveReceipts(t.Context(), []models.Receipt{{StopID: key.ID, ReplicaID: "r1", DataPlanes: 2}, {StopID: "another", ReplicaID: "r2"}}))
 		requireUnheard(2)
 		f.openStream("8", all, "r4", "3") // continued at another replica, after the revocation
@@ -717,7 +719,7 @@ func TestCommitWakesWatchersOfOtherStores(t *testing.T) {
 	f := newFixture(t, migrate(t, modelstest.Postgres(t)), models.Options{})
 	writer := open(t, f.url, models.Options{})
 	w, _ := watch(t, f.Store)
-	watch(t, writer.Store) // a store that is watched tells the others
+	watch(t, writer.Store) // a store that is watched notifies the others
 	f.awaitListening(2)
 	for range 5 {
 		var at time.Time
@@ -726,7 +728,7 @@ func TestCommitWakesWatchersOfOtherStores(t *testing.T) {
 	}
 }
 
-// A full pool delays neither the wake-ups by its own store nor those by others.
+// A full pool delays no wake-ups, neither by its own store nor by others.
 func TestABusyPoolDelaysNoWakeUp(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrate(t, modelstest.Postgres(t)), models.Options{})
@@ -777,7 +779,7 @@ func TestAWatcherSurvivesARestartOfTheServer(t *testing.T) {
 	}, again, time.Millisecond)
 }
 
-// A firewall that forgets a connection tells neither end.
+// A firewall that forgets a connection tells neither end of the connection.
 func TestAWatcherFindsOutThatTheNetworkForgotItsConnection(t *testing.T) {
 	t.Parallel()
 	url := modelstest.EnginePostgres.URL(t)
@@ -825,7 +827,7 @@ func TestTheWakeUpsOfManyWritersAreOne(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- f.Watch(ctx, func() { // a reader that is held up while they write
+			ended <- f.Watch(ctx, func() { // a reader that is held up while the writers write
 				looked <- struct{}{}
 				<-pass
 			})

@@ -116,7 +116,7 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d := f.dataPlane("all", nil)
 		require.Empty(t, firstID(f.fetch(d, mia).Project))
-		backwards := func(r *models.Registration) { // a replica whose clock is behind
+		backwards := func(r *models.Registration) { // as by a replica whose clock is behind
 			r.Key.ID, r.Key.CreatedAt = models.KeyIDPrefix+"0000000000000000000000000"+r.Key.UserID, r.Key.CreatedAt-time.Hour.Microseconds()
 		}
 		own1, shared1 := f.register(f.own(mia)), f.register(f.shared(olga))
@@ -125,7 +125,7 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 			f.register(r)
 		}
 		for _, k := range []*models.Key{&own1, &shared1, &own2, &shared2} {
-			k.LastVersion = 1 // by the column's default
+			k.LastVersion = 1 // the column's default
 		}
 		servingPart := func(k models.Key) models.Key { // the fields that a fetch returns
 			return models.Key{
@@ -169,8 +169,8 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 	})
 }
 
-// PostgreSQL plans a statement for its parameters each time if it estimates that to be cheaper. Planning a fetch takes ten times as long
-// as running it.
+// PostgreSQL plans a statement again for each run if it estimates that a plan for the parameters is cheaper. Planning a
+// fetch takes ten times as long as running it.
 func TestNoFrequentStatementIsPlannedEachTime(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, migrate(t, modelstest.Postgres(t)), models.Options{MaxConns: 1})
@@ -186,7 +186,7 @@ decode(repeat('ab', 200), 'hex'), 'local:0', 1, 'olga' FROM generate_series(1, 3
 			require.NoError(t, call(t.Context(), mia), name)
 		}
 	}
-	// Except a list without a limit, which no API requests: running it costs more than planning it.
+	// A list without a limit is left out: no API requests one, and running it costs more than planning it.
 	db := models.Conn(f.Store)
 	require.NotEmpty(t, query[string](t, db, `SELECT statement FROM pg_prepared_statements WHERE custom_plans = 5`))
 	require.Empty(t, query[string](t, db, `SELECT statement FROM pg_prepared_statements WHERE custom_plans > 5 AND statement NOT LIKE '%ORDER BY k.id DESC'`))
@@ -475,14 +475,14 @@ func TestManyFetchesAreRecordedInFewCommits(t *testing.T) {
 			seen[r.RequestID] = true
 		}
 		require.Len(t, seen, n)
-		if !f.isSQLite() { // which commits all writes in groups
+		if !f.isSQLite() { // SQLite commits all writes in groups
 			commits := query[int](t, models.Conn(f.Store), "SELECT count(DISTINCT xmin::text) FROM fetches")
 			require.Less(t, commits[0], n/4)
 		}
 	})
 }
 
-// A group is one statement: a record that the server refuses must not cost the others theirs.
+// A group is one statement. If the server refuses one record, the other records must still be stored.
 func TestARecordThatTheServerRefusesCostsNoOtherItsPlace(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{})

@@ -27,12 +27,13 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// envChild makes the test binary a process that migrates and loads the database of that URL until it is killed.
+// envChild names the variable with a database's URL. With it, the test binary migrates that database and loads it until
+// the process is killed.
 const envChild = "MODELS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if url := os.Getenv(envChild); url != "" {
-		go func() { // it ends with its parent, when standard input closes
+		go func() { // the child ends with its parent, when standard input closes
 			_, _ = io.Copy(io.Discard, os.Stdin)
 			os.Exit(3)
 		}()
@@ -49,7 +50,7 @@ func TestMain(m *testing.M) {
 	modelstest.Main(m)
 }
 
-// startChild runs the test binary as a process of its own. Its first line says that it has migrated the database.
+// startChild runs the test binary as a child process. Its first line says that it has migrated the database.
 func startChild(t *testing.T, url string) (cmd *exec.Cmd, lines *bufio.Scanner) {
 	t.Helper()
 	cmd = exec.CommandContext(t.Context(), os.Args[0])
@@ -81,7 +82,7 @@ const (
 	// outageTimeout is the store's timeout in tests of outages. slack is how much longer a busy machine may take.
 	outageTimeout = time.Second
 	slack         = 2 * time.Second
-	// soon bounds a wake-up on a busy machine, again the time that a watcher may take to listen again.
+	// soon bounds a wake-up on a busy machine. again bounds the time until a watcher listens again.
 	soon  = time.Second
 	again = 15 * time.Second
 )
@@ -96,7 +97,7 @@ type fixture struct {
 	*models.Store
 	t   *testing.T
 	ids models.IDs
-	url string // of its database
+	url string // the URL of its database
 }
 
 // ops is the process of the fixtures.
@@ -146,7 +147,7 @@ func migrate(t *testing.T, url string) string {
 	return url
 }
 
-// past returns connections of another store to the fixture's database.
+// past returns connections of another store to the fixture's database, past the fixture's own store.
 func (f *fixture) past() *sql.DB {
 	return models.Conn(modelstest.OpenStore(f.t, f.url, models.Options{Timeout: time.Minute}))
 }
@@ -233,7 +234,7 @@ func within[T any](f *fixture, fn func(*models.Tx) (T, error)) (result T, err er
 	return result, err
 }
 
-// withToken stores an API key of mia's and returns her as its caller.
+// withToken stores an API key of mia's, and returns mia as the caller with that API key.
 func (f *fixture) withToken(id string, expiresAt, revokedAt int64) models.Caller {
 	f.t.Helper()
 	f.transact(func(tx *models.Tx) error {
@@ -587,7 +588,8 @@ func (f *fixture) awaitListening(n int) {
 	require.Eventually(f.t, func() bool { return query[int](f.t, models.Conn(f.Store), "SELECT count(*) "+listeners)[0] == n }, again, 5*time.Millisecond)
 }
 
-// wireProxy is a proxy between a store and PostgreSQL. It counts round trips, and can drop what is sent, as networks do.
+// wireProxy is a proxy between a store and PostgreSQL. It counts round trips, and it can drop data silently, as a
+// network may.
 type wireProxy struct {
 	url string
 	// roundTrips counts the reads from clients.
@@ -655,7 +657,7 @@ func newWireProxy(t *testing.T, database string) *wireProxy {
 	return p
 }
 
-// thaw closes the present connections, which have lost data, and lets new ones through.
+// thaw closes the present connections, which have lost data, and lets data on new ones through.
 func (p *wireProxy) thaw() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

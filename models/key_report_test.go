@@ -58,7 +58,7 @@ func TestTimesOfReportsOnlyMoveOn(t *testing.T) {
 			{models.KeyReport{UsedAt: when}, [3]int64{when, 0, 0}},
 			{models.KeyReport{UsedAt: when - second(50)}, [3]int64{when, 0, 0}},
 			{models.KeyReport{}, [3]int64{when, 0, 0}},
-			{models.KeyReport{UsedAt: when + second(5) - 1}, [3]int64{when, 0, 0}}, // not worth a write
+			{models.KeyReport{UsedAt: when + second(5) - 1}, [3]int64{when, 0, 0}}, // too soon after the stored use
 			{models.KeyReport{UsedAt: when + second(5)}, [3]int64{when + second(5), 0, 0}},
 			{models.KeyReport{FailedAt: when, FailureStatus: 403}, [3]int64{when + second(5), when, 403}},
 			{models.KeyReport{FailedAt: when - 1, FailureStatus: 401}, [3]int64{when + second(5), when, 403}},
@@ -109,7 +109,8 @@ func TestAKeyThatBeginsToFailHasOneEventUntilALaterUse(t *testing.T) {
 	})
 }
 
-// If several data planes report a key at the same time, one of them learns that it has begun to fail, so the consequences come once.
+// If several data planes report a key at the same time, only one of them learns that the key has begun to fail, so the
+// consequences come once.
 func TestOneReportLearnsThatAKeyBeginsToFail(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key, fine, when := f.dataPlane("all", nil), f.register(f.own(mia)), f.register(f.own(mia)), now()
@@ -133,7 +134,7 @@ func TestOneReportLearnsThatAKeyBeginsToFail(t *testing.T) {
 func TestKeySentBackHasOneEventInAnHour(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key, second := f.dataPlane("all", nil), f.register(f.shared(olga)), f.register(f.own(mia))
-		// A future hour, because ids never go back.
+		// The hour is in the future, because ids never go back.
 		hour := time.UnixMicro(now()).UTC().Truncate(time.Hour).Add(2 * time.Hour).UnixMicro()
 		expose := func(k models.Key, at int64, user string) error {
 			report := models.KeyReport{KeyID: k.ID, ExposedAt: at, ExposedFor: models.ReportedCaller{UserID: user, TokenID: "t"}}
@@ -176,7 +177,7 @@ func TestAFailureThatIsLongPastMakesNoEvent(t *testing.T) {
 	})
 }
 
-// Eight data planes report the same keys, each in an order of its own.
+// Eight data planes report the same keys, each in a different order.
 func TestReportKeysByManyStoresOneEvent(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const reporters, rounds = 8, 5

@@ -22,7 +22,7 @@ var (
 
 func expireAt(at int64) models.KeyChange { return models.KeyChange{ExpiresAt: &at} }
 
-// update changes a key as olga, unless it is revoked, and returns it as it is then.
+// update changes a key as olga, unless the key is revoked, and returns the key after the change.
 func (f *fixture) update(id string, change models.KeyChange) (got models.Key, err error) {
 	err = f.change(id, func(tx *models.Tx, k models.Key, newEvent newEvent) error {
 		err := tx.UpdateKey(k, change, "olga", newEvent)
@@ -50,7 +50,7 @@ func (f *fixture) announce(at int64) error {
 	return failure(f.AnnounceExpiries(f.t.Context(), at, 10, f.keyEvent))
 }
 
-// requireServing checks which key serves olga at a time, by each method that returns it.
+// requireServing checks which key serves olga at a time, with each method that returns serving keys.
 func (f *fixture) requireServing(at int64, d models.DataPlane, want string) {
 	f.t.Helper()
 	serving, err := f.ServingKeys(f.t.Context(), olga, "openai", at)
@@ -311,7 +311,8 @@ func ordered(order, weight int) models.KeyChange {
 	return models.KeyChange{Order: &order, Weight: &weight}
 }
 
-// All methods return keys in their order. Without an arranged key, a fetch reads only the newest of each scope.
+// All methods return keys in the order of their Order. Without an arranged key, a fetch reads only the newest key of
+// each scope.
 func TestAFetchFindsAllKeysInOrderIfAnyIsArranged(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d := f.dataPlane("all", nil)

@@ -347,8 +347,9 @@ func TestListWithoutALimitReturnsAll(t *testing.T) {
 	})
 }
 
-// It walks with page sizes from one key to more than all of them. Before each page, keys are added, revoked, and registered by
-// others. A key from before the walk comes exactly once; a key added during it comes at most once.
+// The test walks through the pages with page sizes from one key to more than all keys. Before each page, keys are
+// added, revoked, and registered by others. A key from before the walk comes exactly once. A key that is added during
+// the walk comes at most once.
 func TestPagingWalksEveryKeyExactlyOnceWhileKeysComeAndGo(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const n = 12

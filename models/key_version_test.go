@@ -63,7 +63,8 @@ func (f *fixture) rollBack(id string) error {
 	return f.change(id, func(tx *models.Tx, k models.Key, newEvent newEvent) error { return tx.RollBack(k, "olga", newEvent) })
 }
 
-// requireVersions checks the state of each version, from the first, and that exactly the destroyed ones have no envelope.
+// requireVersions checks the state of each version, from the first. It also checks that the destroyed versions have no
+// envelope, and the others have one.
 func (f *fixture) requireVersions(id string, want ...models.VersionState) {
 	f.t.Helper()
 	var got []models.VersionState
@@ -211,7 +212,7 @@ func TestARefusalOnProbationRollsBack(t *testing.T) {
 		d := f.dataPlane("all", nil)
 		for name, c := range map[string]struct {
 			overlap  int64
-			before   models.KeyReport // of the first version
+			before   models.KeyReport // a report of the first version
 			report   models.KeyReport
 			wantBack bool
 		}{
@@ -401,7 +402,7 @@ func TestRewrapCoversAllEnvelopes(t *testing.T) {
 			batch = append(batch, models.Rewrapping{KeyID: k.ID, Version: k.Version, Old: k.Envelope, New: []byte("new"), KEKID: "kek-2"})
 		}
 		stale := batch[0]
-		stale.Version = 2 // whose envelope is another
+		stale.Version = 2 // version 2 has another envelope
 		stored, err := f.Rewrap(t.Context(), append(batch, stale))
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{key.ID + "/2", key.ID + "/3", key.ID + "/4"}, stored)
@@ -524,7 +525,7 @@ func TestOfManyRewrapsOfTheSameKeysOneStores(t *testing.T) {
 			own := make([]models.Rewrapping, keys)
 			for i, r := range batch {
 				r.New = fmt.Appendf(nil, "%s by %d", r.New, job)
-				own[(i*7+job*5)%keys] = r // each in an order of its own
+				own[(i*7+job*5)%keys] = r // each in a different order
 			}
 			ids, err := f.Rewrap(t.Context(), own)
 			require.NoError(t, err)

@@ -69,7 +69,7 @@ func TestManyReplicasMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 	})
 }
 
-// Several processes share a file differently than the connections of one process.
+// Several processes share a file in another way than several connections of one process.
 func TestManyProcessesMigrateOneFile(t *testing.T) {
 	t.Parallel()
 	url := modelstest.EngineSQLite.URL(t)
@@ -98,9 +98,9 @@ func TestAMigrationMayTakeLongerThanAMethod(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// The schema must be the same on both engines, and the one that other tests begin with. ai_keys.seq is the only difference: on SQLite
-// it is the rowid, and so the primary key; on PostgreSQL it is a column of its own. Either way the engine alone assigns it, and id is
-// unique.
+// The schema must be the same on both engines, and the same as the schema that other tests begin with. The only
+// difference is ai_keys.seq. On SQLite it is the rowid, and so the primary key. On PostgreSQL it is a separate column.
+// On both, only the engine assigns it, and id is unique.
 func TestMigrationsMakeOneSchema(t *testing.T) {
 	// Both statements return the same lines: "column <table> <column> <type> <nullability> <default>", "reference <table> <table>" and
 	// "index <table> <unique or plain> (<columns>) <condition>". A primary key counts as a unique index.
@@ -172,7 +172,8 @@ SELECT DISTINCT concat_ws(' ', 'reference', t.name, r."table") FROM tables t, pr
 	})
 }
 
-// All tests of the store run as this user, so its rights suffice. This test checks what they do not allow.
+// All tests of the store run as the service's user, so they show that its rights suffice. This test checks what the
+// rights do not allow.
 func TestServiceUserMayNotChangeThePast(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{})

@@ -354,7 +354,7 @@ func slugs(all []models.CustomProvider) (slugs []string) {
 	return slugs
 }
 
-// suspend removes mia from web. That can be undone until a time.
+// suspend removes mia from web. The removal can be undone until a time.
 func (f *fixture) suspend(until int64) models.Removal {
 	r, err := within(f, func(tx *models.Tx) (models.Removal, error) {
 		return tx.SuspendMember(models.Removal{ID: f.ids.Next("", time.Now()), CustomerID: acme, ProjectID: web, UserID: "mia", RestoreUntil: until},
@@ -371,7 +371,7 @@ func (f *fixture) restore() (models.Removal, error) {
 	})
 }
 
-// serves reports whether a caller may act and has an own key that serves.
+// serves reports whether a caller may act in the project and has an own key that serves.
 func (f *fixture) serves(c models.Caller) bool {
 	own, _ := f.serving(c, "openai")
 	return failure(f.Role(f.t.Context(), c, now())) == nil && own != ""
@@ -444,7 +444,7 @@ func TestARemovalHasTheProjectsGrace(t *testing.T) {
 func TestAnImpactListsAtMost1000Keys(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.joins(web)
-		_, err := f.token("", "01A", 0, web) // whose hash serves as the envelopes
+		_, err := f.token("", "01A", 0, web) // the hash of the token is used as the envelopes
 		require.NoError(t, err)
 		require.NoError(t, models.Exec(t.Context(), f.Store, `INSERT INTO ai_keys (id, customer_id, project_id, user_id, provider, name, display_suffix, version, envelope,
 kek_id, created_at, created_by) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001)

@@ -355,7 +355,7 @@ func TestWhatFailsInParallelUndoesNothingOfItsNeighbours(t *testing.T) {
 				switch i % 9 {
 				case 0:
 					return errRefused
-				case 3: // a statement that fails, not only the function
+				case 3: // a statement fails, and not only the function
 					return tx.AppendEvent(models.Event{CustomerID: acme, ProjectID: web, ID: event(i)})
 				case 6:
 					_, err := tx.SetMember(acme, "nowhere", "zoe", models.RoleOwner)
@@ -405,7 +405,7 @@ func TestPanicUndoesNoOtherWrite(t *testing.T) {
 	require.Equal(t, 1+48, f.count("projects"))
 }
 
-// A write that waits behind a long one gives up in time, and is then never carried out.
+// If a write waits behind a long write, it gives up in time. It is then never carried out.
 func TestAWriteThatGivesUpWaitingIsNeverCarriedOut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.EngineSQLite.MigratedURL(t), models.Options{})
@@ -505,7 +505,7 @@ WHERE NOT l.granted AND a.datname = current_database()`
 
 func TestWaitingWritersLeaveHalfOfTheConnections(t *testing.T) {
 	const conns, writers = 8, 64
-	// atOnce bounds a call that waits for nobody, on a busy machine. The lock is held longer.
+	// atOnce bounds a call that waits for no lock, on a busy machine. The lock is held longer.
 	const atOnce = 500 * time.Millisecond
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{MaxConns: conns, Timeout: 20 * time.Second})
 	requireAtOnce := func(name string, call func(ctx context.Context) error) {
@@ -619,8 +619,9 @@ func TestFeedBookkeepingHoldsUpNoLease(t *testing.T) {
 	}
 }
 
-// A store opens without its server and works once the server is up. However the server then goes down under load, calls end in time
-// with ErrUnavailable, acknowledged writes are there when it is back, and the store recovers by itself.
+// A store opens without its server and works once the server is up. Then the server goes down under load in several
+// ways. Each time, calls end in time with ErrUnavailable. When the server is back, acknowledged writes are there, and
+// the store recovers by itself.
 func TestPostgresMayComeLateAndGoAwayAndComeBack(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t)
@@ -661,7 +662,8 @@ func TestANetworkThatDropsEverythingHangsNoCall(t *testing.T) {
 	f.requireRecovers()
 }
 
-// A firewall that forgets connections lets new ones through; the store finds out by its timeout and opens some.
+// A firewall that forgets connections lets new connections through. The store's timeout shows that the old ones are
+// dead, and the store opens new ones.
 func TestConnectionsThatTheNetworkForgotAreReplaced(t *testing.T) {
 	t.Parallel()
 	proxy := newWireProxy(t, modelstest.EnginePostgres.MigratedURL(t))
@@ -778,7 +780,7 @@ func TestADatabaseThatIsNotReadyIsUnavailable(t *testing.T) {
 func TestSQLiteFileThatCannotBeOpened(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	f := open(t, "sqlite:"+filepath.Join(dir, "aikeys.db"), models.Options{})
-	idle, err := models.Conn(f.Store).Conn(t.Context()) // the open connection, with which reads would still succeed
+	idle, err := models.Conn(f.Store).Conn(t.Context()) // the open connection; reads on it would still succeed
 	require.NoError(t, err)
 	defer func() { require.NoError(t, idle.Close()) }()
 	require.NoError(t, os.RemoveAll(dir))
@@ -830,7 +832,7 @@ func TestAFullDiskFailsTheWholeGroupAndLeavesNothingOfIt(t *testing.T) {
 	limit := func(pages string) {
 		require.NoError(t, models.Exec(t.Context(), f.Store, "PRAGMA max_page_count = "+pages))
 	}
-	limit("1") // which means the present size
+	limit("1") // SQLite takes the present size instead
 	requests := make([]models.Registration, 200)
 	for i := range requests {
 		requests[i] = f.shared(olga, func(r *models.Registration) { r.Key.Envelope = make([]byte, 1000) })
@@ -890,7 +892,7 @@ func TestAcknowledgedWritesSurviveTheKillOfTheProcess(t *testing.T) {
 		require.Equal(t, "migrated", scanner.Text())
 		for scanner.Scan() {
 			if lines = append(lines, scanner.Text()); len(lines) == 100 {
-				require.NoError(t, child.Process.Kill()) // the lines that it printed before are still read
+				require.NoError(t, child.Process.Kill()) // lines that the child has printed before are still read
 			}
 		}
 		require.Error(t, child.Wait(), "it was killed")
@@ -900,7 +902,7 @@ func TestAcknowledgedWritesSurviveTheKillOfTheProcess(t *testing.T) {
 	})
 }
 
-// Each statement of a hot path runs often enough for PostgreSQL to settle on a plan. None of them may scan a big table
+// The test runs each statement of a hot path until PostgreSQL settles on a plan. No statement may scan a big table
 // sequentially.
 func TestHotStatementsUseAnIndex(t *testing.T) {
 	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{Timeout: time.Minute})
@@ -960,7 +962,7 @@ AND relname IN ('projects', 'project_members', 'api_tokens', 'ai_keys', 'events'
 	}
 }
 
-// The cases are errors that tests cannot cause, or not on every machine.
+// The cases are errors that tests can't cause, or can't cause on every machine.
 func TestDriverErrorsBecomeSentinels(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store := modelstest.OpenStore(t, e.URL(t), models.Options{})

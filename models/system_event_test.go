@@ -10,7 +10,8 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// systemEvents returns the system trail without migrations, oldest first. It checks the ids and times, and clears them.
+// systemEvents returns the system events, oldest first, without those of migrations. It checks the ids and times, and
+// clears them.
 func (f *fixture) systemEvents(filter models.SystemEventFilter) []models.SystemEvent {
 	f.t.Helper()
 	found, err := f.ListSystemEvents(f.t.Context(), filter, 1000)

@@ -26,7 +26,7 @@ func TestTokensAreCreatedFoundListedAndRevokedOnce(t *testing.T) {
 			require.Equal(t, token, got)
 		}
 		for i := range tokens {
-			tokens[i].Hash = nil // lists have none
+			tokens[i].Hash = nil // lists have no hashes
 		}
 		list := func(user string) []models.Token {
 			got, err := f.ListTokens(t.Context(), acme, web, user)
@@ -68,7 +68,8 @@ func TestATokensIDIsTakenForGood(t *testing.T) {
 	})
 }
 
-// token makes an API key of mia's for some projects, with another API key or with a session token, and returns her as its caller.
+// token makes an API key of mia's for some projects, with another API key or with a session token. It returns mia as
+// the caller with the new API key.
 func (f *fixture) token(parent, id string, expires int64, projects ...string) (models.Caller, error) {
 	c := models.Caller{CustomerID: acme, ProjectID: web, UserID: "mia", TokenID: parent}
 	err := f.Transact(f.t.Context(), func(tx *models.Tx) error {
@@ -204,7 +205,7 @@ func TestShortLivedTokensAreBounded(t *testing.T) {
 		f.joins(web)
 		_, err := f.token("", "01A", 0, web)
 		require.NoError(t, err)
-		// Each has made the next one, and all but the last have expired.
+		// Each API key has made the next one, and all but the last have expired.
 		require.NoError(t, models.Exec(t.Context(), f.Store, `INSERT INTO api_tokens (id, hash, customer_id, project_id, user_id, created_at, expires_at, parent_id)
 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 998)
 SELECT 'n' || i, hash, customer_id, project_id, user_id, created_at, 1, CASE i WHEN 1 THEN id ELSE 'n' || (i - 1) END FROM n JOIN api_tokens ON id = '01A'`))

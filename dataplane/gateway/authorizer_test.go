@@ -111,7 +111,7 @@ func TestForwardAuthNeedsOnePath(t *testing.T) {
 	}
 }
 
-// A query does not count as a credential here, but it may name another model than the path.
+// A credential in the query is ignored here, but the query may name another model than the path.
 func TestForwardAuthReadsTheModelInQueries(t *testing.T) {
 	key := dataplanetest.NewKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://provider.example/v1beta", providersKey)
 	key.Restrictions = &dataplane.Restrictions{Models: []string{"m"}}
@@ -153,7 +153,7 @@ func startAgent(t testing.TB, resolver *dataplanetest.FakeResolver, change ...fu
 	}, change...)
 }
 
-// ask asks an agent, and requires that the answer is as the contract says.
+// ask asks an agent, and requires that the answer follows the contract.
 func (r *testGateway) ask(t testing.TB, question string) (answer, string) {
 	t.Helper()
 	asked := request(t, http.MethodPost, r.URL+"/v1/key", strings.NewReader(strings.ReplaceAll(question, "*", callersKey)))
@@ -263,7 +263,7 @@ func TestAgentHoldsKeysToTheirModels(t *testing.T) {
 	}
 }
 
-// A key of a custom provider may be sent only where each address is checked when the connection is made.
+// A key of a custom provider may be sent only by a program that checks each address when it makes the connection.
 func TestAgentNamesNoKeyOfACustomProvider(t *testing.T) {
 	gw := startAgent(t, dataplanetest.Serving(callersKey, newKey(t, "x-mine", "https://p.example/v1")))
 	res, body := gw.ask(t, `{"provider": "x-mine", "path": "/models", "credential": "*"}`)

@@ -67,7 +67,7 @@ func TestNoOtherCredentialGoesInTheQuery(t *testing.T) {
 	require.Equal(t, "key=a&access_token=b", withoutCredential("key=a&access_token=b", "openai", "ak_EXAMPLE"), "names that mean nothing there")
 }
 
-// Claude's programs add a token of their own, and SDKs a key that is left in the environment.
+// Claude's programs add their own token, and SDKs add a key that they find in the environment.
 func TestOurKeyCountsBesideForeignOnes(t *testing.T) {
 	const ours, second = "ak_01M8H8236WYX8787KJMGSKFAWB_x_y", "ak_01M8H8236WYX8787KJMGSKFAWC_x_y"
 	for _, header := range []http.Header{

@@ -95,7 +95,7 @@ func newKey(t testing.TB, provider, base string) *dataplane.Key {
 	return dataplanetest.NewKey(t, provider, dataplane.AuthBearer, base, providersKey)
 }
 
-// openAI starts a gateway before one OpenAI that the handler plays.
+// openAI starts a gateway whose only provider is OpenAI. The handler plays OpenAI.
 func openAI(t testing.TB, handler http.HandlerFunc, change ...func(*Config)) *testGateway {
 	t.Helper()
 	return start(t, dataplanetest.Serving(callersKey, newKey(t, "openai", provider(t, handler)+"/v1")), change...)
@@ -350,7 +350,7 @@ func TestWebSockets(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(gw.log.String(), `"status":101`) }, 5*time.Second, time.Millisecond)
 }
 
-// Any other upgrade would be a tunnel to the provider's whole host, with its key opened.
+// Any other upgrade would be a tunnel to the provider's whole host that the provider's key has opened.
 func TestOtherUpgradesAreRemoved(t *testing.T) {
 	seen := make(chan http.Header, 1)
 	gw := openAI(t, func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header })
@@ -436,7 +436,7 @@ func TestBodiesThatRulesNeedAreReported(t *testing.T) {
 	}
 }
 
-// What is judged is what was passed on: the caller waits for no more than the provider has sent.
+// The gateway judges a copy of what it passes on: the caller waits for no more than the provider has sent.
 func TestJudgingAnAnswerDelaysNothing(t *testing.T) {
 	const begun, rest = "one half, ", "and another"
 	passedOn := make(chan struct{})
@@ -480,7 +480,7 @@ func readExactly(t testing.TB, from io.Reader, want string) {
 	require.Equal(t, want, string(got))
 }
 
-// The provider sends each chunk only when the client has the one before.
+// The provider sends each chunk only when the client has the previous chunk.
 func TestAnswersAreStreamed(t *testing.T) {
 	for name, header := range map[string]http.Header{
 		"events":         {"Content-Type": {"text/event-stream"}},
@@ -519,7 +519,7 @@ func TestAnswersAreStreamed(t *testing.T) {
 	}
 }
 
-// Both directions at once: the client sends its second chunk only when it has the answer to its first.
+// Both directions stream at once: the client sends its second chunk only when it has the answer to its first chunk.
 func TestRequestsAreStreamed(t *testing.T) {
 	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
@@ -550,7 +550,7 @@ func TestRequestsAreStreamed(t *testing.T) {
 	require.Empty(t, rest)
 }
 
-// An answer that comes before the request has ended passes, as for an upload that the provider refuses.
+// An answer may come before the request has ended, for example when the provider refuses an upload. It is passed on.
 func TestAnswerBeforeTheEndOfTheRequest(t *testing.T) {
 	gw := openAI(t, func(w http.ResponseWriter, _ *http.Request) {
 		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
@@ -632,7 +632,7 @@ func TestClientHangsUp(t *testing.T) {
 	}
 }
 
-// What breaks off at the provider must not look whole to the client.
+// An answer that breaks off at the provider must not look whole to the client.
 func TestAnswerThatBreaksOffIsCut(t *testing.T) {
 	gw := openAI(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "half")
@@ -699,7 +699,8 @@ func TestStreamsLeakNoMemory(t *testing.T) {
 	require.Len(t, gw.Calls().Reports, 2200)
 }
 
-// serve runs a server until stop, and ends its requests at cut; ended then has the result of Run.
+// serve runs a server until stop is called. cut ends the server's requests. When the server has ended, ended has the
+// result of Run.
 func serve(t testing.TB, handler http.Handler) (address string, stop, cut func(), ended <-chan error) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -843,7 +844,7 @@ func TestMaxHeaderBytes(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// servingLimited returns a resolver that serves a limited key of a provider that the handler plays.
+// servingLimited returns a resolver that serves a key with limits. The handler plays the key's provider.
 func servingLimited(t *testing.T, name, base string, limits dataplane.Limits, handler http.HandlerFunc) *dataplanetest.FakeResolver {
 	t.Helper()
 	key := newKey(t, name, provider(t, handler)+base)
@@ -855,7 +856,7 @@ func TestARefusalSaysThatTheLimitIsTheKeys(t *testing.T) {
 	for name, want := range map[string]string{"openai": `"code":"key_limited"`, "anthropic": `"rate_limit_error"`, "gemini": `"RESOURCE_EXHAUSTED"`} {
 		resolver := servingLimited(t, name, "", dataplane.Limits{RequestsPerDay: 2}, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "7")
-			w.Header().Set("Agentrouter-Limit", "requests_per_day") // the provider's own must not pass for ours
+			w.Header().Set("Agentrouter-Limit", "requests_per_day") // the provider's header must not pass for ours
 			w.WriteHeader(http.StatusTooManyRequests)
 		})
 		g := start(t, resolver)
@@ -875,8 +876,8 @@ func TestARefusalSaysThatTheLimitIsTheKeys(t *testing.T) {
 	}
 }
 
-// A use ends with its answer, whether that ends, is cut by the caller or the provider or by a revocation, or is an upgraded connection that
-// ends so.
+// A use ends with its answer: when the answer ends, or when the caller, the provider or a revocation cuts it. The same
+// holds for upgraded connections.
 func TestConcurrentUsesEndWithTheirAnswers(t *testing.T) {
 	more, cut := make(chan struct{}), make(chan struct{})
 	echo := websocket.Server{Handler: func(ws *websocket.Conn) { _, _ = io.Copy(ws, ws) }}
@@ -999,7 +1000,7 @@ func TestARestrictedNextKeyIsALimit(t *testing.T) {
 		status        int
 	}{
 		{"next_key_limited", "gpt-4", http.StatusTooManyRequests},
-		{"next_key_limited", "gpt-5", http.StatusNotFound}, // the provider's
+		{"next_key_limited", "gpt-5", http.StatusNotFound}, // the provider answers 404
 		{"project_key", "gpt-4", http.StatusForbidden},
 	} {
 		key := newKey(t, "openai", provider(t, http.NotFound)+"/v1")
@@ -1052,7 +1053,7 @@ func TestALimitedKeyIsAsideAsLongAsItsProviderSays(t *testing.T) {
 		require.Equal(t, want.status, head.StatusCode)
 		asides := resolver.Calls().Asides
 		for i := range asides {
-			asides[i] = asides[i].Round(time.Hour / 2) // a date is that of a while ago
+			asides[i] = asides[i].Round(time.Hour / 2) // some time has passed since a date was made
 		}
 		require.Equal(t, want.aside, asides, want.retryAfter)
 		require.Equal(t, []int{want.status}, resolver.Calls().Reports)
@@ -1070,9 +1071,9 @@ func TestMetricsAreShared(t *testing.T) {
 	require.Contains(t, families[0].GetName()+families[1].GetName(), "aikeys_gateway_")
 }
 
-// BenchmarkAgainstBareProxy compares the gateway with a bare httputil.ReverseProxy before the same provider, with the
-// same transport settings and a pool of buffers as well. Rounds of 64 connections alternate; then single requests do,
-// for the median that the gateway adds.
+// BenchmarkAgainstBareProxy compares the gateway with a bare httputil.ReverseProxy. Both have the same provider, the
+// same transport settings and a pool of buffers. Rounds of 64 connections alternate between the two. Then single
+// requests alternate, which gives the median of the time that the gateway adds.
 //
 //	go test -run - -bench AgainstBareProxy -benchtime 1x ./dataplane/gateway
 func BenchmarkAgainstBareProxy(b *testing.B) {
@@ -1094,7 +1095,7 @@ func BenchmarkAgainstBareProxy(b *testing.B) {
 	bare := provider(b, bareProxy.ServeHTTP)
 	ours, err := New(Config{
 		Resolver: cached{key: newKey(b, "openai", upstream+"/v1")},
-		Log:      slog.New(slog.NewJSONHandler(io.Discard, nil)), //nolint:sloglint // lines cost what they cost
+		Log:      slog.New(slog.NewJSONHandler(io.Discard, nil)), //nolint:sloglint // the cost of log lines is part of the measurement
 		Metrics:  prometheus.NewRegistry(),
 	})
 	require.NoError(b, err)

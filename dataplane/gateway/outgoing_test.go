@@ -101,7 +101,7 @@ func TestLocationsDecideTheHost(t *testing.T) {
 	require.Equal(t, "https://x.example/v1/projects/p/locations/us-east1/models", target.String(), "an upstream stands for all hosts")
 }
 
-// Whatever the path: the host stays the provider's, and nobody who decodes the path, however often, leaves the base.
+// For every path, the host is the provider's, and no number of decodings makes the path lead out of the base.
 func FuzzJoin(f *testing.F) {
 	for _, rest := range []string{
 		"/..", "/../x", "/a/../../x", "/./x", "/a/.", "//evil.example/x", "/a//b", "/%2e%2e/x", "/%2E%2e/x", "/.%2e/x",
@@ -212,7 +212,7 @@ func mustURL(t testing.TB, text string) *url.URL {
 	return u
 }
 
-// The control plane checks the catalogue; the gateway has it too, and both know the same dialects.
+// The gateway and the control plane's check of the catalogue know the same dialects.
 func TestTheGatewayKnowsEachProvidersDialect(t *testing.T) {
 	known := readCatalogue().bySlug
 	require.NotEmpty(t, known)
@@ -286,7 +286,7 @@ func TestRoutesServeNoAdministration(t *testing.T) {
 	}
 }
 
-// An SDK shows the sentence. Nothing is sent.
+// SDKs show the sentence of the refusal. Nothing is sent to the provider.
 func TestWhatCannotBeServedIsRefusedByName(t *testing.T) {
 	for _, test := range []struct{ provider, base, path, want string }{
 		{"bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "/model/amazon.nova-sonic-v1%3A0/invoke-with-bidirectional-stream", "InvokeModelWithBidirectionalStream is not served: "},
@@ -351,7 +351,7 @@ func TestTestsGoWhereRequestsGo(t *testing.T) {
 	}
 }
 
-// The provider gets its own key in its own style, and no credential of the caller's, whatever style that comes in.
+// The provider gets its own key in its own style. It gets no credential of the caller, in any style.
 func TestCredentialsAreReplacedByTheKey(t *testing.T) {
 	callers := map[string]http.Header{
 		"bearer":         {"Authorization": {"Bearer " + callersKey}},

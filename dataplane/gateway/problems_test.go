@@ -88,7 +88,8 @@ func TestEveryProblemTypeIsExplained(t *testing.T) {
 	}
 }
 
-// The dialect is that of the API that was called, although there is no key and so no word of the control plane on it.
+// A refusal is in the dialect of the API that was called, although there is no key, so the control plane names no
+// dialect.
 func TestRefusalsAreInTheDialectOfTheAPI(t *testing.T) {
 	const openAI, perplexity, anthropic, google = `"code":"no_key"`, `"code":403`, `"type":"permission_error"`, `"status":"PERMISSION_DENIED"`
 	resolver := dataplanetest.Refusing(dataplane.ErrNoKey)
@@ -172,13 +173,13 @@ func TestRefusalsBeforeTheKeyHaveTheDialectToo(t *testing.T) {
 	for _, path := range []string{"/anthropic/v1/../admin", "/anthropic//v1/messages", `/deepseek/anthropic/v1\messages`} {
 		res, body := raw(t, gw.URL, "POST "+path+" HTTP/1.1\r\nHost: gw\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 		require.Equal(t, http.StatusUnauthorized, res.StatusCode)
-		if !strings.HasPrefix(path, "/deepseek/") { // its path is not read
+		if !strings.HasPrefix(path, "/deepseek/") { // a path with a backslash is not parsed, so it decides no dialect
 			require.Contains(t, body, `"type":"authentication_error"`)
 		}
 	}
 }
 
-// What a dialect calls an error follows from the status.
+// The status decides the name of an error in each dialect.
 func TestEachStatusHasANameInEachDialect(t *testing.T) {
 	names := map[int][2]string{
 		400: {"invalid_request_error", "INVALID_ARGUMENT"},

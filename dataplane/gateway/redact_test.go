@@ -28,7 +28,7 @@ func FuzzRedactedBody(f *testing.F) {
 	f.Add("aaab", "aaa", "aa", []byte{1})
 	f.Fuzz(func(t *testing.T, key, before, after string, lengths []byte) {
 		if key == "" || strings.Contains(key, "*") || strings.IndexFunc(key, isEscapable) >= 0 {
-			return // a key of several forms, which TestRedactorForms covers
+			return // TestRedactorForms covers keys with several forms
 		}
 		in := before + key + after
 		for _, size := range []int{1, 7, 4096} {
@@ -46,7 +46,7 @@ func FuzzRedactedBody(f *testing.F) {
 			var passed strings.Builder
 			_, err := io.CopyBuffer(&passed, struct{ io.Reader }{body}, make([]byte, size))
 			require.NoError(t, err)
-			out := passed.String() // is in but for the secret, of which maxShown bytes may be left
+			out := passed.String() // the input with the secret masked, but for maxShown bytes
 			require.Len(t, out, len(in))
 			require.NotContains(t, out, key)
 			rest, at := in, 0
@@ -120,7 +120,7 @@ func TestRedactorForms(t *testing.T) {
 	require.Equal(t, http.Header{"X-Other": {"2"}}, header)
 }
 
-// The provider sends its key back in every part of an answer. None of them reaches the caller with it.
+// The provider sends its key back in every part of an answer. No part reaches the caller with the key.
 func TestProviderNeverSendsTheKeyBack(t *testing.T) {
 	half := len(providersKey) / 2
 	whole := fmt.Sprintf("suspended: %s, or in a URL: ?k=%[1]s", providersKey)
@@ -292,13 +292,13 @@ func TestLinksInTrailersAndEarlyHintsLeadBack(t *testing.T) {
 		},
 	})))
 	require.NoError(t, err)
-	_, err = io.Copy(io.Discard, res.Body) // trailers come after it
+	_, err = io.Copy(io.Discard, res.Body) // the trailers come after the body
 	require.NoError(t, errors.Join(err, res.Body.Close()))
 	require.Equal(t, "<"+gw.URL+"/openai/files>", early)
 	require.Equal(t, "<"+gw.URL+"/openai/files>", res.Trailer.Get("Link"))
 }
 
-// Which pages may read an answer is the operator's to say, with a handler around the gateway, and never the provider's.
+// The operator decides which pages may read an answer, with a handler around the gateway. The provider does not.
 func TestProvidersDoNotSayWhichPagesMayRead(t *testing.T) {
 	gw := startHandler(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")

@@ -181,7 +181,8 @@ func TestTheModelIsReadOnlyIfNothingElseCouldBeIt(t *testing.T) {
 	}
 }
 
-// What the scanner accepts is JSON for everybody, names the model once, and is accepted in whatever pieces it comes.
+// If the scanner accepts a body, other parsers accept it as JSON, it names the model once, and the scanner accepts it
+// in pieces of any size.
 func FuzzModelScanner(f *testing.F) {
 	for _, seed := range []string{
 		`{"model":"m","messages":[{"role":"user","content":"\u00e9 \"x\""}],"n":1.5e-3}`, `{"model":"m","Model":"x"}`, `{"\u006dodel":"m","model":"x"}`,

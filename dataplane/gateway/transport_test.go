@@ -69,8 +69,8 @@ func TestTheLogSaysThatTheProxyRefused(t *testing.T) {
 	}
 }
 
-// The transport must not send a body again when a connection that it kept turns out to be dead, not even one that a
-// header calls idempotent.
+// When a kept connection turns out to be dead, the transport must not send a body again, even if a header calls the
+// request idempotent.
 func TestNothingIsSentTwice(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -219,7 +219,7 @@ func TestOwnServersAreReachedOnlyWhereAllowed(t *testing.T) {
 func TestANameThatLeadsElsewhereLaterIsRefused(t *testing.T) {
 	var reached atomic.Int32
 	server := provider(t, func(http.ResponseWriter, *http.Request) { reached.Add(1) })
-	var answers atomic.Pointer[netip.Addr] // of a name server that knows one address, for every name
+	var answers atomic.Pointer[netip.Addr] // the name server answers this address for every name
 	names, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = names.Close() }()

@@ -54,7 +54,8 @@ func TestKill(t *testing.T) {
 	require.Equal(t, 0, query[int](t, c.URL("postgres"), "SELECT count(*) FROM keys"))
 }
 
-// envHelper makes the test binary a bare process that owns a cluster; see TestClusterEndsWithItsProcess.
+// envHelper names the variable that makes the test binary a bare process that owns a cluster: see
+// TestClusterEndsWithItsProcess.
 const envHelper = "MODELSTEST_HELPER"
 
 func TestMain(m *testing.M) {

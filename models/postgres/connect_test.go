@@ -53,7 +53,7 @@ func (f *failover) position(t *testing.T) position.Position {
 	return at
 }
 
-// requireReadOnly requires that the store believes nothing that the server at the address says, once the connections to a stopped
+// requireReadOnly requires that the store refuses to use the server at the address, once the connections to a stopped
 // server have failed.
 func (f *failover) requireReadOnly(t *testing.T, since position.Position) {
 	t.Helper()
@@ -85,7 +85,8 @@ func (f *failover) requireReadOnly(t *testing.T, since position.Position) {
 	}
 }
 
-// requireRecovery requires that the store recovers by itself: it stores an event, which is the only change since a position.
+// requireRecovery requires that the store recovers by itself: it can store an event, and the event is the only change
+// since a position.
 func (f *failover) requireRecovery(t *testing.T, since position.Position) (now position.Position) {
 	t.Helper()
 	require.Eventually(t, func() bool { return f.commit(t.Context(), "evt_new") == nil }, 5*time.Second, 10*time.Millisecond)
@@ -127,7 +128,7 @@ func TestOldPrimaryIsNotBelieved(t *testing.T) {
 		require.NoError(t, standby.Start())
 		standby.Promote(t)
 		f.address.MoveTo(standby)
-		f.requireRecovery(t, before) // though the new primary's first commit has a lower xid than the old one's last
+		f.requireRecovery(t, before) // although the first commit of the new primary has a lower xid than the last commit of the old one
 	})
 	t.Run("that turned read-only with connections open", func(t *testing.T) {
 		t.Parallel()
@@ -218,7 +219,7 @@ func startPgBouncer(t *testing.T, server, mode string) string {
 	u, err := url.Parse(server)
 	require.NoError(t, err)
 	password, _ := u.User.Password()
-	folder, err := os.MkdirTemp("", "aikeys-pgbouncer-") //nolint:usetesting // its user may not enter the test's folders
+	folder, err := os.MkdirTemp("", "aikeys-pgbouncer-") //nolint:usetesting // PgBouncer's user may not enter the test's folders
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(folder)) })
 	require.NoError(t, os.Chmod(folder, 0o777))
@@ -233,7 +234,7 @@ pool_mode = %s
 `, u.Port(), u.User.Username(), password, folder, mode), 0o644))
 	args := []string{file}
 	if os.Geteuid() == 0 {
-		args = []string{"-u", "postgres", file} // it refuses to run as root
+		args = []string{"-u", "postgres", file} // PgBouncer refuses to run as root
 	}
 	pooler := exec.CommandContext(t.Context(), program, args...)
 	require.NoError(t, pooler.Start())

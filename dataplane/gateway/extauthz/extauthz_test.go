@@ -39,7 +39,7 @@ const (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// start serves on a socket until stop; ended then has the result of Serve.
+// start serves on a socket until stop is called. Then ended has the result of Serve.
 func start(t *testing.T, resolver gateway.Resolver, limit ...float64) (conn *grpc.ClientConn, log *dataplanetest.Log, stop func(), ended <-chan error) {
 	t.Helper()
 	log = new(dataplanetest.Log)
@@ -337,8 +337,8 @@ func TestTheFacesOfAProcessCountFailuresTogether(t *testing.T) {
 	}
 }
 
-// Every request is decided alike by the proxy, by forward-auth and by ext_authz; and what the proxy removes, ext_authz tells Envoy to
-// remove.
+// The proxy, forward-auth and ext_authz decide alike on every request. ext_authz tells Envoy to remove what the proxy
+// removes.
 func TestOneCheckBehindThreeFaces(t *testing.T) {
 	var seen http.Header
 	provider := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }))
@@ -445,7 +445,8 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 	}
 }
 
-// Browsers send the credential of a WebSocket as a protocol. nginx and its like could not remove it, so they get no grant for it.
+// Browsers send the credential of a WebSocket as a protocol. nginx and similar proxies could not remove it, so
+// forward-auth ignores it.
 func TestCredentialInAProtocol(t *testing.T) {
 	resolver := dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret))
 	conn, _, _, _ := start(t, resolver)
@@ -485,7 +486,7 @@ func TestCredentialInAProtocol(t *testing.T) {
 	}
 }
 
-// A use counts once, whichever way it is made, and is a refusal if the provider never sees it.
+// A use counts once, through each way into the gateway. It counts as a refusal if the provider never sees it.
 func TestEveryFaceCountsTheUse(t *testing.T) {
 	provider := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider.URL+"/v1", secret)
