@@ -65,8 +65,8 @@ type Config struct {
 	// Restrictions declares that the program refuses requests that a key's Restrictions do not allow. Without it,
 	// restricted keys are not found.
 	Restrictions bool
-	// Limits declares that the program calls Begin for every use of a key, and refuses the request if that fails. Without
-	// it, keys with limits are not found.
+	// Limits declares that the program calls Begin for every use of a key, and refuses the request if Begin fails.
+	// Without it, keys with limits are not found.
 	Limits bool
 	// SendTest sends a request that tests a key to the provider with this base URL, and returns the answer. The request
 	// carries the key. SendTest must not follow redirects, and must check the addresses of custom providers as for any
@@ -155,8 +155,8 @@ func newTransport(timeout time.Duration) *http.Transport {
 }
 
 // newClients returns the client for single requests, the client for the stream, and a function that closes the idle
-// connections of the first. The stream dials a new connection each time and shares none, so that it never reuses a dead
-// one.
+// connections of the first. The stream's client dials a new connection each time and shares none, so the stream never
+// gets a dead connection.
 func newClients(cfg *Config) (unary, stream *gen.Client, closeIdle func(), err error) {
 	base := cfg.HTTPClient
 	if base == nil {

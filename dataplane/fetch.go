@@ -30,8 +30,8 @@ const (
 )
 
 // fetchKey sends a fetch and returns the answer, a key or a refusal. After a broken connection it tries once more: the
-// replica may be gone, and another may answer. The error is a refusal that may not be cached, or errLate, or wraps
-// ErrUnavailable and means that there is no answer.
+// replica may be gone, and another may answer. The error is a refusal that may not be cached, or errLate, or an error
+// that wraps ErrUnavailable: then there is no answer.
 func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, err error) {
 	body := r.fetchRequest(req)
 	var params gen.FetchKeyParams

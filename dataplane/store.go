@@ -73,7 +73,7 @@ type store struct {
 	events       []event
 	eventsBefore uint64
 
-	// evicted has the entries that the cache dropped for lack of room and that are still indexed. Its mutex is held for
+	// evicted has the entries that the cache dropped for lack of room and that are still indexed. evictedMu guards
 	// nothing else, because the cache calls back while it holds its own locks.
 	evictedMu sync.Mutex
 	evicted   []*entry
@@ -479,7 +479,8 @@ const (
 	typeKeyVerified   = "key.verified"
 	typeKeyFailing    = "key.failing"
 	typeKeyExposed    = "key.exposed"
-	// typeKeyRotated and typeKeyRolledBack say that another version of a key serves from now on; the other two are for people.
+	// typeKeyRotated and typeKeyRolledBack say that another version of a key serves from now on. The other two types of
+	// versions are for people.
 	typeKeyRotated       = "key.rotated"
 	typeKeyRolledBack    = "key.rotation_rolled_back"
 	typeVersionAdded     = "key.version_added"

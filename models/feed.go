@@ -82,8 +82,8 @@ type Event struct {
 	// Before and After are the states of a policy, a member or a key that was changed, nil where it did not exist. After also has
 	// the result of a key's test. Both are nil in other events.
 	Before, After *EventState `gorm:"serializer:json"`
-	// Repeated counts the denied attempts that the event stands for, from FirstAt to At; its other fields are about the last one.
-	// Both are zero in an event of one attempt.
+	// Repeated counts the denied attempts that the event stands for, from FirstAt to At; the event's other fields are
+	// about the last attempt. Both are zero in an event of one attempt.
 	Repeated, FirstAt int64
 }
 
@@ -538,7 +538,7 @@ type Receipt struct {
 	// is the sum of these requests.
 	Counted  int
 	InFlight int64
-	// ByDataPlane has the same for each data plane, or for some if there are many.
+	// ByDataPlane has the same counts for each data plane, or for some if there are many.
 	ByDataPlane []DataPlaneReceipt `gorm:"serializer:json"`
 }
 
@@ -576,7 +576,7 @@ func (s *Store) Receipts(ctx context.Context, stop Stop) (receipts []Receipt, un
 		if err != nil {
 			return err
 		}
-		// After the streams: a receipt made between the two reads counts them.
+		// The receipts are read after the streams: a receipt that is made between the two reads counts the streams.
 		return db.Where("key_id = ?", stop.ID()).Find(&receipts).Error
 	})
 	if err != nil {

@@ -445,7 +445,8 @@ func scopeKeys(db *gorm.DB, c Caller, userID, provider string) *gorm.DB {
 }
 
 // LastStopped returns the key of a provider that stopped serving last in the given scopes: it was revoked or disabled,
-// or it has expired. A scope is a user's id, or "" for the project's keys. Its ID is empty if no key stopped there.
+// or it has expired. A scope is a user's id, or "" for the project's keys. The key's ID is empty if no key stopped
+// there.
 func (s *Store) LastStopped(ctx context.Context, c Caller, provider string, scopes []string, now int64) (last Key, err error) {
 	err = s.read(ctx, func(db *gorm.DB) error {
 		for _, userID := range scopes { // one query for each scope, because the index is in order only within a scope
@@ -534,8 +535,8 @@ func (tx *Tx) KeyToOpen(id string) (k Key, err error) {
 	return k, err
 }
 
-// StoreVerdict stores the result of a key's test, and its event. If the key has another secret since then, its verdict
-// does not change.
+// StoreVerdict stores the result of a key's test, and its event. If the key has got another secret since the test, its
+// verdict does not change.
 func (tx *Tx) StoreVerdict(k Key, event Event) error {
 	_, err := tx.exec(`UPDATE ai_keys SET verdict = $1, verdict_reason = $2, verified_at = $3 WHERE id = $4 AND version = $5`,
 		[]any{k.Verdict, k.VerdictReason, k.VerifiedAt, k.ID, k.Version})

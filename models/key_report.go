@@ -36,7 +36,7 @@ const usedStep = 5_000_000
 // so. For a key that was sent back, it stores an EventKeyExposed, at most one for each key and hour. It ignores a
 // refusal of a version that is not active. A refusal of an active version on probation rolls the key back.
 func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, newEvent NewKeyEvent) (failing []Key, err error) {
-	// In one order, so that two data planes that report the same keys don't deadlock.
+	// The reports are sorted, so that two data planes that report the same keys don't deadlock.
 	reports = slices.SortedFunc(slices.Values(reports), func(a, b KeyReport) int { return cmp.Compare(a.KeyID, b.KeyID) })
 	ids := make([]string, len(reports))
 	for i, r := range reports {

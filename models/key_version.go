@@ -164,8 +164,8 @@ func (v KeyVersion) isUsable(now int64) bool {
 	return isKept && (v.ExpiresAt <= 0 || v.ExpiresAt > now)
 }
 
-// RollBack makes the version that the active one replaced active again. It does nothing if the last change was a rollback.
-// Errors: ErrNoRollback.
+// RollBack replaces the active version by the version that the active version replaced. It does nothing if the last
+// change was a rollback. Errors: ErrNoRollback.
 func (tx *Tx) RollBack(k Key, by string, newEvent func(EventType) Event) error {
 	if k.ReplacedVersion > k.Version {
 		return nil

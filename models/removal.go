@@ -6,8 +6,8 @@ import (
 	"gorm.io/gorm"
 )
 
-// Removal records that a member was removed from a project. It suspends their own keys there, whose RemovalID names it, and bars
-// their API keys. It can be undone until RestoreUntil.
+// Removal records that a member was removed from a project. It suspends the member's own keys there, which have its ID
+// as RemovalID, and bars the member's API keys. It can be undone until RestoreUntil.
 type Removal struct {
 	// ID is a ULID.
 	ID         string `gorm:"primaryKey"`
@@ -238,12 +238,13 @@ WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 AND removal_id = $2`
 type Impact struct {
 	Member    Member
 	LastOwner bool
-	// TokensHere counts their live API keys that act in this project only, TokensElsewhere those that also act in others.
+	// TokensHere counts the member's live API keys that act in this project only, and TokensElsewhere those that also
+	// act in others.
 	TokensHere, TokensElsewhere int
-	// OwnKeys counts their own keys by provider.
+	// OwnKeys counts the member's own keys by provider.
 	OwnKeys map[string]int
-	// RegisteredKeys counts the project-level keys that they registered, whose secrets they may know. Registered has the ids and
-	// providers of the first of them.
+	// RegisteredKeys counts the project-level keys that the member registered, and whose secrets the member may know.
+	// Registered has the ids and providers of the first of them.
 	Registered     []Key
 	RegisteredKeys int64
 }

@@ -59,7 +59,7 @@ func (s *Store) sealedKeys(ctx context.Context, limit int, where func(*gorm.DB) 
 	err = s.read(ctx, func(db *gorm.DB) error {
 		rows, err := where(db.Model(&Key{})).
 			Select("id, customer_id, project_id, user_id, provider, destination, name, version, revoked_at, envelope, kek_id").
-			Where("length(envelope) > 0"). // destroyed keys have empty ones
+			Where("length(envelope) > 0"). // destroyed keys have empty envelopes
 			Order("id").Limit(limit).Rows()
 		if err != nil {
 			return err

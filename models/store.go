@@ -333,7 +333,7 @@ func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var status CallerStatus
-	// Hand-written, because most requests need it.
+	// The statement is hand-written, because most requests need it.
 	err := s.engine.QueryRow(ctx, CallerStatement, CallerParams(c, now), status.dest()...)
 	if err != nil {
 		return "", s.classify(err)

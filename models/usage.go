@@ -81,7 +81,8 @@ func (s *Store) AddUsage(ctx context.Context, d DataPlane, b UsageBatch) error {
 	})
 }
 
-// rows adds up the counts of some keys by hour. It sorts the rows, so that two batches with the same ones don't deadlock.
+// rows adds up the counts of some keys by hour. It sorts the rows, so that two batches with the same rows don't
+// deadlock.
 func (b UsageBatch) rows(of []Key) []usageRow {
 	keys, sums := map[string]Key{}, map[UsageHour]usageRow{}
 	for _, k := range of {

@@ -97,7 +97,7 @@ func (cp *ControlPlane) Up() { cp.update(func() { cp.down = false }) }
 // Cut breaks every open connection; new ones are accepted.
 func (cp *ControlPlane) Cut() { cp.server.CloseClientConnections() }
 
-// SetToken changes the data plane's credential: any other one gets 401, and its streams end.
+// SetToken changes the data plane's credential: any other credential gets 401, and its streams end.
 func (cp *ControlPlane) SetToken(token string) { cp.update(func() { cp.token = token }) }
 
 // update changes the state and wakes the streams.

@@ -79,7 +79,7 @@ type agent struct {
 // request. A program asks by a POST of JSON to /v1/key: docs/agent.openapi.yaml has the contract. lease returns how
 // long the resolver's answers may be used.
 //
-// Its answers carry providers' keys in plain text: serve it on a unix socket, to the operator's own programs.
+// The handler's answers carry providers' keys in plain text: serve it on a unix socket, to the operator's own programs.
 func NewAgent(cfg Config, lease func() time.Duration) (http.Handler, error) {
 	authorizer, err := NewAuthorizer("agent", cfg)
 	if err != nil {

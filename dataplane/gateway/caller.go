@@ -380,7 +380,7 @@ func isName(text string, id bool) bool {
 	return true
 }
 
-// maxServed bounds the memory of recentlyServed, at about 50 bytes each.
+// maxServed bounds the number of entries in recentlyServed, which take about 50 bytes each.
 const maxServed = 50_000
 
 // Guard limits how often one address can cause look-ups with wrong credentials. It counts the failures of each address.
@@ -450,7 +450,7 @@ func (g *Guard) resolve(
 			g.recentlyServed.Set(id, struct{}{})
 		}
 	case isAny(err, dataplane.ErrCallerUnauthenticated, dataplane.ErrNotMember, dataplane.ErrInvalid):
-		// Strangers can cause these refusals at will, each with a look-up.
+		// Strangers can cause any number of these refusals, and each costs a look-up.
 		g.recentlyServed.Invalidate(id)
 		if !g.guesses.Fail(ctx, g.clientAddress(peer, header)) {
 			return nil, g.tooManyFailures()

@@ -50,8 +50,8 @@ func (p *proxiedRequest) rewriteLinks(header http.Header, sent *url.URL) {
 	}
 }
 
-// rewriteLink returns the link that the caller gets for one of the provider's, or "" if the gateway does not reach its target. sent is the URL
-// that relative links are resolved against.
+// rewriteLink returns the link that the caller gets in place of a provider's link, or "" if the gateway does not serve
+// the link's target. sent is the URL that relative links are resolved against.
 func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
 	d := p.destination
 	reference, err := url.Parse(link)

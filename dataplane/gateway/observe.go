@@ -45,7 +45,8 @@ func loggedProvider(slug string, err error) string {
 	return noProvider
 }
 
-// countedProvider returns the provider's label in metrics. All custom providers have one, since customers may have any number of them.
+// countedProvider returns the provider's label in metrics. All custom providers share one label, since customers may
+// have any number of them.
 func countedProvider(slug string) string {
 	if dataplane.IsCustom(slug) {
 		return "custom"

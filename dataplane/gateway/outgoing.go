@@ -394,7 +394,7 @@ func isPrivate(name string, values []string, credential string) bool {
 	return slices.ContainsFunc(values, func(value string) bool { return contains(value, credential) })
 }
 
-// toStandardBase64 turns base64 in the alphabet for URLs into that in the standard one.
+// toStandardBase64 turns base64 in the alphabet for URLs into standard base64.
 var toStandardBase64 = strings.NewReplacer("-", "+", "_", "/")
 
 // contains reports whether text contains the credential: plain, percent-encoded, or in base64.

@@ -73,8 +73,8 @@ func checkRestrictions(d destination, target *url.URL, header http.Header, rawQu
 	return true, nil
 }
 
-// isBelow reports whether an escaped path is the pattern's or below it. It compares literally: a lenient reading would
-// allow more.
+// isBelow reports whether an escaped path matches the pattern, or is below a path that does. It compares literally: a
+// lenient reading would allow more.
 func isBelow(path, pattern string) bool {
 	path = strings.TrimPrefix(path, "/")
 	for part := range strings.SplitSeq(strings.TrimPrefix(pattern, "/"), "/") {

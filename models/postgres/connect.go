@@ -195,7 +195,7 @@ func (e *engine) CheckNotifications(ctx context.Context) error {
 		return err
 	}
 	for {
-		// Repeatedly, because other processes' notifications arrive too, and a server may be slow.
+		// This notifies repeatedly, because other processes' notifications arrive too, and a server may be slow.
 		if err := e.Notify(ctx); err != nil {
 			return err
 		}

@@ -90,8 +90,9 @@ func (p *pool) query(ctx context.Context, statement string, args []any, scan fun
 	return rows.Err()
 }
 
-// lockedCaller selects the same as models.CallerStatement and locks the rows, so that the caller cannot be removed, nor their API
-// key revoked, before this transaction ends. Otherwise that could happen while a registration waits for another of the same name.
+// lockedCaller selects the same as models.CallerStatement and locks the rows, so that the caller cannot be removed, nor
+// their API key revoked, before this transaction ends. Otherwise that could happen while a registration waits for
+// another registration of the same name.
 const lockedCaller = `SELECT ` + models.CallerColumns + ` FROM (SELECT 1) AS one
 LEFT JOIN (SELECT id, projects, barred FROM api_tokens WHERE id = $1 AND revoked_at = 0 AND (expires_at = 0 OR expires_at > $2) FOR SHARE) t ON true
 LEFT JOIN (SELECT role FROM project_members WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 FOR SHARE) m ON ` + models.TokenReaches

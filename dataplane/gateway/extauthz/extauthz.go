@@ -139,7 +139,7 @@ func allowed(grant gateway.Grant, inMetadata bool) (*authv3.CheckResponse, error
 	for _, private := range append(grant.Private, gateway.CredentialHeaders()...) {
 		lower := strings.ToLower(private)
 		if inMetadata && lower == forwardedProto {
-			continue // Envoy needs it to match a route, and matches again when a later filter knows the model
+			continue // Envoy needs this header to match a route, also again after a later filter has read the model
 		}
 		if private != name && !slices.Contains(remove, lower) { // Envoy removes after it sets
 			remove = append(remove, lower)

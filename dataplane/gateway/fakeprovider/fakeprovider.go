@@ -6,7 +6,7 @@
 // serves, and refuses any other credential in that provider's own error format. It stores nothing of a request and logs
 // nothing.
 //
-// Package gatewaytest serves it on a socket for tests. It imports nothing of ours, and must not.
+// Package gatewaytest serves it on a socket for tests. Package fakeprovider imports nothing of ours, and must not.
 package fakeprovider
 
 import (
