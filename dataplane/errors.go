@@ -29,7 +29,7 @@ var (
 	// ErrInvalid: the request is malformed; the control plane could not answer it.
 	ErrInvalid = errors.New("invalid request for a key")
 	// ErrUnavailable: the control plane does not answer, and nothing cached may be used.
-	ErrUnavailable = errors.New("the control plane gives no answer, and no cached key may serve")
+	ErrUnavailable = errors.New("no key can be fetched from the control plane, and no cached key may serve")
 	// ErrDataPlaneUnauthenticated: the control plane refuses the data plane's own credential.
 	ErrDataPlaneUnauthenticated = errors.New("the control plane refuses this data plane's credential")
 	// ErrUnsupportedAuth: the provider requires signed requests, or a token exchanged for the key; a header is not enough.
@@ -40,7 +40,7 @@ var (
 
 var (
 	// errSilent: requests have been in flight for a while, and none was answered.
-	errSilent = fmt.Errorf("%w: it does not answer", ErrUnavailable)
+	errSilent = fmt.Errorf("%w: the control plane does not answer", ErrUnavailable)
 	// errIssuer: a session token can't be checked. This does not count as a failure of the control plane; otherwise
 	// strangers with made-up tokens could mark the control plane as down for every caller.
 	errIssuer = fmt.Errorf("%w: the issuer of the caller's token can't be reached", ErrUnavailable)

@@ -137,11 +137,11 @@ func readAnswer(req Request, status int, body []byte) (*entry, error) {
 		case "token-unavailable":
 			return nil, ErrTokenUnavailable
 		}
-		return nil, unreachable{fmt.Errorf("it answers %d", status)}
+		return nil, unreachable{fmt.Errorf("the control plane answers %d", status)}
 	}
 	refused := refusals[problemAnswer{status, slug}]
 	if refused == nil {
-		return nil, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)
+		return nil, fmt.Errorf("%w: the control plane answers %d", ErrUnavailable, status)
 	}
 	isStopped := slices.Contains([]error{ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired}, refused)
 	if isStopped && len(problem.Detail) <= maxDetail {
@@ -160,7 +160,7 @@ func readKey(req Request, body []byte) (*entry, error) {
 	invalid := len(body) > maxAnswer || json.Unmarshal(body, &got) != nil
 	asOf, err := position.Parse(got.AsOf)
 	if invalid || err != nil || !isComplete(&got) || !answersRequest(&got, &req) {
-		return nil, fmt.Errorf("%w: its answer is %w", ErrUnavailable, errProtocol)
+		return nil, fmt.Errorf("%w: the control plane's answer is %w", ErrUnavailable, errProtocol)
 	}
 	key := &Key{
 		ID: got.KeyID, Version: got.Version, CustomerID: got.CustomerID, ProjectID: got.ProjectID,

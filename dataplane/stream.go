@@ -53,7 +53,7 @@ type tooStaleError struct {
 }
 
 func (e *tooStaleError) Error() string {
-	return fmt.Sprintf("it refuses a max-stale of %v: %s %.*s; lower it here, or raise the control plane's --max-stale-limit",
+	return fmt.Sprintf("the control plane refuses a max-stale of %v: %s %.*s; lower it here, or raise the control plane's --max-stale-limit",
 		e.declared, maxStaleParameter, maxQuoted, e.reason)
 }
 
@@ -201,9 +201,9 @@ func checkStreamAnswer(response *http.Response, last streamState, maxStale time.
 		}
 		fallthrough
 	case response.StatusCode != http.StatusOK:
-		return fmt.Errorf("stream: it answers %d; is %s the data-plane API?", response.StatusCode, response.Request.URL.Host)
+		return fmt.Errorf("stream: the answer has status %d; is %s the data-plane API?", response.StatusCode, response.Request.URL.Host)
 	case contentType != "text/event-stream":
-		return fmt.Errorf("stream: %w: it is not a stream of events", errProtocol)
+		return fmt.Errorf("stream: %w: the answer is not a stream of events", errProtocol)
 	}
 	return nil
 }

@@ -233,7 +233,7 @@ func TestRefusedMaxStaleIsLoggedOnce(t *testing.T) {
 
 	told := log.String()
 	require.Equal(t, 1, strings.Count(told, "refuses this data plane's max-stale"), told)
-	require.Contains(t, told, "it refuses a max-stale of 1h0m0s: max_stale_ms must be at most 60000, the limit of this service; "+
+	require.Contains(t, told, "the control plane refuses a max-stale of 1h0m0s: max_stale_ms must be at most 60000, the limit of this service; "+
 		"lower it here, or raise the control plane's --max-stale-limit")
 	require.Contains(t, told, "the stream of events is open again")
 }

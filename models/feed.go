@@ -87,8 +87,8 @@ type Event struct {
 	Repeated, FirstAt int64
 }
 
-// EventState holds a member's role, a policy, the changed fields of a key, the result of a key's test, where a key leaked and
-// why that counts, or a custom provider.
+// EventState holds a member's role, a policy, the changed fields of a key, the result of a key's test, the source of a
+// key's leak, or a custom provider.
 type EventState struct {
 	Name               string              `json:"name,omitempty"`
 	ExpiresAt          int64               `json:"expires_at,omitempty"`
