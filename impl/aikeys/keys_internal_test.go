@@ -12,7 +12,8 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// The database and a guess of the secret do not confirm the guess: the fingerprint needs the Idempotency-Key, and only its hash is stored.
+// A guess of the secret can't be confirmed with the database alone: the fingerprint needs the Idempotency-Key, and only
+// its hash is stored.
 func TestFingerprintsNeedTheIdempotencyKey(t *testing.T) {
 	key := models.Key{ID: "byok_1", Provider: "openai", Name: "n", UserID: "alice"}
 	const secret = "sk-proj-EXAMPLE"

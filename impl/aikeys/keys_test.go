@@ -118,7 +118,7 @@ func TestListKeysPageToken(t *testing.T) {
 			s.As(other).Register(t, s.Own(strconv.Itoa(i)))
 		}
 		list := decode[gen.ListResponse](t, get(t, s, other, project+"/aikeys?page_size=1"))
-		token := *list.NextPageToken // of another member's own key
+		token := *list.NextPageToken // it names another member's own key
 		t.Run("it shows another user no more than their list does", func(t *testing.T) {
 			got := decode[gen.ListResponse](t, get(t, s, owner, project+"/aikeys?page_token="+token))
 			require.Equal(t, mine, ids(got.Keys))
@@ -271,7 +271,7 @@ func TestRegisterKeyDisplaySuffix(t *testing.T) {
 	}
 }
 
-// Each refusal of the design, once: which secrets are refused is for the tests of impl/providers.
+// Each refusal of the design, once. The tests of impl/providers cover which secrets are refused.
 func TestRegisterKeyInvalidSecret(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
@@ -346,7 +346,7 @@ func TestRegisterKeyNameHoldsTheSecret(t *testing.T) {
 	s.As(owner).Register(t, s.Shared("gsk_prod-key"))
 }
 
-// Names are printed for people, in terminals too.
+// Names are shown to people, also in terminals.
 func TestInvisibleCharactersInNamesAreRefused(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for what, name := range map[string]string{
@@ -418,7 +418,7 @@ func TestRegisterKeyConcurrent(t *testing.T) {
 func TestIdempotencyKey(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		token := s.As(owner).Token
-		key := s.Secret() // which is kept as a hash, and so may be as secret as its caller likes
+		key := s.Secret() // it is stored as a hash, so it may be a secret
 		body := s.Shared("prod")
 		first := retry(t, s, token, key, body)
 		require.Equal(t, http.StatusCreated, first.Status)
@@ -485,7 +485,7 @@ func TestIdempotencyKeyAccess(t *testing.T) {
 	})
 }
 
-// An attempt that was refused uses nothing up.
+// A refused attempt does not use up its Idempotency-Key.
 func TestIdempotencyKeyAfterARefusal(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		first := s.As(owner).Register(t, s.Shared("prod"))
@@ -539,7 +539,8 @@ func TestSealingRetryAfterAFault(t *testing.T) {
 	})
 }
 
-// A keyset that is put in another's place while the service runs would seal keys that are lost once the right one is back.
+// If the keyset is replaced by another one while the service runs, keys sealed under it would be lost when the right
+// one is back.
 func TestSealingAfterTheKeysetWasReplaced(t *testing.T) {
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
 	backend := &struct{ sealer.Sealer }{right}
@@ -580,7 +581,7 @@ func TestAccessTable(t *testing.T) {
 		reply := get(t, s, user, project+"/aikeys")
 		return reply.Status == http.StatusOK && slices.Contains(ids(decode[gen.ListResponse](t, reply).Keys), id)
 	}
-	// own registers an own key of a user's; a stranger's is from when they were a member.
+	// own registers a user's own key. A stranger registers theirs while they are still a member.
 	own := func(t *testing.T, s *aikeystest.Service, user, name string) gen.Key {
 		if user == sam {
 			s.SetMember(aikeystest.Customer, aikeystest.Project, sam, "member")
@@ -589,7 +590,7 @@ func TestAccessTable(t *testing.T) {
 		}
 		return s.As(user).Register(t, s.Own(name))
 	}
-	// revoke revokes a key as user, and asserts that it is revoked exactly if the status is 200, as reader sees it.
+	// revoke revokes a key as user, and asserts that reader sees it as revoked if and only if the status is 200.
 	revoke := func(t *testing.T, s *aikeystest.Service, user, id, reader string) int {
 		status := del(t, s, user, project+"/aikeys/"+id).Status
 		key := read(t, s, reader, id)
@@ -685,7 +686,7 @@ func TestBadIdempotencyKey(t *testing.T) {
 	}
 }
 
-// The clock strikes, for a revoke, between the decision and its record.
+// The client disconnects between the decision on a revoke and its record.
 func TestDeniedRevokeIsRecordedOfALeavingMember(t *testing.T) {
 	var mu sync.Mutex
 	leaving := map[string]context.CancelFunc{} // by the test's name
@@ -723,7 +724,7 @@ func TestAListHasAtMost1000Items(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		sample := s.As(member).Register(t, s.Own("n"))
 		var ids models.IDs
-		for range most / 50 { // so that none waits for long
+		for range most / 50 { // so that no request waits for long
 			for _, err := range together(50, func(int) error {
 				now := time.Now()
 				k := models.Key{ID: ids.Next(models.KeyIDPrefix, now), CustomerID: "acme", ProjectID: "web", UserID: member, Provider: "openai", Version: 1,
@@ -843,7 +844,8 @@ func statusOf(reply interface{ StatusCode() int }, err error) int {
 	return reply.StatusCode()
 }
 
-// Such a service does not start. If its keyset is replaced while it runs, it registers nothing, and no retry is taken for a reuse.
+// A service with another keyset does not start. If the keyset is replaced while it runs, it registers nothing, and does
+// not mistake a retry for a reuse.
 func TestSealingRetryWithAnotherKeyset(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n")
@@ -917,7 +919,7 @@ func TestSealingClientDisconnects(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-// A database that stops and comes back costs only time: what was acknowledged is there, no caller is answered that their
+// If the database stops and comes back, callers lose only time: acknowledged keys are there, no answer says that a
 // credential is bad, and a retry makes no second key.
 func TestPostgresOutage(t *testing.T) {
 	t.Parallel()
@@ -943,7 +945,7 @@ func TestPostgresOutage(t *testing.T) {
 	defer clients.Wait()
 	defer stop()
 	owners := s.As(owner)
-	for client := range 8 { // which register and read as fast as they can
+	for client := range 8 { // the clients register and read as fast as they can
 		clients.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				name := fmt.Sprintf("key-%d-of-%d", i, client)
@@ -981,13 +983,13 @@ func TestPostgresOutage(t *testing.T) {
 	for _, name := range append(registered, "before") {
 		require.Equal(t, 1, have[name], "%s was acknowledged", name)
 	}
-	for _, name := range refused { // which may have been stored or not
+	for _, name := range refused { // the key may have been stored or not
 		require.Equal(t, http.StatusCreated, retry(t, s, s.As(owner).Token, name, bodies[name]).Status)
 	}
 	require.Len(t, list(t, s, owner), len(registered)+1+len(refused))
 }
 
-// A database that answers nothing, so that a few requests hold all connections and the rest wait for one.
+// The database does not answer, so a few requests hold all connections and the rest wait for one.
 func TestStarvedPool(t *testing.T) {
 	t.Parallel()
 	s, lock, _ := newLockable(t, models.Options{MaxConns: 2, Timeout: time.Second})
@@ -1010,7 +1012,7 @@ func TestStarvedPool(t *testing.T) {
 	require.Empty(t, list(t, s, owner))
 }
 
-// plant registers a secret in every way that the API has, and returns it with a text that is stored openly.
+// plant registers a secret in every way that the API has. It returns the secret, and a text that is stored unsealed.
 func plant(t *testing.T, s *aikeystest.Service) (secret, open string) {
 	secret, open = s.Secret(), "openly-named"
 	with := func(text string) func(*gen.RegisterRequest) {
@@ -1037,7 +1039,8 @@ func plant(t *testing.T, s *aikeystest.Service) (secret, open string) {
 	return secret, open
 }
 
-// requireUnwritten searches every file below dir for the secret and for tokens, and first for what must be there.
+// requireUnwritten requires that no file below dir holds the secret or a token. To prove that the search works, it
+// first finds a text that must be there.
 func requireUnwritten(t *testing.T, s *aikeystest.Service, dir, secret, open string) {
 	seen := false
 	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -1132,7 +1135,7 @@ func FuzzRegisterBody(f *testing.F) {
 		require.Less(t, reply.Status, http.StatusInternalServerError)
 		require.Empty(t, aikeystest.FindIn([]byte(s.Evidence.Log()), secret), "in the log")
 		mayNameSecret := false
-		if reply.Status == http.StatusCreated { // the key is the one that was sent, as a strict reader reads it
+		if reply.Status == http.StatusCreated { // a strict reader must read the same key from the body
 			var body struct {
 				Provider, Name, Secret string
 				UserScope              bool `json:"user_scope"`
@@ -1152,7 +1155,7 @@ func FuzzRegisterBody(f *testing.F) {
 	})
 }
 
-// fakeVerifier has a result for each secret that it is asked about, and counts.
+// fakeVerifier has a result for each secret, and counts its calls.
 type fakeVerifier struct {
 	result verification.Result
 	asked  atomic.Int32
@@ -1216,7 +1219,7 @@ func TestNoSecretIsTestedUnasked(t *testing.T) {
 	})
 }
 
-// A user who may not register the key could otherwise try secrets out.
+// Otherwise a user who may not register the key could try out secrets.
 func TestOnlyWhoMayRegisterHasSecretsTested(t *testing.T) {
 	v := &fakeVerifier{result: verification.Result{Outcome: verification.Valid}}
 	each(t, func(t *testing.T, s *aikeystest.Service) {
@@ -1228,7 +1231,7 @@ func TestOnlyWhoMayRegisterHasSecretsTested(t *testing.T) {
 	}, func(_ *testing.T, o *aikeystest.Options) { o.Verifier = v })
 }
 
-// testedAt has stored keys of OpenAI and Bedrock tested at a handler in their place.
+// testedAt makes the service test stored keys of OpenAI and Bedrock at a handler instead of the providers.
 func testedAt(provider http.HandlerFunc) func(t *testing.T, o *aikeystest.Options) {
 	return func(t *testing.T, o *aikeystest.Options) { o.Tester = aikeystest.NewTester(t, provider) }
 }
@@ -1296,7 +1299,7 @@ func TestAccessKeyIsTestedAtSTS(t *testing.T) {
 	}))
 }
 
-// A provider that gets a secret can't be the first to know.
+// The record that a secret was opened is stored before its provider gets it.
 func TestOpeningIsOnRecordBeforeTheProviderIsAsked(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("n"))
@@ -1395,7 +1398,7 @@ func TestKeyOfAProviderWithoutATestIsNotOpened(t *testing.T) {
 	}, testedAt(func(http.ResponseWriter, *http.Request) {}))
 }
 
-// A client that has gone leaves no opened secret without its event.
+// Every opened secret has its event, even if the client disconnects.
 func TestVerdictIsStoredIfTheClientDisconnects(t *testing.T) {
 	asked, answer := make(chan struct{}, 8), make(chan struct{})
 	t.Cleanup(func() { close(answer) })

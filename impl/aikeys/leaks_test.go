@@ -15,7 +15,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// leaked searches for values, which must succeed, and returns the matches as index, id, version, state and action.
+// leaked searches for values and returns the matches with their index, id, version, state and action. The search must
+// succeed.
 func leaked(t *testing.T, s *aikeystest.Service, user string, revoke bool, values ...string) (all []gen.LeakMatch, lines [][]any) {
 	reply := post(t, s, user, project+"/leaks?wait=2s", map[string]any{"values": values, "revoke": revoke, "source": "gitleaks of acme/website"})
 	for _, m := range decode[gen.LeaksResponse](t, reply).Matches {

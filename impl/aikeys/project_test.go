@@ -51,7 +51,7 @@ func TestAccessToProjectResources(t *testing.T) {
 	}
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		for _, row := range table {
-			s.SetMember(aikeystest.Customer, aikeystest.Project, "new", "member") // whom an owner may remove
+			s.SetMember(aikeystest.Customer, aikeystest.Project, "new", "member") // an owner may remove them
 			for user, want := range map[string]int{sam: row.want.stranger, member: row.want.member, owner: row.want.owner} {
 				t.Run(row.method+" "+row.path+" as "+user, func(t *testing.T) {
 					require.Equal(t, want, ask(t, s, user, row.method, row.path, row.body).Status)
@@ -133,7 +133,7 @@ func (c *sentConn) Write(p []byte) (int, error) {
 func TestDeniedWriteOfADisconnectedClient(t *testing.T) {
 	const clients = 50
 	each(t, func(t *testing.T, s *aikeystest.Service) {
-		require.Empty(t, list(t, s, member)) // the session is looked up, and a connection there
+		require.Empty(t, list(t, s, member)) // now the session is cached, and a connection is open
 		for i := range clients {
 			ctx, leave := context.WithCancel(t.Context())
 			dial := func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -183,7 +183,7 @@ func lines(found []gen.Event) (out []line) {
 	return out
 }
 
-// text returns what an optional member holds.
+// text returns the value of an optional member.
 func text[T ~string](s *T) string {
 	if s == nil {
 		return ""
@@ -199,7 +199,7 @@ func TestEventsOfWrites(t *testing.T) {
 		setPolicy(t, s, map[string]any{"user_keys": "allow"})
 		require.Equal(t, http.StatusOK, put(t, s, owner, project+"/members/new", map[string]any{"role": "member"}).Status)
 		require.Equal(t, http.StatusOK, del(t, s, owner, project+"/members/new").Status)
-		// Writes that a member may not make, and writes that fail for other reasons.
+		// First writes that a member may not make, then writes that fail for other reasons.
 		require.Equal(t, http.StatusForbidden, post(t, s, member, project+"/aikeys", s.Shared("denied")).Status)
 		require.Equal(t, http.StatusForbidden, del(t, s, member, project+"/aikeys/"+shared.ID).Status)
 		require.Equal(t, http.StatusForbidden, put(t, s, member, project+"/policy", map[string]any{"user_keys": "allow"}).Status)
@@ -556,7 +556,7 @@ func TestLastOwner(t *testing.T) {
 		refused(del(t, s, owner, project+"/members/"+owner))
 		require.Equal(t, http.StatusOK, put(t, s, owner, project+"/members/"+member, map[string]any{"role": "owner"}).Status)
 
-		// Both leave at once: one of them stays.
+		// Both owners leave at once: one of them stays.
 		statuses := together(2, func(i int) int {
 			user := []string{owner, member}[i]
 			return del(t, s, user, project+"/members/"+user).Status
@@ -565,15 +565,15 @@ func TestLastOwner(t *testing.T) {
 	})
 }
 
-// Every policy with every presence of keys: who is served with what, and why.
+// Every policy with every set of keys: which key serves, and why.
 func TestResolveKey(t *testing.T) {
-	table := map[string]map[string]string{ // :: policy → keys there are → reason
+	table := map[string]map[string]string{ // :: policy → existing keys → reason
 		"allow":   {"none": "no_key", "project": "project_key", "own": "user_key", "both": "user_key"},
 		"require": {"none": "user_key_required", "project": "user_key_required", "own": "user_key", "both": "user_key"},
 		"forbid":  {"none": "no_key", "project": "user_keys_forbidden", "own": "no_key", "both": "user_keys_forbidden"},
 	}
 	scopes := map[string]string{"user_key": "user", "project_key": "project", "user_keys_forbidden": "project"}
-	// Each presence of keys has a provider to itself.
+	// Each set of keys has a provider of its own.
 	const none, projects, own, both = "openai", "deepseek", "mistral", "cohere"
 	providers := map[string]string{"none": none, "project": projects, "own": own, "both": both}
 	each(t, func(t *testing.T, s *aikeystest.Service) {
@@ -586,7 +586,7 @@ func TestResolveKey(t *testing.T) {
 			own + " user":         s.As(member).Register(t, s.Own("u", of(own))),
 			both + " user":        s.As(member).Register(t, s.Own("u", of(both))),
 		}
-		for _, provider := range providers { // which serve nobody but their users
+		for _, provider := range providers { // these keys serve only their users
 			s.As(other).Register(t, s.Own("theirs", of(provider)))
 			s.As(owner).Register(t, s.Own("the owner's", of(provider)))
 		}
@@ -631,7 +631,7 @@ func TestResolveKeyNewestServes(t *testing.T) {
 	})
 }
 
-// The order of registering tells which key is the newest, not a clock, which may be set back.
+// The newest key is the last one registered. The clock does not count: it may be set back.
 func TestResolveKeyAfterTheClockWasSetBack(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
@@ -700,7 +700,7 @@ func TestSetPolicy(t *testing.T) {
 	})
 }
 
-// refuse has a provider refuse a key, or accept it, as a data plane reports that.
+// refuse reports, as a data plane does, that a provider refuses or accepts a key.
 func refuse(t *testing.T, s *aikeystest.Service, id string, refused bool) {
 	r, now := models.KeyReport{KeyID: id}, time.Now().UnixMicro()
 	if refused {
@@ -860,7 +860,7 @@ func TestOnlyOwnersChangeServersOfTheProject(t *testing.T) {
 	require.Equal(t, "provider.deleted denied", fmt.Sprint(events(t, s, owner)[0].Type, " ", events(t, s, owner)[0].Outcome))
 	require.Equal(t, http.StatusForbidden, get(t, s, sam, project+"/providers").Status)
 
-	// Another project of the customer neither sees it nor registers keys for it, and can't take it away.
+	// Another project of the customer can't see or remove the server, or register keys for it.
 	elsewhere := "/v1/customers/" + aikeystest.Customer + "/projects/" + aikeystest.OtherProject
 	require.Empty(t, decode[gen.ListCustomProvidersResponse](t, get(t, s, sam, elsewhere+"/providers")).Providers)
 	require.Equal(t, http.StatusNotFound, del(t, s, sam, elsewhere+"/providers/x-vllm").Status)
@@ -908,7 +908,7 @@ func TestServersAreDescribedPlainlyAndFewToAProject(t *testing.T) {
 	require.Equal(t, "/problems/quota-exceeded", reply.Problem(t).Type)
 }
 
-// makeToken makes an API key with another one.
+// makeToken makes an API key. The request authenticates with another one.
 func makeToken(t *testing.T, s *aikeystest.Service, with string, body map[string]any) (gen.Token, string) {
 	reply := s.Send(t, aikeystest.Request{Method: http.MethodPost, Path: "/v1/tokens", Token: with, Body: encode(t, body)})
 	made := decode[struct {
@@ -1008,7 +1008,7 @@ func TestOwnersEndAPIKeysInTheirProjectAlone(t *testing.T) {
 	})
 }
 
-// eachFolded runs a test on a service of every engine whose denied attempts are folded when the test says so.
+// eachFolded runs a test on a service of every engine. The service folds denied attempts when the test calls Flush.
 func eachFolded(t *testing.T, test func(t *testing.T, s *aikeystest.Service, denials *aikeys.Denials)) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store := modelstest.NewStore(t, e)
@@ -1051,7 +1051,7 @@ func TestRepeatedDenialsAreFolded(t *testing.T) {
 	})
 }
 
-// An attempt on ever other targets is the same attempt.
+// Beyond 20 targets, a user's attempts of one type are counted together.
 func TestDenialsOfManyTargetsAreFolded(t *testing.T) {
 	eachFolded(t, func(t *testing.T, s *aikeystest.Service, denials *aikeys.Denials) {
 		const attempts, apart = 100, 20

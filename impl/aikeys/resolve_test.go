@@ -10,7 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 )
 
-// reasons are the reasons of the candidates by their names; "" is a key that is not shown.
+// reasons are the reasons of the candidates by their names; "" is the name of a key that the user may not see.
 func reasons(r gen.ResolveResponse) map[string]string {
 	found := map[string]string{}
 	for _, c := range r.Candidates {

@@ -30,7 +30,7 @@ func rotated(t *testing.T, s *aikeystest.Service, id, secret, more string) gen.R
 	return got
 }
 
-// states are the states of a key's versions, from the first.
+// states returns the states of a key's versions, the first version first.
 func states(t *testing.T, s *aikeystest.Service, user, id string) (states []string) {
 	for _, v := range slices.Backward(decode[gen.VersionsResponse](t, get(t, s, user, project+"/aikeys/"+id+"/versions")).Versions) {
 		states = append(states, v.State)
@@ -85,7 +85,7 @@ func TestAPendingVersionServesOnceActivated(t *testing.T) {
 		require.Equal(t, []any{"pending", &end, 1}, []any{got.Version.State, got.Version.ExpiresAt, *got.Key.Version})
 		require.Nil(t, got.Receipt)
 		require.Nil(t, got.Key.ExpiresAt)
-		for range 2 { // the second may be the same request, sent again
+		for range 2 { // the second request may be a retry of the first
 			reply := ask(t, s, owner, http.MethodPost, project+"/aikeys/"+key.ID+"/versions/2/activate?wait=1s", nil, "If-Match", `"2"`)
 			require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
 			got = decode[gen.RotateResponse](t, reply)
@@ -100,7 +100,7 @@ func TestAPendingVersionServesOnceActivated(t *testing.T) {
 
 func TestASecretServesIfItsTestFindsItValid(t *testing.T) {
 	tested := func(t *testing.T, o *aikeystest.Options) {
-		testedAt(func(w http.ResponseWriter, r *http.Request) { // the secret ends in the status
+		testedAt(func(w http.ResponseWriter, r *http.Request) { // the last characters of the secret are the status to answer
 			given := r.Header.Get("Authorization")
 			status, _ := strconv.Atoi(given[len(given)-3:])
 			w.WriteHeader(status)

@@ -59,7 +59,7 @@ const (
 // project is the path of the project that the sessions of Service.As have.
 const project = "/v1/customers/" + aikeystest.Customer + "/projects/" + aikeystest.Project
 
-// each runs a test on a service of its own over every engine, all engines at once.
+// each runs a test on every engine in parallel, with a service for each.
 func each(t *testing.T, test func(t *testing.T, s *aikeystest.Service), changes ...func(t *testing.T, o *aikeystest.Options)) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
@@ -112,7 +112,7 @@ func encode(t *testing.T, body any) []byte {
 	return text
 }
 
-// decode returns the body of a reply, which must say that the request has succeeded.
+// decode returns the body of a reply to a request that must have succeeded.
 func decode[T any](t *testing.T, r aikeystest.Reply) (value T) {
 	require.Less(t, r.Status, http.StatusMultipleChoices, "%s", r.Body)
 	require.NoError(t, json.Unmarshal(r.Body, &value), "%s", r.Body)
@@ -142,7 +142,7 @@ func ids(keys []gen.Key) []string {
 	return out
 }
 
-// together calls fn n times at once, with 0 to n-1, and returns what each call returned.
+// together calls fn n times at once, with 0 to n-1, and returns the results.
 func together[T any](n int, fn func(i int) T) []T {
 	out := make([]T, n)
 	start := make(chan struct{})
@@ -207,8 +207,9 @@ func retry(t *testing.T, s *aikeystest.Service, token, key string, body gen.Regi
 // exampleKey is the key id of the document's examples.
 const exampleKey = "byok_01JD8Q6Z3V8M2T5K7N9R4W1XYZ"
 
-// newLockable starts a service on Postgres, and returns a function that locks tables until the test ends or calls release, and one that waits
-// until a connection waits for a table. The database waits half of the options' Timeout for a lock.
+// newLockable starts a service on Postgres, and returns two functions. lock locks tables until the test ends or calls
+// release; the other waits until a connection waits for a table. The database waits half of the options' Timeout for a
+// lock.
 func newLockable(t *testing.T, opts models.Options) (s *aikeystest.Service, lock func(tables string) (release func()), awaitWaiting func(table string)) {
 	url := modelstest.EnginePostgres.URL(t)
 	store := modelstest.OpenStore(t, url, opts)
@@ -242,7 +243,7 @@ func denied(t *testing.T, s *aikeystest.Service) (n int) {
 	return n
 }
 
-// request builds a request that the test sends, or hands over, by itself.
+// request builds a request that the test itself sends.
 func request(ctx context.Context, t *testing.T, s *aikeystest.Service, user, method, path string, body any) *http.Request {
 	req, err := http.NewRequestWithContext(ctx, method, s.URL+path, bytes.NewReader(encode(t, body)))
 	require.NoError(t, err)
@@ -257,7 +258,7 @@ func requireUnavailable(t *testing.T, reply aikeystest.Reply) {
 	require.NotEmpty(t, reply.Header.Get("Retry-After"))
 }
 
-// end is what the log says of a request's end.
+// end has the fields of the log line about the end of a request.
 type end struct {
 	Level, Operation string
 	Status           int
@@ -407,7 +408,7 @@ func TestProjectSpellings(t *testing.T) {
 	})
 }
 
-// Every operation of the document, those to come included, asks for a credential.
+// Every operation of the document requires a credential, including operations that are added later.
 func TestBadCredentials(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	good := s.As(owner).Token
@@ -417,7 +418,7 @@ func TestBadCredentials(t *testing.T) {
 	expired := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, time.Now().Add(-time.Second))
 	revoked := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, time.Time{})
 	revoked.Revoke(t, aikeystest.Customer, aikeystest.Project)
-	// A key of another's id with one's own secret, its checksum right.
+	// A key with the id of another user's key, the caller's own secret, and the right checksum.
 	foreign, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(t, err)
 	mixed := "ak_" + parts[1] + "_" + strings.Split(foreign, "_")[2]
@@ -426,7 +427,7 @@ func TestBadCredentials(t *testing.T) {
 	for _, token := range []string{unknown, foreign, mixed} {
 		s.Evidence.Hide(token)
 	}
-	credentials := map[string][]string{ // which open no session
+	credentials := map[string][]string{ // none of them opens a session
 		"none":                     nil,
 		"empty":                    {""},
 		"the scheme alone":         {"Bearer"},
@@ -459,7 +460,7 @@ func TestBadCredentials(t *testing.T) {
 	require.Empty(t, list(t, s, owner))
 }
 
-// A request without a session learns nothing about its other faults, and its body is not read.
+// An answer to a request without a session says nothing about its other faults, and the body is not read.
 func TestCredentialIsCheckedFirst(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
@@ -594,7 +595,7 @@ func TestHostileIDs(t *testing.T) {
 		"a pattern", "an upper-case prefix", "a lower-case id", "a bare lower-case id", "a prefix twice", "an id of an event",
 		"an id past its time", "an id of letters I, L, O", "an id too short", "an id too long",
 	} {
-		delete(hostile, name) // no key's, but as good a user's id as any
+		delete(hostile, name) // no key has this id, but a user may
 	}
 	hostile["a dash"] = "-"
 	for name, id := range hostile {
@@ -602,10 +603,10 @@ func TestHostileIDs(t *testing.T) {
 			path := strings.ReplaceAll(project+"/members/"+id, key.ID, exampleKey)
 			require.Contains(t, []int{http.StatusBadRequest, http.StatusNotFound}, del(t, s, owner, path).Status)
 			if name == "a secret" {
-				return // which is a user's id like any other: it would be listed, and rightly so
+				return // it is a valid user id, so the service may list it
 			}
 			if strings.Contains(id, "/") {
-				return // which is another path
+				return // this is another path
 			}
 			reply := put(t, s, owner, path, map[string]any{"role": "owner"})
 			require.Equal(t, http.StatusBadRequest, reply.Status)
@@ -778,7 +779,7 @@ func TestSourceIP(t *testing.T) {
 	})
 }
 
-// A caller's own request id could be anything; ours is minted.
+// The service makes its own request ids, since a caller's id could be anything.
 func TestRequestID(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
@@ -801,8 +802,8 @@ func TestRequestID(t *testing.T) {
 	})
 }
 
-// TestBadBody sends, to every operation that takes a body, every body that needs no schema to be wrong, with a secret in each
-// place. That the secret is in no reply, log line, metric and span is checked for all tests, by aikeystest.
+// TestBadBody sends every body that is wrong under any schema to every operation that takes a body, with a secret in
+// each place. As in all tests, aikeystest checks that no reply, log line, metric or span has the secret.
 func TestBadBody(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for _, o := range aikeystest.Operations(t) {
@@ -867,7 +868,7 @@ func TestBadBody(t *testing.T) {
 	require.Empty(t, events(t, s, owner))
 }
 
-// requireBadBody sends a request with a body, which must be refused on account of the field.
+// requireBadBody sends a request with a body. It requires a refusal that names the field.
 func requireBadBody(t *testing.T, s *aikeystest.Service, r aikeystest.Request, body []byte, field string) {
 	r.Token, r.Body = s.As(owner).Token, body
 	reply := s.Send(t, r)
@@ -890,7 +891,7 @@ func goodBody(t *testing.T, s *aikeystest.Service, example []byte) map[string]an
 	return good
 }
 
-// TestBadBodyMember sends, to every operation that takes a body, each member as its schema rules it out.
+// TestBadBodyMember sends each member with values that its schema forbids, to every operation that takes a body.
 func TestBadBodyMember(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for _, o := range aikeystest.Operations(t) {
@@ -971,7 +972,7 @@ func TestSeveralViolations(t *testing.T) {
 	require.ElementsMatch(t, []string{"Idempotency-Key", "query", "body", "name", "provider", "secret", "user_scope"}, reply.Fields(t))
 }
 
-// register returns a request to register a shared key, changed as the caller likes.
+// register returns a request to register a shared key, with the caller's changes.
 func register(t *testing.T, s *aikeystest.Service, name string, changes ...func(*aikeystest.Request)) aikeystest.Request {
 	r := aikeystest.Request{
 		Method: http.MethodPost, Path: project + "/aikeys", Token: s.As(owner).Token, Body: encode(t, s.Shared(name)), Header: http.Header{},
@@ -1205,7 +1206,7 @@ func TestNotReady(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{Ready: ready.Load})
 	for _, o := range aikeystest.Operations(t) {
 		t.Run(o.OperationID, func(t *testing.T) {
-			requireUnavailable(t, s.Send(t, o.Request)) // whatever the credential
+			requireUnavailable(t, s.Send(t, o.Request)) // with any credential
 			o.Token = s.As(owner).Token
 			requireUnavailable(t, s.Send(t, o.Request))
 		})
@@ -1307,7 +1308,7 @@ func TestRateLimitPerUser(t *testing.T) {
 	})
 }
 
-// requireQuota checks the RateLimit headers. Those of a limit of 0.7 a second have one more left if the machine is slow.
+// requireQuota checks the RateLimit headers. On a slow machine, a limit of 0.7 a second may have one more request left.
 func requireQuota(t *testing.T, header http.Header, limit, left int) {
 	number := func(name string) int {
 		n, err := strconv.Atoi(header.Get("RateLimit-" + name))
@@ -1361,7 +1362,7 @@ func TestRateLimitOfFailures(t *testing.T) {
 	})
 }
 
-// A client can't reset its own limit by writing another address into a header.
+// A client can't reset its limit by sending another address in a header.
 func TestRateLimitIgnoresForgedAddresses(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{FailureRate: ratelimit.Rate{PerSecond: 0.1, Burst: 3}})
 	statuses := map[int]int{}
@@ -1381,7 +1382,7 @@ func withIssuer(t *testing.T) (*aikeystest.Service, *authtest.Issuer) {
 	return aikeystest.Start(t, aikeystest.Options{OIDC: oidc}), issuer
 }
 
-// claims are those of a user in the project of the fixture, with changes.
+// claims returns the claims of a user in the fixture's project, with changes.
 func claims(user string, changes map[string]any) map[string]any {
 	all := map[string]any{"sub": user, "customer_id": "acme", "project_id": "web"}
 	maps.Copy(all, changes)
@@ -1553,7 +1554,7 @@ func TestReplicasAgree(t *testing.T) {
 	})
 }
 
-// The fields of the log, the metrics and the traces are an allow-list; this is it.
+// This test has the allow-list of fields in the log, the metrics and the traces.
 func TestObservedFields(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	name := "a-name-that-is-nobody-elses-business"
@@ -1615,7 +1616,7 @@ func TestDocumentListsStatuses(t *testing.T) {
 	}
 }
 
-// One method needs no credential: it says which credentials there are.
+// Only this method needs no credential: it says how to get one.
 func TestSignInOptionsNeedNoCredential(t *testing.T) {
 	var open []string
 	for _, item := range document(t).Paths.Map() {
@@ -1674,7 +1675,7 @@ func TestDocumentListsProviders(t *testing.T) {
 	require.Equal(t, slugs, document(t).Components.Schemas["ProviderSlug"].Value.Extensions["x-extensible-enum"])
 }
 
-// Fields marked as secret are the ones that nothing may show. This list changes under a reviewer's eyes only.
+// Fields marked as secret must never be shown. The list is repeated here so that a reviewer sees every change to it.
 func TestDocumentSecretFields(t *testing.T) {
 	// walk calls secret with the path of each secret schema within a schema.
 	var walk func(ref *openapi3.SchemaRef, secret func(path string))
@@ -1712,7 +1713,7 @@ func TestDocumentSecretFields(t *testing.T) {
 	require.Equal(t, []string{"request findLeaks.values[]", "request registerKey.secret", "request rotateKey.secret", "response createToken 201.api_key"}, found)
 }
 
-// Every field that the document marks secret has a type that prints nothing.
+// Every field that the document marks secret has a type that does not print its value.
 func TestDocumentSecretsAreRedacted(t *testing.T) {
 	const plain = "sk-0123456789abcdef"
 	req := gen.RegisterRequest{Provider: "openai", Name: "n", Secret: gensecret.New(plain)}
@@ -1749,7 +1750,7 @@ func TestDocumentSecretsAreRedacted(t *testing.T) {
 	})
 }
 
-// FuzzPath: whatever the path, the answer is documented, is not a 5xx, and shows nothing of another customer's.
+// FuzzPath checks that for every path the answer is documented, is not a 5xx, and shows nothing of another customer's.
 func FuzzPath(f *testing.F) {
 	for _, o := range aikeystest.Operations(f) {
 		f.Add(o.Method, o.Path)
@@ -1771,7 +1772,7 @@ func FuzzPath(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, path string) {
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://localhost"+path, http.NoBody)
 		if err != nil || !slices.Contains([]string{"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"}, method) {
-			return // what net/http would not let through
+			return // net/http would refuse it
 		}
 		req.Header.Set("Authorization", "Bearer "+token)
 		reply, complaints := s.Serve(req)

@@ -23,7 +23,7 @@ func patch(t *testing.T, s *aikeystest.Service, user, id, body, ifMatch string) 
 	return s.Send(t, r)
 }
 
-// changed sends a change as the owner, which must be made, and returns the key.
+// changed changes a key as the owner, and returns the changed key. The change must succeed.
 func changed(t *testing.T, s *aikeystest.Service, id, body string) gen.Key {
 	reply := patch(t, s, owner, id, body, "")
 	key := decode[gen.UpdateResponse](t, reply).Key
@@ -63,7 +63,7 @@ func TestADisabledKeyCanBeEnabled(t *testing.T) {
 }
 
 func TestAKeyIsExpiredFromItsTimeOn(t *testing.T) {
-	var ahead atomic.Int64 // of time.Now
+	var ahead atomic.Int64 // how far the service's clock is ahead
 	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		ahead.Store(0)

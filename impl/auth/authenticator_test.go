@@ -49,7 +49,7 @@ func (c *clock) Advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// tokens is a TokenFinder in memory. After reading a row it calls answer, if set, where a test can hold it back.
+// tokens is a TokenFinder in memory. After reading a row it calls answer, if set, in which a test can block it.
 type tokens struct {
 	mu     sync.Mutex
 	rows   map[string]models.Token
@@ -105,7 +105,7 @@ func (s *tokens) Mint(t testing.TB) (text, id string) {
 
 func bearer(token string) string { return "Bearer " + token }
 
-// requireRefused asserts that the header opens no session, and that the error says nothing of the token.
+// requireRefused asserts that the header opens no session, and that the error holds nothing of the token.
 func requireRefused(t testing.TB, a *auth.Authenticator, header string) error {
 	p, err := a.Authenticate(t.Context(), header)
 	require.ErrorIs(t, err, auth.ErrUnauthenticated)
@@ -116,7 +116,7 @@ func requireRefused(t testing.TB, a *auth.Authenticator, header string) error {
 	return err
 }
 
-// requireQuiet asserts that no rendering of the error holds a part of the header that is long enough to matter.
+// requireQuiet asserts that no text of the error holds a long part of the header.
 func requireQuiet(t testing.TB, err error, header string) {
 	text := fmt.Sprintf("%v %+v %#v %q", err, err, err, err)
 	parts := strings.FieldsFunc(header, func(r rune) bool { return strings.ContainsRune("_. ,", r) })
@@ -285,7 +285,8 @@ func TestCache(t *testing.T) {
 	})
 }
 
-// bubble runs a subtest with a clock of its own, in which synctest.Wait waits until all other goroutines are blocked.
+// bubble runs a subtest in a synctest bubble: it has its own clock, and synctest.Wait waits until all other goroutines
+// are blocked.
 func bubble(t *testing.T, name string, f func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 }
@@ -310,7 +311,7 @@ func TestDrop(t *testing.T) {
 }
 
 func TestSharedLookUp(t *testing.T) {
-	// hold returns a store whose first answer waits, after the row was read, until release is closed.
+	// hold returns a store that reads its first row, closes read, and answers only when release is closed.
 	hold := func() (store *tokens, read, release chan struct{}) {
 		store, read, release = newTokens(), make(chan struct{}), make(chan struct{})
 		store.answer = func(ctx context.Context, find int64) error {
@@ -344,7 +345,7 @@ func TestSharedLookUp(t *testing.T) {
 		}
 		cancel()
 		require.ErrorIs(t, <-first, context.Canceled, "it does not wait for the look-up")
-		synctest.Wait() // the others have joined
+		synctest.Wait() // the other callers have joined the look-up
 		close(release)
 		for _, other := range others {
 			require.NoError(t, <-other)
@@ -377,7 +378,7 @@ func TestSharedLookUp(t *testing.T) {
 	})
 }
 
-// FuzzAuthenticate: no header panics, and none opens a session that nobody was given.
+// FuzzAuthenticate checks that no header causes a panic or opens a session that it should not open.
 func FuzzAuthenticate(f *testing.F) {
 	text, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(f, err)
@@ -499,7 +500,7 @@ func (d *dataPlanes) FindDataPlanesByCertificate(_ context.Context, names []stri
 	return found, d.err
 }
 
-// mint stores a data plane, changed as the caller likes, and returns its credential and id.
+// mint stores a data plane, with the caller's changes, and returns its credential and id.
 func (d *dataPlanes) mint(t *testing.T, change func(*models.DataPlane)) (text, id string) {
 	text, id, hash, err := auth.MintDataPlane(time.Now())
 	require.NoError(t, err)
@@ -624,8 +625,8 @@ func TestAuthenticateCertificate(t *testing.T) {
 		require.ErrorIs(t, err, models.ErrUnavailable)
 		require.NotErrorIs(t, err, auth.ErrUnauthenticated)
 	})
-	// The cache finds tokens and certificates by a hash: a token with the text that is hashed for the names must not find
-	// the certificate's session.
+	// The cache finds tokens and certificates by a hash. A token whose text equals the text that is hashed for a
+	// certificate's names must not find the certificate's session.
 	t.Run("no token opens its cached session", func(t *testing.T) {
 		_, a := newCertificates(newClock().Now)
 		_, err := a.AuthenticateCertificate(t.Context(), []string{edgeName})

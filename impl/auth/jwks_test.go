@@ -208,7 +208,7 @@ func TestIssuerDownAtStart(t *testing.T) {
 	})
 }
 
-// someJWT has the form of a JWT; nobody signed it.
+// someJWT has the form of a JWT, but no valid signature.
 const someJWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
 
 // roundTripper is a function as an http.RoundTripper.
@@ -273,7 +273,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// serveDocuments runs an issuer whose documents a test writes itself; %s in discovery stands for its URL.
+// serveDocuments runs an issuer with the documents of a test; %s in discovery stands for the issuer's URL.
 func serveDocuments(t *testing.T, discovery string, keySet any) (a *auth.Authenticator, issuer string) {
 	mux := http.NewServeMux()
 	server := httptest.NewServer(mux)

@@ -25,7 +25,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth/authtest"
 )
 
-// ann is what a session token says of its bearer.
+// ann returns the claims of a user's session token, with changes.
 func ann(changes map[string]any) map[string]any {
 	claims := map[string]any{"customer_id": "acme", "sub": "ann", "project_id": "prod"}
 	maps.Copy(claims, changes)
@@ -332,7 +332,8 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// A JWT that the issuer has signed for our audience opens a session only if it was made for one (RFC 8725, section 3).
+// A JWT that the issuer has signed for our audience opens a session only if it is a session token (RFC 8725, section
+// 3).
 func TestOnlySessionTokensOpenSessions(t *testing.T) {
 	issuer, now := authtest.NewIssuer(t), newClock()
 	oidc, err := auth.NewOIDC(auth.OIDCConfig{
@@ -342,7 +343,7 @@ func TestOnlySessionTokensOpenSessions(t *testing.T) {
 	strict, partied := oidcSessions(t, issuer, now), auth.New(auth.Config{OIDC: oidc, Now: now.Now})
 	at := func(d time.Duration) int64 { return now.Now().Add(d).Unix() }
 	for name, tc := range map[string]struct {
-		typ      any // nil is absent
+		typ      any // nil means absent
 		claims   map[string]any
 		sessions *auth.Authenticator
 		opens    bool

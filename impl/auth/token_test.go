@@ -186,7 +186,8 @@ func TestAuthorizationHeader(t *testing.T) {
 	require.Equal(t, finds, store.finds.Load(), "what is malformed costs no look-up")
 }
 
-// FuzzAPIKey: parsing never panics, what parses has the documented form, and one changed byte undoes it.
+// FuzzAPIKey checks that parsing never panics, that a text that parses has the documented form, and that it no longer
+// parses with one byte changed.
 func FuzzAPIKey(f *testing.F) {
 	text, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(f, err)
@@ -208,7 +209,7 @@ func FuzzAPIKey(f *testing.F) {
 	})
 }
 
-// The rules for gitleaks match what is minted, in any text, and nothing shorter. Gitleaks uses the same kind of patterns.
+// The rules for gitleaks match minted tokens in any text, and nothing shorter. Gitleaks uses the same kind of patterns.
 func TestGitleaksRulesMatchWhatIsMinted(t *testing.T) {
 	rules, err := os.ReadFile("../../deploy/gitleaks/agentrouter.toml")
 	require.NoError(t, err)

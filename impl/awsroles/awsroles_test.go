@@ -48,7 +48,8 @@ func isSigned(r *http.Request, body []byte) bool {
 	return err == nil && again.Header.Get("Authorization") == given
 }
 
-// start returns a Roles whose requests come to AWS's token service as answer plays it, for signed requests alone.
+// start returns a Roles that sends its requests to a double of AWS's token service. The double accepts only signed
+// requests, and answer answers them.
 func start(t *testing.T, answer func(form url.Values) (status int, body string)) *Roles {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -115,7 +116,8 @@ func TestARoleIsAssumedWithTheCustomersID(t *testing.T) {
 	}
 }
 
-// Any customer could otherwise name the operator's own roles, and those of others who trust the service without a condition.
+// Otherwise any customer could name the operator's own roles, and the roles of others who trust the service without a
+// condition.
 func TestARoleThatAnyoneMayNameIsRefused(t *testing.T) {
 	roles := start(t, func(url.Values) (int, string) { return http.StatusOK, session(time.Now().Add(time.Hour)) })
 	_, _, err := roles.Assume(t.Context(), role)

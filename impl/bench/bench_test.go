@@ -139,11 +139,11 @@ func dataPlaneToken(b *testing.B, database string) string {
 	return strings.TrimSpace(string(token))
 }
 
-// The data: as many keys, projects and sessions as a middling installation has.
+// The data: as many keys, projects and sessions as an installation of medium size has.
 const (
 	keyCount     = 60_000
 	projectCount = 1_000
-	// usedProjects are what wrk and pgbench ask for, in the first usedProjects.
+	// usedProjects is how many projects wrk and pgbench use: the first ones.
 	usedProjects = 100
 	// idPrefix and a number of six digits make a valid key id.
 	idPrefix = models.KeyIDPrefix + "01JD8Q6Z3V8M2T5K7N9R"
@@ -218,7 +218,7 @@ func call(b *testing.B, client *http.Client, token, method, url, body string) st
 	return string(text)
 }
 
-// find returns what the group of a pattern matches.
+// find returns the text that the group of a pattern matches.
 func find(b *testing.B, text, pattern string) string {
 	b.Helper()
 	found := regexp.MustCompile(pattern).FindStringSubmatch(text)
@@ -244,7 +244,8 @@ func wrk(b *testing.B, url, script string, d time.Duration) float64 {
 	return findNumber(b, string(out), `Requests/sec:\s+([\d.]+)`)
 }
 
-// preparedLua returns a script that sends, in random order, the requests that a Lua expression makes of i, from 0 to count-1.
+// preparedLua returns a script that makes count requests with a Lua expression, in which i counts from 0, and sends
+// them in random order.
 func preparedLua(tokens []string, count int, expression string) string {
 	return tokensLua(tokens) + fmt.Sprintf(`local requests = {}
 function init(args)
@@ -262,7 +263,7 @@ func tokensLua(tokens []string) string {
 	return `local tokens = {"` + strings.Join(tokens, `", "`) + "\"}\n"
 }
 
-// getLua is a Lua expression for a GET of the path that another one makes.
+// getLua returns a Lua expression for a GET; path is a Lua expression for its path.
 func getLua(path string) string {
 	return `wrk.format("GET", ` + path + `, {["Authorization"] = "Bearer " .. token})`
 }
@@ -293,7 +294,7 @@ func pgbench(b *testing.B, database, script string, connections int, d time.Dura
 	path := filepath.Join(b.TempDir(), "script.sql")
 	require.NoError(b, os.WriteFile(path, []byte(script), 0o600))
 	tool := "pgbench"
-	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pgbench"); len(found) > 0 { // Debian keeps it out of the PATH
+	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pgbench"); len(found) > 0 { // on Debian it is not in the PATH
 		tool = found[len(found)-1]
 	}
 	out, err := exec.Command(tool, "-n", "-M", "prepared", fmt.Sprintf("-c%d", connections), "-j1",
@@ -311,7 +312,7 @@ func fill(sql string, values ...string) string {
 	return strings.ReplaceAll(filled, "\n", " ") + ";\n"
 }
 
-// literals returns the values of a row as SQL, or the expression for a column in place of its value.
+// literals returns the values of a row as SQL. An expression replaces the value of its column.
 func literals(row *models.Insert, expressions map[string]string) []string {
 	values := make([]string, len(row.Values))
 	for i, column := range row.Columns {
@@ -330,7 +331,7 @@ func literals(row *models.Insert, expressions map[string]string) []string {
 	return values
 }
 
-// compare runs limit and ours in turns and reports the median of the rounds' ratios.
+// compare runs limit and ours in turn, and reports the median of the rounds' ratios.
 func compare(b *testing.B, unit string, limit, ours func(time.Duration) float64) {
 	b.Helper()
 	limit(time.Second)
@@ -429,7 +430,7 @@ func BenchmarkRegisterPostgres(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, registerScript(tokens), d) })
 }
 
-// BenchmarkGetSQLite compares a Get over HTTP with a bare Echo handler that answers a constant.
+// BenchmarkGetSQLite compares a Get over HTTP with a bare Echo handler that answers with a constant.
 func BenchmarkGetSQLite(b *testing.B) {
 	database := "sqlite:" + b.TempDir() + "/aikeys.db"
 	tokens := seed(b, database, usedProjects)
@@ -477,8 +478,8 @@ func BenchmarkRegisterSQLite(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, registerScript(tokens), d) })
 }
 
-// BenchmarkFetchPostgres compares a fetch by a data plane, for a caller by their credential, with a Get. Every fetch is recorded, and
-// opens an envelope.
+// BenchmarkFetchPostgres compares a Get with a data plane's fetch for a caller's credential. Every fetch is recorded,
+// and opens an envelope.
 func BenchmarkFetchPostgres(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
 	server := startAikeysd(b, database)
@@ -493,8 +494,8 @@ func BenchmarkFetchPostgres(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.dataPlane, script, d) })
 }
 
-// BenchmarkMillionKeys compares Get and List with a million keys in the table with the same on a thousand keys. The lists have pages
-// of one key: a project has one key in the small table, and a thousand in the large one.
+// BenchmarkMillionKeys compares Get and List on a table of a million keys with Get and List on a table of a thousand.
+// The lists have pages of one key: a project has one key in the small table, and a thousand in the large one.
 func BenchmarkMillionKeys(b *testing.B) {
 	few, fewTokens := postgres(b, projectCount)
 	many, manyTokens := postgres(b, 1_000_000)
@@ -539,7 +540,7 @@ func BenchmarkStart(b *testing.B) {
 // a rate limit and without reads.
 func BenchmarkRewrapPostgres(b *testing.B) {
 	const keys, page = 100_000, 5_000
-	const round = 3 * time.Second // of which there are as many as the job takes
+	const round = 3 * time.Second // rounds go on until the job ends
 	database, tokens := postgres(b, keys)
 	keyset := filepath.Join(b.TempDir(), "keyset.json")
 	server := startAikeysd(b, database, "--sealer", "local:"+keyset) // makes the keyset
@@ -600,7 +601,7 @@ func BenchmarkRewrapPostgres(b *testing.B) {
 			return true
 		}
 	}
-	signal := func(signal syscall.Signal) { // the database still finishes the statements that a stopped job has begun
+	signal := func(signal syscall.Signal) { // after the signal, the database still finishes the statements of a stopped job
 		if err := cmd.Process.Signal(signal); !errors.Is(err, os.ErrProcessDone) {
 			require.NoError(b, err)
 		}
@@ -636,8 +637,9 @@ func BenchmarkRewrapPostgres(b *testing.B) {
 // with the same client and 16 callers. secrets-svc also authenticates the client, validates the request, and zeroes memory.
 func BenchmarkSecretsSeal(b *testing.B) {
 	if dir := os.Getenv(envBareSealer); dir != "" {
-		// This is the process to compare with, the least that an Echo server can do to seal and open: no validation, no
-		// authentication, no audit, no limits, no zeroed memory. It speaks the protocol of sealer/remote.
+		// This is the process to compare with. It does the least that an Echo server must do to seal and open: no
+		// validation, no authentication, no audit, no limits, no zeroed memory. It speaks the protocol of
+		// sealer/remote.
 		backend, err := local.Open(filepath.Join(dir, "keyset.json"))
 		require.NoError(b, err)
 		type body struct {
@@ -700,7 +702,7 @@ func BenchmarkSecretsRegister(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
 	keyset := filepath.Join(b.TempDir(), "keyset.json")
 	inProcess := startAikeysd(b, database, "--sealer", "local:"+keyset)
-	split := startAikeysd(b, database, "--sealer", "secrets+unix:"+startSecrets(b), "--sealer-old", "local:"+keyset) // which opens the canary
+	split := startAikeysd(b, database, "--sealer", "secrets+unix:"+startSecrets(b), "--sealer-old", "local:"+keyset) // local opens the canary
 	compare(b, "of-in-process",
 		func(d time.Duration) float64 { return wrk(b, inProcess.url, registerScript(tokens), d) },
 		func(d time.Duration) float64 { return wrk(b, split.url, registerScript(tokens), d) })
@@ -715,8 +717,8 @@ func keyBinding() sealer.Binding {
 	return sealer.Binding{CustomerID: "acme", ProjectID: "chat", KeyID: idPrefix + "000001", Provider: "openai", Version: 1}
 }
 
-// compareSealers compares secrets-svc with a bare sealer: how often 16 callers at once can make a call, with an envelope that
-// its sealer has sealed.
+// compareSealers compares the rate at which 16 callers make calls of secrets-svc with their rate of calls of a bare
+// sealer. Each sealer gets an envelope that it has sealed.
 func compareSealers(b *testing.B, call func(s *remote.Sealer, envelope []byte) error) {
 	b.Helper()
 	const callers = 16
@@ -777,7 +779,7 @@ func socketDir(b *testing.B) string {
 	return dir
 }
 
-// awaitSealer returns a client, once the service answers it.
+// awaitSealer returns a client once the service answers.
 func awaitSealer(b *testing.B, socket string) *remote.Sealer {
 	b.Helper()
 	client, err := remote.New(remote.Config{Socket: socket})
@@ -793,12 +795,12 @@ func awaitSealer(b *testing.B, socket string) *remote.Sealer {
 // coldFetches is how many fetches are measured, one after the other.
 const coldFetches = 1_000
 
-// BenchmarkColdFetchKMS measures the milliseconds and the calls of the key management service that a thousand cold fetches take.
-// aikeysd has no cache of its own, so every fetch of a data plane is a cold one.
+// BenchmarkColdFetchKMS measures how many milliseconds, and how many calls of the key management service, a thousand
+// cold fetches take. aikeysd has no cache of its own, so every fetch of a data plane is a cold one.
 func BenchmarkColdFetchKMS(b *testing.B) {
 	for _, backend := range []struct {
 		name string
-		// start returns the URL of a key, and counts its service's calls.
+		// start starts a service that counts its calls, and returns the URL of a key.
 		start func(b *testing.B, calls *atomic.Int64) string
 		flags []string
 	}{
@@ -874,7 +876,8 @@ func BenchmarkRevocation(b *testing.B) {
 		revocations = 30
 		// pause lets the acknowledgements of one revocation end before the next.
 		pause = 700 * time.Millisecond
-		// connectors is how many data planes connect at once: all must have connected before the first counts as silent.
+		// connectors is how many data planes connect at once: all must have connected before the first stream counts as
+		// silent.
 		connectors = 16
 	)
 	for _, count := range []int{1, 1_000, 5_000} {

@@ -104,12 +104,13 @@ func TestFetchAnswers(t *testing.T) {
 	})
 }
 
-// A credential means its session's project, unless the request names another project of the same customer.
+// A fetch by a caller's credential is for the default project of the session, unless it names another project of the
+// same customer.
 func TestFetchInAnotherProject(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
 		key := s.register(s.public.Session(acme, ops, sam), "openai", false)
-		token := s.public.As(sam).Token // whose default project is one that sam is no member of
+		token := s.public.As(sam).Token // sam is not a member of the session's default project
 		requireRefused(t, fetch(t, dp, forCaller(token, "openai")), http.StatusForbidden, "permission-denied")
 		requireKey(t, fetch(t, dp, forCaller(token, "openai", ops)), key, "project_key")
 		foreign := s.public.Session(globex, web, owner).Token
@@ -191,7 +192,7 @@ func TestEndedAccessIsRefusedAtOnce(t *testing.T) {
 			c := s.public.NewSession(acme, web, member, time.Time{})
 			requireKey(t, fetch(t, dp, forCaller(c.Token, "openai")), newer, "project_key")
 			c.Revoke(t, acme, web)
-			for range 2 { // by the statement, and by the session that it had dropped
+			for range 2 { // first the statement refuses, then the look-up of the dropped session
 				requireRefused(t, fetch(t, dp, forCaller(c.Token, "openai")), http.StatusUnprocessableEntity, "caller-unauthenticated")
 			}
 		})
@@ -238,7 +239,8 @@ func TestAsOfSeparatesAnswersByRevocation(t *testing.T) {
 	})
 }
 
-// Of a credential document, the answer has the part that goes into the header, and a URL that its fields complete.
+// The answer to a fetch of a credential document has the part that goes into the header, and a URL completed with its
+// fields.
 func TestFetchOfCredentialDocument(t *testing.T) {
 	s := onSQLite(t)
 	dp := s.dataPlane()
@@ -259,7 +261,8 @@ func TestFetchOfCredentialDocument(t *testing.T) {
 	}
 }
 
-// What a cloud's credential signs goes to data planes, for an hour at most, and the credential itself never does.
+// Data planes get tokens that a cloud's credential has signed, valid for at most an hour. They never get the
+// credential.
 func TestFetchNeverAnswersACloudsCredential(t *testing.T) {
 	s := onSQLite(t)
 	dp, inner := s.dataPlane(), s.Secret()
@@ -286,7 +289,8 @@ type tokenService func(*http.Request) *http.Response
 // RoundTrip implements http.RoundTripper.
 func (s tokenService) RoundTrip(r *http.Request) (*http.Response, error) { return s(r), nil }
 
-// A client secret of Azure's is exchanged at its cloud's own address; a refusal is the key's failure, and an outage nobody else's.
+// An Azure client secret is exchanged at its cloud's own address. A refusal counts as a failure of the key; an outage
+// affects no other key.
 func TestFetchExchangesClientSecrets(t *testing.T) {
 	answers := tokenService(func(r *http.Request) *http.Response {
 		body, _ := io.ReadAll(r.Body)
@@ -329,7 +333,7 @@ func TestFetchExchangesClientSecrets(t *testing.T) {
 	require.Equal(t, []string{"token_unavailable", "credential_refused", "by_id"}, []string{records[0].Reason, records[1].Reason, records[2].Reason})
 }
 
-// roleKeeper is a double of what assumes roles.
+// roleKeeper is a double of exchange.Roles.
 type roleKeeper func(providers.Role) (token string, life time.Duration, err error)
 
 // Assume implements exchange.Roles.
@@ -337,7 +341,7 @@ func (k roleKeeper) Assume(_ context.Context, role providers.Role) (token string
 	return k(role)
 }
 
-// The external id is the customer's whose key it is, whatever the credential and the request say.
+// The external id is that of the key's customer, whatever the credential and the request say.
 func TestFetchAssumesARoleForTheKeysCustomer(t *testing.T) {
 	assumed := make(chan providers.Role, 10)
 	exchanger := exchange.New(nil)
@@ -469,7 +473,8 @@ func TestUnauthenticatedCallerLeavesNoRecord(t *testing.T) {
 	require.Empty(t, s.Fetches("", ""))
 }
 
-// An envelope that was changed, or moved to another row, does not open. That is an internal error, and on record.
+// An envelope that was changed, or moved to another row, does not open. The answer is an internal error, and the fetch
+// is recorded.
 func TestUnreadableKeyIsRefused(t *testing.T) {
 	s := onSQLite(t)
 	dp := s.dataPlane()
@@ -610,7 +615,7 @@ func FuzzFetchBody(f *testing.F) {
 	})
 }
 
-// Of all combinations of fields, exactly those that the document's text allows are accepted.
+// A combination of fields is accepted if and only if the document's text allows it.
 func TestFetchIdentifiesKeyInOneMode(t *testing.T) {
 	s := onSQLite(t)
 	dp, key := s.dataPlane(), s.shared("openai")
@@ -655,7 +660,7 @@ func TestFetchIdentifiesKeyInOneMode(t *testing.T) {
 	require.Equal(t, 5, allowed, "a refused body leaves no record")
 }
 
-// A field that becomes secret, or ceases to be, has to be added to or removed from this list, where a reviewer sees it.
+// Fields marked as secret must never be shown. The list is repeated here so that a reviewer sees every change to it.
 func TestSecretFieldsOfDocument(t *testing.T) {
 	var walk func(ref *openapi3.SchemaRef, secret func(path string)) // calls secret with the path of each secret schema within ref
 	walk = func(ref *openapi3.SchemaRef, secret func(path string)) {
@@ -710,7 +715,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	require.Contains(t, string(text), plain, "but it is encoded")
 }
 
-// Sends secrets through every kind of answer. The fixture searches everything else for them when the service ends.
+// Secrets pass through every kind of answer. The fixture searches all other output for them when the service ends.
 func TestSealingSecretsAppearOnlyInFetchAnswers(t *testing.T) {
 	s := onSQLite(t)
 	dp, limited := s.dataPlane(), s.dataPlane(serving(globex))
@@ -739,7 +744,7 @@ func TestSealingSecretsAppearOnlyInFetchAnswers(t *testing.T) {
 	require.NotContains(t, s.Evidence.Log(), "/v1/")
 }
 
-// hookedSealer is a sealer that calls opened with each secret that it has opened for a fetch.
+// hookedSealer is a sealer that calls opened with each secret that it opens for a fetch.
 type hookedSealer struct {
 	sealer.Sealer
 	opened func(sealer.Secret)
@@ -790,8 +795,9 @@ func TestLoggedFieldsOfFetch(t *testing.T) {
 	require.NotContains(t, s.Evidence.Log(), "the-name-of-the-edge")
 }
 
-// A data plane's fence depends on this: however a revocation and fetches overlap, an answer that has the key says that it is
-// from before. That includes a key that serves in place of a bad one, which a second statement finds.
+// A data plane drops an answer whose position does not include a revocation that it knows of. So if a revocation and a
+// fetch overlap, an answer that has the key must have a position from before the revocation. That also holds for the
+// next key after a bad one, which a second statement finds.
 func TestAsOfExcludesRevocationOfFetchedKey(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
@@ -840,18 +846,18 @@ func TestAsOfExcludesRevocationOfFetchedKey(t *testing.T) {
 }
 
 func TestFetchedKeyByPolicyAndRegisteredKeys(t *testing.T) {
-	table := map[pub.UserKeys]map[string]string{ // :: policy → keys there are → reason
+	table := map[pub.UserKeys]map[string]string{ // :: policy → existing keys → reason
 		"allow":   {"none": "no_key", "project": "project_key", "own": "user_key", "both": "user_key"},
 		"require": {"none": "user_key_required", "project": "user_key_required", "own": "user_key", "both": "user_key"},
 		"forbid":  {"none": "no_key", "project": "user_keys_forbidden", "own": "no_key", "both": "user_keys_forbidden"},
 	}
-	// Each presence of keys has a provider to itself.
+	// Each set of keys has a provider of its own.
 	providers := map[string]string{"none": "openai", "project": "deepseek", "own": "mistral", "both": "cohere"}
 	each(t, func(t *testing.T, s *service) {
 		dp, token := s.dataPlane(), s.credential(member)
 		projects := map[string]held{"project": s.shared("deepseek"), "both": s.shared("cohere")}
 		own := map[string]held{"own": s.own(member, "mistral"), "both": s.own(member, "cohere")}
-		for _, provider := range providers { // which serve nobody but their users
+		for _, provider := range providers { // these keys serve only their users
 			s.own(other, provider)
 			s.own(owner, provider)
 		}
@@ -876,7 +882,7 @@ func TestFetchedKeyByPolicyAndRegisteredKeys(t *testing.T) {
 	})
 }
 
-// If no key serves, callers who may read a revoked key are told about it. Other callers get the answer for no key.
+// If no key serves, the answer names a revoked key to callers who may read it. Other callers get the answer for no key.
 func TestFetchNamesTheRevokedKey(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, token := s.dataPlane(), s.credential(member)
@@ -966,10 +972,10 @@ func TestALimitedKeyByPolicy(t *testing.T) {
 	})
 }
 
-// answeredBy is which key serves, empty for none, and why.
+// answeredBy is the key that serves ("" for none), and the reason.
 type answeredBy struct{ keyID, reason string }
 
-// fetched fetches for a user by their credential and by their name, which must do the same.
+// fetched fetches for a user by their credential and by their id, and requires the same answer.
 func fetched(t *testing.T, s *service, dp *dataPlane, user, provider string) answeredBy {
 	t.Helper()
 	byName, byToken := fetch(t, dp, forUser(web, user, provider)), fetch(t, dp, forCaller(s.credential(user), provider))
@@ -983,7 +989,7 @@ func fetched(t *testing.T, s *service, dp *dataPlane, user, provider string) ans
 	return answeredBy{byName.JSON200.KeyID, byName.JSON200.Reason}
 }
 
-// Over many states at random: the public dry run says what a fetch then does.
+// In many random states, the public dry run says what a fetch then does.
 func TestResolveAgreesWithFetch(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
@@ -992,7 +998,7 @@ func TestResolveAgreesWithFetch(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		providers := []string{"openai", "mistral"}
 		var active []pub.Key
-		step := func() []pub.Key { // changes the project a little, and returns the keys that are active then
+		step := func() []pub.Key { // makes one change to the project, and returns the active keys
 			provider := providers[random.IntN(len(providers))]
 			if len(active) > 0 && random.IntN(3) > 0 {
 				i := random.IntN(len(active))
@@ -1074,7 +1080,7 @@ func TestAKeyServesTheUsersItIsRestrictedTo(t *testing.T) {
 			requireRefused(t, fetch(t, dp, ask), http.StatusNotFound, "no-key")
 		}
 		require.Equal(t, "key_restricted", s.Fetches(acme, web)[1].Reason)
-		for range 2 { // an older one that serves everybody is next, and there is none; a newer one comes first
+		for range 2 { // first no other key serves everybody; then a newer key comes first
 			other := s.shared("openai")
 			requireKey(t, fetch(t, dp, forCaller(s.credential(owner), "openai")), other, "project_key")
 		}
@@ -1124,7 +1130,7 @@ func TestAnOwnServersKeyGoesThereAlone(t *testing.T) {
 		require.Equal(t, []string{"X-Llm-Key", key.secret}, []string{got.Inject[0].Name, got.Inject[0].Value.Reveal()})
 		requireKey(t, fetch(t, dp, declared(forKey(key.ID))), key, "by_id")
 
-		// An older data plane does not check where it connects to.
+		// An older data plane does not check which address it connects to.
 		requireRefused(t, fetch(t, dp, forUser(web, "", "x-llm")), http.StatusBadRequest, "invalid-argument")
 		requireRefused(t, fetch(t, dp, forKey(key.ID)), http.StatusNotFound, "not-found")
 
@@ -1242,7 +1248,7 @@ func TestEachDisablingHasAReceipt(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, http.StatusNoContent, reply.StatusCode())
 		}
-		// heartbeatAfter is the next heartbeat after the nth event of a type.
+		// heartbeatAfter returns the next heartbeat after the nth event of a type.
 		heartbeatAfter := func(kind string, n int) feedtest.Message {
 			seen := 0
 			return stream.Await("a heartbeat after "+kind, func(m feedtest.Message) bool {

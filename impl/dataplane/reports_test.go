@@ -20,7 +20,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// key returns what the public API tells a user of a key.
+// key returns a key as a user gets it from the public API.
 func (s *service) key(t *testing.T, user, id string) pub.Key {
 	t.Helper()
 	reply, err := s.public.As(user).GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, id, nil)
@@ -51,7 +51,7 @@ func TestReportShowsInKey(t *testing.T) {
 	})
 }
 
-// Whole numbers from a million on were refused once.
+// Whole numbers of a million or more were once refused.
 func TestReportsUpToADayOld(t *testing.T) {
 	s := onSQLite(t)
 	dp := s.dataPlane()
@@ -71,12 +71,12 @@ func TestReportsUpToADayOld(t *testing.T) {
 func TestFailingKeyEvents(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, project, mine := s.dataPlane(), s.shared("openai"), s.own(member, "openai")
-		failing := func(user string) []pub.Event { // those events that the user may read
+		failing := func(user string) []pub.Event { // the events that the user may read
 			reply, err := s.public.As(user).ListEventsWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil)
 			require.NoError(t, err)
 			return slices.DeleteFunc(reply.JSON200.Events, func(e pub.Event) bool { return e.Type != "key.failing" })
 		}
-		for range 2 { // failing on is no news
+		for range 2 { // a second failure is no news
 			report(t, dp, project.ID, true, 0)
 			report(t, dp, mine.ID, true, 0)
 		}
@@ -171,7 +171,7 @@ func TestInvalidReports(t *testing.T) {
 	require.Nil(t, got.LastFailure)
 }
 
-// The key that its provider refuses is tested once, whatever the number of reports, and it serves on.
+// A key that its provider refuses is tested once, whatever the number of reports, and continues to serve.
 func TestKeyThatBeginsToFailIsTested(t *testing.T) {
 	var asked atomic.Int32
 	t.Cleanup(func() { require.EqualValues(t, 1, asked.Load()) })
@@ -226,7 +226,7 @@ func usage(t testing.TB, as *aikeystest.Session, params pub.ListUsageParams) *pu
 	return reply.JSON200
 }
 
-// lines returns what the entries say, without the day.
+// lines returns the entries as texts, without the day.
 func lines(of *pub.ListUsageResponse) (out []string) {
 	for _, u := range of.Usage {
 		user := ""
@@ -330,7 +330,7 @@ func TestInvalidUsageReports(t *testing.T) {
 	for i := range counts {
 		counts[i] = largest
 	}
-	count(t, dp, 9_007_199_254_740_991, counts...) // fits a body
+	count(t, dp, 9_007_199_254_740_991, counts...) // the largest number that a body may have
 	u := usage(t, s.public.As(owner), pub.ListUsageParams{}).Usage[0]
 	require.EqualValues(t, 250_000_000_000, u.Requests)
 	require.Equal(t, models.KeyIDPrefix, u.KeyID[:len(models.KeyIDPrefix)])

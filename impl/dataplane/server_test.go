@@ -57,7 +57,7 @@ type service struct {
 	*aikeystest.Service
 	public *aikeystest.Service
 	t      testing.TB
-	db     *sql.DB // goes past the store
+	db     *sql.DB // bypasses the store
 	feed   *feed.Feed
 }
 
@@ -70,7 +70,7 @@ var contract = sync.OnceValue(func() *aikeystest.Contract {
 	return aikeystest.NewContract(doc)
 })
 
-// change changes the settings of a service, which are otherwise those of production.
+// change changes the settings of a service. The other settings are those of production.
 type change = func(*aikeystest.Options, *dataplane.Config)
 
 // each runs a test on every engine, with a service of its own.
@@ -201,7 +201,7 @@ func (s *service) setPolicy(body pub.PolicyRequest) {
 
 func forKey(id string) gen.FetchRequest { return gen.FetchRequest{KeyID: &id} }
 
-// forCaller asks for the key that serves a caller, in the project of their session or another one.
+// forCaller returns a fetch of the key that serves a caller, in the project of their session or in another project.
 func forCaller(token, provider string, project ...string) gen.FetchRequest {
 	r := gen.FetchRequest{Credential: new(gensecret.New(token)), Provider: &provider}
 	for _, p := range project {
@@ -210,7 +210,7 @@ func forCaller(token, provider string, project ...string) gen.FetchRequest {
 	return r
 }
 
-// forUser asks for the key of a user in a project of acme's; an empty user asks for the project's key.
+// forUser returns a fetch of a user's key in one of acme's projects; an empty user means the project's key.
 func forUser(project, user, provider string) gen.FetchRequest {
 	r := gen.FetchRequest{CustomerID: new(acme), ProjectID: &project, Provider: &provider}
 	if user != "" {
@@ -313,7 +313,7 @@ func TestOperationsRequireDataPlaneCredential(t *testing.T) {
 	require.Empty(t, s.Fetches(acme, web), "an unauthenticated fetch leaves no record")
 }
 
-// Every operation that gives anything out checks the credential in its own statement, so a cached session does not help.
+// Every operation that returns data checks the credential in its own statement, so a cached session does not help.
 func TestRevokedDataPlaneIsRefusedAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		feedtest.Run(t, s.feed.Run)
@@ -366,7 +366,7 @@ func TestOtherCustomersLookLikeNoneToADataPlane(t *testing.T) {
 			doc := map[string]any{}
 			require.NoError(t, json.Unmarshal(reply.Body, &doc))
 			delete(doc, "request_id")
-			delete(doc, "instance") // has it too
+			delete(doc, "instance") // it contains the request's id, too
 			return fmt.Sprint(reply.StatusCode(), doc)
 		}
 		unknown := answer(forKey(absent))
@@ -450,8 +450,8 @@ func TestOperationsWithoutDatabase(t *testing.T) {
 	}
 }
 
-// follow opens a stream once the feed has read from the database. It ends with the test, and its messages must be as the
-// document has them.
+// follow opens a stream once the feed has read from the database. It ends with the test, and its messages must match
+// the document.
 func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsParams) *feedtest.Client {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -658,7 +658,7 @@ func headersOf(got *gen.ClaimKeyTestResult) map[string]string {
 	return headers
 }
 
-// found is what a test has found.
+// found returns the result of a test.
 func (s *service) found(t *testing.T, id string) string {
 	t.Helper()
 	row, err := s.Store.FindKeyTest(t.Context(), id)
@@ -729,7 +729,7 @@ func TestSecretIsTestedBeforeItIsAKeys(t *testing.T) {
 	record := s.Fetches(acme, web)[0]
 	require.Equal(t, []any{dp.ID, "verification", "anthropic", "", uint32(0)}, []any{record.DataPlaneID, record.Reason, record.Provider, record.KeyID, record.Version})
 
-	// What is signed here is refused elsewhere at another time.
+	// A provider whose clock differs refuses what is signed here.
 	for _, tc := range []struct {
 		ago  time.Duration
 		want string
@@ -749,8 +749,8 @@ func TestSecretIsTestedBeforeItIsAKeys(t *testing.T) {
 	require.Equal(t, "unreachable unknown_answer", s.found(t, moved))
 }
 
-// Data planes get neither a key that has been stopped in the meantime nor a credential that only the control plane can exchange. The waiting
-// request gets an answer.
+// Data planes get no key that has been stopped in the meantime, and no credential that only the control plane can
+// exchange. The waiting request gets an answer.
 func TestDataPlanesGetNoTestTheyCannotMake(t *testing.T) {
 	s := onSQLite(t, func(o *aikeystest.Options, _ *dataplane.Config) {
 		o.Tester = verification.New(verification.Config{Transport: tokenService(func(r *http.Request) *http.Response {

@@ -55,7 +55,7 @@ type service struct {
 // plainSite is the site without settings, which renders its pages once for all tests.
 var plainSite = sync.OnceValues(func() (*docsite.Site, error) { return docsite.New(docsite.Config{Problems: tables()}) })
 
-// start serves the site of a configuration; of none, it serves plainSite.
+// start serves the site of a configuration; without one, it serves plainSite.
 func start(t *testing.T, configs ...docsite.Config) service {
 	t.Helper()
 	site, err := plainSite()
@@ -89,7 +89,7 @@ type reply struct {
 	body string
 }
 
-// ask sends a request with headers, given as names and values in turn. Host sets the request's host.
+// ask sends a request. header has names and values of headers in turn. Host sets the request's host.
 func (s service) ask(t *testing.T, method, path string, header ...string) reply {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, http.NoBody)
@@ -114,7 +114,7 @@ func (s service) get(t *testing.T, path string, header ...string) reply {
 	return s.ask(t, http.MethodGet, path, header...)
 }
 
-// No path needs a session or a database, and each answers only GET and HEAD, and can be cached.
+// No path needs a session or a database. Each answers only GET and HEAD, and its answer can be cached.
 func TestEveryPath(t *testing.T) {
 	s := start(t)
 	require.Equal(t, http.StatusServiceUnavailable, s.get(t, "/v1/whoami").StatusCode, "the API is not ready")
@@ -395,7 +395,7 @@ func TestEveryLinkLeadsSomewhere(t *testing.T) {
 	s := start(t, docsite.Config{Downloads: packed(t)})
 	linked := regexp.MustCompile(`(?:href|src|data-index)="([^"]*)"`)
 	inline := regexp.MustCompile(`(?i)<script(>| [^>]*>[^<])|<style|\son[a-z]+=|\sstyle=|javascript:`)
-	text := regexp.MustCompile(`>[^<]+<`) // between tags, where a guide may show code with anything
+	text := regexp.MustCompile(`>[^<]+<`) // text between tags, which may be a guide's code with anything in it
 	pages, guides := map[string]string{}, 0
 	links := [][2]string{{"", "/docs"}} // the path of a page, and the target of a link on it
 	for i := 0; i < len(links); i++ {
@@ -710,7 +710,7 @@ func TestInvalidDownloadsFailNew(t *testing.T) {
 	}
 }
 
-// The name on PyPI is somebody else's: the page leads to our archive by its URL and hash, and warns.
+// The name on PyPI belongs to somebody else's package. So the page installs our archive by its URL and hash, and warns.
 func TestPythonSDKInstallsByURLWithItsHash(t *testing.T) {
 	dir := packed(t)
 	const name = "agentrouter-python-0.1.1.tar.gz"

@@ -22,7 +22,7 @@ import (
 // service answers as token services do.
 type service func(*http.Request) (status int, body string)
 
-// RoundTrip implements http.RoundTripper. As a connection does, it breaks off when the request's context ends.
+// RoundTrip implements http.RoundTripper. Like a connection, it fails when the request's context ends.
 func (s service) RoundTrip(r *http.Request) (*http.Response, error) {
 	status, body := s(r)
 	if err := r.Context().Err(); err != nil {
@@ -108,7 +108,7 @@ func TestHangingServiceHoldsUpNoOtherKey(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.ErrorIs(t, x.Complete(ctx, "new", at("hangs.example")), context.Canceled)
-		time.Sleep(2 * timeout) // what is under way ends
+		time.Sleep(2 * timeout) // exchanges under way end
 	})
 }
 

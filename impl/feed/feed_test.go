@@ -59,7 +59,8 @@ func each(t *testing.T, test func(t *testing.T, e *env)) {
 	t.Run("postgres", func(t *testing.T) { onPostgres(t, test) })
 }
 
-// onSQLite runs a test on SQLite, by a clock of its own: time passes only while everything waits, and waiting takes none.
+// onSQLite runs a test on SQLite, in a synctest bubble: its clock advances only while everything waits, so waiting
+// takes no real time.
 func onSQLite(t *testing.T, test func(t *testing.T, e *env)) {
 	t.Helper()
 	t.Parallel()
@@ -107,7 +108,7 @@ func (e *env) eventually(what string, is func() bool) {
 	require.Eventually(e.t, is, feedtest.Patience, 5*time.Millisecond, what)
 }
 
-// hookedStore is a store some of whose methods call enter first, with their name, and use the context that it returns.
+// hookedStore is a store. Some of its methods first call enter with their name, and use the context that enter returns.
 type hookedStore struct {
 	Store
 	enter func(ctx context.Context, method string) context.Context
@@ -145,7 +146,8 @@ func (s hookedStore) Receipts(ctx context.Context, stop models.Stop) ([]models.R
 	return s.Store.Receipts(s.enter(ctx, "Receipts"), stop)
 }
 
-// faultyStore returns a replica's store of which some methods block while the switch is set, or fail if they read changes.
+// faultyStore returns a change that gives a replica a faulty store, and the switch of its faults. While the switch is
+// set, the named methods block; those that read changes fail.
 func (e *env) faultyStore(methods ...string) (withFaults func(*Feed), isFaulty *atomic.Bool) {
 	isFaulty = &atomic.Bool{}
 	return withStore(hookedStore{e.newStore(), func(ctx context.Context, method string) context.Context {
@@ -172,7 +174,7 @@ type replica struct {
 	stop func()
 }
 
-// replica starts one and waits until it has read from the database.
+// replica starts a replica and waits until it has read from the database.
 func (e *env) replica(changes ...func(*Feed)) *replica {
 	e.t.Helper()
 	r := e.start(changes...)
@@ -230,7 +232,7 @@ func (r *replica) connect(customers ...string) *member {
 	return r.subscribe(Subscription{DataPlane: r.env.dataPlane(customers...)})
 }
 
-// subscribe opens a stream that must open.
+// subscribe opens a stream, which must succeed.
 func (r *replica) subscribe(sub Subscription) *member {
 	r.env.t.Helper()
 	m, err := r.tryConnect(sub, nil)
@@ -282,7 +284,7 @@ func (r *replica) acknowledge(m *member, text string, inFlight map[string]int) {
 	require.NoError(r.env.t, r.Acknowledge(r.env.t.Context(), m.ID, m.Session(), at, inFlight))
 }
 
-// receipt returns a receipt once it is complete, or as it is after the time to wait.
+// receipt returns a receipt once it is complete, or after the time to wait.
 func (r *replica) receipt(k models.Key, wait time.Duration) Receipt {
 	r.env.t.Helper()
 	got, err := r.WaitForReceipt(r.env.t.Context(), k.Stop(), wait)
@@ -352,7 +354,7 @@ func (e *env) revoke(keys ...models.Key) models.Key {
 	return keys[0]
 }
 
-// execute runs a statement past the stores.
+// execute runs a statement that bypasses the stores.
 func (e *env) execute(statement string) {
 	e.t.Helper()
 	_, err := modelstest.Open(e.t, modelstest.AsOwner(e.t, e.url)).ExecContext(context.Background(), statement)
@@ -364,8 +366,8 @@ func isAbout(key string) func(feedtest.Message) bool {
 	return func(m feedtest.Message) bool { return m.KeyID != nil && *m.KeyID == key }
 }
 
-// Guarantee 1: data planes that reconnect at random, to any replica, get every change of their customers, although transactions
-// commit out of order. They get nobody else's.
+// Guarantee 1: data planes that reconnect at random, to any replica, get every change of their customers, although
+// transactions commit out of order. They get no other customer's changes.
 func TestNoGap(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		replicas := []*replica{e.replica(), e.replica(), e.replica()}
@@ -608,7 +610,7 @@ func TestHeartbeatInterval(t *testing.T) {
 			require.Equal(t, 400*time.Millisecond, gap, "a lease lasts for two and a half")
 		}
 		time.Sleep(270 * time.Millisecond)
-		e.change("nobody", 1) // brings a heartbeat, and the next comes an interval later
+		e.change("nobody", 1) // this brings a heartbeat; the next one comes an interval later
 		time.Sleep(time.Second)
 		require.InDelta(t, 270, gaps()[5].Milliseconds(), 5)
 		require.InDelta(t, 400, gaps()[6].Milliseconds(), 5)
@@ -639,7 +641,7 @@ func TestNoHeartbeatWithoutDatabase(t *testing.T) {
 	})
 }
 
-// The lease makes the replica read every 24 minutes, unless it is woken.
+// With this lease, the replica reads only every 24 minutes, unless it is woken.
 func TestReplicasWakeOneAnother(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
 		m := e.replica(withLease(time.Hour)).connect()
@@ -761,7 +763,7 @@ func (e *env) knownReplicas() []models.Replica {
 	return replicas
 }
 
-// hasty makes replicas take each other for dead after a second.
+// hasty makes replicas consider each other dead after a second.
 func hasty(f *Feed) {
 	f.params.lease, f.params.maintenance, f.params.replicaGrace = lease, 50*time.Millisecond, 500*time.Millisecond
 }
@@ -787,8 +789,8 @@ func TestDeadReplicasAreReaped(t *testing.T) {
 	})
 }
 
-// A replica whose heartbeats don't reach the database is taken for dead, and the rows of its streams are deleted. So it sends
-// those no heartbeats, and ends them once it can store its own again.
+// Other replicas consider a replica dead if its heartbeats don't reach the database, and delete the rows of its
+// streams. So the replica sends these streams no heartbeats, and ends them once it can store its own again.
 func TestStreamsOfReapedReplicaEnd(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		withFaults, isFaulty := e.faultyStore("RecordHeartbeat")
@@ -813,7 +815,7 @@ func TestStreamsOfReapedReplicaEnd(t *testing.T) {
 	})
 }
 
-// Other replicas may take a replica without streams for dead, and would delete its next stream.
+// Other replicas may consider a replica without streams dead, and would delete its next stream.
 func TestIdleReplicaSendsHeartbeatFirst(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(func(f *Feed) { f.params.maintenance = time.Hour })
@@ -824,7 +826,7 @@ func TestIdleReplicaSendsHeartbeatFirst(t *testing.T) {
 	})
 }
 
-// counts returns what a data plane was last told of how many serve a customer.
+// counts returns how many data planes serve a customer, according to the last heartbeat.
 func (m *member) counts(customer string) (n int) { return countsIn(m.heartbeats(), customer) }
 
 func countsIn(heartbeats []feedtest.Message, customer string) (n int) {
@@ -920,7 +922,7 @@ func TestHello(t *testing.T) {
 	})
 }
 
-// backlog makes a feed allow streams to have missed ten changes.
+// backlog lets streams resume if they have missed at most ten changes.
 func backlog(f *Feed) { f.params.maxBacklog = 10 }
 
 func TestResumeTooFarBackResets(t *testing.T) {
@@ -979,8 +981,8 @@ func TestABacklogIsReadWithinPartOfALease(t *testing.T) {
 	})
 }
 
-// A position that this replica has yet to read is not of another history: the lagging replica polls every 24 minutes, and is not
-// woken.
+// A replica must not mistake a position that it has yet to read for one of another history. The lagging replica polls
+// every 24 minutes, and is not woken.
 func TestResumeAtLaggingReplica(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		ahead := e.replica()
@@ -1048,7 +1050,7 @@ func TestPausedReaderGetsAllInOrder(t *testing.T) {
 	})
 }
 
-// Messages from before the database was restored would extend a lease, and name a position that means something else now.
+// Messages from before the database was restored would extend a lease, and have a position with another meaning.
 func TestLastMessageComesLast(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica()
@@ -1071,7 +1073,7 @@ func TestLastMessageComesLast(t *testing.T) {
 	})
 }
 
-// A stream that ends in the middle of a message must neither seem to go on nor to end as a response should.
+// If a stream ends in the middle of a message, the data plane must see neither an open stream nor a proper end.
 func TestSlowConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, modelstest.EngineSQLite.MigratedURL(t))
@@ -1130,7 +1132,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 				}
 			}
 			text, err := io.ReadAll(body)
-			if err == nil { // its queue was full while it was not writing
+			if err == nil { // its queue got full between two writes
 				require.True(t, strings.HasSuffix(string(text), "\n\n"))
 			}
 			require.NotErrorIs(t, err, context.Canceled)

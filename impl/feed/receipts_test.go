@@ -72,7 +72,7 @@ func TestReceiptHasTheRequestsInFlight(t *testing.T) {
 			got := here.receipt(k, 0)
 			return !got.Complete && got.Counted == 1 && got.InFlight == 3
 		})
-		second.acknowledge(k, there, 0) // which leaves it to the other replica
+		second.acknowledge(k, there, 0) // this replica stores it for the other one
 		elsewhere.acknowledge(k, here, 7)
 		silent.acknowledge(k, there)
 		for _, r := range []*replica{here, there} {
@@ -92,7 +92,8 @@ func TestReceiptHasTheRequestsInFlight(t *testing.T) {
 	})
 }
 
-// states returns the states of data planes by name, and checks that those that have acknowledged, and no others, say how long it took.
+// states returns the states of data planes by name. It requires that a data plane has a time if and only if it has
+// acknowledged.
 func states(t *testing.T, r Receipt) map[string]PlaneState {
 	t.Helper()
 	found := map[string]PlaneState{}
@@ -252,8 +253,8 @@ func TestAcknowledgeAtAnyReplica(t *testing.T) {
 	})
 }
 
-// A data plane that comes from a dead replica with a lease counts until it has acted on what the dead one did not tell it, although
-// its new replica read the revocation before it came.
+// A data plane moves from a dead replica, with a lease. It counts until it has acted on the changes that the dead
+// replica did not send, although its new replica had read the revocation before it came.
 func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 	t.Parallel()
 	for name, others := range map[string]int{"with others at the new one": 1, "alone": 0} {
@@ -281,8 +282,8 @@ func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 	}
 }
 
-// A data plane that moves to another replica, as behind a load balancer, holds up the receipts of neither: the replica that it
-// left notices, although the connection may still seem open.
+// A data plane that moves to another replica, as behind a load balancer, delays no receipt of either replica. The
+// replica that it left notices the move, although the connection may still seem open.
 func TestReceiptAfterStreamMoves(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		o := func(f *Feed) { f.params.lease, f.params.maintenance = time.Minute, 50*time.Millisecond }
@@ -329,7 +330,7 @@ func TestReceiptOfRestartedReplica(t *testing.T) {
 		k := e.revoke()
 		require.False(t, r.receipt(k, 0).Complete)
 		r.stop()
-		time.Sleep(lease) // for the old one it would be complete
+		time.Sleep(lease) // by the old read it would be complete
 		began := time.Now()
 		again := e.replica(withLease(lease))
 		require.False(t, again.receipt(k, 0).Complete)
@@ -366,7 +367,7 @@ func TestWaitForReceiptEnds(t *testing.T) {
 func TestWaitersShareOneLook(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		other := e.replica(withLease(time.Minute))
-		m := other.connect() // the replica below does not know what it has acknowledged, and has to ask
+		m := other.connect() // the replica below has to ask what it has acknowledged
 		var active, most, reads atomic.Int64
 		r := e.replica(withLease(time.Minute), withStore(hookedStore{e.newStore(), func(ctx context.Context, method string) context.Context {
 			if method == "Receipts" {
@@ -398,14 +399,14 @@ func TestWaitersShareOneLook(t *testing.T) {
 // Guarantee 6: no replica ever says that a revocation is complete while a data plane may use the key, and every receipt becomes
 // complete in time. Data planes connect, acknowledge, leave and restart at random, and replicas are replaced.
 func TestReceiptsAreTrue(t *testing.T) {
-	type cache struct { // the cache of a data plane that keeps the rules of the document
+	type cache struct { // the cache of a data plane that follows the document's rules
 		maxStale time.Duration
 
 		mu       sync.Mutex
 		keys     map[string]bool
 		leaseEnd time.Time
-		// Of the current stream: when its request was sent, whether it resumes, the replica's clock at hello, and whether a
-		// heartbeat has come.
+		// The current stream: when its request was sent, whether it resumes, the replica's clock at hello, and whether
+		// a heartbeat has come.
 		sent    time.Time
 		resumes bool
 		clock   int64

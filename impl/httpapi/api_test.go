@@ -46,8 +46,8 @@ func (answering) WhoAmI(context.Context, gen.WhoAmIRequestObject) (gen.WhoAmIRes
 	return gen.WhoAmI200JSONResponse{}, nil
 }
 
-// sessions authenticates by the credential: "good" and "bad" are answered at once, "slow …" when the test closes answer. It
-// counts how many look-ups run at once. It accepts certificates of edge.internal.
+// sessions authenticates by the credential. It answers "good" and "bad" at once, and "slow …" when the test closes
+// answer. It counts how many look-ups run at once, and accepts certificates of edge.internal.
 type sessions struct {
 	looking, most atomic.Int64
 	answer        chan struct{}
@@ -90,7 +90,7 @@ func (*sessions) Drop(string) {}
 // document is the public API's. Tests share it, since parsing it takes long.
 var document = sync.OnceValues(gen.GetSpec)
 
-// newAPI returns the shared part of an API, which is the public one unless doc is another. authentication may be nil.
+// newAPI returns the shared part of the API of doc, or of the public API if doc is nil. authentication may be nil.
 func newAPI(t *testing.T, authentication *auth.MiddlewareConfig, doc *openapi3.T) (*httpapi.API, error) {
 	if doc == nil {
 		var err error
@@ -107,7 +107,8 @@ func newAPI(t *testing.T, authentication *auth.MiddlewareConfig, doc *openapi3.T
 	})
 }
 
-// newHandler returns the whole API around handlers that answer one operation. The operations to forget have no middlewares.
+// newHandler returns the whole API, with handlers that answer one operation. The operations in forget have no
+// middlewares.
 func newHandler(t *testing.T, authentication auth.MiddlewareConfig, forget ...string) http.Handler {
 	api, err := newAPI(t, &authentication, nil)
 	require.NoError(t, err)
@@ -234,7 +235,7 @@ func FuzzCanonicalPaths(f *testing.F) {
 		}
 		once := canonical(t, path)
 		if u, err := url.Parse("http://h" + once); err != nil || echo.GetPath(&http.Request{URL: u}) != once {
-			return // not a path as a client would write it
+			return // no client writes such a path
 		}
 		require.Equal(t, once, canonical(t, once))
 	})
@@ -260,7 +261,7 @@ func TestGuessersShareTwoLookups(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, ask(t.Context(), guesser, "bad"))
 	require.Equal(t, http.StatusTooManyRequests, ask(t.Context(), guesser, "bad"))
 
-	guesses := make([]<-chan int, 2) // an address over its limit has five look-ups a second
+	guesses := make([]<-chan int, 2) // an address over its limit has five look-ups per second
 	for i := range guesses {
 		guesses[i] = later(t.Context(), guesser, "slow and bad")
 	}
@@ -318,9 +319,10 @@ func TestNoLookupQueueBelowTheLimit(t *testing.T) {
 	}
 }
 
-// Otherwise the refusal would be sent only at the read timeout, and the connection held until then.
+// Otherwise the server would send the refusal only at the read timeout, and hold the connection until then.
 func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
-	// exchange sends the head of a request whose body never comes, and returns the reply once the server has hung up.
+	// exchange sends the head of a request whose body never comes, and returns the reply once the server has closed the
+	// connection.
 	exchange := func(t *testing.T, server *lifecycle.Server, head string) *http.Response {
 		conn := dial(t, server)
 		fmt.Fprintf(conn, "PUT %s HTTP/1.1\r\nHost: a\r\n%s\r\n", policyPath, head)
@@ -335,7 +337,7 @@ func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 	for name, tc := range map[string]struct {
 		cfg    auth.MiddlewareConfig
 		head   string
-		before int // requests, to be over a limit
+		before int // requests before it, to be over a limit
 		status int
 	}{
 		"without a credential":      {auth.MiddlewareConfig{}, "Content-Type: application/json\r\n", 0, http.StatusUnauthorized},
@@ -420,7 +422,7 @@ func TestBodyErrorsNameTheFieldNotItsValue(t *testing.T) {
 	}
 }
 
-// Echo's and the generated code's errors have texts of their own, which may hold what was sent.
+// Errors of Echo and of the generated code have their own texts, which may quote the request.
 func TestFrameworkErrors(t *testing.T) {
 	const secret = "sk-0123456789abcdef"
 	for status, want := range map[int]int{400: 400, 404: 404, 405: 405, 413: 413, 415: 415, 429: 429, 500: 500, 418: 500, 0: 500} {
@@ -535,7 +537,7 @@ func TestClientCertificates(t *testing.T) {
 		_, closed = ask(t, newClient(tlsfilestest.Named("edge.internal")))
 		require.False(t, closed)
 
-		// A connection on which the first request is sent only after the certificate has expired.
+		// On this connection, the first request is sent only after the certificate has expired.
 		conn, err := (&tls.Dialer{Config: client.Transport.(*http.Transport).TLSClientConfig}).DialContext(t.Context(), "tcp", hostOf(server)) //nolint:forcetypeassert // the helper's own
 		require.NoError(t, err)
 		defer func() { _ = conn.Close() }()

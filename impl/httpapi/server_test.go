@@ -27,7 +27,8 @@ import (
 )
 
 func TestListenersShareConnectionsFairly(t *testing.T) {
-	// The test runs itself as a child process with a low limit on open files, which serves twice until its standard input ends.
+	// The test runs itself as a child process with a low limit on open files. The child runs two servers until its
+	// standard input ends.
 	const envFewFiles = "HTTPAPI_TEST_FEW_FILES"
 	if os.Getenv(envFewFiles) != "" {
 		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 64, Max: 64}))
@@ -133,7 +134,7 @@ func dial(t *testing.T, server *lifecycle.Server) net.Conn {
 }
 
 func TestShutdownFinishesRequestsInFlight(t *testing.T) {
-	const size = 16 << 20 // more than the sockets' buffers hold, so that the reader's pace counts
+	const size = 16 << 20 // more than the sockets' buffers hold, so that the server waits for the reader
 	handling := make(chan struct{}, 2)
 	server := startServer(t, func(w http.ResponseWriter, r *http.Request) {
 		handling <- struct{}{}

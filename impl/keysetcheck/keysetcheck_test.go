@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { modelstest.Main(m) }
 
-// check checks the keyset as a process that has just started does.
+// check checks the keyset like a process that has just started.
 func check(t *testing.T, store *models.Store, s sealer.Sealer, use keysetcheck.Use) error {
 	t.Helper()
 	return keysetcheck.New(store, s, use).Check(t.Context())
@@ -65,7 +65,7 @@ func TestReplicasThatStartAtOnceAgree(t *testing.T) {
 	})
 }
 
-// With two keysets the keys of one database would be split in two, each half unreadable by the other.
+// With two keysets, each would read only the keys that it has sealed.
 func TestSealingCheckAnotherKeyset(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, right := modelstest.NewStore(t, e), secretstest.Backend(t)
@@ -84,17 +84,17 @@ func TestSealingCheckAnotherKeyset(t *testing.T) {
 	})
 }
 
-// sealOnly is a sealer of which a test may use Seal alone: any other call panics.
+// sealOnly returns a sealer that can only seal: any other call panics.
 func sealOnly(s sealer.Sealer) sealer.Sealer { return sealertest.Fake{SealFunc: s.Seal} }
 
-// openOnly is a sealer that refuses to seal.
+// openOnly returns a sealer that refuses to seal.
 func openOnly(s sealer.Sealer) sealer.Sealer {
 	return sealertest.Fake{Sealer: s, SealFunc: func(context.Context, sealer.Binding, sealer.Secret) (sealer.Envelope, error) {
 		return sealer.Envelope{}, remote.ErrNotAllowed
 	}}
 }
 
-// Neither half of an installation can do the other's part, and each waits for the other.
+// One process only seals and another only opens. Each waits for the other, whichever starts first.
 func TestSealingHalvesStartInAnyOrder(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
@@ -114,7 +114,7 @@ func TestSealingHalvesStartInAnyOrder(t *testing.T) {
 	})
 }
 
-// Whatever is sealed under another keyset would be lost.
+// A secret sealed under another keyset would be lost.
 func TestSealingUnderAKEKThatNobodyFound(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, right := modelstest.NewStore(t, e), secretstest.Backend(t)
@@ -134,7 +134,7 @@ func TestSealingUnderAKEKThatNobodyFound(t *testing.T) {
 	})
 }
 
-// The KEKs of a wrong keyset are never stored as ones of this database.
+// The KEKs of a wrong keyset are never stored as KEKs of this database.
 func TestAWrongKeysetProvesNothing(t *testing.T) {
 	store := modelstest.NewStore(t, modelstest.EngineSQLite)
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
@@ -199,7 +199,7 @@ func TestSealingCheckUnavailable(t *testing.T) {
 	})
 }
 
-// A keyset that is replaced while the service runs is noticed by the KEK of the next envelope.
+// If the keyset is replaced while the service runs, the KEK of the next envelope shows it.
 func TestSealingCheckKEKs(t *testing.T) {
 	store := modelstest.NewStore(t, modelstest.EngineSQLite)
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)

@@ -216,7 +216,8 @@ func TestCustomProvidersAreDescribedPlainly(t *testing.T) {
 	}
 }
 
-// The value of a header for keys is the caller's secret: on some servers it would replace the path, below the base URL or not.
+// A key goes into the header that its provider names. In a header that routes requests, some servers would use the key
+// as the path, even outside the base URL.
 func TestNoKeyGoesIntoAHeaderThatRoutes(t *testing.T) {
 	for name, fit := range map[string]bool{
 		"X-Api-Key": true, "Ocp-Apim-Subscription-Key": true, "Authorization": true, "Client-Id": true,
@@ -250,7 +251,7 @@ func TestTheDigestCoversWhereAndHowAKeyIsSent(t *testing.T) {
 	}
 }
 
-// A test goes to the hosts of the provider's alone, whatever a stored credential holds.
+// A test goes only to the provider's hosts, whatever a stored credential holds.
 func TestTestsStayOnTheirHosts(t *testing.T) {
 	c, now := load(t), time.Date(2026, 11, 29, 12, 30, 0, 0, time.UTC)
 	test := func(slug, secret string) (*http.Request, error) {
@@ -305,7 +306,7 @@ func TestAnswersOfProvidersAreJudged(t *testing.T) {
 		body     string
 		want     verdict.Verdict
 	}
-	answers := []answer{ // as the providers' pages and public reports have them
+	answers := []answer{ // from the providers' pages and public reports
 		{"openai", 401, `{"error": {"message": "Incorrect API key provided: sk-pro***0001.", "type": "invalid_request_error", "param": null, "code": "invalid_api_key"}}`, verdict.Rejected},
 		{"openai", 401, `{"error": {"message": "Your IP is not authorized.", "code": "ip_not_authorized"}}`, verdict.Unrelated},
 		{"openai", 401, `{"error": {"message": "OpenAI-Organization header should match organization for API key", "code": "mismatched_organization"}}`, verdict.Unrelated},

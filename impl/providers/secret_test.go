@@ -20,7 +20,7 @@ import (
 
 const canary = "CANARY7Q"
 
-// refusal returns the reason for which the secret is refused, "" where it is taken.
+// refusal returns the reason why the secret is refused, or "" if it is accepted.
 func refusal(t testing.TB, c *Catalogue, p Provider, secret string) string {
 	err := c.CheckSecret(p, secret)
 	if err == nil {
@@ -192,7 +192,8 @@ func TestCheckSecretNeverEchoes(t *testing.T) {
 	}
 }
 
-// A rule against placeholders that hits a real key locks a customer out. Fixed seeds: the outcome does not vary.
+// If a rule against placeholders matches a real key, its customer can't register the key. The seeds are fixed, so the
+// outcome does not vary.
 func TestCheckSecretAcceptsRandomKeys(t *testing.T) {
 	c := load(t)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -234,7 +235,7 @@ func FuzzCheckSecret(f *testing.F) {
 		if !ok {
 			p = c.providers[len(secret)%len(c.providers)]
 		}
-		// In front and behind, so that the canary is there whatever the shape.
+		// In front and behind, so that the text holds the canary in any shape.
 		for _, s := range []string{secret, secret + canary, canary + secret, strings.Replace(secret, `"`, `"`+canary, 1)} {
 			reason := refusal(t, c, p, s)
 			require.NotContains(t, reason, canary)
@@ -357,7 +358,7 @@ func TestCheckSecretMemberTypes(t *testing.T) {
 	for _, p := range c.All() {
 		for _, f := range p.Fields {
 			if p.hasAlternative(f.Name) && !strings.Contains(p.Example, `"`+f.Name+`"`) {
-				continue // of another kind of credential than the example
+				continue // the example is another kind of credential
 			}
 			for _, raw := range []string{"null", "1", "true", "[]", "{}", `["a"]`, `""`, `" \n"`} {
 				require.Equal(t, "The credential's "+f.Name+" must be a string that is not empty.",
@@ -408,7 +409,7 @@ func TestRegionsThatAreNotServedAreRefused(t *testing.T) {
 	}
 }
 
-// A credential may choose among its provider's hosts, and can't name any other.
+// A credential may choose one of its provider's hosts, and no other host.
 func TestCheckSecretCannotRedirectTheKey(t *testing.T) {
 	c := load(t)
 	for slug, member := range map[string]string{"azure_openai": "resource", "bedrock": "region"} {
@@ -476,7 +477,8 @@ func TestCheckSecretHeaderMembers(t *testing.T) {
 	}
 }
 
-// Every secret that can be registered can be fetched: each example of the catalogue has a destination. Secrets that sign are not sent there.
+// Every secret that can be registered can be fetched: each example in the catalogue has a destination. Secrets that
+// sign are not sent.
 func TestCredential(t *testing.T) {
 	c, now := load(t), time.Now()
 	templates := map[string]string{ // :: the providers whose credentials name a part of the host
@@ -545,7 +547,7 @@ func TestInvalidCredentialIsNotUsed(t *testing.T) {
 	}
 }
 
-// FuzzCredential: whatever the credential, it goes to its provider's domain or nowhere.
+// FuzzCredential checks that every credential goes to its provider's domain or nowhere.
 func FuzzCredential(f *testing.F) {
 	c := load(f)
 	for _, p := range c.All() {
@@ -659,13 +661,13 @@ func FuzzReveals(f *testing.F) {
 		}
 		document, err := json.Marshal(map[string]string{"secret": secret})
 		require.NoError(t, err)
-		// Marshal mends what is not UTF-8, so that the member is what is read back.
+		// Marshal replaces invalid UTF-8, so the test uses the member that it reads back.
 		var member struct{ Secret string }
 		require.NoError(t, json.Unmarshal(document, &member))
 		if len(member.Secret) >= shortestKey {
 			require.True(t, c.Reveals(before+member.Secret+after, openai, string(document)))
 		}
-		if c.Reveals(before, openai, secret) { // then it does beside other words too
+		if c.Reveals(before, openai, secret) { // then it also reveals it with other words around it
 			require.True(t, c.Reveals(before+" "+after, openai, secret))
 		}
 		require.False(t, c.Reveals(strings.Repeat("-", len(before)), openai, "sk-proj-other"))

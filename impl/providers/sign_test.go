@@ -47,8 +47,8 @@ func pemOf(t testing.TB, key crypto.PrivateKey) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// signByBotocore has AWS's own library sign a request with the credential of the tests, into its URL where seconds is not 0, and returns what
-// tools/peers/sign.py prints.
+// signByBotocore makes AWS's own library sign a request with the credential of the tests, and returns the output of
+// tools/peers/sign.py. If seconds is not 0, it signs the URL.
 func signByBotocore(t *testing.T, r *http.Request, service, session string, at time.Time, seconds int) string {
 	headers := map[string]string{"host": r.URL.Host}
 	for name := range r.Header {
@@ -122,7 +122,7 @@ func TestGoogleTokenNamesTheServiceAccountAlone(t *testing.T) {
 	}, claims)
 }
 
-// A key of many thousand bits would take seconds of each fetch.
+// With a key of many thousand bits, each fetch would take seconds.
 func TestLargePrivateKeysDoNotSign(t *testing.T) {
 	vertex := lookup(t, load(t), "vertex")
 	key, err := rsa.GenerateKey(rand.Reader, 4096)

@@ -92,7 +92,7 @@ func TestResolve(t *testing.T) {
 		missing = outcome{"", resolution.UserKeyRequired}
 		next    = func(id string) outcome { return outcome{id, resolution.NextKey} }
 	)
-	// What serves if a bad key is to fail, and what serves if the next key is to take over.
+	// The outcomes with on_bad_key fail, and with next_key.
 	type pair struct{ fail, nextKey outcome }
 	same := func(o outcome) pair { return pair{o, o} }
 
@@ -139,10 +139,10 @@ func TestResolve(t *testing.T) {
 	})
 }
 
-// A revoked key counts only if none serves, and if the policy would have let it serve.
+// A revoked key is named only if no key serves, and if the policy would have let it serve.
 func TestResolveNamesTheLastStoppedKey(t *testing.T) {
 	own, project := models.Key{ID: "own", RevokedAt: 2}, models.Key{ID: "project", RevokedAt: 1}
-	for policy, want := range map[models.UserKeys][2]string{ // with an own key revoked, and without
+	for policy, want := range map[models.UserKeys][2]string{ // with a revoked key of the user's own, and without
 		models.UserKeysAllow: {"own", "project"}, models.UserKeysRequire: {"own", ""}, models.UserKeysForbid: {"project", "project"},
 	} {
 		resolve := func(k *keys, user string) resolution.Choice {
@@ -194,7 +194,7 @@ func TestResolveReadsAllKeysOnlyIfNeeded(t *testing.T) {
 	})
 }
 
-// Keys may be registered, revoked and used between the read of the newest keys and the read of all.
+// Keys may be registered, revoked and used between the read of the newest keys and the read of all keys.
 func TestResolveAfterKeysChanged(t *testing.T) {
 	policy := policyOf(models.UserKeysAllow, models.OnBadKeyNextKey)
 	newest := newKeys([]bool{bad}, nil).newest()
@@ -250,7 +250,7 @@ func arranged(orderAndWeight ...[2]int) models.Serving {
 	return found
 }
 
-// choose returns what serves a user, and requires that Explain says the same.
+// choose returns the outcome for a user, and requires that Explain says the same.
 func choose(t require.TestingT, user string, policy models.Policy, found models.Serving, limited ...string) outcome {
 	asked := resolution.Request{Caller: models.Caller{UserID: user}, Provider: provider, Limited: limited, Now: now}
 	choice, err := resolution.Resolve(context.Background(), &keys{}, asked, policy, found)
@@ -326,7 +326,7 @@ func TestExplainSaysOfEveryKeyWhyItDoesNotServe(t *testing.T) {
 	}, reasons)
 }
 
-// For any keys, exactly the choice is explained as serving, and the order is kept unless a key is bad.
+// For any keys, Explain names only the choice as serving, and keeps the order unless a key is bad.
 func TestOrderInvariants(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		found := models.Serving{All: true}
@@ -396,10 +396,10 @@ func TestTheNextKeyServesWhereTheFirstIsAtALimit(t *testing.T) {
 		"l.":  {{0, project}, {0, project}, {1, nextLimited}, {1, nextLimited}},
 		"ll":  {{0, project}, {0, project}, {0, project}, {0, project}},
 		"ll.": {{0, project}, {0, project}, {2, nextLimited}, {2, nextLimited}},
-		"lb":  {{0, project}, {0, project}, {0, project}, {0, project}}, // never from a limit to a key that is refused
+		"lb":  {{0, project}, {0, project}, {0, project}, {0, project}}, // a limited key never gives way to a bad one
 		"lb.": {{0, project}, {0, project}, {2, nextLimited}, {2, nextLimited}},
 		"b.":  {{0, project}, {1, next}, {0, project}, {1, next}},
-		"bl":  {{0, project}, {1, next}, {0, project}, {1, next}}, // a good key at a limit rather than a bad one
+		"bl":  {{0, project}, {1, next}, {0, project}, {1, next}}, // a good key at a limit comes before a bad one
 		"bl.": {{0, project}, {1, next}, {0, project}, {2, next}},
 		"x.":  {{0, project}, {1, next}, {1, nextLimited}, {1, next}},
 		"xl":  {{0, project}, {1, next}, {0, project}, {1, next}},
@@ -425,7 +425,8 @@ func TestALimitLeadsToNoKeyThatThePolicyForbids(t *testing.T) {
 	}
 }
 
-// The callers of a limited key go to the others by weight, each always to the same one; those of other keys stay.
+// The callers of a limited key are divided among the others by weight. Each caller always gets the same key, and
+// callers of other keys keep theirs.
 func TestALimitMovesOnlyTheCallersOfItsKey(t *testing.T) {
 	policy := models.Policy{UserKeys: models.UserKeysAllow, OnLimited: models.OnLimitedNextKey}
 	found, moved := arranged([2]int{0, 2}, [2]int{0, 1}, [2]int{0, 1}), map[string]int{}

@@ -231,7 +231,7 @@ func TestRunRetriesDuringAnOutage(t *testing.T) {
 		store := fakeStore{env.Store, func(batch []models.Rewrapping) ([]string, error) {
 			switch calls++; calls {
 			case 1, 3:
-				_, _ = env.Rewrap(t.Context(), batch) // it commits, and the answer is lost
+				_, _ = env.Rewrap(t.Context(), batch) // the store commits, but the answer is lost
 				return nil, models.ErrUnavailable
 			case 2:
 				return nil, models.ErrUnavailable
@@ -252,7 +252,7 @@ func TestRunRetriesDuringAnOutage(t *testing.T) {
 	})
 }
 
-// The column can hold numbers that are not valid versions. One such row must not keep the others from being read.
+// The column can hold numbers that are not valid versions. One such row must not make the others unreadable.
 func TestInvalidVersionIsUnreadable(t *testing.T) {
 	each(t, 3, func(t *testing.T, env *env) {
 		damaged := env.rows()[1].ID
@@ -285,7 +285,7 @@ func TestRunDuringTraffic(t *testing.T) {
 			}
 			step = make(chan struct{})
 		)
-		newSecret := func(k models.Key) error { // as a rotation does
+		newSecret := func(k models.Key) error { // like a rotation
 			k.Version++
 			secret := fmt.Sprintf("%s-%d", secretOf(k.ID), k.Version)
 			envelope, err := env.sealer.Seal(ctx, bindingOf(k), sealer.NewSecret([]byte(secret)))
@@ -371,7 +371,7 @@ func TestRunFollowsANewPrimaryKEK(t *testing.T) {
 			require.NoError(t, err)
 			require.Positive(t, times)
 			env.requireOpens(env.sealer)
-			if at == "canary stored" || at == "canary verified" { // the keys were done by then, and are again by the next job
+			if at == "canary stored" || at == "canary verified" { // the keys were done by then; the next job does them again
 				env.run(env.sealer)
 			}
 			require.Zero(t, env.requireOpens(env.sealer))
@@ -448,8 +448,8 @@ func TestRunBesideAJobWithMoreSealers(t *testing.T) {
 	})
 }
 
-// A job is stopped at its first step, the next one at its second, and so on until a job ends; before each of them the keys get
-// a new primary KEK, or another sealer. After each stop all keys open, and another job does the rest.
+// A job is stopped at its first step, the next job at its second step, and so on, until a job ends. Before each job,
+// the keys get a new primary KEK or another sealer. After each stop, all keys open, and another job does the rest.
 func TestJobStoppedAtEveryStep(t *testing.T) {
 	for name, next := range map[string]func(t *testing.T, env *env) sealer.Sealer{
 		"new KEK": func(_ *testing.T, env *env) sealer.Sealer {
@@ -491,7 +491,7 @@ func TestJobStoppedAtEveryStep(t *testing.T) {
 	}
 }
 
-// Kills of the process reach it between the steps as well, for example within a transaction.
+// A kill can also hit the process between steps, for example within a transaction.
 func TestKillAtRandomTimes(t *testing.T) {
 	const envURL, envKeyset = "REWRAP_TEST_URL", "REWRAP_TEST_KEYSET"
 	if url := os.Getenv(envURL); url != "" { // this is the process to kill
@@ -778,7 +778,7 @@ func (env *env) run(s sealer.Sealer) Result {
 // errDenied is the error that secrets-svc's client returns for a refused call.
 var errDenied = fmt.Errorf("%w: %w", sealer.ErrUnavailable, remote.ErrNotAllowed)
 
-// withoutOpen returns a sealer with the right to re-wrap but not to open.
+// withoutOpen returns a sealer that has the right to re-wrap, but not the right to open.
 func withoutOpen(s sealer.Sealer) sealer.Sealer {
 	return sealertest.Fake{Sealer: s, OpenFunc: func(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
 		return sealer.Secret{}, errDenied
@@ -802,8 +802,8 @@ func (s fakeStore) Rewrap(_ context.Context, batch []models.Rewrapping) ([]strin
 }
 func (s fakeCounts) KeysByKEK(context.Context) (map[string]int64, error) { return s.keysByKEK() }
 
-// From a keyset file to OpenBao, to AWS KMS, and all the way back. The job of each leg is stopped at another step, and another one does
-// the rest; all keys open in between, while others read them.
+// The keys move from a keyset file to OpenBao, to AWS KMS, and all the way back. The job of each move is stopped at
+// another step, and another job does the rest. All keys open in between, while others read them.
 func TestMoveThroughServicesStoppedAtEveryStep(t *testing.T) {
 	awskmstest.SetCredentials()
 	bao, aws := vaulttest.Start(t), awskmstest.Start(t, "local-kms")

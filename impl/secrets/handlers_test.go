@@ -133,8 +133,8 @@ func TestNamespacesAreSeparate(t *testing.T) {
 	s.requireOpens(envelope, plain)
 }
 
-// FuzzSealBody checks that the response to any body is documented, is no internal error and repeats nothing of the body. "SECRET" in a
-// body stands for text that nothing may show, and "BASE64" for the same in base64.
+// FuzzSealBody checks that the response to any body is documented, is not an internal error and repeats nothing of the
+// body. "SECRET" in a body stands for a text that must not appear anywhere, and "BASE64" for the same text in base64.
 func FuzzSealBody(f *testing.F) {
 	for _, seed := range []string{
 		`{` + bindingText + `, "secret": "BASE64"}`, `{` + bindingText + `, "secret": "SECRET"}`, `{"SECRET": 1}`, `{"secret": "\u0041BASE64"}`,
@@ -156,8 +156,8 @@ func FuzzSealBody(f *testing.F) {
 	})
 }
 
-// FuzzOpenBody checks that the response to any body is documented and no internal error. "ENVELOPE" in a body stands for a
-// valid envelope.
+// FuzzOpenBody checks that the response to any body is documented and not an internal error. "ENVELOPE" in a body
+// stands for a valid envelope.
 func FuzzOpenBody(f *testing.F) {
 	s := start(f, nil)
 	envelope := s.seal("sk-0123456789").Envelope
@@ -221,7 +221,8 @@ func TestTypesWithSecretsPrintRedacted(t *testing.T) {
 	}
 }
 
-// A client that only seals opens the canary, from which the key of fingerprints is derived, and nothing that is bound to anything else.
+// A client that may only seal can open the canary, from which the key of fingerprints is derived, but no envelope with
+// another binding.
 func TestAClientThatSealsOpensTheCanaryAlone(t *testing.T) {
 	s := start(t, nil)
 	canary := sealer.CanaryBinding()
@@ -337,7 +338,7 @@ func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// post sends a body, whose length is unknown unless it is a reader of a string or of bytes.
+// post sends a body. Its length is unknown unless it is a reader of a string or of bytes.
 func (s *service) post(ctx context.Context, t testing.TB, path string, body io.Reader) (status int, answer string) {
 	t.Helper()
 	request := httptest.NewRequestWithContext(ctx, http.MethodPost, path, body)
@@ -601,7 +602,7 @@ func TestFindClientByIdentity(t *testing.T) {
 	}
 	for _, strangers := range [][]identity.Identity{
 		nil, {{Kind: identity.UID, Name: "0"}}, {{Kind: identity.CommonName, Name: "rewrap.internal"}}, {{Kind: identity.DNSName, Name: "REWRAP.internal"}},
-		{{Kind: identity.UID, Name: "1001"}, {Kind: identity.CommonName, Name: "Re-wrap"}}, // of two clients
+		{{Kind: identity.UID, Name: "1001"}, {Kind: identity.CommonName, Name: "Re-wrap"}}, // they belong to two clients
 	} {
 		_, ok := list.Find(strangers)
 		require.False(t, ok, strangers)
@@ -683,7 +684,7 @@ func TestClientsFilePermissions(t *testing.T) {
 func TestClientsFileReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clients.yaml")
 	require.NoError(t, os.WriteFile(path, []byte(twoClients), 0o600))
-	var log bytes.Buffer // written by Get, which reads the file again
+	var log bytes.Buffer // Get writes it when it reads the file again
 	file, err := secrets.OpenClients(path, slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)
 	known := func(uid string) bool {

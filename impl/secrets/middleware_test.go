@@ -103,7 +103,8 @@ func TestConnectionWithoutIdentityIsRefused(t *testing.T) {
 
 const sealBody = `{"binding": {"customer_id": "acme", "project_id": "chat", "key_id": "k", "provider": "openai", "version": 1}, "secret": %q}`
 
-// unread fails a request that reads its body, with another status than those of requests that are refused before that.
+// unread is a body that can't be read. A request that reads it fails with another status than a request that is refused
+// before.
 var unread = iotest.ErrReader(errors.New("the body was read"))
 
 func TestBodies(t *testing.T) {
@@ -132,7 +133,8 @@ func TestBodies(t *testing.T) {
 	})
 }
 
-// A body of unknown length counts as the longest, 1 MiB. All clients together get 64 MiB, and each a quarter of it.
+// A body of unknown length counts as 1 MiB, the maximum. All clients together get 64 MiB, and each at most a quarter of
+// that.
 func TestLongBodiesTakeBoundedMemory(t *testing.T) {
 	const clients, most = 4, 16
 	s := start(t, func(cfg *secrets.Config) { cfg.MaxConcurrent = 2 * clients * most })
@@ -178,10 +180,10 @@ func TestLongBodiesTakeBoundedMemory(t *testing.T) {
 	}
 }
 
-// patience is longer than any step of a test takes, even on a busy machine.
+// patience is longer than any step of a test on a busy machine.
 const patience, often = 20 * time.Second, 5 * time.Millisecond
 
-// requireGauges waits until so many operations are at work and so many in the queue.
+// requireGauges waits until the gauges show these numbers of working and queued operations.
 func (s *service) requireGauges(working, queued float64) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {

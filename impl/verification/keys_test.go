@@ -44,7 +44,7 @@ func (h held) register() gen.Key {
 	return h.As(aikeystest.Owner).Register(h.t, h.Shared("openai-"+h.Secret()[:8]))
 }
 
-// event returns the event of a test that a data plane's report led to.
+// event returns the event of a test because of a data plane's report.
 func event(k gen.Key) models.Event {
 	return models.Event{
 		CustomerID: k.CustomerID, ProjectID: k.ProjectID, Type: models.EventKeyVerified, Outcome: models.OutcomeAllowed,
@@ -54,7 +54,7 @@ func event(k gen.Key) models.Event {
 
 func (h held) refuse(k gen.Key) { h.Tests.Enqueue(verification.Refused{KeyID: k.ID, Event: event(k)}) }
 
-// test tests a key as if a user had asked for it.
+// test tests a key like a user's request.
 func test(h held, keys *verification.Keys, k gen.Key) (models.Key, error) {
 	return keys.Test(h.t.Context(), "acme/olga", func(*models.Tx) (models.Key, models.Event, error) {
 		return models.Key{ID: k.ID}, event(k), nil
@@ -78,7 +78,7 @@ func TestRefusedKeyIsTestedOnce(t *testing.T) {
 			h.refuse(key)
 		}
 		h.refuse(last)
-		h.awaitVerdict(last) // after the others, which wait in front of it, were taken
+		h.awaitVerdict(last) // the others wait in front of it, so they were taken before
 		require.Equal(h.t, got.VerifiedAt, h.Row(key.ID).VerifiedAt)
 		require.Len(h.t, h.Fetches(aikeystest.Customer, aikeystest.Project), 2)
 		require.Equal(h.t, []string{"control_plane", "verification", "", "r"}, []string{
@@ -111,7 +111,7 @@ func TestFewRefusedKeysWait(t *testing.T) {
 	require.Contains(t, log.String(), "too many wait")
 }
 
-// Two keys are tested at a time, so that a provider's failure does not have the service send it a burst of requests.
+// Only two keys are tested at a time, so that the service does not send a failing provider a burst of requests.
 func TestRefusedKeysAreTestedTwoAtATime(t *testing.T) {
 	var underWay, most atomic.Int32
 	eachHeld(t, func(h held) {

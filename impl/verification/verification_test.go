@@ -46,7 +46,7 @@ func start(t *testing.T, handler http.HandlerFunc) fixture {
 	return fixture{verification.New(verification.Config{Upstreams: upstreams}), catalogue}
 }
 
-// verify tests the example secret of a provider, or another one that is named with it.
+// verify tests the example secret of a provider, or another secret given after the provider's name.
 func (f fixture) verify(ctx context.Context, t *testing.T, name string) verification.Result {
 	slug, kind, _ := strings.Cut(name, " ")
 	p, ok := f.catalogue.Lookup(slug)
@@ -143,7 +143,7 @@ func TestVerdictsOfProviders(t *testing.T) {
 	}
 }
 
-// Each provider gets its request with the key as it wants it, and nothing else of the caller's.
+// Each provider gets its own request, with the key in the provider's form and nothing else from the caller.
 func TestRequestsThatTestKeys(t *testing.T) {
 	seen := make(chan string, 1)
 	f := start(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -171,7 +171,7 @@ func TestRequestsThatTestKeys(t *testing.T) {
 	}
 }
 
-// For some seconds after a wrong secret, AWS refuses the right one for the same access key, once.
+// For some seconds after a wrong secret, AWS refuses the right secret of the same access key once.
 func TestRefusedSignatureIsTestedOnceMore(t *testing.T) {
 	for _, again := range []int{http.StatusOK, http.StatusForbidden} {
 		var asked, connections atomic.Int32
@@ -191,7 +191,7 @@ func TestRefusedSignatureIsTestedOnceMore(t *testing.T) {
 	}
 }
 
-// A provider whose clock differs refuses what is signed here, which says nothing about the key.
+// A provider with another clock refuses requests that are signed here. That says nothing about the key.
 func TestWrongClockIsNoVerdict(t *testing.T) {
 	for _, name := range []string{"bedrock", "vertex", "openai"} {
 		for _, off := range []time.Duration{-time.Hour, -20 * time.Second, 0, time.Hour} {
@@ -287,7 +287,7 @@ func TestEveryKnownProviderCanBeTested(t *testing.T) {
 	}
 }
 
-// The exchange alone says whether a client secret is good, and costs nothing.
+// Only the exchange says whether a client secret is good. It costs nothing.
 func TestClientSecretsAreTestedByAnExchange(t *testing.T) {
 	catalogue, err := providers.Load()
 	require.NoError(t, err)

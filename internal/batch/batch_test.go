@@ -35,7 +35,7 @@ func (r *recorder) run(group iter.Seq[int]) error {
 	return nil
 }
 
-// doAll hands in 0 to n-1 while the worker is held up by a value -1, and returns the errors of 0 to n-1.
+// doAll hands in 0 to n-1 while a value -1 blocks the worker, and returns the errors of 0 to n-1.
 func doAll(r *recorder, w *batch.Worker[int], n int) []error {
 	r.gate = make(chan struct{})
 	errs := make([]error, n)
@@ -156,7 +156,7 @@ func TestWorkerClose(t *testing.T) {
 		close(r.gate)
 		wg.Wait()
 		require.NoError(t, running)
-		// The worker may take one more value or see that it is to stop.
+		// The worker may take one more value, or see first that it must stop.
 		if queued != nil {
 			require.ErrorIs(t, queued, batch.ErrClosed)
 		}

@@ -21,7 +21,7 @@ func TestValue(t *testing.T) {
 		value   *filereload.Value[string]
 		file    string
 		reads   int
-		failure error // what reading fails with
+		failure error // the error of a read
 		log     bytes.Buffer
 	)
 	write := func(text string) { require.NoError(t, os.WriteFile(file, []byte(text), 0o600)) }
@@ -77,7 +77,7 @@ func TestValue(t *testing.T) {
 		require.Contains(t, log.String(), "too many open files")
 		require.ErrorIs(t, value.Refresh(t.Context()), failure)
 
-		failure = nil // and the file is as it was
+		failure = nil // and the file is unchanged
 		require.Equal(t, "three", next())
 		before := reads
 		require.Equal(t, "three", next())

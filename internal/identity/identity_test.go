@@ -34,7 +34,7 @@ func TestParseCertificate(t *testing.T) {
 	}
 }
 
-// subjectAltName returns an extension with URIs as they are, however a parser would write them.
+// subjectAltName returns an extension with exactly these URIs. A parser might write them differently.
 func subjectAltName(t *testing.T, uris ...string) pkix.Extension {
 	var names []asn1.RawValue
 	for _, uri := range uris {

@@ -16,7 +16,7 @@ import (
 func TestRun(t *testing.T) {
 	for name, tc := range map[string]struct {
 		signed, madeUp bool
-		answers        []int // the statuses of one answer after the other; 0 is no answer
+		answers        []int // the statuses of the answers in order; 0 means no answer
 		want           string
 	}{
 		"accepted":                             {answers: []int{200}, want: "valid"},

@@ -18,21 +18,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The server side and the client side meet only over HTTP, so neither imports the other. models can't import sealer: code that has the rows
-// can't open them. sealer can't import models: code that opens envelopes can't find any. cmd/secrets-svc holds key-encryption keys, so of
-// the server side it may import only what uses no database. Packages in internal are leaves: everything may import them, and they import
-// only other leaves.
+// The server side and the client side meet only over HTTP, so neither imports the other. models can't import sealer:
+// code that has the rows can't open them. sealer can't import models: code that opens envelopes can't find any.
+// cmd/secrets-svc holds key-encryption keys, so it may import only packages of the server side that use no database.
+// Packages in internal are leaves: everything may import them, and they import only other leaves.
 func TestLayout(t *testing.T) {
 	// rule says what the Go files under a folder may import from this repository.
 	type rule struct {
 		folder     string   // with a slash at its end
-		mayImport  []string // folders, with all that is in them
+		mayImport  []string // folders with everything in them
 		anyInTests bool     // its tests may import anything: they need both halves of the system
 	}
 	server := []string{"impl/", "models/", "sealer/", "spec/", "gen/", "internal/"}
 	client := []string{"sdk/", "dataplane/", "internal/"}
 	keys := []string{"impl/httpapi/", "impl/secrets/", "impl/telemetry/", "sealer/", "gen/secrets/", "internal/"} // no database
-	const programs = "cmd/internal/"                                                                              // what programs share, on either side
+	const programs = "cmd/internal/"                                                                              // shared by programs of both sides
 	rules := []rule{                                                                                              // the table of folders in docs/architecture.md
 		{folder: "", mayImport: nil}, // the root has only a package doc
 		{folder: "internal/", mayImport: []string{"internal/"}},
@@ -98,12 +98,12 @@ func TestLayout(t *testing.T) {
 		sources = append(sources, source{name, tc.file, fmt.Sprintf("package a\n\nimport _ %q\n", tc.imported), tc.problem})
 	}
 
-	testPackage := regexp.MustCompile(`test(/|$)`) // modelstest, sealertest, and what is below them
+	testPackage := regexp.MustCompile(`test(/|$)`) // modelstest, sealertest, and packages below them
 	for _, s := range sources {
 		parsed, err := parser.ParseFile(token.NewFileSet(), s.file, s.text, parser.ImportsOnly)
 		require.NoError(t, err)
 		problems, isTest := []string{}, strings.HasSuffix(s.file, "_test.go")
-		var found *rule // of the longest folder that holds the file; the root's is for files in the root alone
+		var found *rule // the rule of the longest folder that holds the file; the root's rule is only for files in the root
 		for _, r := range rules {
 			holds := strings.HasPrefix(s.file, r.folder) && (r.folder != "" || !strings.Contains(s.file, "/"))
 			if holds && (found == nil || len(r.folder) > len(found.folder)) {
@@ -138,7 +138,7 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// The clients of key management services are large, and hold credentials. Only the two programs that seal link them.
+// Only the two programs that seal link the clients of key management services, which are large and hold credentials.
 func TestClientsOfKeyServicesAreLinkedWhereUsed(t *testing.T) {
 	clients := regexp.MustCompile(`^(github\.com/openbao/|github\.com/aws/aws-sdk-go-v2/service/kms|cloud\.google\.com/go/kms)`)
 	for program, want := range map[string]bool{

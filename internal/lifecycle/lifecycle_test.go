@@ -167,7 +167,7 @@ func TestServerURL(t *testing.T) {
 	require.ErrorContains(t, server.Run(t.Context(), t.Context()), "serve http://127.0.0.1:")
 }
 
-// fakeListener accepts what a test sends to it. Its connections come from the address that is theirs.
+// fakeListener accepts the connections that a test sends to it. Each connection has its own remote address.
 type fakeListener struct {
 	arrive chan net.Conn
 	closed chan struct{}
@@ -199,8 +199,8 @@ func (l fakeListener) connect(address string) net.Conn {
 	return client
 }
 
-// serveConnections serves until the test ends, and returns what it knows of its connections. Requests with the header
-// Authorization are authenticated; /stream lasts.
+// serveConnections serves until the test ends, and returns the pool of its connections. A request with the header
+// Authorization is authenticated. An answer to /stream does not end.
 func serveConnections(t *testing.T, listener net.Listener, secure *tls.Config, cfg Connections, log io.Writer) *pool {
 	t.Helper()
 	server := NewServer(ServerConfig{
@@ -288,13 +288,13 @@ func TestStrangersMakeRoomForNewcomers(t *testing.T) {
 	require.Equal(t, 200, statusOf(owner, asOwner), "who was in stays in")
 	require.True(t, isClosed(attackers[0]), "the stranger that was quiet for longest has gone")
 
-	require.Eventually(t, func() bool { // a client has its answer before its connection rests
+	require.Eventually(t, func() bool { // the client gets its answer shortly before its connection rests
 		connections.mu.Lock()
 		defer connections.mu.Unlock()
 		return connections.open-connections.strangers.Len()-connections.resting.Len() == 1
 	}, 20*time.Second, time.Millisecond, "only the stream is busy")
 
-	// With all places authenticated, one that rests goes before a stream does, and then the newcomer.
+	// If all places are authenticated, a resting connection is closed first. If there is none, the newcomer is closed.
 	for range places - 2 {
 		require.Equal(t, 200, statusOf(open(), asStream))
 	}
@@ -408,7 +408,7 @@ func TestAmbiguousRequestsAreRefused(t *testing.T) {
 			return tls.Dial("tcp", secure, certified.Client().Transport.(*http.Transport).TLSClientConfig) //nolint:forcetypeassert // it is
 		},
 	}
-	stalled, err := net.Dial("tcp", secure) // its handshake keeps nobody waiting
+	stalled, err := net.Dial("tcp", secure) // its handshake does not delay others
 	require.NoError(t, err)
 	defer func() { _ = stalled.Close() }()
 	inPlainText, err := net.Dial("tcp", secure)
@@ -443,7 +443,7 @@ func TestAmbiguousRequestsAreRefused(t *testing.T) {
 			reader, last := bufio.NewReader(conn), ""
 			for range strings.Fields(tc.statuses) {
 				last = ""
-				for last == "" || last == "200" && tc.statuses == "400" { // what came before may have been answered
+				for last == "" || last == "200" && tc.statuses == "400" { // requests before the last may have been answered
 					response, err := http.ReadResponse(reader, nil)
 					require.NoError(t, err, name)
 					_, _ = io.Copy(io.Discard, response.Body)

@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/position"
 )
 
-// random returns a position over a few numbers, so that each edge is met.
+// random returns a position of few numbers, so that every edge case occurs.
 func random() position.Position {
 	p := position.Position{Xmin: 1 + rand.Int64N(5)}
 	p.Xmax = p.Xmin + rand.Int64N(12)

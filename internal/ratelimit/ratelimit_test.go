@@ -55,7 +55,7 @@ func TestTakeSaysWhatIsLeft(t *testing.T) {
 			require.Equal(t, want, left)
 			require.Equal(t, i < 3, ok)
 		}
-		time.Sleep(3 * time.Second) // one and a half are back
+		time.Sleep(3 * time.Second) // one and a half have been added
 		left, ok := l.Take("a")
 		require.True(t, ok)
 		require.Equal(t, Quota{Limit: 3, Reset: 5}, left)
@@ -82,7 +82,8 @@ func TestLimiterConcurrently(t *testing.T) {
 	require.EqualValues(t, 50, allowed.Load())
 }
 
-// An attacker may use ever new addresses. That costs bounded memory, and does not reset the limit of an address in use.
+// An attacker may use new addresses all the time. The memory stays bounded, and the limit of an address in use is not
+// reset.
 func TestLimiterIsBounded(t *testing.T) {
 	l := New[int](Rate{PerSecond: 0.001, Burst: 1})
 	for range 20 {

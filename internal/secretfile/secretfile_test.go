@@ -18,7 +18,7 @@ func TestFilesThatOthersCanAccessAreRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		mode fs.FileMode
 		uid  uint32
-		says string // empty where the file is read
+		says string // empty if the file is read
 	}{
 		"own":                                     {0o600, process, ""},
 		"own, read only":                          {0o400, process, ""},
@@ -35,7 +35,7 @@ func TestFilesThatOthersCanAccessAreRefused(t *testing.T) {
 		"a folder":                                {fs.ModeDir | 0o700, process, "not a regular file"},
 		"a named pipe":                            {fs.ModeNamedPipe | 0o600, process, "not a regular file"},
 	} {
-		folder := fstest.MapFS{"token": {Mode: tc.mode, Sys: &syscall.Stat_t{Uid: tc.uid}}} // of any owner, which only the superuser could make
+		folder := fstest.MapFS{"token": {Mode: tc.mode, Sys: &syscall.Stat_t{Uid: tc.uid}}} // files of any owner, without root
 		info, err := folder.Stat("token")
 		require.NoError(t, err)
 		err = check("token", info, process)

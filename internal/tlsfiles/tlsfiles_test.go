@@ -53,8 +53,8 @@ func TestRenewal(t *testing.T) {
 		files, log := tlsfilestest.WriteCertificate(t, t.TempDir(), 1), &bytes.Buffer{}
 		own, err := tlsfiles.OpenPair("TLS certificate", files.CertFile, files.KeyFile, slog.New(slog.NewTextHandler(log, nil)))
 		require.NoError(t, err)
-		serial := func() int64 { // that a new connection is shown
-			// The client reads the name of the certificate in the same goroutine in which the server looks at its files.
+		serial := func() int64 { // of the certificate that a new connection gets
+			// The client reads the certificate's name in the goroutine in which the server checks its files.
 			client, _ := handshake(tlsfiles.ServerConfig(own), &tls.Config{InsecureSkipVerify: true})
 			return client.PeerCertificates[0].SerialNumber.Int64()
 		}

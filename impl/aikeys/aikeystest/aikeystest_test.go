@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { modelstest.Main(m) }
 
-// A check that notices nothing passes on everything: each one is shown what it is for.
+// A check that notices nothing would pass every reply. So each check gets a reply that it must refuse.
 func TestTheContractCheckNotices(t *testing.T) {
 	const id = "01JD8Q6Z3VQW2E4R6T8Y0A1S3D"
 	problem := func(status, code string) string {
