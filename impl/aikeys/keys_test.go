@@ -236,7 +236,7 @@ func TestRegisterKey(t *testing.T) {
 	})
 }
 
-// The sealed secret is the one that was sent, under the binding that data planes open it with.
+// The service seals exactly the secret that was sent, under the binding with which data planes open it.
 func TestSealingRegisteredSecret(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n")
@@ -554,7 +554,8 @@ func TestSealingAfterTheKeysetWasReplaced(t *testing.T) {
 	require.Len(t, list(t, s, owner), 2)
 }
 
-// A key whose envelope is damaged is listed, read, resolved and revoked like any other, since none of that needs its secret.
+// A key whose envelope is damaged is listed, read, resolved and revoked like any other, since these operations do not
+// need its secret.
 func TestUnreadableKey(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		created := []string{s.As(owner).Register(t, s.Shared("damaged")).ID, s.As(owner).Register(t, s.Shared("sound")).ID}
@@ -573,7 +574,7 @@ func TestUnreadableKey(t *testing.T) {
 	})
 }
 
-// TestAccessTable is the access table of the design, cell by cell: who may do what to which key.
+// TestAccessTable tests the access table of the design, cell by cell: who may do what to which key.
 func TestAccessTable(t *testing.T) {
 	const ok, created, forbidden, absent = http.StatusOK, http.StatusCreated, http.StatusForbidden, http.StatusNotFound
 	type cells struct{ stranger, member, owner int }

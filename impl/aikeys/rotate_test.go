@@ -22,7 +22,7 @@ func rotateBody(secret, more string) string {
 	return `{"secret":` + strconv.Quote(secret) + more + `}`
 }
 
-// rotated rotates a key as the owner, which must succeed.
+// rotated rotates a key as the owner, and requires success.
 func rotated(t *testing.T, s *aikeystest.Service, id, secret, more string) gen.RotateResponse {
 	reply := post(t, s, owner, project+"/aikeys/"+id+"/rotate", rotateBody(secret, more))
 	got := decode[gen.RotateResponse](t, reply)

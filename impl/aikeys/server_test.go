@@ -47,7 +47,7 @@ import (
 
 func TestMain(m *testing.M) { modelstest.Main(m) }
 
-// Short names for what most tests use.
+// Short names that most tests use.
 const (
 	owner  = aikeystest.Owner
 	member = aikeystest.Member
@@ -99,7 +99,7 @@ func post(t *testing.T, s *aikeystest.Service, user, path string, body any) aike
 	return ask(t, s, user, http.MethodPost, path, body)
 }
 
-// encode returns the JSON of a body; bytes and strings are sent as they are.
+// encode returns the JSON of a body; bytes and strings are sent unchanged.
 func encode(t *testing.T, body any) []byte {
 	switch raw := body.(type) {
 	case []byte:
@@ -1221,7 +1221,7 @@ func TestExamplesAnswerOnRequest(t *testing.T) {
 	ask := func(o aikeystest.Operation, prefer string) aikeystest.Reply {
 		request := o.Request
 		request.Token, request.Header = s.As(owner).Token, http.Header{"Prefer": {prefer}}
-		return s.Send(t, request) // which checks the answer against the document
+		return s.Send(t, request) // s.Send checks the answer against the document
 	}
 	operations := aikeystest.Operations(t)
 	for _, o := range operations {
@@ -1738,7 +1738,7 @@ func TestDocumentSecretsAreRedacted(t *testing.T) {
 	for name, text := range printed {
 		t.Run(name, func(t *testing.T) {
 			require.Empty(t, aikeystest.FindIn([]byte(text), plain))
-			if !strings.HasPrefix(name, "wrapped") { // which prints a pointer's address
+			if !strings.HasPrefix(name, "wrapped") { // a wrapped value prints the address of a pointer
 				require.Contains(t, text, "[redacted]")
 			}
 		})

@@ -244,8 +244,8 @@ func wrk(b *testing.B, url, script string, d time.Duration) float64 {
 	return findNumber(b, string(out), `Requests/sec:\s+([\d.]+)`)
 }
 
-// preparedLua returns a script that makes count requests with a Lua expression, in which i counts from 0, and sends
-// them in random order.
+// preparedLua returns a script that sends count prepared requests in random order. The Lua expression makes a request
+// from i, which counts from 0.
 func preparedLua(tokens []string, count int, expression string) string {
 	return tokensLua(tokens) + fmt.Sprintf(`local requests = {}
 function init(args)
@@ -436,7 +436,7 @@ func BenchmarkGetSQLite(b *testing.B) {
 	tokens := seed(b, database, usedProjects)
 	server := startAikeysd(b, database)
 
-	bare := echo.New() // in this process, which does nothing else
+	bare := echo.New() // this process does nothing else
 	bare.HideBanner, bare.HidePort = true, true
 	bare.GET("/*", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]string{"hello": "world"}) })
 	var err error
@@ -717,8 +717,8 @@ func keyBinding() sealer.Binding {
 	return sealer.Binding{CustomerID: "acme", ProjectID: "chat", KeyID: idPrefix + "000001", Provider: "openai", Version: 1}
 }
 
-// compareSealers compares the rate at which 16 callers make calls of secrets-svc with their rate of calls of a bare
-// sealer. Each sealer gets an envelope that it has sealed.
+// compareSealers compares secrets-svc with a bare sealer by the rate at which 16 callers make calls. Each sealer gets
+// an envelope that it has sealed.
 func compareSealers(b *testing.B, call func(s *remote.Sealer, envelope []byte) error) {
 	b.Helper()
 	const callers = 16

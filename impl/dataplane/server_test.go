@@ -33,7 +33,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Short names for what most tests use.
+// Short names that most tests use.
 const (
 	acme   = aikeystest.Customer
 	globex = aikeystest.OtherCustomer
@@ -729,7 +729,7 @@ func TestSecretIsTestedBeforeItIsAKeys(t *testing.T) {
 	record := s.Fetches(acme, web)[0]
 	require.Equal(t, []any{dp.ID, "verification", "anthropic", "", uint32(0)}, []any{record.DataPlaneID, record.Reason, record.Provider, record.KeyID, record.Version})
 
-	// A provider whose clock differs refuses what is signed here.
+	// A provider whose clock differs refuses requests that are signed here.
 	for _, tc := range []struct {
 		ago  time.Duration
 		want string

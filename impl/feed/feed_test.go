@@ -147,7 +147,7 @@ func (s hookedStore) Receipts(ctx context.Context, stop models.Stop) ([]models.R
 }
 
 // faultyStore returns a change that gives a replica a faulty store, and the switch of its faults. While the switch is
-// set, the named methods block; those that read changes fail.
+// set, the named methods block; Position and Changes fail.
 func (e *env) faultyStore(methods ...string) (withFaults func(*Feed), isFaulty *atomic.Bool) {
 	isFaulty = &atomic.Bool{}
 	return withStore(hookedStore{e.newStore(), func(ctx context.Context, method string) context.Context {
@@ -232,7 +232,7 @@ func (r *replica) connect(customers ...string) *member {
 	return r.subscribe(Subscription{DataPlane: r.env.dataPlane(customers...)})
 }
 
-// subscribe opens a stream, which must succeed.
+// subscribe opens a stream, and requires success.
 func (r *replica) subscribe(sub Subscription) *member {
 	r.env.t.Helper()
 	m, err := r.tryConnect(sub, nil)
@@ -456,8 +456,8 @@ func TestNoGap(t *testing.T) {
 	})
 }
 
-// Guarantee 2: a transaction that stays open delays no other change, and data planes that resume while it is open get its change
-// too. PostgreSQL alone has several writers at a time.
+// Guarantee 2: a transaction that stays open delays no other change, and data planes that resume while it is open get
+// its change too. Only PostgreSQL has several writers at a time.
 func TestNoDelay(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
 		replicas := []*replica{e.replica(), e.replica()}
@@ -1093,7 +1093,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 			server.Config.ConnState = func(c net.Conn, state http.ConnState) {
 				if secure, ok := c.(*tls.Conn); ok && state == http.StateNew {
 					if socket, ok := secure.NetConn().(*net.TCPConn); ok {
-						_ = socket.SetWriteBuffer(16 << 10) // which fills up soon
+						_ = socket.SetWriteBuffer(16 << 10) // a small buffer fills up soon
 					}
 				}
 			}
@@ -1105,7 +1105,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 				DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 					conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 					if socket, ok := conn.(*net.TCPConn); ok {
-						_ = socket.SetReadBuffer(16 << 10) // which fills up soon, too
+						_ = socket.SetReadBuffer(16 << 10) // so does this one
 					}
 					return conn, err
 				},
@@ -1122,7 +1122,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 			body := bufio.NewReader(response.Body)
 			_, err = body.ReadString('\n')
 			require.NoError(t, err)
-			for full := false; !full; { // nobody reads, so what the kernel and the client hold fills up
+			for full := false; !full; { // nobody reads, so the buffers of the kernel and of the client fill up
 				select {
 				case err := <-served:
 					require.NoError(t, err)

@@ -481,7 +481,7 @@ func TestCheckSecretHeaderMembers(t *testing.T) {
 // sign are not sent.
 func TestCredential(t *testing.T) {
 	c, now := load(t), time.Now()
-	templates := map[string]string{ // :: the providers whose credentials name a part of the host
+	templates := map[string]string{ // :: provider whose credentials name a part of the host → base URL
 		"azure_openai": "https://my-resource.openai.azure.com",
 		"bedrock":      "https://bedrock-runtime.us-east-1.amazonaws.com",
 	}

@@ -740,8 +740,9 @@ func (env *env) rows() []models.Key {
 	return keys
 }
 
-// requireOpens checks that every key but the unreadable ones opens to its own secret and the canary to its value, and that each
-// row names the KEK of its envelope. It returns how many of them, the canary included, are not under the sealer's primary KEK.
+// requireOpens checks that every readable key opens to its own secret and the canary to its value, and that each row
+// names the KEK of its envelope. It returns how many of them, the canary included, are not under the sealer's primary
+// KEK.
 func (env *env) requireOpens(s sealer.Sealer, unreadable ...string) (left int) {
 	env.t.Helper()
 	primary, err := s.PrimaryKEK(env.t.Context())

@@ -300,7 +300,7 @@ func start(t testing.TB, change func(*secrets.Config)) *service {
 	require.NoError(t, err)
 	s.client, err = gen.NewClientWithResponses("http://secrets-svc", gen.WithHTTPClient(&http.Client{Transport: s}))
 	require.NoError(t, err)
-	t.Cleanup(func() { _, _ = s.Write(s.audit.Bytes()) }) // which is then searched too
+	t.Cleanup(func() { _, _ = s.Write(s.audit.Bytes()) }) // so that it is searched, too
 	return s
 }
 
