@@ -47,7 +47,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	_ = flag.Set("test.parallel", "6") // most tests wait for most of their time
+	_ = flag.Set("test.parallel", "6") // most tests mainly wait
 	modelstest.Main(m)
 }
 

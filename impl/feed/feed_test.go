@@ -37,7 +37,7 @@ const acme = "acme"
 var olga = models.Caller{CustomerID: acme, ProjectID: "web", UserID: "olga"}
 
 func TestMain(m *testing.M) {
-	_ = flag.Set("test.parallel", "8") // most tests wait for most of their time
+	_ = flag.Set("test.parallel", "8") // most tests mainly wait
 	modelstest.Main(m)
 }
 

@@ -614,7 +614,7 @@ type env struct {
 	*models.Store
 	t       *testing.T
 	url     string
-	db      *sql.DB // goes past the store
+	db      *sql.DB // bypasses the store
 	keyset  string
 	sealer  sealer.Sealer
 	ids     models.IDs
