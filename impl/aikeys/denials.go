@@ -12,8 +12,8 @@ import (
 const (
 	// denialWindow is how long repeated denied attempts are counted before an event is written for them.
 	denialWindow = time.Minute
-	// maxDenialTargets is how many different attempts of a user in a project are counted separately in a window. Others are counted by
-	// their type alone.
+	// maxDenialTargets is how many different attempts of a user in a project are counted separately in a window.
+	// Further attempts are counted only by their type.
 	maxDenialTargets = 20
 	// maxDenials bounds the memory. Attempts beyond it are not counted: each gets an event of its own.
 	maxDenials = 10_000

@@ -59,8 +59,8 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 		return nil, err
 	}
 	key.Envelope, key.KEKID = sealed.Envelope.Bytes, sealed.Envelope.KEKID
-	// The store checks the caller's role and writes key, event and idempotency record in one statement, or nothing. For a retry
-	// it returns the key of the first request.
+	// In one statement, the store checks the caller's role and writes the key, the event and the idempotency record, or
+	// nothing. For a retry, it returns the key of the first request.
 	key, err = s.Store.RegisterKey(ctx, caller, roleToWrite(key), models.Registration{
 		Key: key, Event: event, Idempotency: idempotency, Quota: quota, Fingerprints: sealed.Fingerprints,
 	}, s.Now().UnixMicro())

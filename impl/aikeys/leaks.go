@@ -92,7 +92,7 @@ func (l leakSearch) check(ctx context.Context, values []string) error {
 // maxMatches is how many matches an answer lists: one key may match many values. A search revokes all matches, listed or not.
 const maxMatches = 1000
 
-// run returns the matches in the order of their values. It looks all values up in one query, whether they match or not.
+// run returns the matches in the order of their values. It looks up all values in one query, even if none matches.
 func (l leakSearch) run(ctx context.Context, values []string) ([]gen.LeakMatch, error) {
 	key, err := l.Keyset.Fingerprints(ctx)
 	if err != nil {

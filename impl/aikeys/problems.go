@@ -45,7 +45,7 @@ var (
 	errOperatorsAdd  = errors.New("servers are added by operators")
 )
 
-// refusals are the errors of writes that only an owner may make, by the types of their events.
+// refusals maps types of events to the errors of writes that only an owner may make.
 var refusals = map[models.EventType]error{
 	models.EventKeyRegistered: errRegister, models.EventKeyRevoked: errRevoke, models.EventKeyVerified: errVerify,
 	models.EventKeyUpdated: errUpdate, models.EventKeyDisabled: errUpdate, models.EventKeyEnabled: errUpdate,

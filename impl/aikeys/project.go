@@ -37,8 +37,8 @@ func (s *server) WhoAmI(ctx context.Context, _ gen.WhoAmIRequestObject) (gen.Who
 // signInCaching lets clients cache the sign-in options, which change only when the service restarts.
 const signInCaching = "public, max-age=60"
 
-// GetSignInOptions returns how to sign in. It is the only method that takes no credential, and asks neither the database nor the
-// issuer.
+// GetSignInOptions returns how to sign in. It is the only method that needs no credential. It asks neither the database
+// nor the issuer.
 func (s *server) GetSignInOptions(context.Context, gen.GetSignInOptionsRequestObject) (gen.GetSignInOptionsResponseObject, error) {
 	return gen.GetSignInOptions200JSONResponse{
 		Body: s.signIn, Headers: gen.GetSignInOptions200ResponseHeaders{CacheControl: new(signInCaching)},
@@ -368,7 +368,8 @@ type page struct {
 	size  int
 }
 
-// maxPageSize is the largest page_size of a list, and the default of most: an answer takes bounded memory, however long the list is.
+// maxPageSize is the largest page_size of a list, and the default page_size of most lists. It bounds the memory of an
+// answer.
 const maxPageSize = 1000
 
 // parsePage parses page_size and page_token. A token is the last id of the previous page, in base64url.
@@ -407,7 +408,8 @@ func (s *server) member(ctx context.Context, customerID, projectID string) (mode
 	return caller, role, err
 }
 
-// asOwner runs a write that only an owner may make and that stores the event. It records the attempt of another member as denied.
+// asOwner runs a write that only an owner may make. The write stores the event. If another member attempts it, asOwner
+// records a denied attempt.
 func (s *server) asOwner(ctx context.Context, caller models.Caller, event models.Event, write func(*models.Tx) error) error {
 	err := s.Store.Transact(ctx, func(tx *models.Tx) error {
 		role, err := tx.Role(caller)

@@ -15,7 +15,7 @@ import (
 // maxProviders is how many servers the owners of a project may add.
 const maxProviders = 20
 
-// ListProviders returns the catalogue. It looks the caller's role up only to check that the session is still live.
+// ListProviders returns the catalogue. It looks up the caller's role only to check that the session is still live.
 func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestObject) (gen.ListProvidersResponseObject, error) {
 	if _, err := s.ownRole(ctx); err != nil {
 		return nil, err

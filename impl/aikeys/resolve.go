@@ -9,7 +9,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// ResolveKey returns which key would serve the caller, or another member if an owner asks for them, and why.
+// ResolveKey returns which key would serve the caller, and why. An owner may ask the same for another member.
 func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject) (gen.ResolveKeyResponseObject, error) {
 	provider, err := s.parseProvider(&req.Params.Provider)
 	if err != nil {

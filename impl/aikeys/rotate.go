@@ -26,7 +26,7 @@ var (
 const (
 	// defaultOverlap is how long a replaced version stays if the request does not say.
 	defaultOverlap = 15 * time.Minute
-	// maxRotateTries is how often a secret is sealed again because another rotation has taken its version number.
+	// maxRotateTries is how often a secret is sealed again if another rotation has taken its version number.
 	maxRotateTries = 5
 	// reasonRotation is the reason of the records of versions that were opened to compare them with a new secret.
 	reasonRotation = "rotation"

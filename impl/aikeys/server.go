@@ -25,7 +25,7 @@ import (
 // Config is what the public API needs.
 type Config struct {
 	Store *models.Store
-	// Keyset seals, and refuses to seal with another keyset than the database's.
+	// Keyset seals. It refuses to seal if the sealer has another keyset than the database's.
 	Keyset    *keysetcheck.Checker
 	Receipts  Receipts
 	Providers *providers.Catalogue
@@ -41,7 +41,8 @@ type Config struct {
 	Tests *verification.Keys
 	// CustomProviders is whether the customers' own servers take keys, and OwnersAddProviders whether owners may add them.
 	CustomProviders, OwnersAddProviders bool
-	// SessionTokens is whether session tokens are accepted, and SignIn how people get one; nil if they can't.
+	// SessionTokens is whether session tokens are accepted. SignIn is how people get a session token; nil if they
+	// can't.
 	SessionTokens bool
 	SignIn        *auth.SignIn
 	// Now is the clock; nil means time.Now.

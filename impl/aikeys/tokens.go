@@ -128,7 +128,7 @@ func (s *server) CreateToken(ctx context.Context, req gen.CreateTokenRequestObje
 	return gen.CreateToken201JSONResponse{Token: s.wireToken(caller, token), APIKey: secret.New(text)}, nil
 }
 
-// parseToken returns the API key that a request asks for. It makes the checks that the document can't express.
+// parseToken returns the API key that a request describes. It makes the checks that the document can't express.
 func (s *server) parseToken(caller models.Caller, body *gen.CreateTokenRequest, now time.Time) (t models.Token, err error) {
 	switch {
 	case s.Providers.Reveals(body.Name, providers.Provider{}, ""):
@@ -182,7 +182,7 @@ func (s *server) RevokeToken(ctx context.Context, req gen.RevokeTokenRequestObje
 	return gen.RevokeToken200JSONResponse{Token: s.wireToken(caller, token), Receipt: receipt}, nil
 }
 
-// RevokeProjectToken bars a member's API key from the project, for an owner, and answers like RevokeToken.
+// RevokeProjectToken lets an owner bar a member's API key from the project. It answers like RevokeToken.
 func (s *server) RevokeProjectToken(ctx context.Context, req gen.RevokeProjectTokenRequestObject) (gen.RevokeProjectTokenResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -224,7 +224,7 @@ func (s *server) wireToken(caller models.Caller, t models.Token) gen.Token {
 	return token
 }
 
-// wireProjectToken returns an API key as an owner of the project sees it: without anything about other projects.
+// wireProjectToken returns an API key in the form for owners of the project, with nothing about other projects.
 func (s *server) wireProjectToken(caller models.Caller, t models.Token) gen.Token {
 	token := s.wireToken(caller, t)
 	others := slices.DeleteFunc(t.Projects.List(), func(id string) bool { return !t.Reaches(id) || id == caller.ProjectID })

@@ -23,8 +23,8 @@ var (
 	errSuspended = errors.New("key is suspended by the removal of its user")
 )
 
-// UpdateKey changes the members of a key that the request names, and answers with the key. The answer for a disabled key has the receipt; if
-// the request waits, it comes when the receipt is complete.
+// UpdateKey changes the members of a key that the request names, and answers with the key. For a disabled key, the
+// answer has the receipt. If the request waits, it answers when the receipt is complete.
 func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) (gen.UpdateKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -83,7 +83,7 @@ func checkChange(key models.Key, change models.KeyChange, ifMatch *string) error
 	return nil
 }
 
-// parseChange returns the change that a request asks for. It makes the checks that the document can't express.
+// parseChange returns the change that a request describes. It makes the checks that the document can't express.
 func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, err error) {
 	change.Disabled = body.Disabled
 	if body.Name != nil {

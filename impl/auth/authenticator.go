@@ -7,9 +7,9 @@
 // prefix, or a client certificate that the connection has verified. An Authenticator accepts users or data planes, never
 // both, so neither kind of credential opens a session of the other.
 //
-// Authentication has three outcomes that are never mixed up: a Principal; ErrUnauthenticated, when the credential opens no
-// session (401); models.ErrUnavailable or ErrIssuerUnavailable, when that could not be decided (503). No error text and no
-// value of this package holds a token or a piece of one.
+// Authentication has three outcomes, which callers can always tell apart: a Principal; ErrUnauthenticated, if the
+// credential opens no session (401); models.ErrUnavailable or ErrIssuerUnavailable, if that can't be decided now (503).
+// No error text and no value of this package holds a token or a piece of one.
 //
 // Sessions are cached briefly, so that a burst of requests costs one look-up. The cache decides nothing: the statement that
 // serves a request checks the session again, so a revoked credential is refused at once even while it is cached.
@@ -56,11 +56,11 @@ const (
 )
 
 // Principal is the user or the data plane on whose behalf a request acts. Its ids are opaque, 1 to 64 characters of
-// [A-Za-z0-9._-]. A user has all ids but DataPlaneID; a data plane has no other id than that.
+// [A-Za-z0-9._-]. A user has all ids except DataPlaneID; a data plane has only DataPlaneID.
 type Principal struct {
 	CustomerID string
 	UserID     string
-	// ProjectID is the project that a request means when it names none.
+	// ProjectID is the default project, for requests that name no project.
 	ProjectID string
 	// TokenID is the ULID of the user's API key; empty for MethodOIDC.
 	TokenID string
@@ -77,9 +77,9 @@ const (
 	// cacheTTL is how long a session is served without a look-up. It bounds how long a credential that another process
 	// has revoked still works where no statement checks the session again.
 	cacheTTL = 500 * time.Millisecond
-	// jwtCacheTTL may be longer: a JWT can't be revoked, only its expiry ends it.
+	// jwtCacheTTL may be longer: a JWT can't be revoked, it only expires.
 	jwtCacheTTL = time.Minute
-	// lookUpTimeout bounds a shared look-up, to which the deadlines of its callers do not apply.
+	// lookUpTimeout bounds a shared look-up. The deadlines of its callers do not apply to it.
 	lookUpTimeout = 6 * time.Second
 )
 
@@ -89,7 +89,7 @@ type TokenFinder interface {
 	FindToken(ctx context.Context, id string) (models.Token, error)
 }
 
-// DataPlaneFinder finds the rows of data planes; *models.Store is one. Its errors are those of a TokenFinder.
+// DataPlaneFinder finds the rows of data planes; *models.Store is one. Its errors are like a TokenFinder's.
 type DataPlaneFinder interface {
 	// FindDataPlane finds a data plane by its ULID, live or not.
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
@@ -101,7 +101,7 @@ type DataPlaneFinder interface {
 type Config struct {
 	// Tokens finds API keys, for an Authenticator of users.
 	Tokens TokenFinder
-	// DataPlanes finds data planes, for an Authenticator of data planes; it then accepts no API key and no JWT.
+	// DataPlanes finds data planes, for an Authenticator of data planes, which accepts no API key and no JWT.
 	DataPlanes DataPlaneFinder
 	// OIDC verifies session tokens; nil accepts none.
 	OIDC *OIDC
@@ -120,7 +120,7 @@ type Authenticator struct {
 	lookUps singleflight.Group // by cacheKey
 }
 
-// session is an entry of the cache. The injected clock decides until when it is served; the cache bounds only the number of
+// session is an entry of the cache. The entry expires by the injected clock. The cache itself only bounds the number of
 // entries.
 type session struct {
 	principal Principal
@@ -189,7 +189,7 @@ func (a *Authenticator) cached(key cacheKey) (Principal, bool) {
 // verifier looks a credential up and returns its principal.
 type verifier func(ctx context.Context, now time.Time) (Principal, error)
 
-// verifierOf chooses how to verify a bearer token, by its shape: one of ours, or a JWT.
+// verifierOf chooses how to verify a bearer token by its form: a token of this service, or a JWT.
 func (a *Authenticator) verifierOf(token string) (verifier, error) {
 	if isJWT(token) {
 		if a.cfg.OIDC == nil {
@@ -234,8 +234,8 @@ func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, verify verifie
 	return p, nil
 }
 
-// verifyAPIKey returns the principal of an API key. An unknown id costs the same comparison as a known one, and only a caller
-// that knows the secret learns more than "unknown".
+// verifyAPIKey returns the principal of an API key. An unknown id costs the same comparison as a known id. Only a
+// caller that knows the secret learns more than "unknown".
 func (a *Authenticator) verifyAPIKey(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
 	a.cfg.Metrics.countLookUp()
 	token, err := a.cfg.Tokens.FindToken(ctx, id)
@@ -365,8 +365,8 @@ type middleware struct {
 	principals *ratelimit.Limiter[string]
 }
 
-// Middleware returns the middleware that authenticates requests and limits how many there may be. The handlers behind it
-// find the result with PrincipalFrom.
+// Middleware returns the middleware that authenticates requests and limits their rate. The handlers behind it find the
+// result with PrincipalFrom.
 func Middleware(cfg MiddlewareConfig) echo.MiddlewareFunc {
 	m := &middleware{MiddlewareConfig: cfg, principals: ratelimit.New[string](cfg.PrincipalRate)}
 	return m.authenticate
@@ -502,8 +502,8 @@ func bearerToken(authorization string) (string, error) {
 	return strings.TrimLeft(authorization[len(scheme):], " "), nil
 }
 
-// isJWT reports whether a token is three parts of base64url with dots between: the compact form, the only one that
-// RFC 7519, section 1 allows a JWT to have. Neither a JWT nor a service token can hold a comma, a space or a second token.
+// isJWT reports whether a token is three parts of base64url with dots between. This is the compact form, the only form
+// of a JWT (RFC 7519, section 1). Neither a JWT nor a service token can hold a comma, a space or a second token.
 func isJWT(token string) bool {
 	dots := 0
 	for _, c := range []byte(token) {

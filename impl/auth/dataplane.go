@@ -13,8 +13,8 @@ import (
 // maxCertificateNames is how many names of a certificate the database looks up, at most.
 const maxCertificateNames = 100
 
-// AuthenticateCertificate returns the data plane that has one of the names in a client certificate, which the caller has
-// verified. Its errors are those of Authenticate, and its sessions are cached and dropped in the same way.
+// AuthenticateCertificate returns the data plane that has one of the names in a client certificate. The caller has
+// verified the certificate. Errors, caching and Drop are the same as for Authenticate.
 func (a *Authenticator) AuthenticateCertificate(ctx context.Context, names []string) (Principal, error) {
 	switch {
 	case a.cfg.DataPlanes == nil:

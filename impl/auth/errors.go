@@ -6,15 +6,15 @@ import (
 )
 
 var (
-	// ErrUnauthenticated says that the request's credential opens no session. The cause that it wraps is for the log only:
-	// a guesser could learn from it what to try next.
+	// ErrUnauthenticated says that the request's credential opens no session. It wraps the cause, which is only for the
+	// log: it could help an attacker guess.
 	ErrUnauthenticated = errors.New("unauthenticated")
 	// ErrIssuerUnavailable says that the OIDC issuer's documents can't be read, so a session token can be neither accepted nor
 	// refused; a retry may work.
 	ErrIssuerUnavailable = errors.New("OIDC issuer unavailable")
 )
 
-// The causes of ErrUnauthenticated. They are fixed texts, so that none can hold a piece of what was sent.
+// The causes of ErrUnauthenticated. They are fixed texts, so they hold no part of the request.
 var (
 	errMissing   = errors.New("no Authorization header")
 	errScheme    = errors.New("authorization scheme is not Bearer")

@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// fetchTimeout bounds one fetch of both documents; maxDocument bounds each in bytes.
+	// fetchTimeout bounds one fetch of both documents; maxDocument bounds each document in bytes.
 	fetchTimeout = 5 * time.Second
 	maxDocument  = 1 << 20
 	maxRedirects = 3
-	// keysMaxAge is the age at which keys are fetched again, so that keys which the issuer has withdrawn are dropped; keysKept
-	// is how long old keys serve while fetching fails.
+	// keysMaxAge is the age at which keys are fetched again, so that withdrawn keys are dropped. keysKept is how long
+	// old keys serve while fetching fails.
 	keysMaxAge = 5 * time.Minute
 	keysKept   = time.Hour
 	// searchInterval is the least time between two fetches for unknown key ids. Anyone can make up such ids.
@@ -73,8 +73,8 @@ func newKeySource(issuer string, client *http.Client, now func() time.Time) *key
 	return s
 }
 
-// verify returns the payload of a JWT that one of the issuer's keys has signed. If no cached key verifies it, the keys are
-// fetched once more, which is how rotation is noticed
+// verify returns the payload of a JWT that one of the issuer's keys has signed. If no cached key verifies it, verify
+// fetches the keys once more, and so notices a rotation
 // (https://openid.net/specs/openid-connect-core-1_0.html#RotateSigKeys).
 func (s *keySource) verify(ctx context.Context, jwt string) ([]byte, error) {
 	jws, err := jose.ParseSignedCompact(jwt, algorithms())
@@ -145,7 +145,8 @@ func (k *keyState) isUsable(now time.Time) bool {
 	return len(k.keys) > 0 && now.Sub(k.fetched) < keysKept
 }
 
-// refresh fetches the keys, unless a fetch that has just ended made another unnecessary. A failed fetch keeps the old keys.
+// refresh fetches the keys, unless another fetch has just ended and made this one unnecessary. A failed fetch keeps the
+// old keys.
 func (s *keySource) refresh(ctx context.Context, search bool) *keyState {
 	state := s.state.Load()
 	if !state.isDue(s.now(), search) {

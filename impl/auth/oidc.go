@@ -37,8 +37,8 @@ type OIDCConfig struct {
 	Issuer string
 	// Audience must be among a token's "aud".
 	Audience string
-	// AuthorizedParties are the clients that a token may be for by its "azp". Empty allows Audience and ClientID. A token without
-	// an "azp" is for every client.
+	// AuthorizedParties are the clients that a token's "azp" may name. Empty allows Audience and ClientID. A token
+	// without an "azp" is for every client.
 	AuthorizedParties []string
 	// ClientID is the id of the public client that people sign in with. It is empty if people can't sign in.
 	ClientID string
@@ -48,8 +48,8 @@ type OIDCConfig struct {
 	MaxLifetime time.Duration
 	// Claims names the claims to read; an empty name means its default.
 	Claims ClaimNames
-	// HTTPClient fetches the issuer's documents; nil means a client of the OIDC's own. In both cases a fetch ends after 5 s
-	// and reads at most 1 MiB, and a redirect to anything but https or a loopback host is refused.
+	// HTTPClient fetches the issuer's documents; nil means a new client. In both cases, a fetch ends after 5 s and
+	// reads at most 1 MiB. It follows redirects only to https and to loopback hosts.
 	HTTPClient *http.Client
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -139,8 +139,8 @@ const (
 	issuedLeeway = time.Minute
 )
 
-// checkPurpose refuses a verified JWT that was made for something else than a session (RFC 8725, sections 3.11 and 3.12), is for
-// another client, was issued in the future or lasts too long.
+// checkPurpose refuses a verified JWT that is not a session token (RFC 8725, sections 3.11 and 3.12), is for another
+// client, was issued in the future or lasts too long.
 func (o *OIDC) checkPurpose(jwt string, claims claimSet, expiry time.Time) error {
 	head, _, _ := strings.Cut(jwt, ".")
 	decoded, err := base64.RawURLEncoding.DecodeString(head)
@@ -189,8 +189,8 @@ func isSessionType(raw json.RawMessage) bool {
 	return name == "jwt" || name == "at+jwt"
 }
 
-// Probe returns nil if the issuer's documents, which session tokens need, can be read. It fetches them, for at most 5 s,
-// unless they are cached; its error wraps ErrIssuerUnavailable.
+// Probe returns nil if the issuer's documents can be read, which session tokens need. Unless the documents are cached,
+// it fetches them, for at most 5 s. Its error wraps ErrIssuerUnavailable.
 func (o *OIDC) Probe(ctx context.Context) error {
 	_, err := o.keys.current(ctx, false)
 	return err
@@ -232,7 +232,7 @@ func (k *callKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, err
 	return k.payload, k.err
 }
 
-// isSecureURL reports whether an answer from u can be trusted to be from u: it comes over TLS, or does not leave this machine.
+// isSecureURL reports whether an answer from u is authentic: it comes over TLS, or does not leave this machine.
 func isSecureURL(u *url.URL) bool {
 	host := u.Hostname()
 	return host != "" && (u.Scheme == "https" || u.Scheme == "http" && netaddr.IsLoopback(host))

@@ -17,7 +17,7 @@ func Problems() problem.Table {
 			Detail: "This API key has been revoked or has expired; ask for a new one."},
 		{Err: models.ErrDataPlaneEnded, Status: http.StatusUnauthorized, Code: "unauthenticated", Slug: "unauthenticated", Title: "Unauthenticated",
 			Detail: "This data plane's credential has been revoked or has expired; ask its operator for a new one."},
-		// A type of its own, so that data planes don't take it for a failure of the service.
+		// This is a separate type, so that data planes don't mistake it for a failure of the service.
 		{Err: ErrIssuerUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "issuer-unavailable", Title: "Issuer unavailable",
 			Detail: "The issuer of session tokens can't be reached at the moment; try again after the time in Retry-After."},
 	}

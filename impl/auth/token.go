@@ -19,10 +19,10 @@ import (
 //	secret    43 characters of base62 (0-9, a-z, A-Z): 32 random bytes
 //	checksum   6 characters of base62: CRC-32 (IEEE) of everything before the last underscore
 //
-// The checksum is that of GitHub's tokens: a mistyped token is refused without a look-up, and a secret scanner can
-// tell a real one from a look-alike offline
-// (https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats/). Base62 rather than base64url,
-// because the underscore separates.
+// The checksum is like that of GitHub's tokens. It lets the service refuse a mistyped token without a look-up, and lets
+// a secret scanner recognize real tokens offline
+// (https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats/). The encoding is base62 and not
+// base64url, because the underscore separates.
 const (
 	secretBytes    = 32
 	secretLength   = 43
@@ -71,7 +71,7 @@ func Mint(prefix string, now time.Time) (text, id string, hash []byte, err error
 }
 
 // Parse checks the form of a token with the given prefix and returns its id and the hash of its secret. Its errors wrap
-// ErrUnauthenticated and hold nothing of the text. Whether the token exists is for the caller to look up.
+// ErrUnauthenticated and hold nothing of the text. The caller must look up whether the token exists.
 func Parse(prefix, text string) (id string, hash [sha256.Size]byte, err error) {
 	rest, ok := strings.CutPrefix(text, prefix+"_")
 	if !ok || len(rest) != ulid.EncodedSize+1+secretLength+1+checksumLength {

@@ -12,7 +12,7 @@ import (
 const (
 	// usesInterval is how long uses of API keys are collected before they are stored.
 	usesInterval = 30 * time.Second
-	// maxUses bounds the memory. Uses of other API keys are not noted until old ones are forgotten.
+	// maxUses bounds the memory. At the bound, uses of further API keys are not noted until old ones are forgotten.
 	maxUses = 50_000
 	// maxUsesStored is how many uses one transaction stores.
 	maxUsesStored = 500

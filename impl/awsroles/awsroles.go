@@ -30,7 +30,7 @@ import (
 // role.
 const life = time.Hour
 
-// scope is the policy of each session: credentials made with the role can call models and no more, even if the role may do more.
+// scope is the policy of each session: its credentials can only call models, even if the role may do more.
 const scope = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Resource":"*","Action":[` +
 	`"bedrock:InvokeModel","bedrock:InvokeModelWithResponseStream","bedrock:CallWithBearerToken","bedrock:ApplyGuardrail","bedrock:CountTokens",` +
 	`"bedrock:Get*","bedrock:List*","s3:GetObject","s3:PutObject","aws-marketplace:ViewSubscriptions"]}]}`
@@ -42,7 +42,8 @@ type Roles struct {
 
 var _ exchange.Roles = (*Roles)(nil)
 
-// New returns a Roles. It fails if AWS's settings for this process can't be read; whether it has an identity shows at the first use.
+// New returns a Roles. It fails if AWS's settings for this process can't be read. If the process has no identity, the
+// first use fails.
 func New(ctx context.Context) (*Roles, error) {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {

@@ -56,7 +56,7 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 }
 
 var (
-	// errNotEnforced says that the data plane does not enforce the key's restrictions, as older releases do not.
+	// errNotEnforced says that the data plane does not enforce the key's restrictions. Older releases do not.
 	errNotEnforced = errors.New("the data plane does not enforce the key's restrictions")
 	// errLimitsNotEnforced says that the data plane does not enforce the key's limits.
 	errLimitsNotEnforced = errors.New("the data plane does not enforce the key's limits")
@@ -102,8 +102,8 @@ func (s *server) reportRefusal(ctx context.Context, f found, now time.Time) erro
 	return err
 }
 
-// explainRefusal returns the error with which a refused fetch is answered. It does not reveal that a key id or a credential belongs
-// to a customer that the data plane may not serve; the record does.
+// explainRefusal returns the error that answers a refused fetch. Unlike the record, it does not reveal that a key id or
+// a credential belongs to a customer that the data plane may not serve.
 func explainRefusal(err error, f found, req gen.FetchKeyRequestObject) error {
 	switch {
 	case errors.Is(err, models.ErrNotServed) && req.Body.KeyID != nil:
@@ -223,7 +223,7 @@ func byID(key models.Key, asOf string) resolution.Fetched {
 // errUnreadable says that a key's envelope does not open, or that its content can't be used.
 var errUnreadable = errors.New("key is unreadable")
 
-// plaintextKey is an unsealed key, as a data plane gets it, with its provider.
+// plaintextKey is an unsealed key in the form for data planes, with its provider.
 type plaintextKey struct {
 	providers.Credential
 	provider providers.Provider
@@ -438,7 +438,7 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 		left := max(0, time.UnixMicro(key.ExpiresAt).Sub(now).Milliseconds())
 		answer.EndsInMs = &left
 		if answer.ExpiresInMs == nil || left < *answer.ExpiresInMs {
-			answer.ExpiresInMs, answer.RefreshInMs = &left, &left // a new answer before the end would end at the same time
+			answer.ExpiresInMs, answer.RefreshInMs = &left, &left // a new answer would end at the same time
 		}
 	}
 	return answer

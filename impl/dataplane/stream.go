@@ -45,7 +45,7 @@ func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestOb
 // takes none.
 type streamResponse struct {
 	ctx       context.Context
-	expiresAt time.Time // when the data plane's credential ends; zero is never
+	expiresAt time.Time // when the data plane's credential ends; zero means never
 	stream    *feed.Stream
 }
 
@@ -76,7 +76,8 @@ func (s *server) Acknowledge(ctx context.Context, req gen.AcknowledgeRequestObje
 	return gen.Acknowledge204Response{}, nil
 }
 
-// parsePosition reads a position that a data plane sends back. The document's pattern can't express how its numbers relate.
+// parsePosition reads a position that a data plane sends back. It checks relations between the numbers that the
+// document's pattern can't express.
 func parsePosition(field, text string) (position.Position, error) {
 	p, err := position.Parse(text)
 	if err != nil {

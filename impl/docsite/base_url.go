@@ -18,8 +18,8 @@ type baseURL struct {
 // allows only hosts that are safe in a page, a document and a shell.
 var hostPattern = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$`)
 
-// forRequest returns the base URL without a trailing slash. A trusted proxy's headers win over the request's own scheme and
-// host. If the host is not valid, it returns the fallback.
+// forRequest returns the base URL without a trailing slash. The headers of a trusted proxy take precedence over the
+// request's own scheme and host. If the host is not valid, it returns the fallback.
 func (b *baseURL) forRequest(r *http.Request) string {
 	scheme, host := "http", r.Host
 	if r.TLS != nil {

@@ -52,7 +52,8 @@ const (
 	signInTimeout = 2 * time.Second
 )
 
-// addConsole adds the console's files. Its page is at every path below consolePath that names no file: the script reads the path.
+// addConsole adds the console's files. The console's page is at every path below consolePath that does not name a file.
+// The script reads the path.
 func (s *Site) addConsole(signInServers func(context.Context) []string) {
 	for _, file := range []struct {
 		name, contentType string
@@ -86,8 +87,8 @@ func isConsole(path string) bool {
 	return ok && (rest == "" || rest[0] == '/') && !strings.Contains(rest, ".")
 }
 
-// compressedOnDemand returns the resource with a compressed form, which is made when a client first accepts it. So a service whose
-// pages nobody opens spends nothing on compression.
+// compressedOnDemand returns the resource with a compressed form. The form is made when a client first accepts it. So a
+// service whose pages nobody opens spends nothing on compression.
 func compressedOnDemand(res resource) resource {
 	res.gzipped = sync.OnceValue(func() content {
 		var out bytes.Buffer

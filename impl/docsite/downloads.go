@@ -16,7 +16,7 @@ import (
 // ErrDownloads is wrapped by New's error if the folder of downloads can't be read.
 var ErrDownloads = errors.New("can't read the downloads")
 
-// maxArchive is the largest SDK in bytes. They stay in memory, and are tens of KiB today.
+// maxArchive is the largest SDK in bytes. SDKs stay in memory. They have tens of KiB.
 const maxArchive = 8 << 20
 
 // sdk is one language's SDK. File is empty if it can't be downloaded.

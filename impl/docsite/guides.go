@@ -25,7 +25,7 @@ import (
 
 const (
 	guidesPath = "/docs/guides"
-	// repository is where links lead to files that this service does not show.
+	// repository is the target of links to files that this service does not show.
 	repository = "https://github.com/agentrouter/aikeys/blob/main/"
 )
 
@@ -53,7 +53,7 @@ type section struct {
 	Text      string
 }
 
-// shelfOrder is the order in which the pages list the guides. A guide that it does not name is on the last shelf.
+// shelfOrder is the order in which the pages list the guides. Guides that it does not name are on the last shelf.
 var shelfOrder = []struct{ name, guides string }{
 	{"Use it", "console tare contract leaks"},
 	{"Gateways", "gateway gateways litellm portkey agent dataplane"},

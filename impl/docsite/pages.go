@@ -253,7 +253,8 @@ func problemPages(types []problem.Type) ([]problemPage, error) {
 	return pages, nil
 }
 
-// exampleResponse takes the headers from the service's own code, so that the example equals a real response.
+// exampleResponse returns an example of a response. The service's own code sets the headers, so that the example equals
+// a real response.
 func exampleResponse(t problem.Type) (body string, headers []string, err error) {
 	document := t.Document(exampleID)
 	if t.Slug == "invalid-argument" {

@@ -134,7 +134,8 @@ func (p program) What() string {
 // downloadTime is how long a file may take. The listener's own limit is meant for small answers.
 const downloadTime = 10 * time.Minute
 
-// ServeHTTP answers GET and HEAD. A file that was replaced is not found until the next start, which reads its hash.
+// ServeHTTP answers GET and HEAD. If the file was replaced, the answer is "not found" until the next start, which reads
+// the new hash.
 func (p program) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	file, err := os.OpenInRoot(p.folder, p.File)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 const (
 	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-	// The reference sends the requests that readers try, with their API keys, so no text becomes HTML there.
+	// The reference sends requests that readers try, with their API keys. So its policy forbids that text becomes HTML.
 	referencePolicy = pagePolicy + "; connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
 	// filePolicy is for everything that is not a page.
 	filePolicy = "default-src 'none'; frame-ancestors 'none'"

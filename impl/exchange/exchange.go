@@ -105,7 +105,7 @@ type outcome struct {
 	err     error     // of the last exchange
 }
 
-// Complete fills in the token of a credential that has a Grant. The key stands for one version of a key's secret.
+// Complete sets the token of a credential that has a Grant. key identifies one version of a key's secret.
 func (x *Exchanger) Complete(ctx context.Context, key string, c *providers.Credential) error {
 	if c.Grant == nil {
 		return nil
@@ -187,7 +187,7 @@ func (x *Exchanger) renew(ctx context.Context, key string, grant providers.Grant
 	return x.hold(key, failed)
 }
 
-// hold stores the outcome for a key. It drops expired outcomes, and another key's if there are too many.
+// hold stores the outcome for a key. It drops expired outcomes and, if there are too many, the outcome of another key.
 func (x *Exchanger) hold(key string, o outcome) outcome {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -129,7 +129,8 @@ type Feed struct {
 	// replicaMu is held while this replica stores its own heartbeat. Lock it before mu.
 	replicaMu sync.Mutex
 
-	// mu guards everything below, and the fields of Stream and tally that name it. It is never held during I/O.
+	// mu guards everything below, and the fields of Stream and tally whose comments name it. It is never held during
+	// I/O.
 	mu sync.Mutex
 	// position holds every change that the open streams have been sent.
 	position position.Position
@@ -183,7 +184,8 @@ func (f *Feed) heartbeatInterval() time.Duration {
 	return time.Duration(float64(f.params.lease) / heartbeatsPerLease)
 }
 
-// duty is work that the feed repeats. Each has a goroutine of its own, so a duty that waits for the database delays no other.
+// duty is work that the feed repeats. Each duty has its own goroutine, so a duty that waits for the database does not
+// delay the others.
 type duty struct {
 	interval time.Duration
 	signal   <-chan struct{} // runs the duty before the interval is over; may be nil
@@ -401,8 +403,8 @@ func (f *Feed) announceKeyTests(ctx context.Context) error {
 	return nil
 }
 
-// sendMessage queues a message for a stream that is open. A stream whose queue is full is ended, so that it delays no other; its
-// data plane resumes. The caller holds mu.
+// sendMessage queues a message for a stream that is open. If the stream's queue is full, it ends the stream, so that it
+// does not delay others. The data plane resumes. The caller holds mu.
 func (f *Feed) sendMessage(s *Stream, message []byte) {
 	if !s.isOpen() || len(message) == 0 {
 		return
@@ -424,7 +426,8 @@ func (f *Feed) nextHeartbeat(s *Stream) []byte {
 }
 
 // acknowledgeWithin returns the time, in milliseconds, over which data planes spread their acknowledgements of a stop:
-// about one per millisecond reaches this replica, and none comes after its lease has run out. The caller holds mu.
+// about one acknowledgement per millisecond reaches this replica, and none arrives after its data plane's lease has run
+// out. The caller holds mu.
 func (f *Feed) acknowledgeWithin() int {
 	return min(f.open, int(f.params.lease.Milliseconds())/2)
 }

@@ -93,7 +93,8 @@ func (f *Feed) expirePending(s *Stream) {
 	s.pending = nil
 }
 
-// movePending makes the tallies that wait for one stream wait for another of the same data plane. The caller holds mu.
+// movePending makes the tallies that wait for one stream wait for another stream of the same data plane. The caller
+// holds mu.
 func movePending(from, to *Stream) {
 	for _, t := range from.pending {
 		delete(t.waiting, from)
@@ -102,7 +103,7 @@ func movePending(from, to *Stream) {
 	to.pending, from.pending = append(to.pending, from.pending...), nil
 }
 
-// forgetOldTallies deletes the tallies of stops that are complete because of their age.
+// forgetOldTallies deletes the tallies of stops that are so old that they are complete.
 func (f *Feed) forgetOldTallies() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -146,7 +147,7 @@ func (f *Feed) talliesOwed(s *Stream, start position.Position, missed []models.C
 	if old := f.streams[s.Previous]; old != nil && old.DataPlane.ID == s.DataPlane.ID {
 		return nil
 	}
-	for _, c := range missed { // some may be from before this replica's first read
+	for _, c := range missed { // some changes may be from before this replica's first read
 		if stop, ok := c.Stop(); ok && start.Contains(c.Tx) && f.tallies[stop.ID()] == nil {
 			f.newTally(stop, f.adoptedAt)
 		}
@@ -161,9 +162,9 @@ func (f *Feed) talliesOwed(s *Stream, start position.Position, missed []models.C
 	return owed
 }
 
-// Acknowledge records that a data plane has acted on everything up to a position, and how many requests were in flight with the
-// keys that it has dropped, by key id. If another replica has the stream, it stores both for that replica. The error is
-// models.ErrNotFound if there is no such stream: it has ended, and its lease with it.
+// Acknowledge records that a data plane has acted on everything up to a position, and how many requests were in flight
+// with the keys that it has dropped, by key id. If another replica has the stream, it stores both for that replica. If
+// there is no such stream, the error is models.ErrNotFound: the stream and its lease have ended.
 func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error {
 	if f.acknowledgeHere(dataPlaneID, streamID, at, inFlight) {
 		return nil
@@ -318,7 +319,7 @@ type Receipt struct {
 	DataPlanes, Acknowledged int
 	// Slowest is how long the slowest acknowledgement took, or zero before the first.
 	Slowest time.Duration
-	// Remaining is the time within which a receipt that is not complete becomes so.
+	// Remaining is the longest time until the receipt is complete.
 	Remaining time.Duration
 	// Counted is how many of Acknowledged said how many requests were in flight when they dropped the key, and InFlight the sum of
 	// these requests.
@@ -326,7 +327,8 @@ type Receipt struct {
 	InFlight int64
 	// ByDataPlane has the acknowledgements of at most maxListed data planes, those with most requests in flight first.
 	ByDataPlane []models.DataPlaneReceipt
-	// Planes says how far at most maxListed data planes have got: those that have not acknowledged first, then the slowest.
+	// Planes lists the progress of at most maxListed data planes: first those that have not acknowledged, then the
+	// slowest.
 	Planes []Plane
 }
 
@@ -341,7 +343,8 @@ type Plane struct {
 // PlaneState is whether a data plane has acknowledged a stop.
 type PlaneState string
 
-// The states of a data plane. One in PlaneLeaseExpired has not acknowledged, but serves nothing without asking.
+// The states of a data plane. In PlaneLeaseExpired, it has not acknowledged the stop, but serves nothing without
+// asking.
 const (
 	PlaneWaiting      PlaneState = "waiting"
 	PlaneAcknowledged PlaneState = "acknowledged"
@@ -434,7 +437,7 @@ func (f *Feed) WaitForReceipt(ctx context.Context, stop models.Stop, wait time.D
 			if err != nil || r.Complete || last {
 				return r, err
 			}
-			sleep(waiting, max(lookPause, 4*(f.clock()-began))) // a database that is slow is asked less often
+			sleep(waiting, max(lookPause, 4*(f.clock()-began))) // a slow database is asked less often
 			next = r.Remaining
 		}
 		select {

@@ -74,7 +74,8 @@ func (f *Feed) runMaintenance(ctx context.Context) error {
 	)
 }
 
-// endSilentStreams ends streams that have acknowledged nothing for too long, so that receipts need not wait for them.
+// endSilentStreams ends streams that have not acknowledged anything for too long, so that receipts need not wait for
+// them.
 func (f *Feed) endSilentStreams() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -183,7 +184,7 @@ type peer struct {
 	seenAt    time.Duration
 }
 
-// deleteDeadReplicas deletes the rows of streams of replicas that are dead, as the leases of those streams run out.
+// deleteDeadReplicas deletes the rows of dead replicas' streams, as soon as the leases of the streams have run out.
 func (f *Feed) deleteDeadReplicas(ctx context.Context) error {
 	asked := f.clock()
 	replicas, err := f.store.Replicas(ctx)
@@ -216,8 +217,8 @@ const maxCounted = 300
 
 // serving counts the streams that serve: each enforces its share of a key's limits. A value never changes.
 type serving struct {
-	streams, everybody int            // everybody is how many of the streams are of data planes that serve all customers
-	byCustomer         map[string]int // of customers that a data plane is limited to; includes everybody
+	streams, everybody int            // everybody counts the streams of data planes that serve all customers
+	byCustomer         map[string]int // streams that serve a customer to whom a data plane is limited; includes everybody
 }
 
 // countServing counts the streams of all replicas. If a count has changed, the next heartbeat says so.

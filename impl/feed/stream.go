@@ -15,8 +15,9 @@ const (
 	queueLength = 64
 	// writeTimeout is how long a data plane may take to read a message.
 	writeTimeout = time.Second
-	// streamLife is the least time after which a stream ends; up to half as much is added, so that streams end apart. It
-	// bounds how far the clocks of the two ends drift apart: by 0.1 s if their speeds differ by a ten-thousandth.
+	// streamLife is the least age at which a stream ends. Up to half as much is added, so that streams do not end
+	// together. The age bounds how far the clocks of both ends drift apart: by 0.1 s if their speeds differ by a
+	// ten-thousandth.
 	streamLife = 15 * time.Minute
 	// maxPageGrowth is how many times larger than the first page of a backlog later pages get.
 	maxPageGrowth = 16
@@ -33,7 +34,7 @@ const (
 	endSlow     = "slow"     // its queue was full
 	endSilent   = "silent"   // it acknowledged nothing for too long
 	endRevoked  = "revoked"  // the data plane's credential has ended
-	endReplaced = "replaced" // another stream of the data plane carries it on
+	endReplaced = "replaced" // another stream of the data plane continues it
 	endReaped   = "buried"   // other replicas may have considered this one dead and deleted the stream's row
 	endRestored = "restored" // the database was restored from a backup
 	endStopping = "stopping" // Run has ended
@@ -135,7 +136,7 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 		Settled: start.Xmin, Position: start.String(),
 	}, sub.Previous)
 	if err != nil {
-		f.closeStream(s) // not dropped, since the row may have been written all the same
+		f.closeStream(s) // not dropped, since the row may have been written in spite of the error
 		return nil, err
 	}
 	if !f.markPersisted(s) {
@@ -145,8 +146,8 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	return s, nil
 }
 
-// joinStream adds a stream to the feed, which from then on sends it every change that is not in the start position. The first heartbeat
-// has the same position.
+// joinStream adds a stream to the feed. From then on, the feed sends it every change that is not in the start position.
+// The first heartbeat has the same position.
 func (f *Feed) joinStream(s *Stream) (start position.Position, within int, heartbeat []byte, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -160,7 +161,8 @@ func (f *Feed) joinStream(s *Stream) (start position.Position, within int, heart
 }
 
 // readBacklog returns the frames of the changes between the position to resume from and the stream's start: none for a
-// stream that starts at the present, and a reset if there are too many or the position is not of this database's history.
+// stream that starts at the present, and a reset if there are too many changes or the position is not of this
+// database's history.
 func (f *Feed) readBacklog(ctx context.Context, s *Stream, start position.Position, arrived time.Duration) ([]byte, error) {
 	if s.Resume == nil {
 		return nil, nil
@@ -190,9 +192,10 @@ func (f *Feed) readBacklog(ctx context.Context, s *Stream, start position.Positi
 	return frames, nil
 }
 
-// readMissed reads the changes since a position page by page, and returns those of the data plane's customers. isWhole is false if
-// there are too many, if the position is not of this database's history, or if the time is up at the end of a page: pages of other
-// customers' changes take time as well. Changes that commit meanwhile are not missed, because the stream has joined before.
+// readMissed reads the changes since a position page by page, and returns the changes of the data plane's customers.
+// isWhole is false if there are too many changes, if the position is not of this database's history, or if the time is
+// up at the end of a page: pages of other customers' changes take time as well. Changes that commit meanwhile are not
+// missed, because the stream has joined before.
 func (f *Feed) readMissed(
 	ctx context.Context, s *Stream, since position.Position, until time.Duration,
 ) (missed []models.Change, isWhole bool, err error) {
@@ -293,7 +296,7 @@ func (f *Feed) endRestoredStreams(now position.Position, began time.Duration) {
 	f.adoptPosition(now, began)
 	clear(f.tallies)
 	clear(f.unsaved)
-	last := append(resetFrame(), heartbeatFrame(now, 0, 0, nil)...) // a position to resume from, which extends no lease
+	last := append(resetFrame(), heartbeatFrame(now, 0, 0, nil)...) // it has a position to resume from, but extends no lease
 	for _, s := range f.streams {
 		if s.isOpen() {
 			s.last = last

@@ -42,8 +42,9 @@ type Config struct {
 	// Problems is the API's table of problems, made by the function Problems.
 	Problems problem.Table
 	Observer *Observer
-	// Authenticate comes before the validation of each operation, except those whose own "security" is empty. It authenticates the request,
-	// sets the Actor of its Call, and may refuse it. It is required unless no operation of the document asks for credentials.
+	// Authenticate comes before the validation of each operation, unless the operation's own "security" is empty. It
+	// authenticates the request, sets the Actor of its Call, and may refuse it. It is required if an operation of the
+	// document needs credentials.
 	Authenticate echo.MiddlewareFunc
 	// Ready reports whether requests may be served yet; until then every operation answers 503. Nil means always.
 	Ready func() bool
@@ -54,14 +55,15 @@ type Config struct {
 	// Examples makes the API answer with an example from the document if the request prefers one (see answerByExample).
 	// It is for mocks.
 	Examples bool
-	// MaxBody is the most bytes that a request body may have; 0 means DefaultMaxBody.
+	// MaxBody is the maximum size of a request body in bytes; 0 means DefaultMaxBody.
 	MaxBody int
 }
 
 // API is an Echo instance with the middlewares of every operation.
 type API struct {
 	Echo *echo.Echo
-	// Middlewares are the operations' own, by operationId, for the generated registration of routes.
+	// Middlewares are the middlewares of each operation, by operationId. The generated registration of routes uses
+	// them.
 	Middlewares map[string][]echo.MiddlewareFunc
 
 	problems problem.Table
@@ -137,8 +139,8 @@ func (a *API) requireReady(operationID string, routine bool) echo.MiddlewareFunc
 	}
 }
 
-// RequireChecked stands right before the handlers. It refuses a request that came past an operation's own middlewares,
-// because they were not registered.
+// RequireChecked is the last middleware before the handlers. It refuses a request that did not pass its operation's own
+// middlewares, because they were not registered.
 func RequireChecked[Handler ~func(echo.Context, any) (any, error)](next Handler, _ string) Handler {
 	return func(c echo.Context, request any) (any, error) {
 		if !CallFrom(c.Request().Context()).checked {
@@ -148,8 +150,8 @@ func RequireChecked[Handler ~func(echo.Context, any) (any, error)](next Handler,
 	}
 }
 
-// sourceIP returns a function for the text of the client's address (see netaddr.Client). The text is empty for a peer without
-// an address, such as a unix socket's.
+// sourceIP returns a function that returns the client's address as text (see netaddr.Client). The text is empty for a
+// peer without an address, such as the peer of a unix socket.
 func sourceIP(trusted []netip.Prefix) echo.IPExtractor {
 	return func(r *http.Request) string {
 		address := netaddr.Client(r.RemoteAddr, r.Header["X-Forwarded-For"], trusted)
@@ -231,9 +233,9 @@ func servePages(site Site) echo.MiddlewareFunc {
 
 // Call describes the current request. The middlewares fill it in, one after another, on the way to the handler.
 type Call struct {
-	// ID is a ULID, minted here: a caller's own id could be anything.
+	// ID is a ULID that the service makes, since a caller's id could be anything.
 	ID string
-	// SourceIP is the caller's address, taken from X-Forwarded-For only where a trusted proxy set it.
+	// SourceIP is the caller's address, taken from X-Forwarded-For only if a trusted proxy set it.
 	SourceIP string
 	// Operation is the operationId of the document; empty where no operation matched.
 	Operation string
@@ -246,7 +248,7 @@ type Call struct {
 
 	// routine is set for operations that the document marks x-routine: they are logged only at debug, unless they fail.
 	routine bool
-	// checked is set once the request has passed everything that its operation asks for.
+	// checked is set once the request has passed all middlewares of its operation.
 	checked bool
 }
 
@@ -384,7 +386,7 @@ func (o *Observer) record(ctx context.Context, c echo.Context, call *Call, span 
 	}
 }
 
-// statusClientGone is logged for a request whose caller left before the answer, as nginx does: nothing failed here.
+// statusClientGone is logged for a request whose caller left before the answer, as in nginx: nothing failed here.
 const statusClientGone = 499
 
 func statusOf(ctx context.Context, c echo.Context, call *Call) int {
@@ -434,8 +436,9 @@ func attributes(operation string, status int, call *Call, took time.Duration) []
 	return attrs
 }
 
-// isCauseLogged reports whether the error of a request with this status is logged: why a credential or an act was refused, and
-// what failed. Those errors consist of fixed texts; the errors of other refusals may quote what was sent.
+// isCauseLogged reports whether the log has the errors of requests with this status. It has the errors of refused
+// credentials and acts, and of failures: they consist of fixed texts. The errors of other refusals may quote the
+// request.
 func isCauseLogged(status int) bool {
 	return status >= http.StatusInternalServerError || status == http.StatusUnauthorized || status == http.StatusForbidden
 }

@@ -29,7 +29,8 @@ func newHandshakeLog(log *slog.Logger) *handshakeLog {
 	return &handshakeLog{log: log, limit: rate.NewLimiter(rate.Every(handshakeLogInterval), handshakeLogBurst)}
 }
 
-// add logs a failed handshake, or only counts it if it is over the rate. The text is net/http's: the client's address and the cause.
+// add logs a failed handshake. If it is over the rate, add only counts it. text is net/http's: the client's address and
+// the cause.
 func (h *handshakeLog) add(ctx context.Context, text string) {
 	if !h.limit.Allow() {
 		h.unlogged.Add(1)
@@ -40,8 +41,8 @@ func (h *handshakeLog) add(ctx context.Context, text string) {
 		slog.String("cause", handshakeCause(cause)), slog.Int64("unlogged_before", h.unlogged.Swap(0)))
 }
 
-// handshakeCause returns why a handshake failed, in fixed words: the text of crypto/tls may quote what the client sent, and most of its
-// errors have no type of their own.
+// handshakeCause returns why a handshake failed, in fixed words: the texts of crypto/tls may quote the client, and most
+// of its errors have no type of their own.
 func handshakeCause(text string) string {
 	for _, known := range [...]struct{ contains, means string }{
 		{"didn't provide a certificate", "the client showed no certificate"},

@@ -79,7 +79,7 @@ func isBodyUnread(status int) bool {
 func (a *API) document(err error, requestID string) problem.Document {
 	err = mapRouterError(err)
 	doc := a.problems.Document(err, requestID)
-	// Echo's and the generated code's errors have a status, and a text that may hold what was sent.
+	// Errors of Echo and of the generated code have a status, and a text that may quote the request.
 	if fromEcho := (*echo.HTTPError)(nil); doc.Status == http.StatusInternalServerError && errors.As(err, &fromEcho) {
 		return a.problems.FindStatus(fromEcho.Code).Document(requestID)
 	}

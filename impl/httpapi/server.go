@@ -24,8 +24,8 @@ const (
 	IdleTimeout = time.Minute
 )
 
-// A server may use one quarter of the files that the process may open: a program has up to three listeners, and the rest is
-// for the database. Connections to one listener can't take the others' files.
+// A server may use one quarter of the files that the process may open: a program has up to three listeners, and the
+// rest is for the database. Connections to one listener can't use up the files of the others.
 const (
 	fileShare      = 4
 	maxConnections = 10_000
@@ -39,8 +39,8 @@ type ServerConfig struct {
 	TLS *tls.Config
 	// TrustedProxies are lifecycle.Connections's TrustedProxies.
 	TrustedProxies []netip.Prefix
-	// LogHandshakes logs failed TLS handshakes at level info, a few a minute. It is for services whose clients are few and
-	// known; elsewhere every port scan would be logged.
+	// LogHandshakes logs failed TLS handshakes at level info, a few a minute. It is for services with few, known
+	// clients; other services would log every port scan.
 	LogHandshakes bool
 	// ConnContext may add to the context of a connection's requests; nil adds nothing.
 	ConnContext func(ctx context.Context, c net.Conn) context.Context

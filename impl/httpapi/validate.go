@@ -22,7 +22,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// DefaultMaxBody is the limit on a request body, in bytes: a 16 KiB secret of which every byte is escaped, and some room.
+// DefaultMaxBody is the limit on a request body, in bytes. It has room for a secret of 16 KiB with every byte escaped,
+// and more.
 const DefaultMaxBody = 64 << 10
 
 // validator checks the requests of one operation. Its refusals name the field at fault and the document's rule for it.
@@ -213,8 +214,8 @@ func readAll(body io.Reader, announced int64) ([]byte, error) {
 	}
 }
 
-// CheckMediaType accepts one Content-Type, JSON in UTF-8: with two of them, a proxy and this service could read the same body
-// differently. Its error is ErrMediaType.
+// CheckMediaType accepts exactly one Content-Type, JSON in UTF-8. With two headers, a proxy and this service could read
+// the same body differently. Its error is ErrMediaType.
 func CheckMediaType(h http.Header) error {
 	given := h.Values("Content-Type")
 	if len(given) != 1 {
@@ -233,7 +234,7 @@ func CheckMediaType(h http.Header) error {
 	return nil
 }
 
-// complaint returns what is wrong with a body that did not decode, and where, without quoting it.
+// complaint returns a text that says where and why a body did not decode, without quoting the body.
 func complaint(err error) string {
 	var at *jsontext.SyntacticError
 	switch {
@@ -248,18 +249,18 @@ func complaint(err error) string {
 	return "is not one well-formed JSON document in UTF-8"
 }
 
-// validatedBody is a request body, already read, with the value that was validated. The generated code binds that value instead
+// validatedBody is a request body that was read, with its validated value. The generated code binds that value instead
 // of reading the body again.
 type validatedBody struct {
 	io.ReadCloser
 	value any
 }
 
-// ValidatedValue is the method that the generated code looks for.
+// ValidatedValue returns the value. The generated code looks for this method.
 func (b validatedBody) ValidatedValue() any { return wholeNumbers(b.value) }
 
-// wholeNumbers turns the numbers without a fraction into integers, in place. The generated code reads an integer from the text
-// of a float64, and that is 1e+06 from a million on, which does not parse as an integer.
+// wholeNumbers turns the numbers without a fraction into integers, in place. The generated code reads an integer from
+// the text of a float64. From a million on, this text is like 1e+06, which does not parse as an integer.
 func wholeNumbers(value any) any {
 	switch v := value.(type) {
 	case float64:
@@ -278,8 +279,8 @@ func wholeNumbers(value any) any {
 	return value
 }
 
-// violations checks a value against its schema, and returns the fields at fault. The name is that of the parameter, or empty for
-// a body.
+// violations checks a value against its schema, and returns the fields at fault. name is the parameter's name, or empty
+// for a body.
 func violations(name string, schema *openapi3.Schema, value any) []problem.Field {
 	err := schema.VisitJSON(value, openapi3.VisitAsRequest(), openapi3.MultiErrors(), openapi3.DisableSchemaErrorDetails())
 	if err == nil {
@@ -314,7 +315,8 @@ func flatten(err error) []*openapi3.SchemaError {
 	return []*openapi3.SchemaError{nil}
 }
 
-// describe names only members that the document defines: another member's name may itself be a secret.
+// describe returns the field at fault. It names only members that the document defines: the name of any other member
+// may be a secret.
 func describe(name string, schema *openapi3.Schema, err *openapi3.SchemaError) problem.Field {
 	if err == nil {
 		return problem.Field{Field: cmp.Or(name, "body"), Message: "is not as described"}

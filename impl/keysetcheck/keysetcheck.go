@@ -73,9 +73,9 @@ func New(store *models.Store, s sealer.Sealer, use Use) *Checker {
 	return &Checker{store: store, sealer: s, use: use}
 }
 
-// Check returns nil if the sealer has this database's keyset. Once it has succeeded, it checks no more. If the database has no
-// canary, it creates one. Errors: ErrWrongKEK; if that can't be decided yet, models.ErrUnavailable or sealer.ErrUnavailable, which
-// ErrUnproven and ErrNoCanary wrap.
+// Check returns nil if the sealer has this database's keyset. Once it has succeeded, further calls check nothing. If
+// the database has no canary, it creates one. Errors: ErrWrongKEK; if that can't be decided yet, models.ErrUnavailable
+// or sealer.ErrUnavailable, which ErrUnproven and ErrNoCanary wrap.
 func (c *Checker) Check(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,7 +103,7 @@ func (c *Checker) Check(ctx context.Context) error {
 
 // Recheck checks the sealer's present keyset, which may have been replaced while the service runs. If the process may
 // open, Recheck stores which KEKs the sealer has, for processes that only seal. Call it only after Check has succeeded.
-// Errors: those of Check and CheckKEKs.
+// It returns the errors of Check and CheckKEKs.
 func (c *Checker) Recheck(ctx context.Context) error {
 	if c.use == SealOnly {
 		return c.trySeal(ctx)
@@ -145,8 +145,8 @@ func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
 	return err
 }
 
-// Seal seals a secret, and then checks that it was sealed under a KEK of this database's keyset. Errors: those of sealer.Sealer's
-// Seal and of CheckKEKs.
+// Seal seals a secret, and then checks that it was sealed under a KEK of this database's keyset. It returns the errors
+// of sealer.Sealer's Seal and of CheckKEKs.
 func (c *Checker) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
 	envelope, err := c.sealer.Seal(ctx, binding, secret)
 	if err == nil {
@@ -174,15 +174,15 @@ func (c *Checker) SealSecret(ctx context.Context, binding sealer.Binding, secret
 	return Sealed{envelope, c.FingerprintsOf(ctx, binding.CustomerID, parts...)}, nil
 }
 
-// askInterval is how often a process that only seals tries to open the canary, which it may not be allowed to do.
+// askInterval is how often a process that only seals tries to open the canary. It may not be allowed to.
 const askInterval = time.Minute
 
 // ErrNoFingerprints wraps sealer.ErrUnavailable. It says that this process has no key of fingerprints, because it could not open the
 // canary.
 var ErrNoFingerprints = fmt.Errorf("%w: the canary, from which the key of fingerprints is derived, could not be opened", sealer.ErrUnavailable)
 
-// FingerprintsOf returns the fingerprints of a customer's secrets, in their order. Without the key of fingerprints it returns nil:
-// secrets are stored nevertheless.
+// FingerprintsOf returns the fingerprints of a customer's secrets, in their order. Without the key of fingerprints it
+// returns nil, because secrets are stored even without fingerprints.
 func (c *Checker) FingerprintsOf(ctx context.Context, customerID string, secrets ...string) (found [][]byte) {
 	if key, err := c.Fingerprints(ctx); err == nil {
 		found, _ = key.Of(customerID, secrets...)
@@ -290,7 +290,7 @@ func (FingerprintKey) String() string { return "[redacted]" }
 // GoString implements fmt.GoStringer.
 func (FingerprintKey) GoString() string { return "[redacted]" }
 
-// NewFingerprintKey derives a FingerprintKey from random bytes, of which it keeps none.
+// NewFingerprintKey derives a FingerprintKey from random bytes. It does not keep the bytes.
 func NewFingerprintKey(random []byte) (FingerprintKey, error) {
 	root, err := hkdf.Extract(sha256.New, random, []byte("aikeys/v1/fingerprints"))
 	if err != nil {
@@ -299,8 +299,8 @@ func NewFingerprintKey(random []byte) (FingerprintKey, error) {
 	return FingerprintKey{string(root)}, nil
 }
 
-// Of returns the fingerprints of a customer's secrets, in their order. It ignores white space, and line ends that are written as a
-// backslash and a letter: a private key is the same key however its lines are broken.
+// Of returns the fingerprints of a customer's secrets, in their order. It ignores white space, and line ends written as
+// a backslash and a letter, because line breaks do not change a private key.
 func (k FingerprintKey) Of(customerID string, secrets ...string) ([][]byte, error) {
 	key, err := hkdf.Expand(sha256.New, []byte(k.root), "customer:"+customerID, sha256.Size)
 	if err != nil {

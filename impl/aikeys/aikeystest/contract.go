@@ -29,7 +29,7 @@ type Contract struct {
 	Doc *openapi3.T
 }
 
-// NewContract returns the contract of a document, which it changes.
+// NewContract returns the contract of a document. It changes the document.
 func NewContract(doc *openapi3.T) *Contract {
 	closed := map[*openapi3.Schema]bool{}
 	for _, ref := range doc.Components.Schemas {
@@ -175,8 +175,8 @@ func (c *Contract) route(req *http.Request) *routers.Route {
 	return nil
 }
 
-// matches reports whether a path matches a template. A parameter at the end matches the whole rest, including slashes: no id
-// has one, so the operation refuses it.
+// matches reports whether a path matches a template. A parameter at the end matches the whole rest, including slashes.
+// No id has a slash, so the operation refuses such a rest.
 func matches(template, path string) bool {
 	want, got := strings.Split(template, "/"), strings.Split(path, "/")
 	last := len(want) - 1

@@ -62,7 +62,7 @@ func (e *Evidence) Hide(secret string) {
 	e.hidden = append(e.hidden, secret)
 }
 
-// Leaks returns where hidden texts were output, whole or in part. It does not repeat them.
+// Leaks returns the places where hidden texts were output, whole or in part. It does not repeat the texts.
 func (e *Evidence) Leaks() []string {
 	places := map[string]string{"the log": e.Log(), "a reply": e.Replies(), "a metric": e.Metrics(), "a span": e.Spans()}
 	e.mu.Lock()

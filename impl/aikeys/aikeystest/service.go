@@ -112,8 +112,8 @@ func Start(t testing.TB, opts Options) *Service {
 	return s
 }
 
-// Also runs another API over the same database until the test ends. Its replies are checked against its own contract; they
-// and its output are part of the same Evidence.
+// Also runs another API over the same database until the test ends. Its replies are checked against its own contract.
+// Its replies and its output are part of the same Evidence.
 func (s *Service) Also(name string, contract *Contract, newHandler func(*httpapi.Observer) http.Handler) *Service {
 	other := &Service{Store: s.Store, Sealer: s.Sealer, Evidence: s.Evidence, t: s.t, contract: contract}
 	other.Handler = newHandler(other.observer(name))

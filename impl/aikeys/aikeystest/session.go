@@ -61,12 +61,12 @@ type Session struct {
 // caller identifies a session: its user and its default project.
 type caller struct{ customer, project, user string }
 
-// As returns the session of a user whose default project is Customer's Project, always the same one.
+// As returns a user's session with Customer's Project as default project. It always returns the same session.
 func (s *Service) As(user string) *Session {
 	return s.Session(Customer, Project, user)
 }
 
-// Session returns a user's session with that default project, always the same one.
+// Session returns a user's session with the given default project. It always returns the same session.
 func (s *Service) Session(customer, project, user string) *Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +113,7 @@ func (s *Service) Client(token string) *gen.ClientWithResponses {
 	return client
 }
 
-// Register registers a key in the session's project, which must succeed.
+// Register registers a key in the session's project, and requires success.
 func (c *Session) Register(t testing.TB, body gen.RegisterRequest) gen.Key {
 	reply, err := c.RegisterKeyWithResponse(t.Context(), Self, Self, nil, body)
 	require.NoError(t, err)
@@ -121,7 +121,7 @@ func (c *Session) Register(t testing.TB, body gen.RegisterRequest) gen.Key {
 	return reply.JSON201.Key
 }
 
-// RevokeKey revokes a key of the session's project, which must succeed.
+// RevokeKey revokes a key of the session's project, and requires success.
 func (c *Session) RevokeKey(t testing.TB, id string) gen.Receipt {
 	reply, err := c.RevokeKeyWithResponse(t.Context(), Self, Self, id, nil)
 	require.NoError(t, err)

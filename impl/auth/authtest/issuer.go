@@ -1,5 +1,5 @@
-// Package authtest runs an OpenID Connect issuer for tests: a real HTTP server with a discovery document, a key set
-// and keys of its own, which signs session tokens, rotates its keys and breaks on demand.
+// Package authtest runs an OpenID Connect issuer for tests: a real HTTP server with a discovery document, a key set and
+// its own keys. It signs session tokens, rotates its keys and breaks on demand.
 //
 // It imports third-party libraries only.
 package authtest
@@ -38,10 +38,10 @@ const (
 	Oversized      // a valid key set of 2 MiB
 	Empty          // a key set without keys
 	Impostor       // a discovery document that names another issuer
-	KeysOnly       // a discovery document for verifying tokens alone
+	KeysOnly       // a discovery document only for verifying tokens
 	NoDevices      // a discovery document without the device flow
 	Elsewhere      // a discovery document whose token endpoint is at another host
-	PlainPKCE      // a discovery document that names the challenge method "plain" alone
+	PlainPKCE      // a discovery document with only the challenge method "plain"
 )
 
 // Issuer is a running issuer. It is safe for concurrent use.
@@ -70,8 +70,8 @@ func NewIssuer(t testing.TB) *Issuer {
 	return i
 }
 
-// Sign returns a session token with the current key. The claims given are added to the defaults "iss", "aud", "iat" and
-// "exp" (in five minutes); a nil value removes one.
+// Sign returns a session token with the current key. claims are added to the defaults "iss", "aud", "iat" and "exp" (in
+// five minutes); a nil value removes a claim.
 func (i *Issuer) Sign(claims map[string]any) string {
 	return SignWith(i.t, i.Key(), i.Claims(claims))
 }

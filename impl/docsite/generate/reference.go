@@ -245,7 +245,7 @@ func (d *document) parameters(nodes []*yaml.Node) (all []apiref.Field, err error
 	return all, nil
 }
 
-// operation completes an operation from its node and its path's.
+// operation completes an operation from its node and the node of its path.
 func (d *document) operation(o *apiref.Operation, item, node *yaml.Node) (err error) {
 	var shared, own []*yaml.Node
 	if n := member(item, "parameters"); n != nil {
@@ -340,7 +340,7 @@ func describeAPI(text []byte) (apiref.Summary, error) {
 	return ref, err
 }
 
-// objects adds the objects that fields link to. Their own fields may link to more.
+// objects adds the objects that fields link to. Fields of these objects may link to further objects.
 func (d *document) objects(ref *apiref.Summary) error {
 	all := map[string]apiref.Object{}
 	schemas := member(member(&d.root, "components"), "schemas")

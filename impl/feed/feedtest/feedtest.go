@@ -32,8 +32,8 @@ type Message struct {
 	At   time.Time
 }
 
-// Client is a data plane's end of a stream. Write takes what arrives, so a Client can be the target of io.Copy, and is the
-// http.ResponseWriter of a stream that is served without a network.
+// Client is a data plane's end of a stream. Write takes the arriving bytes, so a Client can be the target of io.Copy.
+// It is also the http.ResponseWriter of a stream that is served without a network.
 type Client struct {
 	t    testing.TB
 	sent time.Time // before the request was sent
@@ -41,7 +41,7 @@ type Client struct {
 	// nothing.
 	OnMessage func(Message)
 
-	rest     []byte    // what has arrived of the next message
+	rest     []byte    // the bytes of the next message so far
 	deadline time.Time // of Write
 	stalled  atomic.Bool
 	header   http.Header
@@ -125,7 +125,7 @@ func (c *Client) SetWriteDeadline(at time.Time) error {
 	return nil
 }
 
-// End says that the stream has ended; a nil err means that it ended as a response should.
+// End says that the stream has ended; a nil err means that the response ended properly.
 func (c *Client) End(err error) {
 	c.err = err
 	close(c.ended)
