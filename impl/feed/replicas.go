@@ -218,7 +218,7 @@ const maxCounted = 300
 // serving counts the streams that serve: each enforces its share of a key's limits. A value never changes.
 type serving struct {
 	streams, everybody int            // everybody counts the streams of data planes that serve all customers
-	byCustomer         map[string]int // streams that serve a customer to whom a data plane is limited; includes everybody
+	byCustomer         map[string]int // by each customer that a data plane is limited to; includes everybody
 }
 
 // countServing counts the streams of all replicas. If a count has changed, the next heartbeat says so.

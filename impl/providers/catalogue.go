@@ -56,7 +56,8 @@ func parse(document []byte) (*Catalogue, error) {
 	return c, nil
 }
 
-// WithoutRoles returns the catalogue without the credentials that name a role to assume, for a service that assumes none.
+// WithoutRoles returns the catalogue without credentials that name a role to assume. It is for a service that assumes
+// no roles.
 func (c *Catalogue) WithoutRoles() *Catalogue {
 	without := &Catalogue{providers: slices.Clone(c.providers)}
 	for i := range without.providers {
@@ -66,10 +67,10 @@ func (c *Catalogue) WithoutRoles() *Catalogue {
 	return without
 }
 
-// All returns every provider, in the file's order. They are the catalogue's own, and must not be changed.
+// All returns every provider, in the file's order. The caller must not change them.
 func (c *Catalogue) All() []Provider { return c.providers }
 
-// Lookup returns the provider with exactly this slug. Its slices and maps are the catalogue's own and must not be changed.
+// Lookup returns the provider with exactly this slug. The caller must not change its slices and maps.
 func (c *Catalogue) Lookup(slug string) (Provider, bool) {
 	for _, p := range c.providers {
 		if p.Slug == slug {
@@ -308,10 +309,10 @@ type Provider struct {
 	Routes       []Route      `yaml:"routes"`
 	Clouds       []Cloud      `yaml:"clouds"` // FormatJSON only; the first is that of BaseURL
 	SecretFormat SecretFormat `yaml:"secret_format"`
-	Prefixes     []Prefix     `yaml:"prefixes"`     // empty: it is not known how its keys begin
+	Prefixes     []Prefix     `yaml:"prefixes"`     // empty if not known
 	MinLength    int          `yaml:"min_length"`   // FormatToken only; 0: shortestKey
 	Fields       []Field      `yaml:"fields"`       // FormatJSON only
-	Alternatives [][]string   `yaml:"alternatives"` // groups of optional fields, of which a credential has exactly one
+	Alternatives [][]string   `yaml:"alternatives"` // groups of optional fields; a credential has exactly one group
 	KeyField     string       `yaml:"key_field"`    // the field that goes into the header; empty: the credential signs
 	// Administration lists the paths below BaseURL that are not inference; * is one segment.
 	Administration []string `yaml:"administration"`
@@ -321,7 +322,7 @@ type Provider struct {
 	NamedByURL string `yaml:"named_by_url"`
 	// Answers are the rules for what the provider's answers say about a key.
 	Answers verdict.Rules `yaml:"answers"`
-	// Verify is the request that tests a key; nil if none is known.
+	// Verify is the request that tests a key; nil if no such request is known.
 	Verify  *Verify `yaml:"verify"`
 	KeyPage string  `yaml:"key_page"`
 	Example string  `yaml:"example"` // an invented secret of the right shape
@@ -332,7 +333,8 @@ type Provider struct {
 	Destination string `yaml:"-"`
 }
 
-// Unserved is a part of a provider's API that gateways refuse: its path, and the two parts of the refusal's sentence.
+// Unserved is a part of a provider's API that gateways refuse: its path, and the two parts of the sentence in the
+// refusal.
 type Unserved struct {
 	Path string `yaml:"path"`
 	What string `yaml:"what"`
@@ -387,8 +389,8 @@ type Cloud struct {
 	Scope    string   `yaml:"scope"`
 }
 
-// RequiredFields returns the names of the members that a credential must have, in the catalogue's order. It is never nil, and
-// empty for a token.
+// RequiredFields returns the names of the members that a credential must have, in the catalogue's order. The result is
+// never nil; for a token, it is empty.
 func (p Provider) RequiredFields() []string {
 	names := []string{}
 	for _, f := range p.Fields {
@@ -402,7 +404,8 @@ func (p Provider) RequiredFields() []string {
 // isRequired reports whether every credential has a field.
 func (p Provider) isRequired(field string) bool { return slices.Contains(p.RequiredFields(), field) }
 
-// CloudHosts returns the hosts on which a credential's endpoint may be, in the catalogue's order; nil if it has none.
+// CloudHosts returns the hosts that a credential's endpoint may name, in the catalogue's order; nil if credentials have
+// no endpoint.
 func (p Provider) CloudHosts() (hosts []string) {
 	for _, cloud := range p.Clouds {
 		hosts = append(hosts, cloud.Hosts...)
@@ -415,7 +418,7 @@ func (p Provider) hasAlternative(field string) bool {
 	return slices.ContainsFunc(p.Alternatives, func(group []string) bool { return slices.Contains(group, field) })
 }
 
-// KnownPrefixes returns the known beginnings of the provider's keys, in the catalogue's order. It is never nil.
+// KnownPrefixes returns the known prefixes of the provider's keys, in the catalogue's order. The result is never nil.
 func (p Provider) KnownPrefixes() []string {
 	values := []string{}
 	for _, prefix := range p.Prefixes {
@@ -424,8 +427,8 @@ func (p Provider) KnownPrefixes() []string {
 	return values
 }
 
-// longestPrefix returns the length in bytes of the longest of the provider's prefixes that the secret begins with, or 0. With
-// distinctive, only distinctive prefixes count.
+// longestPrefix returns the length in bytes of the longest of the provider's prefixes that the secret begins with, or
+// 0. If distinctive is set, only distinctive prefixes count.
 func (p Provider) longestPrefix(secret string, distinctive bool) int {
 	longest := 0
 	for _, prefix := range p.Prefixes {

@@ -28,7 +28,7 @@ const (
 // NoSecret is the secret of a key for a provider that takes no key. Such a key only allows the use of the provider.
 const NoSecret = "none"
 
-// Custom describes a provider that is a server of a customer's own.
+// Custom describes a provider that is a customer's own server.
 type Custom struct {
 	Slug, Name, BaseURL string
 	Dialect             Dialect
@@ -39,8 +39,8 @@ type Custom struct {
 var (
 	customPattern = regexp.MustCompile(`^x-[a-z0-9](?:[a-z0-9-]{0,60}[a-z0-9])?$`)
 	headerPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,62}$`)
-	// unfitHeaders are the headers that carry no key: they frame or route a request, replace its path or method on some servers, or
-	// gateways read or remove them.
+	// unfitHeaders matches headers that can't carry a key. They frame or route a request, replace its path or method on
+	// some servers, or are read or removed by gateways.
 	unfitHeaders = regexp.MustCompile(`^(?i:host|content-.*|transfer-.*|te|trailer|connection|keep-alive|upgrade|expect|accept.*|cookie|date|via|forwarded|x-forwarded-.*|x-envoy-.*|proxy-.*|agentrouter-.*|sec-.*|range|if-.*|origin|referer|user-agent|x-original-.*|x-rewrite-.*|x-http-method.*|x-method-override|x-real-ip|.*-client-ip|cf-connecting-ip)$`)
 	pathPattern  = regexp.MustCompile(`^(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$`)
 	namePattern  = regexp.MustCompile(`^[\x21-\x7e](?:[\x20-\x7e]{0,62}[\x21-\x7e])?$`)
@@ -49,12 +49,12 @@ var (
 // IsCustom reports whether a slug has the form of a custom provider's.
 func IsCustom(slug string) bool { return customPattern.MatchString(slug) }
 
-// CustomOf returns the description of a custom provider, as it is stored.
+// CustomOf returns the description of a custom provider from its stored fields.
 func CustomOf(slug, name, baseURL, dialect, auth, header string) Custom {
 	return Custom{Slug: slug, Name: name, BaseURL: baseURL, Dialect: Dialect(dialect), Auth: AuthStyle(auth), Header: header}
 }
 
-// Check returns everything that is wrong with the description, by its fields: slug, name, base_url, dialect, auth and header.
+// Check returns the faults of the description by field: slug, name, base_url, dialect, auth and header.
 func (c Custom) Check() (faults []problem.Field) {
 	checks := []struct {
 		bad           bool
@@ -129,7 +129,8 @@ func checkHost(host string) string {
 
 var customLabel = regexp.MustCompile(`^[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
 
-// Digest identifies where and how the provider gets its keys. The envelopes of keys are bound to it, so that a key opens for nothing else.
+// Digest identifies where and how the provider gets its keys. The envelopes of keys are bound to the digest, so that
+// they do not open for any other.
 func (c Custom) Digest() string {
 	hash := sha256.New()
 	for _, part := range []string{"aikeys/v1/custom-provider", c.BaseURL, string(c.Dialect), string(c.Auth), http.CanonicalHeaderKey(c.Header)} {

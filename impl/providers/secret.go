@@ -62,8 +62,8 @@ var maskPattern = regexp.MustCompile(
 var bearerPattern = regexp.MustCompile(`^(?i:bearer)(?:[\s\pZ:]|$)`)
 
 var (
-	// namedPattern matches a line of an .env file or of a shell, and a header or a member that is named after a key. Something
-	// follows the equals sign: keys in base64 end with equals signs.
+	// namedPattern matches a line of an .env file or of a shell, and a header or a member that is named after a key. A
+	// value must follow the equals sign, because keys in base64 end with equals signs.
 	namedPattern = regexp.MustCompile(`^["']?(?:(?:export|set|setx)\s+|\$env:)?(?:[A-Za-z]\w*["']?\s*=\s*[^=\s]|(?i:[\w-]*(?:key|token|secret|authorization))["']?\s*:\s*\S)`)
 	// oursPattern matches API keys and credentials of data planes, which auth mints.
 	oursPattern = regexp.MustCompile(`^(?:ak-)?(?:ak|dp)_[0-9A-Z]{26}_`)
@@ -108,8 +108,8 @@ func (c *Catalogue) UnknownReason() string {
 	return "is not a provider that we know; known are " + strings.Join(c.Slugs(), ", ")
 }
 
-// CheckSecret returns nil if a secret can be one of the provider's, and a *[Refusal] if not. It checks only the form: whether
-// the provider accepts the secret shows on its first use.
+// CheckSecret returns nil if a secret can be one of the provider's, and a *[Refusal] if not. It checks only the form,
+// and does not ask the provider.
 func (c *Catalogue) CheckSecret(p Provider, secret string) error {
 	if reason := c.reasonToRefuse(p, secret); reason != "" {
 		return &Refusal{"secret", reason}
@@ -117,8 +117,8 @@ func (c *Catalogue) CheckSecret(p Provider, secret string) error {
 	return nil
 }
 
-// reasonToRefuse returns the reason to refuse a secret, or "". It and the functions that it calls must put nothing of the
-// secret into the reason.
+// reasonToRefuse returns the reason to refuse a secret, or "". The reason must hold no part of the secret. That also
+// applies to the functions that reasonToRefuse calls.
 func (c *Catalogue) reasonToRefuse(p Provider, secret string) string {
 	switch {
 	case secret == "":
@@ -153,8 +153,8 @@ func (c *Catalogue) reasonToRefuse(p Provider, secret string) string {
 	return c.refuseToken(p, secret)
 }
 
-// ownerByPrefix returns the other provider to which the secret's prefix belongs: the one with the longest matching distinctive
-// prefix, if that is longer than each matching prefix of p.
+// ownerByPrefix returns the other provider to which the secret's prefix belongs. That provider has the longest matching
+// distinctive prefix, which is longer than each matching prefix of p.
 func (c *Catalogue) ownerByPrefix(p Provider, secret string) (owner Provider, ok bool) {
 	longest := p.longestPrefix(secret, false)
 	for _, other := range c.providers {
@@ -171,8 +171,9 @@ func (c *Catalogue) ownerByPrefix(p Provider, secret string) (owner Provider, ok
 // shortestKey is the length in bytes of the shortest text that counts as a key, and not as an abbreviation of one.
 const shortestKey = 16
 
-// Reveals reports whether text that will be shown to people gives a secret away: it holds the secret, or a member of the
-// secret's JSON that the provider's entry does not call public, or a word that looks like a provider's key or a credential of ours.
+// Reveals reports whether a text that will be shown to people reveals a secret. It does if it holds the secret, a
+// member of the secret's JSON that is not public, or a word that looks like a provider's key or a credential of this
+// service.
 func (c *Catalogue) Reveals(text string, p Provider, secret string) bool {
 	parts := []string{secret}
 	if members, err := readMembers(secret); err == nil {
@@ -198,7 +199,8 @@ func (c *Catalogue) Reveals(text string, p Provider, secret string) bool {
 	return false
 }
 
-// sharedPattern matches keys with sk-, the prefix of several providers, and nothing else that is typical of them.
+// sharedPattern matches keys that begin with sk-, the prefix of several providers, and have no other mark of a
+// provider.
 var sharedPattern = regexp.MustCompile(`^sk-[A-Za-z0-9]{32,}$`)
 
 func isSeparator(r rune) bool {
@@ -247,7 +249,7 @@ func (c *Catalogue) isBase64OfKey(secret string) bool {
 	return err == nil && c.looksLikeKey(string(decoded)) && isVisibleASCII(strings.TrimSpace(string(decoded)))
 }
 
-// shortestSecret returns how many bytes a token of the provider has at least.
+// shortestSecret returns the minimum length of the provider's tokens, in bytes.
 func (p Provider) shortestSecret() int { return cmp.Or(p.MinLength, shortestKey) }
 
 // isBlank reports whether only x, hyphens and underscores follow the longest known prefix, as in sk-xxxx and sk-ant-.
@@ -268,9 +270,9 @@ func isVisibleASCII(text string) bool {
 	return true
 }
 
-// DisplaySuffix returns the end of a secret that is shown to people so that they can recognize their keys: the last four
-// characters, or fewer if that were more than a quarter of the secret. It is empty for a JSON credential, whose end says
-// nothing, and for text that is not UTF-8.
+// DisplaySuffix returns the end of a secret, by which people can recognize their keys. It has four characters, or fewer
+// if four are more than a quarter of the secret. It is empty for a JSON credential, whose end says nothing, and for
+// text that is not UTF-8.
 func DisplaySuffix(secret string) string {
 	if !utf8.ValidString(secret) || strings.HasPrefix(strings.TrimSpace(secret), "{") {
 		return ""
@@ -430,9 +432,9 @@ func refusePEM(text string) string {
 	return ""
 }
 
-// readMembers reads one JSON object (RFC 8259) and returns its members' values as they are written. Duplicate names at any
-// depth and invalid UTF-8 are errors, as RFC 7493 requires. Its errors hold parts of the document: they may be compared, but
-// never shown.
+// readMembers reads one JSON object (RFC 8259) and returns its members' values undecoded. Duplicate names at any depth
+// and invalid UTF-8 are errors, as RFC 7493 requires. Its errors hold parts of the document, so they may be compared
+// but never shown.
 func readMembers(document string) (map[string]jsontext.Value, error) {
 	decoder := jsontext.NewDecoder(strings.NewReader(document))
 	if token, err := decoder.ReadToken(); err != nil || token.Kind() != jsontext.KindBeginObject {
@@ -468,7 +470,7 @@ var ErrCredential = errors.New("credential does not fit its provider")
 type Credential struct {
 	// BaseURL is where the Secret may go.
 	BaseURL string
-	// Secret is what the provider takes, in the header of Style: the secret, a field of it, or a token that was made with it.
+	// Secret goes into the header of Style: it is the secret, a field of the secret, or a token that was made with it.
 	Secret string
 	Style  AuthStyle
 	// Life is how long a token is valid; 0 is for a secret that is sent unchanged. Refresh is when a new one should be
@@ -571,8 +573,8 @@ func (p Provider) destination(field func(name string) string) (baseURL string, c
 	return "https://" + host, cloud, nil
 }
 
-// endpointHost returns the host of an endpoint's URL and its cloud. ok is false for a URL with anything but a host, and for a host that
-// is on none of the clouds.
+// endpointHost returns the host of an endpoint's URL and its cloud. ok is false if the URL has more than a host, and if
+// no cloud has the host.
 func (p Provider) endpointHost(endpoint string) (host string, cloud Cloud, ok bool) {
 	host, isHTTPS := strings.CutPrefix(strings.TrimSuffix(strings.ToLower(endpoint), "/"), "https://")
 	label, domain, _ := strings.Cut(host, ".")
@@ -631,8 +633,9 @@ func (p Provider) open(
 	return use(opened, secret)
 }
 
-// SecretParts returns the texts that are secret in a provider's secret: the whole, and the fields of a credential that are neither public nor
-// the same in all credentials. It returns nothing for a provider that takes no key.
+// SecretParts returns the parts of a provider's secret that are secret: the whole, and the fields of a credential,
+// except public fields and fields that are the same in all credentials. For a provider that takes no key, it returns
+// nil.
 func (p Provider) SecretParts(secret string) []string {
 	if p.AuthStyle == AuthNone {
 		return nil
@@ -685,7 +688,8 @@ func Candidates(found string) []string {
 	return distinct
 }
 
-// fieldsOf returns a function for the fields of a credential by their names. A field that is absent, or not a string, is "".
+// fieldsOf returns a function that returns a credential's field by name. It returns "" for a field that is absent or
+// not a string.
 func fieldsOf(members map[string]jsontext.Value) func(name string) string {
 	return func(name string) string {
 		text, _ := textOf(members[name])

@@ -27,10 +27,10 @@ import (
 const (
 	bedrockLife = time.Hour
 	googleLife  = 15 * time.Minute
-	// clockSkew is how far this clock may be ahead of Google's, which takes no token from the future.
+	// clockSkew is how far this clock may be ahead of Google's. Google takes no token from the future.
 	clockSkew = 10 * time.Second
-	// maxPrivateKey is the length of a private key in DER: enough for 4096 bits, the most that Google takes. Each fetch signs, and a
-	// key of twice the bits takes eight times as long.
+	// maxPrivateKey is the maximum length of a private key in DER. It is enough for 4096 bits, Google's maximum. Each
+	// fetch signs, and a key of twice the bits takes eight times as long.
 	maxPrivateKey = 2500
 )
 
@@ -41,7 +41,8 @@ const emptyBody = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b
 // credential.
 var ErrCannotSign = fmt.Errorf("%w: it can't sign", ErrCredential)
 
-// signs reports whether the provider takes a token that is signed with the credential, rather than a part of it.
+// signs reports whether the provider takes a token that is signed with the credential, and not a part of the
+// credential.
 func (p Provider) signs() bool { return p.AuthStyle == AuthAWSSigV4 || p.AuthStyle == AuthGCPOAuth }
 
 // sign returns a token for the provider and how long it is valid, or ErrCannotSign. It sends nothing.
@@ -125,7 +126,8 @@ type Grant struct {
 // Role is a role in a customer's AWS account, which the service assumes for them.
 type Role struct {
 	ARN, Region string
-	// ExternalID is the customer's: the role's trust policy must require it. Session names the key for which the role is assumed.
+	// ExternalID is the customer's external id, which the role's trust policy must require. Session names the key for
+	// which the role is assumed.
 	ExternalID, Session string
 }
 

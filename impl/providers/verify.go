@@ -29,7 +29,8 @@ type Verify struct {
 	Body    string            `yaml:"body"` // JSON; empty for none
 	// Answers are the rules that come before the provider's.
 	Answers verdict.Rules `yaml:"answers"`
-	// Signed is the request that tests a credential which signs, and Service the AWS service that it is signed for. Only AuthAWSSigV4 has them.
+	// Signed is the request that tests a credential that signs. Service is the AWS service that it is signed for. Only
+	// AuthAWSSigV4 has both.
 	Signed  *Verify `yaml:"signed"`
 	Service string  `yaml:"service"`
 }
@@ -113,7 +114,7 @@ func (v *Verify) testOf(c Credential) *Verify {
 // newRequest returns the request of a test.
 func (p Provider) newRequest(ctx context.Context, secret string, c Credential, now time.Time) (*http.Request, error) {
 	test := p.Verify.testOf(c)
-	members, _ := readMembers(secret) // a secret that is no JSON object has no fields
+	members, _ := readMembers(secret) // a secret that is not a JSON object has no fields
 	field := fieldsOf(members)
 	base, err := url.Parse(c.BaseURL)
 	if err != nil {
@@ -150,7 +151,7 @@ func (p Provider) newRequest(ctx context.Context, secret string, c Credential, n
 	return r, err
 }
 
-// fill replaces the names in braces by the fields of a credential, each of which must match.
+// fill replaces the names in braces by fields of a credential. Each field must match.
 func fill(text string, each *regexp.Regexp, field func(name string) string) (string, error) {
 	for _, name := range placeholderPattern.FindAllStringSubmatch(text, -1) {
 		value := field(name[1])
@@ -162,7 +163,7 @@ func fill(text string, each *regexp.Regexp, field func(name string) string) (str
 	return text, nil
 }
 
-// authorize puts the key or token into the header that the provider takes it in.
+// authorize sets the key or token in the header that the provider expects.
 func (p Provider) authorize(h http.Header, c Credential) error {
 	switch c.Style {
 	case AuthBearer, AuthGCPOAuth:

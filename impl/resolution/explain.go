@@ -4,15 +4,16 @@ import "github.com/agentrouter/aikeys/models"
 
 // The reasons why a key that is not the choice does not serve.
 const (
-	// NotFirst says that another key comes before it.
+	// NotFirst says that another key comes before this one.
 	NotFirst Reason = "not_first"
-	// OtherCallers says that keys of its order share the callers by weight, and that it serves other callers.
+	// OtherCallers says that the keys of its order share callers by weight, and that this key serves other callers.
 	OtherCallers Reason = "other_callers"
-	// RefusedByProvider says that its provider refused it within the last five minutes, and that the policy is to try the next.
+	// RefusedByProvider says that the provider refused the key within the last five minutes, and that the policy is to
+	// try the next key.
 	RefusedByProvider Reason = "refused_by_provider"
-	// Limited says that it is at a limit where the request is served, and that the policy is to try the next.
+	// Limited says that the key is at a limit where the request is served, and that the policy is to try the next key.
 	Limited Reason = "limited"
-	// OtherUsers says that it is restricted to other users.
+	// OtherUsers says that the key is restricted to other users.
 	OtherUsers Reason = "other_users"
 )
 

@@ -28,7 +28,7 @@ var (
 	ErrKeyExpired  = errors.New("key has expired")
 	// ErrKeyRestricted says that all keys that the policy would let serve are restricted to other users.
 	ErrKeyRestricted = errors.New("keys are restricted to other users")
-	// ErrCallerUnauthenticated says that the credential of the caller on whose behalf a data plane asks opens no session.
+	// ErrCallerUnauthenticated says that the credential of a data plane's caller opens no session.
 	ErrCallerUnauthenticated = errors.New("caller unauthenticated")
 )
 
@@ -110,8 +110,8 @@ type Fetched struct {
 	AsOf       string
 }
 
-// Fetch reads in one statement which keys may serve a caller through a data plane, and has Resolve choose one. If no key serves, it
-// returns the choice as well as the Err of its reason.
+// Fetch reads in one statement which keys may serve a caller through a data plane, and has Resolve choose one. If no
+// key serves, it returns both the choice and the Err of its reason.
 func Fetch(ctx context.Context, store Store, dataPlaneID string, r Request) (Fetched, error) {
 	found, err := store.Fetch(ctx, dataPlaneID, r.Caller, r.Provider, r.Now)
 	if err != nil {
@@ -121,9 +121,9 @@ func Fetch(ctx context.Context, store Store, dataPlaneID string, r Request) (Fet
 	return Fetched{choice, found.Policy.Operations, found.Policy.OnLimited, found.AsOf}, cmp.Or(err, choice.Reason.Err())
 }
 
-// Resolve applies the policy to the keys that were found. If the policy says next_key and the first key is bad or at a limit, it
-// reads all keys that may serve, unless they were found already. It reads them later, so they don't include a key that was revoked in
-// between. If no key serves, it looks for one that stopped.
+// Resolve applies the policy to the keys that were found. If the policy says next_key and the first key is bad or at a
+// limit, it reads all keys that may serve, unless they were found already. This read is later, so a key that was
+// revoked in between is not among them. If no key serves, it looks for a key that stopped.
 func Resolve(ctx context.Context, keys Keys, r Request, policy models.Policy, found models.Serving) (Choice, error) {
 	userKeys := policy.For(r.Provider)
 	ranked := rank(userKeys, r.UserID, found)
@@ -200,8 +200,9 @@ func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked
 	return r
 }
 
-// rankScope puts the keys of one scope, which are sorted by order and then newest first, into the order in which they serve a user. If
-// the newest key of an order has a weight, the keys of that order that have weights share the callers, and come before its others.
+// rankScope puts the keys of one scope into the order in which they serve a user. keys are sorted by order, and then
+// newest first. If the newest key of an order has a weight, all keys of that order with a weight share the callers.
+// They come before the other keys of the order.
 func rankScope(userID string, keys []models.Key, reason Reason) (r ranked) {
 	if len(keys) <= 1 {
 		return ranked{keys: keys, reason: reason}
@@ -232,9 +233,9 @@ func rankScope(userID string, keys []models.Key, reason Reason) (r ranked) {
 	return r
 }
 
-// score returns a key's score for a user: of the keys that share callers, the one with the highest score serves. This is weighted
-// rendezvous hashing: every process computes the same score, keys serve users in proportion to their weights, and a key that is added
-// or removed moves only the users that it serves. A key without a weight has the lowest score.
+// score returns a key's score for a user. Among keys that share callers, the key with the highest score serves. This is
+// weighted rendezvous hashing: every process computes the same score, keys serve users in proportion to their weights,
+// and a key that is added or removed moves only the users that it serves. A key without a weight has the lowest score.
 func score(k models.Key, userID string) float64 {
 	if k.Weight == 0 {
 		return -1

@@ -25,7 +25,7 @@ func (j *Job) selectOutdated(ctx context.Context, keys []models.Key) ([]models.K
 			todo = append(todo, k)
 			continue
 		}
-		// Another job, with a sealer that this one lacks, may have re-wrapped a key that this job could not read.
+		// Another job, with another sealer, may have re-wrapped a key that this job could not read.
 		if _, unreadable := j.unreadable[nameOf(k)]; unreadable || j.postponed[nameOf(k)] {
 			delete(j.unreadable, nameOf(k))
 			delete(j.postponed, nameOf(k))
@@ -131,7 +131,7 @@ func (j *Job) store(ctx context.Context, changes []change) (map[string]bool, err
 	return stored, nil
 }
 
-// recordBatch records the outcome of a batch. Keys that were neither stored nor unreadable come again in the next pass.
+// recordBatch records the outcome of a batch. Keys that were neither stored nor unreadable are left to the next pass.
 func (j *Job) recordBatch(keys []models.Key, stored map[string]bool) {
 	for _, k := range keys {
 		name := nameOf(k)
@@ -180,10 +180,11 @@ func bindingOf(k models.Key) sealer.Binding {
 	return sealer.Binding{CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: sealer.ProviderAt(k.Provider, k.Destination), Version: k.Version}
 }
 
-// verify returns the changes whose new envelope is as good as the old one, or ErrUnsound. The new data key must unwrap under the new KEK
-// and the binding, and the ciphertext must be the old one, byte for byte. If the secret was sealed again, both envelopes must open to
-// the same secret. Of the changes that only re-wrapped the data key, one sample is opened if the sealer may open. A change is left out
-// if the primary KEK has changed since; the next pass comes back to its key.
+// verify returns the changes whose new envelope is as good as the old envelope, or ErrUnsound. The new data key must
+// unwrap under the new KEK and the binding, and the ciphertext must be the old one, byte for byte. If the secret was
+// sealed again, both envelopes must open to the same secret. If the sealer may open, one sample of the changes that
+// only re-wrapped the data key is opened. A change is left out if the primary KEK has changed since; the next pass
+// comes back to its key.
 func (j *Job) verify(ctx context.Context, changes []change) ([]change, error) {
 	items := make([]sealer.Item, len(changes))
 	for i, c := range changes {

@@ -20,11 +20,11 @@ const (
 	StateCurrent State = "current"
 	// StateOldKEK is the state of an envelope under another KEK that still unwraps.
 	StateOldKEK State = "old_kek"
-	// StateUnreadable is the state of an envelope whose KEK is unknown or retired, or that did not re-wrap.
+	// StateUnreadable is the state of an envelope whose KEK is unknown or retired, or that can't be re-wrapped.
 	StateUnreadable State = "unreadable"
 )
 
-// KEKUnknown is the state of a KEK that rows name and the sealer does not have.
+// KEKUnknown is the state of a KEK that rows name but the sealer does not have.
 const KEKUnknown sealer.KEKState = "unknown"
 
 // KEKKeys is a KEK and the number of keys under it, by state.
@@ -108,8 +108,9 @@ func (i *Inspector) Count(ctx context.Context) ([]KEKKeys, error) {
 	return i.inOrder(counts), nil
 }
 
-// Sample tries at most perKEK envelopes under each KEK, or all if perKEK is 0, and counts them by state. It tries an envelope by
-// re-wrapping it without writing the result. That takes no right to open, unless secrets have to move to another sealer.
+// Sample tries at most perKEK envelopes under each KEK, or all if perKEK is 0, and counts them by state. It tries an
+// envelope by re-wrapping it without writing the result. That needs no right to open, unless secrets have to move to
+// another sealer.
 func (i *Inspector) Sample(ctx context.Context, perKEK int64) ([]KEKKeys, []Unreadable, error) {
 	counts, unreadable := i.zeroCounts(), map[string]Unreadable{}
 	taken := map[string]int64{} // :: KEK id → envelopes tried under it

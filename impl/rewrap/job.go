@@ -10,7 +10,7 @@
 //     rows that have changed.
 //  4. A sample is read back and must be sound.
 //
-// Besides its active version, a key may have a pending and a retiring one. A job treats each version like a key.
+// Besides its active version, a key may have a pending and a retiring version. A job treats each version like a key.
 //
 // The canary (see impl/keysetcheck) goes last: while it needs an old KEK, other envelopes may need that KEK too. Unreadable
 // envelopes are listed and never written. Revoked keys are re-wrapped like all others, so that the old KEK can be retired.
@@ -63,7 +63,7 @@ type Config struct {
 	Store Store
 	// Sealer re-wraps with its primary KEK. If secrets move from other sealers, it is a sealer.Migrating.
 	Sealer sealer.Sealer
-	// Rate is how many keys to re-wrap per second at most; zero sets no limit.
+	// Rate is the maximum number of keys to re-wrap per second; zero sets no limit.
 	Rate float64
 	// Report is called after each batch; it may be nil.
 	Report func(Progress)
@@ -76,7 +76,7 @@ type Config struct {
 type Progress struct {
 	// Total is how many keys were not under the primary KEK when the job began.
 	Total int64
-	// Rewrapped counts the keys that this job has re-wrapped, Elsewhere those that another job has re-wrapped first.
+	// Rewrapped counts the keys that this job has re-wrapped, Elsewhere the keys that another job has re-wrapped first.
 	Rewrapped, Elsewhere int64
 	// Unreadable counts the keys that can't be re-wrapped.
 	Unreadable int64
@@ -105,7 +105,7 @@ const (
 	batchesASecond = 20
 	// maxPasses bounds how often the table is scanned.
 	maxPasses = 12
-	// firstPause is the pause after the first pass, in which transactions that lock rows may end. It doubles with each pass.
+	// firstPause is the pause after the first pass. It lets transactions end that lock rows. It doubles with each pass.
 	firstPause = 50 * time.Millisecond
 	maxPause   = 5 * time.Second
 )
@@ -141,9 +141,9 @@ func New(c Config) *Job {
 	return j
 }
 
-// Run re-wraps until every readable envelope, the canary's included, is under the primary KEK. It may be called once. Its
-// result counts what was done even if it fails. Errors: keysetcheck.ErrWrongKEK before anything is written, ErrUnsound,
-// ErrNotStored, ErrBusy, ErrStillSealing, models.ErrUnavailable, sealer.ErrUnavailable, and ctx's.
+// Run re-wraps until every readable envelope, including the canary's, is under the primary KEK. It may be called only
+// once. Its result counts what was done even if it fails. Errors: keysetcheck.ErrWrongKEK before anything is written,
+// ErrUnsound, ErrNotStored, ErrBusy, ErrStillSealing, models.ErrUnavailable, sealer.ErrUnavailable, and ctx's.
 func (j *Job) Run(ctx context.Context) (Result, error) {
 	j.unreadable, j.postponed = map[string]Unreadable{}, map[string]bool{}
 	result, err := j.run(ctx)

@@ -15,9 +15,9 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Audit writes a line of JSON for each open that reaches the namespace's keys, for each open that the client may not do, and for each
-// change of the keys themselves. A line holds ids and fixed words, never a secret. Repeated refusals of a client get one line a minute,
-// which counts them, so that the client can't fill the disk.
+// Audit writes a line of JSON for each open that reaches the namespace's keys, for each open that the client may not
+// do, and for each change of the keys themselves. A line holds ids and fixed words, never a secret. Repeated refusals
+// of a client get one line per minute with their number, so that the client can't fill the disk.
 type Audit struct {
 	lines slog.Handler
 
@@ -41,7 +41,7 @@ func NewAudit(to io.Writer) *Audit {
 	return &Audit{lines: slog.NewJSONHandler(to, nil), refusals: map[string]*refusals{}}
 }
 
-// Close writes the lines about counted refusals that are due later.
+// Close writes the outstanding lines about counted refusals.
 func (a *Audit) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -71,8 +71,8 @@ func (a *Audit) opened(ctx context.Context, requestID string, client Client, ite
 		slog.String("outcome", outcome), slog.String("request_id", requestID))
 }
 
-// refused records an open that the client may not do, and whose body was not read. It writes the first refusal at once, and counts those
-// within the next minute for a single line.
+// refused records an open that the client may not do, and whose body was not read. It writes the first refusal at once.
+// It counts further refusals within the next minute, for a single line.
 func (a *Audit) refused(ctx context.Context, client Client, identities []identity.Identity, requestID string) error {
 	names := make([]string, len(identities))
 	for i, identity := range identities {

@@ -147,8 +147,8 @@ func identitiesOf(uids []uint32, certificates []string) (found []identity.Identi
 	return found, nil
 }
 
-// Find returns the client that has one of these identities. ok is false if no client has one, or if they belong to two clients, as the
-// names in one certificate may.
+// Find returns the client that has one of these identities. ok is false if no client has any of them, or if they belong
+// to two clients. The names in one certificate may.
 func (l *ClientList) Find(identities []identity.Identity) (client Client, ok bool) {
 	found := -1
 	for _, who := range identities {
@@ -167,8 +167,8 @@ func (l *ClientList) Find(identities []identity.Identity) (client Client, ok boo
 	return l.clients[found], true
 }
 
-// OpenClients reads a clients file, and again when the file changes. The file must meet the conditions of secretfile.Read, since write
-// access to it is enough to open secrets.
+// OpenClients reads a clients file, and reads it again when it changes. The file must meet the conditions of
+// secretfile.Read, since write access to it is enough to open secrets.
 func OpenClients(path string, log *slog.Logger) (*filereload.Value[*ClientList], error) {
 	return filereload.Open(filereload.Source[*ClientList]{
 		Name: "clients file", Files: []string{path}, Load: func() (*ClientList, error) { return ReadClients(path) }, Log: log,

@@ -22,7 +22,8 @@ const (
 	maxBody = 1 << 20
 	// shortBody is the size in bytes up to which a body takes no room in longBodies. Seals and opens are usually shorter.
 	shortBody = 4 << 10
-	// maxLongBodies bounds the memory of all longer bodies together, maxClientBodies that of one client's, in bytes.
+	// maxLongBodies bounds the memory of all longer bodies together, maxClientBodies the memory of one client's, in
+	// bytes.
 	maxLongBodies   = 64 << 20
 	maxClientBodies = maxLongBodies / 4
 )
@@ -38,7 +39,8 @@ type admission struct {
 	clients func(ctx context.Context) *ClientList
 	audit   *Audit
 	metrics *metrics
-	// running holds an element for each operation that runs, admitted for each that runs or waits for a slot.
+	// running holds an element for each operation that runs, admitted one for each operation that runs or waits for a
+	// slot.
 	running, admitted chan struct{}
 	longBodies        *semaphore.Weighted // of maxLongBodies
 	clientBodies      sync.Map            // :: client name → *semaphore.Weighted of maxClientBodies
@@ -103,8 +105,9 @@ func clientFrom(ctx context.Context) Client {
 	return client
 }
 
-// authorize finds the client at the other end of the connection and refuses operations that the client may not use. It audits a refused
-// open. It admits opens of a client that may only seal: the handler refuses all of them but the canary's.
+// authorize finds the client at the other end of the connection and refuses operations that the client may not use. It
+// audits a refused open. It admits opens of a client that may only seal: the handler refuses all of them except the
+// canary's.
 func (a *admission) authorize(ctx context.Context, call *httpapi.Call) error {
 	identities := Identities(ctx)
 	if call.SourceIP == "" && len(identities) > 0 { // a unix socket has no address

@@ -13,7 +13,7 @@ import (
 
 type connKey struct{}
 
-// ConnContext is the http.Server.ConnContext that Identities needs to find the connection of a request.
+// ConnContext stores a request's connection for Identities. Set it as http.Server.ConnContext.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }

@@ -1,7 +1,8 @@
-// Package secrets implements the secrets service of spec/secrets.yaml. A request passes through the generated route, admission
-// (middleware.go: identify the client by its connection, check its permission, read the body, acquire a slot), validation
-// (impl/httpapi), the handler with the sealer of the client's namespace, and for an open the audit. The memory of bodies, secrets and
-// responses is zeroed after the request; docs/secrets.md describes the limits of that.
+// Package secrets implements the secrets service of spec/secrets.yaml. A request passes through the generated route,
+// admission (middleware.go: identify the client by its connection, check its permission, read the body, acquire a
+// slot), validation (impl/httpapi), the handler with the sealer of the client's namespace, and for an open the audit.
+// The memory of bodies, secrets and responses is zeroed after the request; docs/secrets.md describes the limits of this
+// protection.
 //
 // The package knows no backend: a namespace is a sealer.Sealer. It may import spec, gen, sealer, and the rest of impl.
 package secrets

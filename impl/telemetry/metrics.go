@@ -23,7 +23,7 @@ type PoolStats struct {
 	Waits            int64 // times that no connection was idle
 }
 
-// NewPoolCollector returns the metrics of a pool, whose state stats returns.
+// NewPoolCollector returns the metrics of a pool. stats returns the pool's state.
 func NewPoolCollector(stats func() PoolStats) prometheus.Collector { return poolCollector{stats} }
 
 // poolCollector asks once for all of its metrics.

@@ -34,8 +34,8 @@ type Probe func(ctx context.Context) State
 type Check struct {
 	Name  string
 	Probe Probe
-	// MayFail reports whether the service is ready even though the state is not OK; the answer shows the state anyway. nil
-	// means never.
+	// MayFail reports whether the service is ready even if the state is not OK. The answer shows the state in any case.
+	// nil means never.
 	MayFail func() bool
 }
 
@@ -58,8 +58,8 @@ type readiness struct {
 	Checks map[string]State `json:"checks"`
 }
 
-// Cached returns a probe that calls the given one at most once per ttl, with a context that ends after timeout, so that many
-// probers cost the database little. A prober that disconnects does not fail the others.
+// Cached returns a probe that calls the given probe at most once per ttl, so that many probers cost the database
+// little. The context of a call ends after timeout. If a prober disconnects, the others still get the result.
 func Cached(probe Probe, timeout, ttl time.Duration) Probe {
 	var (
 		mu    sync.Mutex

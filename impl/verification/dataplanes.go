@@ -12,7 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// look is the longest time between two look-ups of a test that a request waits for, and lookPause the shortest.
+// look is the longest time between two look-ups of a test that a request waits for, and lookPause is the shortest.
 const (
 	look      = 250 * time.Millisecond
 	lookPause = 50 * time.Millisecond
@@ -59,13 +59,13 @@ func (d *DataPlanes) testSecret(ctx context.Context, caller models.Caller, p pro
 	defer plain.Wipe()
 	sealed, err := d.sealer.Seal(ctx, SecretBinding(t, p), plain)
 	if err != nil {
-		return Result{Unreachable, keytests.ReasonUnknown} // the register that follows can't seal either, and says so
+		return Result{Unreachable, keytests.ReasonUnknown} // the registration that follows can't seal either, and fails with the reason
 	}
 	t.Envelope = sealed.Bytes
 	return d.test(ctx, t)
 }
 
-// SecretBinding returns the binding of the envelope of a test: it opens for no key, and for no other test.
+// SecretBinding returns the binding of a test's envelope. With it, the envelope opens for no key and for no other test.
 func SecretBinding(t models.KeyTest, p providers.Provider) sealer.Binding {
 	return sealer.Binding{
 		CustomerID: t.CustomerID, ProjectID: t.ProjectID, KeyID: t.ID, Provider: sealer.ProviderAt(p.Slug, p.Destination), Version: 1,
@@ -83,7 +83,7 @@ func (d *DataPlanes) test(ctx context.Context, t models.KeyTest) Result {
 	if errors.Is(err, models.ErrNoDataPlane) {
 		return Result{Unreachable, reasonNoDataPlane}
 	}
-	// Deleted in any case: an insert that has failed may have been committed.
+	// The test is always deleted: an insert that has failed may have been committed.
 	defer func() { _ = d.store.DropKeyTest(context.WithoutCancel(ctx), t.ID) }() // if this fails, others delete it
 	if err != nil {
 		return Result{Unreachable, keytests.ReasonUnknown}

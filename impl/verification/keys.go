@@ -18,14 +18,14 @@ import (
 
 // Why a stored key is not tested.
 var (
-	// ErrOff is returned where the operator allows no tests, and ErrMayNotOpen where this process may open no secrets.
+	// ErrOff is returned if the operator allows no tests, and ErrMayNotOpen if this process may open no secrets.
 	ErrOff        = errors.New("tests of keys are turned off")
 	ErrMayNotOpen = errors.New("this process opens no secrets")
 	// ErrStopped is returned for a key that is revoked, disabled or expired.
 	ErrStopped = errors.New("key is stopped and not tested")
 	// ErrTested is returned for a key that was tested a moment ago, or is being tested.
 	ErrTested = errors.New("key was tested a moment ago")
-	// ErrBusy is returned where the user has had too many keys tested, or the process is testing too many.
+	// ErrBusy is returned if the user has had too many keys tested, or the process is testing too many.
 	ErrBusy = errors.New("too many tests")
 )
 
@@ -34,7 +34,8 @@ const (
 	interval = 10 * time.Second
 	// retestInterval is the time between a test of a key and the next test because its provider refuses it.
 	retestInterval = 10 * time.Minute
-	// maxWaiting is how many refused keys may wait for their test; more are not tested. retesters is how many are tested at a time.
+	// maxWaiting is how many refused keys may wait for their test; further keys are not tested. retesters is how many
+	// are tested at a time.
 	maxWaiting = 256
 	retesters  = 2
 	// openTimeout bounds the opening of a secret, and each use of the database after that.
@@ -105,7 +106,7 @@ func (k *Keys) test(ctx context.Context, user string, interval time.Duration, al
 		return key, err
 	}
 	defer k.leave(key.ID)
-	ctx = context.WithoutCancel(ctx) // from here on the secret is on record as opened, so its verdict is stored
+	ctx = context.WithoutCancel(ctx) // the record says that the secret was opened, so its verdict is stored
 	result, err := k.open(ctx, key, event)
 	if err != nil {
 		return key, err
@@ -133,7 +134,7 @@ func (k *Keys) begin(ctx context.Context, interval time.Duration, allow Allow) (
 			return err
 		}
 		event = forTest
-		now := k.Now() // not the transaction's time: it may have waited for the key
+		now := k.Now() // not the transaction's time: the transaction may have waited for the key
 		if key.StopReason(now.UnixMicro()) != "" {
 			return ErrStopped
 		}
@@ -145,7 +146,7 @@ func (k *Keys) begin(ctx context.Context, interval time.Duration, allow Allow) (
 		}
 		entered = key.ID
 		if !k.canTest(key.Provider) || k.Verifier.dataPlanes != nil {
-			return nil // it is not opened, or not here
+			return nil // the key is not opened, or not here
 		}
 		return tx.RecordFetch(models.FetchRecord{
 			At: now.UnixMicro(), DataPlaneID: models.ControlPlane, CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
@@ -217,7 +218,8 @@ func (k *Keys) open(ctx context.Context, key models.Key, event models.Event) (Re
 	return k.Verifier.test(ctx, provider, key.CustomerID, key.ID, string(plain.Reveal())), nil
 }
 
-// TryExchange tests a credential by exchanging it for a token, for a test that a data plane has claimed: data planes can't exchange credentials.
+// TryExchange tests a credential by exchanging it for a token. It is for a test that a data plane has claimed: data
+// planes can't exchange credentials.
 func (k *Keys) TryExchange(ctx context.Context, grant providers.Grant) Result {
 	if k == nil || k.Verifier == nil {
 		return Unsupported()

@@ -1,7 +1,7 @@
-// Package verification tests secrets at their providers, with the requests that the catalogue has for that. A Verifier tests a secret that is
-// to be registered, and Keys tests a stored key. This process makes the requests, or DataPlanes has data planes make them. Requests of this
-// process go to the catalogue's hosts alone, follow no redirects, and are short. No error, log or verdict holds any part of a secret or of an
-// answer.
+// Package verification tests secrets at their providers, with requests from the catalogue. A Verifier tests a secret
+// that is to be registered, and Keys tests a stored key. This process makes the requests, or DataPlanes has data planes
+// make them. Requests of this process go only to the catalogue's hosts, follow no redirects, and are short. No error,
+// log or verdict holds any part of a secret or of an answer.
 //
 // The package may import impl/exchange, impl/providers, models, sealer and internal.
 package verification
@@ -45,7 +45,7 @@ const (
 // Unsupported is the result for a secret of a provider without a known test.
 func Unsupported() Result { return Result{Unreachable, reasonUnsupported} }
 
-// TurnedOff is the result for a secret that was to be tested where the operator allows no tests.
+// TurnedOff is the result for a secret that was to be tested although the operator allows no tests.
 func TurnedOff() Result { return Result{Unreachable, reasonOff} }
 
 const (
@@ -65,11 +65,12 @@ var perUser = ratelimit.Rate{PerSecond: 0.5, Burst: 20}
 type Config struct {
 	// Upstreams replace the scheme and the host of providers, by slug, for tests.
 	Upstreams map[string]*url.URL
-	// Transport sends the requests; nil is one of its own, which uses HTTPS_PROXY and NO_PROXY.
+	// Transport sends the requests; nil means a new one, which uses HTTPS_PROXY and NO_PROXY.
 	Transport http.RoundTripper
-	// Exchanger exchanges client secrets and roles for tokens, which is their test. If it is nil, a new one uses Transport.
+	// Exchanger exchanges client secrets and roles for tokens; the exchange is their test. nil means a new one, which
+	// uses Transport.
 	Exchanger *exchange.Exchanger
-	// DataPlanes makes the tests, except exchanges; nil has this process make them.
+	// DataPlanes makes the tests, except exchanges. If it is nil, this process makes them.
 	DataPlanes *DataPlanes
 }
 
@@ -98,7 +99,7 @@ func New(cfg Config) *Verifier {
 	}
 }
 
-// Verify tests a secret of the provider's form for a caller, who has been found to be a member of the project.
+// Verify tests a secret of the provider's form for a caller. Call it only if the caller is a member of the project.
 func (v *Verifier) Verify(ctx context.Context, caller models.Caller, p providers.Provider, secret string) Result {
 	if !v.canTest(p) {
 		return Unsupported()
@@ -178,8 +179,8 @@ func (v *Verifier) test(ctx context.Context, p providers.Provider, customerID, k
 	return Result(answer.Result)
 }
 
-// agreesOnTime reports whether the Date of a refusal is this process's time, or absent. A provider with another clock refuses a signed
-// request, and its answer looks like the answer to a wrong key.
+// agreesOnTime reports whether the Date of a refusal agrees with this process's time. An absent Date agrees. A provider
+// with another clock refuses a signed request, and its answer looks like the answer to a wrong key.
 func agreesOnTime(answer keytests.Answer, began, ended time.Time) bool {
 	at, err := http.ParseTime(answer.Date)
 	return answer.Outcome != Rejected || err != nil || at.After(began.Add(-maxSkew)) && at.Before(ended.Add(maxSkew))

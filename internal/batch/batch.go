@@ -13,8 +13,8 @@ import (
 // ErrClosed is returned for work that was not carried out before the worker was closed.
 var ErrClosed = errors.New("batch worker is closed")
 
-// Run carries out a group. The sequence claims each value as it yields it; from then on the value's caller waits for the result. It
-// skips values whose callers have given up. Every caller of the group gets the error.
+// Run carries out a group. The sequence claims each value when it yields it. From then on, the value's caller waits for
+// the result. The sequence skips values whose callers have given up. Every caller of the group gets the error.
 type Run[T any] func(group iter.Seq[T]) error
 
 // Worker carries out groups in goroutines of its own, one group at a time in each. Values that arrive while all are busy make up the
@@ -22,7 +22,7 @@ type Run[T any] func(group iter.Seq[T]) error
 type Worker[T any] struct {
 	run   Run[T]
 	limit int
-	// alone reports whether a group's error may be due to one value, in which case each value is run again alone.
+	// alone reports whether one value may be the cause of a group's error. If so, each value is run again alone.
 	alone func(error) bool
 	queue chan *item[T]
 	stop  chan struct{}
@@ -62,8 +62,8 @@ func New[T any](concurrency, limit int, run Run[T], alone func(error) bool) *Wor
 	return w
 }
 
-// Do hands value to the worker and returns when its group is over. If ctx ends first, Do waits for a value that has been claimed; any
-// other is never carried out.
+// Do hands value to the worker and returns when its group is over. If ctx ends first, Do still waits for a value that
+// has been claimed. A value that has not been claimed is never carried out.
 func (w *Worker[T]) Do(ctx context.Context, value T) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (w *Worker[T]) Do(ctx context.Context, value T) error {
 // Waiting returns how many values wait for their group to begin.
 func (w *Worker[T]) Waiting() int { return len(w.queue) }
 
-// Close ends the worker after the groups that are being carried out.
+// Close ends the worker when the groups that are being carried out have ended.
 func (w *Worker[T]) Close() {
 	w.once.Do(func() { close(w.stop) })
 	<-w.done

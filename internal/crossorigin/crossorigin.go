@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
-// ErrOrigin says that a text is not an origin, or one that may not be allowed.
+// ErrOrigin says that a text is not an origin, or an origin that may not be allowed.
 var ErrOrigin = errors.New("must be an origin as browsers send it, https://app.example.com, or http on this machine: " +
 	"no path, no default port, no wildcard")
 

@@ -21,16 +21,17 @@ const (
 	strangerIdle = 10 * time.Second
 	// Strangers from one address may have 1/hostShare of a listener's places.
 	hostShare = 4
-	// connectionLife is how long a connection takes requests. After that, the next answer closes it, so that clients which keep their
-	// connections find other replicas, and show their certificates again.
+	// connectionLife is how long a connection takes requests. After that, the next answer closes it, so that clients
+	// that keep their connections find other replicas, and show their certificates again.
 	connectionLife = time.Hour
 	// shedLogInterval is the least time between two log lines about connections that were closed for newcomers.
 	shedLogInterval = time.Minute
 )
 
-// Connections bounds the connections of a server. A stranger is a connection without an authenticated request so far. At the bound, a
-// new connection closes the stranger that was quiet for longest. If there is no stranger, it closes an authenticated connection without
-// a request in flight. If all have one, the new connection is closed.
+// Connections bounds the connections of a server. A stranger is a connection without an authenticated request so far.
+// At the bound, a new connection closes the stranger that has been quiet for longest. If there is no stranger, it
+// closes an authenticated connection without a request in flight. If all connections have one, the new connection is
+// closed.
 type Connections struct {
 	// Max is how many connections there may be at once; see FileShare. 0 means no bound.
 	Max int
@@ -67,8 +68,8 @@ func MarkConnectionAuthenticated(conn net.Conn) {
 	}
 }
 
-// Bound returns a listener with the bound of a Server's connections, for a server that is not net/http's. Strangers may be idle. If
-// there is no stranger, the connection that was marked longest ago makes room.
+// Bound returns a listener with the bound of a Server's connections, for a server that is not net/http's. Strangers may
+// be idle. If there is no stranger, it closes the connection that was marked as authenticated longest ago.
 func Bound(listener net.Listener, cfg Connections, log *slog.Logger) net.Listener {
 	return newPool(listener, cfg, log)
 }
@@ -331,7 +332,8 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite lets net/http end a connection so that the client can read the answer to a request that was not read whole.
+// CloseWrite lets net/http end a connection so that the client can read the answer even if its request was not read to
+// the end.
 func (c *connection) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()

@@ -1,5 +1,6 @@
-// Package lifecycle runs a server program: it starts the program's parts, stops them in order, gives requests in flight time to end,
-// and closes what the program has opened. It also has the HTTP server and the operators' handler of all our programs.
+// Package lifecycle runs a server program: it starts the program's parts, stops them in order, gives requests in flight
+// time to end, and closes everything that the program has opened. It also has the HTTP server and the operators'
+// handler of all our programs.
 package lifecycle
 
 import (
@@ -13,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// minDrain is the time that a part gets to end, even if the parts before it have used up the drain timeout.
+// minDrain is the minimum time that a part gets to end, even if the parts before it have used up the drain timeout.
 const minDrain = time.Second
 
 // Part is a part of a program. It works until stop is done, and then finishes its requests in flight. When cut is done,
@@ -122,7 +123,7 @@ func (c *Closers) Add(closer func() error) { *c = append(*c, closer) }
 // AddListener adds a listener, in case no server closes it.
 func (c *Closers) AddListener(listener net.Listener) {
 	c.Add(func() error {
-		_ = listener.Close() // closed already, if its server has run
+		_ = listener.Close() // already closed if its server has run
 		return nil
 	})
 }

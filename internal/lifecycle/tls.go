@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// tlsListener completes the TLS handshakes of a pool's connections. If net/http did so, nothing could see what an HTTP/1 client sends
-// before net/http reads it.
+// tlsListener completes the TLS handshakes of a pool's connections. If net/http completed them, nothing could check the
+// bytes of an HTTP/1 client before net/http reads them.
 type tlsListener struct {
 	net.Listener
 	config    *tls.Config

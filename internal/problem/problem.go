@@ -1,5 +1,5 @@
-// Package problem turns errors into problem documents (RFC 9457). A document's text comes from a table or from an Error, never
-// from another error's text, so no error can leak what it quotes.
+// Package problem turns errors into problem documents (RFC 9457). A document's text comes from a table or from an
+// Error, never from the text of any other error, so it can't leak what such a text quotes.
 //
 // Each API has a Table in a file problems.go beside its handlers. The table maps errors to statuses, codes and texts. For an API of
 // impl/httpapi, httpapi.Problems adds the rows that all APIs share. Any other table ends with the row of the internal error, which
@@ -99,7 +99,7 @@ type Type struct {
 	Details []string
 }
 
-// Types returns the types of problems in the tables by status, each once. The Row of each is its first.
+// Types returns the types of problems in the tables, sorted by status, each once. The Row of a type is its first row.
 func Types(tables ...Table) []Type {
 	var types []Type
 	for _, row := range slices.Concat(tables...) {
@@ -159,7 +159,7 @@ func Encode(w io.Writer, doc any) error {
 	return encoder.Encode(doc)
 }
 
-// Error is an error that names the fields at fault, or says more than its row does.
+// Error is an error that names the fields at fault, or has a more detailed text than its row.
 type Error struct {
 	Kind   error // the sentinel that it wraps
 	Fields []Field

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// A suspect is an address over its limit of failures. suspectLookUps is how many look-ups a second one suspect may cause,
-	// allSuspectLookUps how many all of them together may.
+	// A suspect is an address over its limit of failures. suspectLookUps is how many look-ups per second one suspect
+	// may cause, allSuspectLookUps how many all suspects together may cause.
 	suspectLookUps    = 5
 	allSuspectLookUps = 100
 	// maxSuspects is how many credentials of suspects are looked up at a time, for each kind of credential; others wait for at most
@@ -28,8 +28,8 @@ type Guesses struct {
 	onRefusal                  func(ctx context.Context, address netip.Addr, isFirst bool)
 }
 
-// NewGuesses returns a Guesses for a limit of failures, or nil if it sets none. onRefusal is called when something is refused;
-// isFirst is set once a minute for each address.
+// NewGuesses returns a Guesses for a limit of failures, or nil if failures sets no limit. onRefusal is called when
+// something is refused; isFirst is set once a minute for each address.
 func NewGuesses(failures Rate, onRefusal func(ctx context.Context, address netip.Addr, isFirst bool)) *Guesses {
 	if failures.PerSecond <= 0 {
 		return nil
@@ -47,8 +47,8 @@ func (g *Guesses) IsSuspect(address netip.Addr) bool {
 	return g != nil && g.failures.Exhausted(address)
 }
 
-// Begin takes a place for the look-up of a suspect's credential. JWTs have places of their own, since they wait for their issuer. If
-// the look-up is refused, release is nil; err is ctx's error, if ctx ended.
+// Begin takes a place for the look-up of a suspect's credential. JWTs have places of their own, since they wait for
+// their issuer. If the look-up is refused, release is nil; err is ctx's error if ctx has ended, and nil otherwise.
 func (g *Guesses) Begin(ctx context.Context, address netip.Addr, isJWT bool) (release func(), err error) {
 	if !g.lookUps.Allow(address) || !g.all.Allow() {
 		g.refuse(ctx, address)

@@ -18,8 +18,8 @@ type Rate struct {
 // maxKeys bounds the memory of a Limiter: about 200 bytes a key.
 const maxKeys = 50_000
 
-// Limiter counts for each key on its own. It keeps a bounded number of keys, and evicts the least used. It is safe for concurrent
-// use. A nil Limiter sets no limit.
+// Limiter counts for each key separately. It keeps a bounded number of keys, and evicts the least used. It is safe for
+// concurrent use. A nil Limiter sets no limit.
 type Limiter[K comparable] struct {
 	rate    rate.Limit
 	burst   int
@@ -46,7 +46,7 @@ func (l *Limiter[K]) Allow(key K) bool {
 	return l == nil || l.bucket(key).Allow()
 }
 
-// Quota is what a key has left of its limit. It is zero where there is no limit.
+// Quota is how much of its limit a key has left. It is zero if there is no limit.
 type Quota struct {
 	// Limit is how many may come at once, and Remaining how many still may.
 	Limit, Remaining int

@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// minBlock is the size in bytes from which an object has a block of memory of its own. Smaller objects without pointers share blocks,
-// for which finalizers may not run (runtime.SetFinalizer).
+// minBlock is the size in bytes from which an object has its own block of memory. Smaller objects without pointers
+// share blocks, for which finalizers may not run (runtime.SetFinalizer).
 const minBlock = 16
 
 // Cleared joins the parts in memory that is zeroed once nothing refers to it: after the next garbage collection, which comes at least

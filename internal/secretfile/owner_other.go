@@ -6,5 +6,5 @@ import "io/fs"
 
 const nonBlocking = 0
 
-// ownerOf knows no owner. On Windows, access lists, which Go does not show, decide who can read a file.
+// ownerOf knows no owner. On Windows, access lists decide who can read a file, and Go does not show them.
 func ownerOf(fs.FileInfo) (uid int, known bool) { return 0, false }

@@ -10,8 +10,8 @@ import (
 	"os"
 )
 
-// ErrInsecure says that users other than that of this process can read or change the file. The text names the file and says what to
-// do; it does not quote the file.
+// ErrInsecure says that users other than this process's user can read or change the file. The text names the file and
+// says what to do; it does not quote the file.
 var ErrInsecure = errors.New("insecure file")
 
 // ErrTooLarge says that a file is larger than MaxLen.
@@ -20,16 +20,17 @@ var ErrTooLarge = errors.New("file has more than 1 MiB")
 // MaxLen is the size of the largest file that Read accepts, in bytes.
 const MaxLen = 1 << 20
 
-// Read reads a file, if only the right users can access it. It must be a regular file that belongs to the user of this process and gives
-// others no permissions, or a file of root that only root can change and only its group can read. Kubernetes mounts a Secret in this way
-// for the group of a pod (fsGroup), and Debian keeps private keys so. Read follows symbolic links, and ignores the modes of folders.
+// Read reads a file, if only the right users can access it. It must be a regular file that belongs to the user of this
+// process and gives others no permissions, or a file of root that only root can change and only its group can read. In
+// this form, Kubernetes mounts a Secret for the group of a pod (fsGroup), and Debian keeps private keys. Read follows
+// symbolic links, and ignores the modes of folders.
 func Read(path string) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|nonBlocking, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }() // it was only read
-	info, err := file.Stat()            // of the open file: the path may name another by now
+	info, err := file.Stat()            // of the open file: the path may name another file by now
 	if err != nil {
 		return nil, err
 	}

@@ -20,8 +20,8 @@ func (PeerAddr) Network() string { return "unix" }
 // String implements net.Addr.
 func (a PeerAddr) String() string { return "uid " + strconv.FormatUint(uint64(a), 10) }
 
-// WithPeers returns a listener whose connections know the user at the other end: see UID. It closes connections whose user can't be
-// determined or is not one of users. Without users, it accepts every user.
+// WithPeers returns a listener that determines the user at the other end of each connection: see UID. It closes
+// connections whose user can't be determined or is not one of users. Without users, it accepts every user.
 func WithPeers(l *net.UnixListener, users ...uint32) net.Listener { return peerListener{l, users} }
 
 type peerListener struct {

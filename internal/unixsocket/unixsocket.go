@@ -39,7 +39,7 @@ type socket struct {
 	lock *os.File
 }
 
-// Access says whose processes may connect besides those of this process's own user. The zero value lets in nobody else.
+// Access says whose processes may connect, besides this process's own user. The zero value allows nobody else.
 type Access struct {
 	// Group is a group whose members may connect, by name or number.
 	Group string
@@ -92,7 +92,7 @@ func Listen(ctx context.Context, path string, access Access) (_ net.Listener, er
 	return s, err
 }
 
-// bindUnix creates a socket to which, from the start, only this user may connect.
+// bindUnix creates a socket. From the start, only this user may connect to it.
 func bindUnix(ctx context.Context, path string) (*net.UnixListener, error) {
 	defer syscall.Umask(syscall.Umask(ownerUmask))
 	var config net.ListenConfig

@@ -22,7 +22,7 @@ type Verdict string
 const (
 	Accepted       Verdict = "accepted"
 	Rejected       Verdict = "rejected"        // the provider does not accept the key: it is unknown, expired or disabled
-	Leaked         Verdict = "leaked"          // the same, because the provider has seen the key in public
+	Leaked         Verdict = "leaked"          // rejected because the provider has seen the key in public
 	QuotaExhausted Verdict = "quota_exhausted" // the key's account has no balance left
 	Restricted     Verdict = "restricted"      // the key is valid, but not for this request
 	Unrelated      Verdict = "unrelated"       // the answer is about the request, the region or the network, not the key
@@ -31,7 +31,7 @@ const (
 	Unknown        Verdict = ""                // the answer says nothing about the key
 )
 
-// IsFailure reports whether the key has failed, so that every request with it will.
+// IsFailure reports whether the key has failed: every request with it will fail, too.
 func (v Verdict) IsFailure() bool {
 	return slices.Contains([]Verdict{Rejected, Leaked, QuotaExhausted}, v)
 }
@@ -44,7 +44,7 @@ type Rule struct {
 	Status int `yaml:"status"`
 	// At is the path to a member, its names joined with dots; arrays add no name. If it is empty, only the status counts.
 	At string `yaml:"at"`
-	// Is is the member's whole value, Begins its prefix. Without either, the member need only exist.
+	// Is is the member's whole value, Begins its prefix. If both are empty, the member only has to exist.
 	Is     string  `yaml:"is"`
 	Begins string  `yaml:"begins"`
 	Means  Verdict `yaml:"means"`
@@ -69,7 +69,7 @@ func (rules Rules) Match(status int, body []byte) (v Verdict, ok bool) {
 			if slices.Contains(ruled, r.Means) {
 				return r.Means, true
 			}
-			return Unknown, true // a verdict of a later version
+			return Unknown, true // the rule has a verdict of a later version
 		}
 	}
 	return Unknown, false
@@ -123,7 +123,8 @@ type member struct{ path, value string }
 // maxDepth bounds the nesting of members.
 const maxDepth = 8
 
-// membersOf returns the members of a JSON document, whose end may be missing. It returns none for other texts.
+// membersOf returns the members of a JSON document. The end of the document may be missing. For other texts, it returns
+// none.
 func membersOf(document []byte) (members []member) {
 	d := jsontext.NewDecoder(bytes.NewReader(document), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	for {
@@ -138,7 +139,7 @@ func membersOf(document []byte) (members []member) {
 		}
 		depth := d.StackDepth()
 		if kind, length := d.StackIndex(depth); depth > maxDepth || kind == '{' && length%2 == 1 {
-			continue // a name, whose value follows
+			continue // a name; its value follows
 		}
 		members = append(members, member{pathOf(d), token.String()})
 	}

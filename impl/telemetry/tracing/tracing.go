@@ -77,8 +77,8 @@ func New(ctx context.Context, cfg Config) (*sdktrace.TracerProvider, error) {
 	), nil
 }
 
-// reporting keeps an exporter's errors from the SDK's global handler. Of a series of failures it logs only the first and the
-// recovery, so that a collector that is down does not fill the log.
+// reporting keeps an exporter's errors from the SDK's global handler. In a series of failures, it logs only the first
+// failure and the recovery, so that a collector that is down does not fill the log.
 type reporting struct {
 	sdktrace.SpanExporter
 	log     *slog.Logger

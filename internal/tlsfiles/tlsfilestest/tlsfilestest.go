@@ -38,7 +38,8 @@ func newTemplate(serial int64) *x509.Certificate {
 	return &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 }
 
-// write signs a certificate, with its own key if there is no authority, and writes name.crt and name.key.
+// write signs a certificate, and writes name.crt and name.key. If there is no authority, it signs with the
+// certificate's own key.
 func write(t testing.TB, name string, template *x509.Certificate, by *Authority) (*Authority, Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -113,7 +114,8 @@ func Named(host string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames = []string{host} }
 }
 
-// Show returns a tls.Config.GetClientCertificate that sends the certificate even if the server accepts no such authority.
+// Show returns a tls.Config.GetClientCertificate that sends the certificate even if the server does not accept its
+// authority.
 func (c Certificate) Show(t testing.TB) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
