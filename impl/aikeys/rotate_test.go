@@ -100,7 +100,7 @@ func TestAPendingVersionServesOnceActivated(t *testing.T) {
 
 func TestASecretServesIfItsTestFindsItValid(t *testing.T) {
 	tested := func(t *testing.T, o *aikeystest.Options) {
-		testedAt(func(w http.ResponseWriter, r *http.Request) { // the last characters of the secret are the status to answer
+		testedAt(func(w http.ResponseWriter, r *http.Request) { // the secret's end is the status
 			given := r.Header.Get("Authorization")
 			status, _ := strconv.Atoi(given[len(given)-3:])
 			w.WriteHeader(status)

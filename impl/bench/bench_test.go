@@ -294,7 +294,7 @@ func pgbench(b *testing.B, database, script string, connections int, d time.Dura
 	path := filepath.Join(b.TempDir(), "script.sql")
 	require.NoError(b, os.WriteFile(path, []byte(script), 0o600))
 	tool := "pgbench"
-	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pgbench"); len(found) > 0 { // on Debian it is not in the PATH
+	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pgbench"); len(found) > 0 { // not in Debian's PATH
 		tool = found[len(found)-1]
 	}
 	out, err := exec.Command(tool, "-n", "-M", "prepared", fmt.Sprintf("-c%d", connections), "-j1",
@@ -601,7 +601,7 @@ func BenchmarkRewrapPostgres(b *testing.B) {
 			return true
 		}
 	}
-	signal := func(signal syscall.Signal) { // after the signal, the database still finishes the statements of a stopped job
+	signal := func(signal syscall.Signal) { // the database finishes a stopped job's statements
 		if err := cmd.Process.Signal(signal); !errors.Is(err, os.ErrProcessDone) {
 			require.NoError(b, err)
 		}

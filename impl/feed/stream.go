@@ -296,7 +296,7 @@ func (f *Feed) endRestoredStreams(now position.Position, began time.Duration) {
 	f.adoptPosition(now, began)
 	clear(f.tallies)
 	clear(f.unsaved)
-	last := append(resetFrame(), heartbeatFrame(now, 0, 0, nil)...) // it has a position to resume from, but extends no lease
+	last := append(resetFrame(), heartbeatFrame(now, 0, 0, nil)...) // it has a position, but extends no lease
 	for _, s := range f.streams {
 		if s.isOpen() {
 			s.last = last

@@ -371,7 +371,7 @@ func TestRunFollowsANewPrimaryKEK(t *testing.T) {
 			require.NoError(t, err)
 			require.Positive(t, times)
 			env.requireOpens(env.sealer)
-			if at == "canary stored" || at == "canary verified" { // the keys were done by then; the next job does them again
+			if at == "canary stored" || at == "canary verified" { // the next job does the keys again
 				env.run(env.sealer)
 			}
 			require.Zero(t, env.requireOpens(env.sealer))

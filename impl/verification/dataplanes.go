@@ -59,7 +59,7 @@ func (d *DataPlanes) testSecret(ctx context.Context, caller models.Caller, p pro
 	defer plain.Wipe()
 	sealed, err := d.sealer.Seal(ctx, SecretBinding(t, p), plain)
 	if err != nil {
-		return Result{Unreachable, keytests.ReasonUnknown} // the registration that follows can't seal either, and fails with the reason
+		return Result{Unreachable, keytests.ReasonUnknown} // the registration can't seal either, and says so
 	}
 	t.Envelope = sealed.Bytes
 	return d.test(ctx, t)

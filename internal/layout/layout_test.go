@@ -103,7 +103,8 @@ func TestLayout(t *testing.T) {
 		parsed, err := parser.ParseFile(token.NewFileSet(), s.file, s.text, parser.ImportsOnly)
 		require.NoError(t, err)
 		problems, isTest := []string{}, strings.HasSuffix(s.file, "_test.go")
-		var found *rule // the rule of the longest folder that holds the file; the root's rule is only for files in the root
+		// found is the rule of the longest folder that holds the file. The root's rule is only for files in the root.
+		var found *rule
 		for _, r := range rules {
 			holds := strings.HasPrefix(s.file, r.folder) && (r.folder != "" || !strings.Contains(s.file, "/"))
 			if holds && (found == nil || len(r.folder) > len(found.folder)) {

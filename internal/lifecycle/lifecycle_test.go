@@ -443,7 +443,7 @@ func TestAmbiguousRequestsAreRefused(t *testing.T) {
 			reader, last := bufio.NewReader(conn), ""
 			for range strings.Fields(tc.statuses) {
 				last = ""
-				for last == "" || last == "200" && tc.statuses == "400" { // requests before the last may have been answered
+				for last == "" || last == "200" && tc.statuses == "400" { // earlier requests may have been answered
 					response, err := http.ReadResponse(reader, nil)
 					require.NoError(t, err, name)
 					_, _ = io.Copy(io.Discard, response.Body)
