@@ -57,7 +57,7 @@ func TestBindingLimits(t *testing.T) {
 	})
 }
 
-// requireInjective requires that two valid bindings have one encoding exactly if they are one binding.
+// requireInjective requires that two valid bindings have equal encodings if and only if they are equal.
 func requireInjective(t require.TestingT, a, b sealer.Binding) {
 	first, errA := a.AssociatedData()
 	second, errB := b.AssociatedData()
@@ -94,8 +94,8 @@ func TestBindingEncodingIsInjective(t *testing.T) {
 	})
 }
 
-// plainKEKs wrap nothing: a wrapped key is the associated data and the data key, as they are. They show what an
-// envelope sealer hands to a backend, and fail on demand.
+// plainKEKs encrypt nothing: a wrapped key is the associated data followed by the data key. They show what an envelope
+// sealer passes to a backend, and fail on demand.
 type plainKEKs struct {
 	primary string
 	asked   func() // called by List if set
@@ -182,8 +182,8 @@ func TestEnvelopeSealerBackendErrors(t *testing.T) {
 	})
 }
 
-// The primary KEK is retired between the question for it and its use. TestEnvelopeSealerBackendErrors has a backend that knows
-// none of its KEKs, which is not asked for ever.
+// The primary KEK is retired between the calls of List and Wrap. In TestEnvelopeSealerBackendErrors, the backend knows
+// none of its KEKs, and Seal does not repeat its calls forever.
 func TestSealWhileThePrimaryKEKIsRetired(t *testing.T) {
 	keks := &plainKEKs{primary: "plain:", fault: sealer.ErrUnknownKEK}
 	keks.asked = func() {

@@ -31,7 +31,7 @@ func newHolder() holder {
 	return holder{Exported: secret, hidden: secret, pointer: &secret, list: []sealer.Secret{secret}}
 }
 
-// requireHidden requires that text holds the canary in no form that a verb of fmt or an encoder gives to bytes.
+// requireHidden requires that text does not hold the canary in any form in which fmt or an encoder writes bytes.
 func requireHidden(t *testing.T, text string) {
 	t.Helper()
 	decimal := fmt.Sprintf("%d", []byte(canary))
@@ -82,7 +82,7 @@ func (r *recorder) Errorf(format string, args ...any) {
 	_, _ = fmt.Fprintf(r, format, args...) // a Buffer does not fail
 }
 
-// A failed assertion dumps what differs by reflection, without calling methods, into logs of CI.
+// A failed assertion dumps the values that differ into logs of CI. It reads them by reflection, and calls no methods.
 func TestSecretInAFailedAssertion(t *testing.T) {
 	var out recorder
 	require.False(t, assert.Equal(&out, holder{}, newHolder()))
@@ -127,7 +127,7 @@ func TestSecretDoesNotUnmarshal(t *testing.T) {
 
 func TestSecretLogsAsRedacted(t *testing.T) {
 	secret := sealer.NewSecret([]byte(canary))
-	// What a handler gets that calls no method but LogValue.
+	// A slog handler may call no method but LogValue.
 	require.Equal(t, slog.StringValue("[redacted]"), slog.AnyValue(secret).Resolve())
 
 	var out bytes.Buffer

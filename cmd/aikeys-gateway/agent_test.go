@@ -77,7 +77,8 @@ func TestAgentStopsNamingARevokedKey(t *testing.T) {
 	require.NotContains(t, p.Output(), callerToken)
 }
 
-// Questions get their answer or none while the agent stops and while it is killed, which leaves its socket behind for the next one.
+// While the agent stops, and while it is killed, each question gets its right answer or none. A killed agent leaves its
+// socket behind for the next agent.
 func TestAgentRestartsUnderLoad(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -114,7 +115,7 @@ func TestAgentRestartsUnderLoad(t *testing.T) {
 	require.Zero(t, wrong.Load())
 }
 
-// While it hears nothing of the control plane, the agent asks it for each answer, or refuses.
+// While the agent has no lease, it asks the control plane for each answer, or refuses.
 func TestAgentNamesNoKeyWithoutALease(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -183,7 +184,7 @@ func TestAgentsPageHasWorkingPrograms(t *testing.T) {
 	}
 }
 
-// LiteLLM sends each request with the key that the agent names for its caller, and none without.
+// LiteLLM sends each request with the key that the agent names for its caller, and sends no request without a key.
 func TestLiteLLMAsksTheAgent(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -245,7 +246,7 @@ func TestLiteLLMAsksTheAgent(t *testing.T) {
 	require.NotContains(t, p.Output(), callerToken)
 }
 
-// onLoopback makes a server of Node listen on this machine only, on any free port, and say which.
+// onLoopback makes a server of Node listen on any free port of this machine only, and log its URL.
 const onLoopback = `data:text/javascript,import net from "node:net"; const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function () {
   this.once("listening", () => console.log("listening node=http://127.0.0.1:" + this.address().port));
@@ -259,7 +260,7 @@ func startNode(t *testing.T, args ...string) *programtest.Process {
 	return programtest.Launch(t, cmd)
 }
 
-// Portkey sends each request with the key that the agent names for its caller, and none without.
+// Portkey sends each request with the key that the agent names for its caller, and sends no request without a key.
 func TestPortkeyAsksTheAgent(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{}, 1)
@@ -281,7 +282,7 @@ func TestPortkeyAsksTheAgent(t *testing.T) {
 		return programtest.Send(http.MethodPost, url+path, credential, body, append(headers, "Content-Type", "application/json", "X-Portkey-Provider", provider)...)
 	}
 	for _, to := range [][2]string{{"openai", "/v1/chat/completions"}, {"anthropic", "/v1/messages"}, {"anthropic", "/v1/chat/completions"}} {
-		// What a caller says of the destination is not believed.
+		// Headers of a caller do not change the destination.
 		got := call(to[0], to[1], callerToken, inference+`}`, "X-Portkey-Custom-Host", "http://127.0.0.1:9",
 			"X-Portkey-Config", `{"custom_host": "http://127.0.0.1:9"}`, "Cookie", "session="+callerToken)
 		require.Equal(t, http.StatusOK, got.Status, "%s\n%s", got.Body, portkey.Output())

@@ -30,13 +30,13 @@ import (
 )
 
 const (
-	// runsProgram is the variable that has the test's own executable run the gateway instead of tests.
+	// runsProgram is a variable. If it is set, the test's executable runs the gateway instead of tests.
 	runsProgram = "RUN_AIKEYS_GATEWAY"
 	// callerToken is the API key of a caller, and providerSecret the provider key that serves it.
 	callerToken, providerSecret = "ak_EXAMPLE_caller", "sk-EXAMPLE-EXAMPLE-0001"
 	// unavailable is the answer when the gateway can neither serve nor refuse.
 	unavailable = "Service Unavailable"
-	// lease is the control plane's, and margin what a busy machine may add to it.
+	// lease is the control plane's lease. On a busy machine, events may be late by margin.
 	lease, margin = time.Second, 150 * time.Millisecond
 )
 
@@ -76,7 +76,7 @@ func gatewayEnviron(t *testing.T, controlPlane, credential string) []string {
 	}
 }
 
-// env is a provider, and a control plane in memory that has keys of the provider's for a caller.
+// env is a provider, and a control plane in memory that has keys of the provider for a caller.
 type env struct {
 	t        *testing.T
 	provider *gatewaytest.Provider
@@ -203,7 +203,8 @@ func (c *controlPlane) addBob(replica *programtest.Process) (token, own string) 
 	return asBob.alice, key.ID
 }
 
-// revoke revokes a key, or asks for the receipt once more, and waits for it for at most the given time.
+// revoke revokes a key, and waits for the receipt for at most the given time. For a revoked key, it asks for the
+// receipt once more.
 func (c *controlPlane) revoke(replica *programtest.Process, key, wait string) pub.Receipt {
 	c.t.Helper()
 	return c.call(replica, http.MethodDelete, "/"+key+"?wait="+wait, "").Receipt
@@ -216,7 +217,7 @@ func (c *controlPlane) startGateway(controlPlane, name string, flags ...string) 
 	return start(c.t, environ, os.Args[0], append([]string{"serve", "--upstream", "openai=" + c.upstream}, flags...)...).AwaitReady()
 }
 
-// probedGateway is a running gateway that is sent requests all the time, and what became of each.
+// probedGateway is a running gateway that gets requests all the time, and the outcome of each.
 type probedGateway struct {
 	*programtest.Process
 
@@ -229,7 +230,8 @@ type request struct {
 	answer     string // the id of the key that served it, or why none did
 }
 
-// startProbed starts a gateway with flags, and sends it requests of its callers in turn, or alice, until the test ends.
+// startProbed starts a gateway with flags. Until the test ends, it sends the gateway requests of the callers in turn;
+// without callers, of alice.
 func (c *controlPlane) startProbed(controlPlane, flags string, callers ...string) *probedGateway {
 	c.t.Helper()
 	g := &probedGateway{Process: c.startGateway(controlPlane, fmt.Sprintf("edge-%d", time.Now().UnixNano()), strings.Fields(flags)...)}

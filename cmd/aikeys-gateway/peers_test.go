@@ -42,12 +42,12 @@ import (
 // certifiedName is a name in the certificates of providers that run WithTLS.
 const certifiedName = "example.com"
 
-// startProxy runs nginx, Caddy, HAProxy or Envoy, as make test installs them, with its sample configuration, and returns its URL. A listener of
-// the gateway's, and the provider, which runs WithTLS, take the place of those that the sample names. Pairs are further texts to
-// replace.
+// startProxy runs nginx, Caddy, HAProxy or Envoy, as make test installs them, with its sample configuration, and
+// returns its URL. In the configuration, a listener of the gateway and the provider, which runs WithTLS, replace those
+// that the sample names. pairs are further texts to replace.
 func startProxy(t *testing.T, name string, gateway *programtest.Process, provider *gatewaytest.Provider, pairs ...string) (url string) {
 	t.Helper()
-	// The address is bound, though not listened on, until the test ends: no other process gets it.
+	// A socket is bound to the address until the test ends, so that no other process gets the address.
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	require.NoError(t, err)
 	unix.CloseOnExec(socket)
@@ -84,7 +84,7 @@ func startProxy(t *testing.T, name string, gateway *programtest.Process, provide
 		}
 		pairs = append(pairs, "worker_processes auto", "worker_processes 1") // each would open a socket, and one process serves one
 	}
-	if name == "Caddy" { // it trusts the provider by SSL_CERT_FILE, whose certificate has its address, too
+	if name == "Caddy" { // by SSL_CERT_FILE, it trusts the provider's certificate, which also has the address
 		found, err := exec.LookPath("caddy")
 		require.NoError(t, err)
 		files, program, args = []string{"Caddyfile"}, found, []string{"run", "--config", "Caddyfile"}
@@ -166,8 +166,8 @@ func runTool(t *testing.T, command string, environ ...string) (output []byte) {
 // question asks for a completion.
 const question = `{"model": "m", "max_tokens": 9, "messages": []}`
 
-// The official SDKs work with the base URL and the key changed and nothing else. A provider sends each chunk only once the SDK has
-// the one before it, so nothing in between buffers.
+// The official SDKs work with the base URL and the key changed and nothing else. A provider sends each chunk only after
+// the SDK has got the previous one, so a buffer in between would stop the stream.
 func TestProviderSDKs(t *testing.T) {
 	t.Parallel()
 	folder, err := filepath.Abs("../../tools/peers")
@@ -286,10 +286,11 @@ func TestRealtimeSessions(t *testing.T) {
 	}
 }
 
-// What Google's SDKs ask for beside content comes back through the gateway: pages, downloads, another version, and Live sessions.
+// Google's SDKs also get pages, downloads, another version and Live sessions through the gateway.
 func TestGoogleSDKsPageDownloadAndTalk(t *testing.T) {
 	t.Parallel()
-	// It answers lists of files, downloads, questions and Live sessions as Gemini does, with one credential alone.
+	// The provider answers lists of files, downloads, questions and Live sessions as Gemini does. It accepts only one
+	// credential.
 	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		version, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 		switch {
@@ -384,7 +385,7 @@ func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 		}
 		for _, path := range []string{"/", "/auth/openai", "/_aikeys/openai", "/openai", "/openai/../auth/openai"} {
 			got := programtest.Send(http.MethodPost, url+path, callerToken, question)
-			require.Contains(t, []int{http.StatusNotFound, http.StatusBadRequest}, got.Status, path) // 400 is the gateway's, of a path that HAProxy leaves as it is
+			require.Contains(t, []int{http.StatusNotFound, http.StatusBadRequest}, got.Status, path) // 400 for a path that HAProxy does not change
 			require.NotContains(t, got.Header, "Agentrouter-Key-Id")
 			require.NotContains(t, got.Header, "Authorization")
 		}
@@ -416,8 +417,8 @@ func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 	}
 }
 
-// A filter behind ext_authz gets the key in the metadata, for its own provider alone; no header has it. Here the route's headers are in the
-// place of Envoy AI Gateway's filter.
+// A filter behind ext_authz gets the key in the metadata, only for its own provider; no header has the key. Here the
+// route's headers stand in for Envoy AI Gateway's filter.
 func TestEnvoyHandsTheKeyOverInMetadata(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, gatewaytest.WithTLS())
@@ -439,7 +440,7 @@ func TestEnvoyHandsTheKeyOverInMetadata(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, programtest.Send(http.MethodPost, url+"/openai/chat/completions", "ak_EXAMPLE_wrong", question).Status)
 }
 
-// HAProxy goes on after an error in Lua. The request must not, with the caller's credential in it.
+// HAProxy continues after an error in Lua. It must not send the request, which has the caller's credential.
 func TestHAProxyStopsWhenLuaFails(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, gatewaytest.WithTLS())
@@ -551,14 +552,14 @@ func (c *controlPlane) registerSecret(replica *programtest.Process, provider, se
 func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 	t.Parallel()
 	type stream struct{ event, whole string } // an event of a streamed answer, and the whole answer, where a test asks for one
-	type documented struct {                  // an API as its provider documents it
+	type documented struct {                  // an API, as its provider documents it
 		provider, path string // at a gateway and at the provider's host
 		header, prefix string // the header that takes the key, and what the value begins with
 		answer         stream
 		status         int // of the answer to a key that it does not take
 		refusal        string
 	}
-	unrelated := map[string]string{ // what providers answer with 403 to a request whose model, region or network is at fault
+	unrelated := map[string]string{ // providers' answers with 403 to a request with a wrong model, region or network
 		"openai":       `{"error":{"message":"Project p does not have access to model m","code":"model_not_found"}}`,
 		"anthropic":    `{"error":{"type":"forbidden","message":"Request not allowed"}}`,
 		"groq":         `{"error":{"message":"The model m is blocked.","code":"model_permission_blocked_org"}}`,
@@ -642,9 +643,10 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		}
 		c.registerSecret(replica, p.Slug, secret)
 		untested[p.Slug], arrived[p.Slug] = true, make(chan struct{}, 2)
-		// To a request with the one credential that the API takes, the server streams two events, the second once the first has arrived, or sends
-		// a whole answer if no stream is asked for. It refuses a request with the word "refuse" in its body as it would a key that it does not
-		// take, and one with the word "forbid" as it would a model that the key has no access to.
+		// The server takes one credential. It answers with two streamed events, the second after the first has arrived;
+		// if the request does not ask for a stream, it sends a whole answer. If the body has the word "refuse", it
+		// answers as for a wrong key. If the body has the word "forbid", it answers as for a model that the key may not
+		// use.
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body) // a request that ends early is answered as another one
 			i := slices.IndexFunc(apis, func(a documented) bool {
@@ -723,7 +725,8 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		require.Contains(t, refused.Body, "calls that a revocation does not end")
 	}
 
-	// The SDKs that the providers' documentation names ask for a whole answer and a streamed one, and then with an API key that the gateway refuses.
+	// Each SDK that a provider's documentation names requests a whole answer and a streamed one. Then it sends a
+	// request with an API key that the gateway refuses.
 	t.Run("SDKs", func(t *testing.T) {
 		const refusal = "The AgentRouter API key or session token that came with this request is not valid"
 		want := map[string][]string{}
@@ -747,7 +750,8 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		require.Equal(t, want, got)
 	})
 
-	// Each API refuses its key, and then requests of two users for what no key is at fault for. Only the first are failures of keys.
+	// Each API first refuses its key, and then refuses requests of two users for reasons that are no key's fault. Only
+	// the first refusals are failures of keys.
 	t.Run("failures of keys", func(t *testing.T) {
 		ask := func(api documented, token, model string, status int) {
 			got := programtest.Send(http.MethodPost, gateway.URL("gateway")+"/"+api.provider+api.path, token, `{"model":"`+model+`"}`)
@@ -765,7 +769,7 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 			}
 			return failures
 		}
-		// refuse has keys refused, and returns all failures once those are among them.
+		// refuse has the APIs refuse their keys, waits until these failures are reported, and returns all failures.
 		refuse := func(apis ...documented) (now map[string]pub.KeyFailure) {
 			before := failures()
 			for _, api := range apis {
@@ -802,18 +806,19 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		last := apis[len(apis)-1] // the only API of its provider
 		for _, api := range apis[:len(apis)-1] {
 			ask(api, c.alice, "forbid", http.StatusForbidden)
-			if unrelated[api.provider] != "" { // what two users get without a rule for it is the key's failure
+			if unrelated[api.provider] != "" { // without a rule for the answer, a 403 to two users is the key's failure
 				ask(api, bob, "forbid", http.StatusForbidden)
 			}
 		}
-		after := refuse(last) // reports are sent in order, so what there was to report has come
+		after := refuse(last) // reports are sent in order, so all earlier ones have arrived
 		delete(before, last.provider)
 		delete(after, last.provider)
 		require.Equal(t, before, after, "a model, a region or a network is no key's failure")
 	})
 }
 
-// With CUSTOM_PROVIDERS=off, owners add no servers, those that are there take no keys, and keys that they have are given to no gateway.
+// With CUSTOM_PROVIDERS=off, owners can't add servers, nobody can register keys for existing servers, and no gateway
+// gets their keys.
 func TestCustomProvidersAreSwitchedOff(t *testing.T) {
 	t.Parallel()
 	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
@@ -837,8 +842,8 @@ func TestCustomProvidersAreSwitchedOff(t *testing.T) {
 	}
 }
 
-// The clouds' own SDKs are served with tokens that the control plane signs, or with Azure's key, and the provider sees neither the caller's
-// credential nor the cloud's.
+// The clouds' own SDKs are served with tokens that the control plane signs, or with Azure's key. The provider sees
+// neither the caller's credential nor that of the cloud.
 func TestCloudSDKs(t *testing.T) {
 	t.Parallel()
 	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
@@ -875,7 +880,7 @@ func TestCloudSDKs(t *testing.T) {
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		r.Header.Set("Authorization", cmp.Or(token, "Bearer "+key)) // where the fake provider takes what is Azure's key
+		r.Header.Set("Authorization", cmp.Or(token, "Bearer "+key)) // where the fake provider expects Azure's key
 		clouds.ServeHTTP(w, r)
 	}))
 	t.Cleanup(cloud.Close)

@@ -232,8 +232,8 @@ func TestChangesReachGateways(t *testing.T) {
 	})
 }
 
-// No gateway can acknowledge a revocation: two follow a replica that hangs, one is stopped, one was killed. The receipt is
-// complete when time alone makes it true, and from then on no request gets the key, whatever continues.
+// No gateway can acknowledge a revocation: two follow a replica that hangs, one is stopped, one was killed. The receipt
+// is complete when all their leases have run out. From then on no request gets the key, even if the gateways continue.
 func TestReceiptOfUnreachableGateways(t *testing.T) {
 	t.Parallel()
 	const maxStale = 2 * time.Second
@@ -279,8 +279,8 @@ func TestReceiptOfUnreachableGateways(t *testing.T) {
 	require.Equal(t, []any{"complete", 4}, []any{last.State, last.Acknowledged}, "all follow changes as before")
 }
 
-// A control plane's process is killed right after a revocation was acknowledged, in one case before it could send it on. Its
-// gateways resume at another process and miss nothing; where that runs already, they refuse no request.
+// A control plane's process is killed right after it has confirmed a revocation, in one case before it could send the
+// event. Its gateways resume at another process and miss nothing. If that process runs already, they refuse no request.
 func TestControlPlaneIsKilled(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -872,8 +872,8 @@ func TestARotationOutlivesItsControlPlane(t *testing.T) {
 	require.Equal(t, http.StatusOK, listModels(p).Status)
 }
 
-// Each time the link to the control plane breaks otherwise: before the rotation, right after it, and for fetches alone. The provider refuses
-// a secret as soon as the receipt says that it may be deleted.
+// The link to the control plane breaks in a different way each time: before the rotation, right after it, and only for
+// fetches. The provider refuses a secret as soon as the receipt says that it may be deleted.
 func TestRotationsUnderLoadWhileTheLinkIsCut(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -953,7 +953,7 @@ func TestRotationsUnderLoadWhileTheLinkIsCut(t *testing.T) {
 	})
 }
 
-// The gateway reports that the provider refuses the new version, and the service has the version before serve again.
+// The gateway reports that the provider refuses the new version, and the service activates the previous version again.
 func TestARefusedRotationIsRolledBackByItself(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -1035,7 +1035,7 @@ func TestRotationsSurviveTheKillOfAikeysd(t *testing.T) {
 				require.Contains(t, [][]string{before, step.want}, step.show(), "it was made, or not")
 			}
 			again := ask(replica.URL("api"))
-			if again.Status != http.StatusNotFound || !strings.Contains(step.path, "/members/") { // where nobody is left to remove or restore
+			if again.Status != http.StatusNotFound || !strings.Contains(step.path, "/members/") { // 404: there is nobody left
 				require.Equal(t, http.StatusOK, again.Status, again.Body)
 			}
 			restart()
@@ -1056,10 +1056,10 @@ func TestRotationsSurviveTheKillOfAikeysd(t *testing.T) {
 	})
 }
 
-// tester is a provider to which keys are sent that are tested.
+// tester is a provider that gets the requests that test keys.
 type tester struct {
 	*httptest.Server
-	tested, madeUp  atomic.Int32  // requests with keys of the test's, and with others
+	tested, madeUp  atomic.Int32  // requests with the test's keys, and with other keys
 	arrived, answer chan struct{} // of requests with the key sk-good-slow
 }
 
@@ -1108,7 +1108,7 @@ func registration(provider, secret string, verify bool) string {
 	return fmt.Sprintf(`{"provider":%q,"name":"key %d","secret":"%s-EXAMPLE-EXAMPLE","verify":%t}`, provider, time.Now().UnixNano(), secret, verify)
 }
 
-// The request waits at one replica, where there are two, and the data planes are connected to the other.
+// If there are two replicas, the request waits at one, and the data planes are connected to the other.
 func TestDataPlanesTestKeys(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {

@@ -92,7 +92,8 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 	}, got)
 }
 
-// What no project's events have is in the system trail: data planes, key-encryption keys, re-wraps, and what operators read.
+// The system trail has what no project's events have: data planes, key-encryption keys, re-wraps, and what operators
+// read.
 func TestSystemTrailNamesOperators(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -356,7 +357,7 @@ func TestAdminRevokesAnyKeyAndAwaitsTheReceipt(t *testing.T) {
 	})
 }
 
-// A project that had keys for a server of its customer's own learns which operator took the server away.
+// A project that had keys for a custom provider learns from its events which operator deleted the provider.
 func TestAdminDeletesAProvider(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {

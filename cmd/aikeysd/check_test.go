@@ -85,7 +85,7 @@ keys +- `, mustAikeysd(t, environ, "check"), "no failure before the first start"
 	require.Regexp(t, `\nschema +ok .*\nkeyset +not yet `, mustAikeysd(t, environ, "check"))
 	require.NoFileExists(t, filepath.Join(dir, "k.json"))
 
-	// Nor does it bind one to the other.
+	// A check does not bind the database to the keyset either.
 	_, err := local.AddKEK(filepath.Join(dir, "k.json"))
 	require.NoError(t, err)
 	require.Contains(t, mustAikeysd(t, environ, "check"), "bound to no keyset yet")

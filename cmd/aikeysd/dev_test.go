@@ -34,7 +34,7 @@ func startDev(t *testing.T, data string, args ...string) *server {
 
 func TestDevSummaryCommandsWork(t *testing.T) {
 	t.Parallel()
-	// requirePasteWorks runs the summary's commands in bash, as they are, and returns the commands and what they print.
+	// requirePasteWorks runs the summary's unchanged commands in bash. It returns the commands and their output.
 	requirePasteWorks := func(s *server) (commands, printed string) {
 		_, commands, _ = strings.Cut(s.Stdout.String(), "The secret is made up.\n")
 		commands, _, _ = strings.Cut(commands, "Ctrl-C")
@@ -239,7 +239,7 @@ func TestMockIsTheService(t *testing.T) {
 		list, err := keys.List(ctx, "", "")
 		require.NoError(t, err)
 		for _, k := range list.Keys {
-			one, err := keys.Get(ctx, "", "", k.ID) // which has the receipt
+			one, err := keys.Get(ctx, "", "", k.ID) // the answer has the receipt
 			require.NoError(t, err)
 			for name, is := range has {
 				if is(one.Key) {

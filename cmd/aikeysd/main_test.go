@@ -83,10 +83,10 @@ func newEnviron(t *testing.T) []string {
 	}
 }
 
-// with returns the variables with further ones, which win over those before them.
+// with returns the variables and the changes. The last value of a variable wins.
 func with(environ []string, changes ...string) []string { return slices.Concat(environ, changes) }
 
-// databaseOf returns the URL of the database in the variables, of which the last wins.
+// databaseOf returns the database's URL in the variables. The last value wins.
 func databaseOf(environ []string) string {
 	all := strings.Split(strings.Join(environ, "\n"), "AIKEYS_DATABASE_URL=")
 	url, _, _ := strings.Cut(all[len(all)-1], "\n")
@@ -143,7 +143,7 @@ func startReady(t *testing.T, environ []string, args ...string) *server {
 func (s *server) awaitLog(text string) {
 	s.t.Helper()
 	s.AwaitLog(text)
-	if strings.Contains(s.Output(), "listening") { // a quiet log does not say
+	if strings.Contains(s.Output(), "listening") { // a log of a higher level has no such line
 		s.api, s.dataplane, s.ops = s.URL("api"), s.URL("dataplane"), s.URL("ops")
 	}
 }

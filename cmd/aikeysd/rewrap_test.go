@@ -105,7 +105,7 @@ func TestRewrapWaitsForServicesToSeeNewKEK(t *testing.T) {
 	t.Parallel()
 	i := install(t, newEnviron(t), 1)
 	kek := i.rotate()
-	i.Await("a key under the new KEK", func() bool { // then it has just looked at the keyset, and does so again in half a second
+	i.Await("a key under the new KEK", func() bool { // it has just read the keyset, and reads it again in 0.5 s
 		i.ids = append(i.ids, i.register(i.owner, fmt.Sprintf("meanwhile-%d", len(i.ids))))
 		return !strings.Contains(mustAikeysd(t, i.environ, "check"), kek+"  primary  0 ")
 	})
@@ -153,7 +153,7 @@ func TestCheckKeysShowsSealStates(t *testing.T) {
 	i := install(t, newEnviron(t), 2)
 	i.rotate()
 	args := []string{"check", "--keys", "--customer", "acme", "--project", "chat"}
-	i.Await("a key under the new KEK", func() bool { // which the service notices within a second
+	i.Await("a key under the new KEK", func() bool { // the service notices the new KEK within a second
 		i.ids = append(i.ids, i.register(i.owner, fmt.Sprintf("later-%d", len(i.ids))))
 		return strings.Contains(mustAikeysd(t, i.environ, args...), " active  current ")
 	})

@@ -39,7 +39,7 @@ type secretsService struct {
 	dir string
 }
 
-// newSecretsService gives the program a keyset and one client, the user of this process. It does not run yet.
+// newSecretsService gives the program a keyset and one client, the user of this process. It does not start the program.
 func newSecretsService(t *testing.T, may string) *secretsService {
 	t.Helper()
 	require.NoError(t, buildPrograms())
@@ -114,7 +114,7 @@ func TestSecretsServiceLostUnderLoad(t *testing.T) {
 			}
 			list := func() programtest.Reply { return programtest.Send(http.MethodGet, s.api+"/v1/aikeys", token, "") }
 			readiness := func() programtest.Reply { return programtest.Send(http.MethodGet, s.ops+"/readyz", "", "") }
-			// load calls until it is stopped or the test ends, and returns how often each status came.
+			// load repeats call until it is stopped or the test ends, and returns how often each status came.
 			load := func(call func() programtest.Reply) (stop func() map[int]int) {
 				var mu sync.Mutex
 				var callers sync.WaitGroup
@@ -142,7 +142,7 @@ func TestSecretsServiceLostUnderLoad(t *testing.T) {
 			registers, fetches, lists := load(register), load(fetch), load(list)
 
 			tc.lose(service)
-			// The rest goes on without the service.
+			// Everything else works without the service.
 			for name, call := range map[string]func() programtest.Reply{"register": register, "fetch": fetch} {
 				var got programtest.Reply
 				s.Await(name+" fails", func() bool { // a signal takes effect after a moment
@@ -236,8 +236,9 @@ func TestServeWaitsForPermission(t *testing.T) {
 	require.Equal(t, exitOK, stranger.Stop(), "the client is known by its certificate's name")
 }
 
-// A small user grows: the keyset file of before opens what was sealed with it, the service seals what is new, and then
-// everything moves there and is re-wrapped there by a client that may never open.
+// An installation moves from a keyset file to secrets-svc. At first, the keyset file still opens its envelopes, and
+// secrets-svc seals new secrets. Then all secrets move to secrets-svc, and a client without the right to open re-wraps
+// them there.
 func TestSecretsMoveToTheSecretsService(t *testing.T) {
 	t.Parallel()
 	service := newSecretsService(t, everything).start()
@@ -284,7 +285,7 @@ func TestSecretsMoveToTheSecretsService(t *testing.T) {
 	require.Equal(t, exitOK, s.Stop())
 }
 
-// The script behind "make run-split" starts all programs, and one Ctrl-C, which comes to the script alone, ends them.
+// The script behind "make run-split" starts all programs. A Ctrl-C that only the script gets ends them all.
 func TestRunSplit(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, buildPrograms())
@@ -314,10 +315,11 @@ func TestRunSplit(t *testing.T) {
 	require.GreaterOrEqual(t, strings.Count(string(audit), `"key_id":"canary"`), 2, "each start had it open the canary:\n%s", audit)
 }
 
-// While the key management service hangs or fails, nothing waits for it for long, and what gateways have cached is served.
+// While the key management service hangs or fails, no request waits long for it, and gateways serve the keys that they
+// have cached.
 func TestKeyManagementServiceLost(t *testing.T) {
 	t.Parallel()
-	bao := vaulttest.Start(t) // its own: the test takes it away
+	bao := vaulttest.Start(t) // a server of its own, because the test stops it
 	url, _ := bao.Sealer(t)
 	environ := with(newEnviron(t), "AIKEYS_SEALER="+url)
 	owner, plane := newOwner(t, environ), newDataPlane(t, environ)
@@ -399,7 +401,8 @@ func TestServeWaitsForTheKeyManagementService(t *testing.T) {
 	require.Contains(t, wrong.Stderr.String(), "is the key that belongs to ")
 }
 
-// All secrets move from the keyset file to OpenBao and back. Each job is killed once on its way, while a data plane fetches.
+// All secrets move from the keyset file to OpenBao and back. Each job is killed once before its end, while a data plane
+// fetches keys.
 func TestSecretsMoveToOpenBaoAndBack(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, buildPrograms())
@@ -437,7 +440,7 @@ func TestSecretsMoveToOpenBaoAndBack(t *testing.T) {
 	}
 }
 
-// The process that faces the internet has the right to seal and no other, at a real secrets-svc.
+// With a real secrets-svc, the process that faces the internet has only the right to seal.
 func TestThePublicRoleNeedsNoRightToOpen(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -485,7 +488,7 @@ func TestThePublicRoleNeedsNoRightToOpen(t *testing.T) {
 			require.JSONEq(t, `{"ready":true,"checks":{"service":"ok","database":"ok","schema":"ok","keyset":"ok"}}`, s.get(s.ops+"/readyz", "").Body)
 		}
 
-		// A KEK that becomes primary once the other process has seen it takes no register with it.
+		// No register fails when a KEK becomes primary that the other process has already seen.
 		kek, err := local.AddKEK(filepath.Join(service.dir, "main.json"))
 		require.NoError(t, err)
 		require.NoError(t, local.SetPrimary(filepath.Join(service.dir, "main.json"), kek))
@@ -529,7 +532,7 @@ func TestThePublicRoleChangesNoSchema(t *testing.T) {
 	require.Equal(t, exitOK, s.Stop())
 }
 
-// Were the process taken over, it could not open what it has sealed.
+// If an attacker took the process over, it could not open the envelopes that it has sealed.
 func TestTheClientOfThePublicRoleOpensNothing(t *testing.T) {
 	t.Parallel()
 	service := newSecretsService(t, "seal").start()

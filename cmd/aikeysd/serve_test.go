@@ -138,7 +138,7 @@ func TestStoppingWaitsForNoStreamAndAnswersRevokes(t *testing.T) {
 		require.Fail(t, "the revoke was not answered", s.Stderr.String())
 	}
 	require.Equal(t, exitOK, s.Wait())
-	for range lines { // it has ended: otherwise this would go on
+	for range lines { // the stream has ended; otherwise this loop would not end
 	}
 }
 
@@ -272,7 +272,7 @@ func TestOldRecordsAreDeletedInBatches(t *testing.T) {
 
 func TestLogsMetricsAndTracesHoldNothingSecret(t *testing.T) {
 	t.Parallel()
-	const marker = "CANARY7f3aCANARY" // is in everything that the test sends and nobody may see
+	const marker = "CANARY7f3aCANARY" // is in each secret that the test sends
 	var (
 		mu    sync.Mutex
 		names []string
@@ -307,7 +307,7 @@ func TestLogsMetricsAndTracesHoldNothingSecret(t *testing.T) {
 	for _, tc := range []struct {
 		status             int
 		method, path, body string
-		header, value      string // beside those that all requests have
+		header, value      string // in addition to those that all requests have
 	}{
 		{http.StatusCreated, "POST", "/v1/aikeys", register("first", secret), "Idempotency-Key", marker},
 		{http.StatusBadRequest, "POST", "/v1/aikeys", register("second", secret+" "), "", ""},
@@ -344,7 +344,7 @@ func TestLogsMetricsAndTracesHoldNothingSecret(t *testing.T) {
 		require.Equal(t, tc.status, response.StatusCode, "%s %s: %s", r.Method, r.URL, body)
 		require.NotContains(t, string(body), marker)
 	}
-	for _, address := range []string{s.api, s.ops} { // what is no HTTP
+	for _, address := range []string{s.api, s.ops} { // requests that are not HTTP
 		conn, err := net.Dial("tcp", strings.TrimPrefix(address, "http://"))
 		require.NoError(t, err)
 		require.NoError(t, conn.SetDeadline(time.Now().Add(programtest.Patience)))
@@ -364,7 +364,7 @@ func TestLogsMetricsAndTracesHoldNothingSecret(t *testing.T) {
 		require.NotContains(t, text, marker, where)
 		require.NotContains(t, text, strings.Split(token, "_")[2], where)
 	}
-	// They were written, or the above would hold for nothing.
+	// The logs have lines; otherwise the checks above would prove nothing.
 	require.Contains(t, s.Stderr.String(), `"operation":"registerKey"`)
 	require.Contains(t, metrics, `aikeys_http_requests_total{listener="public",operation="registerKey",status="201"} 1`)
 	require.Contains(t, metrics, `aikeys_session_lookups_total`)
@@ -461,8 +461,9 @@ func TestMigrateNeverWaitsForTheOperator(t *testing.T) {
 	require.Contains(t, mustAikeysd(t, environ, "migrate", "up"), "is up to date")
 }
 
-// The primary is lost with a commit that its standby never had, comes back as a standby that can't follow the new primary, and stays at
-// the address for a while. A data plane serves requests all the time, from a replica that knows the address alone.
+// The primary is lost with a commit that its standby never had, comes back as a standby that can't follow the new
+// primary, and stays at the address for a while. A data plane serves requests all the time, from a replica that knows
+// only this address.
 func TestFailoverServesNoRevokedKey(t *testing.T) {
 	t.Parallel()
 	primary := modelstest.StartCluster(t)

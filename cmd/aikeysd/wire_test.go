@@ -222,7 +222,8 @@ func TestDataPlaneCertificates(t *testing.T) {
 			} {
 				require.Zero(t, fetch(client, "").Status, "%s: the connection is refused", name)
 			}
-			// A client that shows what the server asks for has none of these authorities, and connects without.
+			// A client sends only a certificate of an authority that the server asks for. This client has none, and
+			// connects without a certificate.
 			stranger := tlsfilestest.NewAuthority(t).Issue(t, t.TempDir(), tlsfilestest.Named("edge-1.internal"))
 			pair, err := tls.LoadX509KeyPair(stranger.CertFile, stranger.KeyFile)
 			require.NoError(t, err)
@@ -240,7 +241,7 @@ func TestDataPlaneCertificates(t *testing.T) {
 		t.Run("a stream ends with its certificate", func(t *testing.T) {
 			expires := time.Now().Truncate(time.Second).Add(4 * time.Second)
 			brief := issue(authority, func(c *x509.Certificate) { c.NotAfter = expires })
-			for range s.follow(brief, "") { // it ends: otherwise this would go on
+			for range s.follow(brief, "") { // the stream ends; otherwise this loop would not
 			}
 			require.WithinRange(t, time.Now(), expires, expires.Add(5*time.Second))
 		})
@@ -251,7 +252,7 @@ func TestDataPlaneCertificates(t *testing.T) {
 			require.Equal(t, http.StatusOK, fetch(edge, "").Status, "its session is cached")
 			mustAikeysd(t, environ, "admin", "dataplane", "revoke", "--name", "edge-1")
 			require.Equal(t, http.StatusUnauthorized, fetch(edge, "").Status, "it is refused at the very next request")
-			for range lines { // its stream has ended: otherwise this would go on
+			for range lines { // the stream has ended; otherwise this loop would not end
 			}
 			admit("edge-2", "dns:edge-1.internal")
 			require.Equal(t, http.StatusOK, fetch(edge, "").Status, "the name may be another's then")

@@ -30,10 +30,10 @@ import (
 func TestNoSecretIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	canary := func(n int) string { return fmt.Sprintf("sk-canary-%08d-hunter2", n) }
-	// forms are the encodings in which a canary could appear, whole or the part common to all canaries.
+	// forms are the encodings in which a canary, or the part common to all canaries, could appear.
 	const mark = "-hunter2"
 	forms := []string{"canary", mark, hex.EncodeToString([]byte(mark))}
-	for shift := range 3 { // base64 of it, wherever in a text it begins
+	for shift := range 3 { // its base64, for each place in a text at which it may begin
 		encoded := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", shift) + mark))
 		forms = append(forms, encoded[(shift*8+5)/6:len(mark)*8/6-1])
 	}
@@ -163,7 +163,7 @@ func TestNoSecretIsLeftBehind(t *testing.T) {
 			{"keys", "primary", "--namespace", "main", "--secret", canary(6)}} {
 			got := i.run(nil, args...)
 			require.NotEqual(t, cli.ExitOK, got.Code)
-			if args[1] != canary(4) { // a command that does not exist is named
+			if args[1] != canary(4) { // the error names an unknown command
 				require.Empty(t, shownIn([]byte(got.Stdout+got.Stderr)), "%v", args)
 			}
 		}

@@ -489,7 +489,7 @@ func TestNoDatabaseIsLinked(t *testing.T) {
 	}
 }
 
-// The keys move from the keyset file to OpenBao, behind clients that notice nothing but the new ids.
+// The keys move from the keyset file to OpenBao. Clients notice nothing but the new ids.
 func TestKeysInOpenBao(t *testing.T) {
 	t.Parallel()
 	bao := vaulttest.Start(t)

@@ -38,7 +38,8 @@ func TestCredentialDocumentFromAFile(t *testing.T) {
 	require.NotContains(t, got.Stderr, "see errors", "it says what is wrong, and where")
 }
 
-// The service is asked to test the secret unless the user says otherwise. A rejected one is told with the way out.
+// tare asks the service to test the secret unless the user says otherwise. If the secret is rejected, the error says
+// what to do.
 func TestAddHasTheSecretTested(t *testing.T) {
 	bodies := make(chan string, 1)
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -188,7 +188,7 @@ func newFakeService(t *testing.T, answer func(request string, w http.ResponseWri
 		if strings.Contains(r.URL.Path, "/aikeys/") {
 			request = r.Method + " key"
 		}
-		body, _ := io.ReadAll(r.Body) // the server notices that the client is gone only after the body
+		body, _ := io.ReadAll(r.Body) // the server notices only after the body that the client is gone
 		s.mu.Lock()
 		s.requests, s.body = append(s.requests, request), string(body)
 		s.mu.Unlock()
@@ -410,7 +410,7 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 		var stdout, stderr bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 		require.NoError(t, cmd.Run(), "%s\n%s%s", script, &stdout, &stderr)
-		if strings.HasPrefix(stderr.String(), "No use of a key") || strings.HasPrefix(stderr.String(), "No data plane") { // none serves here
+		if strings.HasPrefix(stderr.String(), "No use of a key") || strings.HasPrefix(stderr.String(), "No data plane") { // none runs here
 			return ""
 		}
 		if !strings.HasPrefix(stderr.String(), "There are more: ") { // the trail may be longer than one page

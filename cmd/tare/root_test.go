@@ -44,7 +44,7 @@ func TestExamplesExist(t *testing.T) {
 		require.False(t, cmd.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-"), "no such command: tare %s", example)
 		for _, word := range rest {
 			if word == "--" {
-				break // what follows is a program's
+				break // the rest is the command line of a program
 			}
 			if name, isFlag := strings.CutPrefix(word, "--"); isFlag {
 				name, _, _ = strings.Cut(name, "=")

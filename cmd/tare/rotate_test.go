@@ -12,7 +12,8 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 )
 
-// rotationDocument is a rotated key whose receipt has that many of three acknowledgements, with the members of all answers about versions.
+// rotationDocument returns a rotated key, with the members of all answers about versions. Its receipt has this number
+// of acknowledgements, out of three.
 func rotationDocument(acknowledged int) map[string]any {
 	receipt, _ := receiptDocument(acknowledged)["receipt"].(map[string]any)
 	receipt["version"], receipt["replaced_version"], receipt["old_version_safe_to_delete"] = 2, 1, acknowledged == 3

@@ -27,7 +27,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// jwt returns a session token with these claims that nobody has signed.
+// jwt returns an unsigned session token with these claims.
 func jwt(claims string) string {
 	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
 }
@@ -55,7 +55,8 @@ func TestDescribeIssuerError(t *testing.T) {
 	}
 }
 
-// signInAs runs a log-in that waits for somebody to sign in. act gets each URL that tare prints, and what is before it, until it returns true.
+// signInAs runs a log-in that waits for somebody to sign in. It calls act with each URL that tare prints and the text
+// before the URL, until act returns true.
 func (u *user) signInAs(act func(before, page string) bool, args ...string) programtest.Outcome {
 	u.t.Helper()
 	p := programtest.Launch(u.t, u.command(args...))
@@ -89,7 +90,7 @@ func (u *user) changeStored(change func(*profile)) {
 	u.store(one)
 }
 
-// store has a user have this profile only.
+// store stores this profile as the user's only one.
 func (u *user) store(one profile) {
 	u.t.Helper()
 	require.NoError(u.t, os.MkdirAll(u.config, 0o700))
@@ -125,8 +126,9 @@ func visit(t *testing.T, page string, forms ...url.Values) (status int, body str
 	}
 }
 
-// TestLoginAtAnIssuer uses the OpenID provider of tools/peers. Everybody is alice of acme/chat there, who consents to everything, unless
-// the authorization URL has another login_hint; login_hint=deny refuses. ID tokens live for 20 s, so that each command renews them.
+// TestLoginAtAnIssuer uses the OpenID provider of tools/peers. Its user is alice of acme/chat, who consents to
+// everything. A login_hint in the authorization URL names another user; with login_hint=deny, the provider refuses. ID
+// tokens live for 20 s, so each command renews them.
 func TestLoginAtAnIssuer(t *testing.T) {
 	t.Parallel()
 	const folder = "../../tools/peers"
@@ -261,8 +263,8 @@ func TestLoginWhereNobodySignsIn(t *testing.T) {
 	require.Equal(t, exitUsage, got.Code, got.Output())
 }
 
-// newFakeIssuer starts a service that is its own issuer. change is made to what the issuer says of itself; answer is for requests other than
-// those for that and for how to sign in.
+// newFakeIssuer starts a service that is its own issuer. It answers requests for the sign-in options and for the
+// issuer's metadata, to which it applies change. answer answers all other requests.
 func newFakeIssuer(t *testing.T, change map[string]any, answer func(request string, w http.ResponseWriter, r *http.Request)) *fakeService {
 	t.Helper()
 	return newFakeService(t, func(request string, w http.ResponseWriter, r *http.Request) {

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// disabledDocument is a disabled key whose receipt has that many of three acknowledgements.
+// disabledDocument returns a disabled key. Its receipt has this number of acknowledgements, out of three.
 func disabledDocument(acknowledged int) map[string]any {
 	key := keyDocument("main")
 	receipt, _ := receiptDocument(acknowledged)["receipt"].(map[string]any)
@@ -37,7 +37,7 @@ func TestDisableWaitsForItsReceipt(t *testing.T) {
 	require.Equal(t, []string{"PATCH key", `{"disabled":true}`}, []string{s.requestsSoFar()[0], s.lastBody()})
 }
 
-// What asks for the receipt again has no condition: the key has been changed, by what asked first.
+// The first request changes the key, so the requests that ask for its receipt again must not have the condition.
 func TestDisableSendsItsConditionOnce(t *testing.T) {
 	sent := make(chan string, 2)
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {

@@ -22,7 +22,8 @@ import (
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 )
 
-// The published signatures: programs wrap these methods in interfaces of their own, which a parameter more would break.
+// The published signatures: programs wrap these methods in interfaces of their own, which an additional parameter would
+// break.
 var _ interface {
 	Register(ctx context.Context, customerID, projectID string, provider aikeysv1.Provider, name, secret string,
 		userScope bool) (*aikeysv1.RegisterResponse, error)
@@ -366,7 +367,7 @@ const (
 	markedSecret = "sk-MARKED-PROVIDER-SECRET"
 )
 
-// hidesSecrets fails if a program can print the marked secrets with a value.
+// hidesSecrets fails the test if printing a value shows the marked secrets.
 func hidesSecrets(t *testing.T, value any) {
 	t.Helper()
 	var out bytes.Buffer

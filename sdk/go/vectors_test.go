@@ -62,7 +62,7 @@ func TestVectors(t *testing.T) {
 	decoder := json.NewDecoder(strings.NewReader(string(text)))
 	decoder.DisallowUnknownFields()
 	must(t, decoder.Decode(&vectors))
-	for _, op := range operations.All() { // they come from the document, the vectors from people: none may be forgotten
+	for _, op := range operations.All() { // the document has them all; the vectors, which people write, must cover each
 		pattern := regexp.MustCompile("^" + regexp.MustCompile(`\{[a-z_]+\}`).ReplaceAllString(op.Path, "[^/]+") + "$")
 		covered := false
 		for _, v := range vectors {
@@ -222,7 +222,7 @@ func TestVectors(t *testing.T) {
 			}
 			result, partial, err := v.call(t, client, names, options)
 			elapsed := time.Since(start).Milliseconds()
-			mu.Lock() // an answer that never came tells the race detector nothing
+			mu.Lock() // if an answer never came, nothing else orders these accesses for the race detector
 			requests := next
 			mu.Unlock()
 
@@ -325,7 +325,7 @@ func (v vector) call(t *testing.T, c *agentrouter.Client, parameters string, opt
 			t.Fatalf("no option for %s of %s", name, v.Call)
 		}
 		function := reflect.ValueOf(constructor)
-		var given []reflect.Value // nothing if the value is only in the vector's name for the option
+		var given []reflect.Value // empty for a constructor without parameters
 		if function.Type().NumIn() > 0 {
 			given = append(given, converted(t, function.Type().In(0), value))
 		}

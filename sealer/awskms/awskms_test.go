@@ -23,7 +23,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// generous is for machines that are busy: the emulators are slow.
+// generous allows for busy machines and slow emulators.
 var generous = kms.Options{Timeout: 30 * time.Second}
 
 // The emulators are shared by the tests of this package, each of which has keys of its own.
@@ -100,7 +100,8 @@ func TestEncryptionContextIsTheBinding(t *testing.T) {
 	require.ErrorIs(t, err, sealer.ErrInvalidBinding)
 }
 
-// An alias is resolved once. When it has moved, what runs goes on, and what starts does not know the KEK of before.
+// An alias is resolved once. After it has moved, a running process keeps its key, and a new process does not know the
+// previous KEK.
 func TestAnAliasThatMoves(t *testing.T) {
 	first, second := localKMS.NewKey(t, &service.CreateKeyInput{}), localKMS.NewKey(t, &service.CreateKeyInput{})
 	alias := aws.String("alias/aikeys")
@@ -124,7 +125,7 @@ func TestAnAliasThatMoves(t *testing.T) {
 	sealertest.RequireOpens(t, after, moved.Bytes)
 }
 
-// AWS makes new key material under the same ARN; what was sealed before opens.
+// AWS makes new key material under the same ARN. Envelopes from before still open.
 func TestRotationByAWS(t *testing.T) {
 	arn := moto.NewKey(t, &service.CreateKeyInput{})
 	s := mustOpen(t, moto.Sealer(arn), generous)
@@ -190,7 +191,8 @@ func TestStartRefusesKeysThatCantServe(t *testing.T) {
 	}
 }
 
-// Each row of the table of errors: by local-kms where it gives it, otherwise in the words that AWS documents.
+// These are the rows of the table of errors. local-kms produces those that it can; the others have the words that AWS
+// documents.
 func TestErrorsOfOpen(t *testing.T) {
 	code := func(status int, code string) func(*testing.T, string) {
 		return func(t *testing.T, _ string) {

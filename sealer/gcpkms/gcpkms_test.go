@@ -97,7 +97,7 @@ func TestStartRefusesKeysThatCantServe(t *testing.T) {
 	}
 }
 
-// Each row of the table of errors.
+// These are the rows of the table of errors.
 func TestErrorsOfOpen(t *testing.T) {
 	code := func(code codes.Code) func(*gcpkmstest.Server) {
 		return func(s *gcpkmstest.Server) {
@@ -153,7 +153,7 @@ func TestErrorsOfOpen(t *testing.T) {
 	}
 }
 
-// What was changed on the way is not sealed.
+// Bytes that were changed on the way are not sealed.
 func TestChecksumsOfSealing(t *testing.T) {
 	for name, change := range map[string]func(a *kmspb.EncryptResponse){
 		"of the ciphertext":                 func(a *kmspb.EncryptResponse) { a.Ciphertext[5] ^= 1 },

@@ -373,7 +373,7 @@ func TestAWrongAnswerToABatchSealsNothing(t *testing.T) {
 	require.ErrorContains(t, err, "nothing was sealed")
 }
 
-// Otherwise the wrong data key would take the place of the right one, and the secret be lost.
+// If a wrong data key were wrapped again, it would replace the right one, and the secret would be lost.
 func TestAWrongDataKeyIsNotWrappedOnceMore(t *testing.T) {
 	for name, backend := range map[string]func(*service) kms.Key{
 		"in a batch": func(s *service) kms.Key { return inBatches{s} },
@@ -445,7 +445,7 @@ func TestDataKeysAreCachedForTheirTime(t *testing.T) {
 	})
 }
 
-// Otherwise a service that wraps wrongly would be believed.
+// If the proof came from the cache, a service that wraps wrongly would not be noticed.
 func TestAProofIsNotTakenFromTheCache(t *testing.T) {
 	key := newService()
 	s := kms.New(key, kms.Options{CacheTTL: time.Minute})

@@ -100,7 +100,8 @@ func TestFirstStartOfManyGoroutines(t *testing.T) {
 	requireAlone(t, path)
 }
 
-// envKeyset makes a child process, with a test as its program, open the keyset file that it names and print the primary KEK.
+// envKeyset is a variable. If it is set, a test in a child process opens the keyset file that it names, and prints the
+// primary KEK.
 const envKeyset = "AIKEYS_TEST_KEYSET"
 
 func TestFirstStartOfManyProcesses(t *testing.T) {
@@ -128,7 +129,7 @@ func TestFirstStartOfManyProcesses(t *testing.T) {
 	requireAlone(t, path)
 }
 
-// While a process starts, the file is looked at all the time, and the process is killed earlier or later.
+// A starting process is killed at different moments, while the test reads the file all the time.
 func TestFirstStartKilled(t *testing.T) {
 	for i := range 20 {
 		path := filepath.Join(t.TempDir(), "keyset.json")
@@ -139,7 +140,7 @@ func TestFirstStartKilled(t *testing.T) {
 		killer := time.AfterFunc(time.Duration(i)*2*time.Millisecond, func() { _ = command.Process.Kill() })
 		go func() {
 			defer close(ended)
-			_ = command.Wait() // killed or not, both are meant
+			_ = command.Wait() // it may have been killed or not
 		}()
 		for running := true; running; {
 			select {

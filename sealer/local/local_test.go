@@ -255,7 +255,7 @@ func TestBrokenFileKeepsTheOldKEKs(t *testing.T) {
 			envelope := sealertest.MustSeal(t, s)
 
 			spoil(t, path)
-			if name == "readable" { // its content and time are as before, so only a change shows it
+			if name == "readable" { // its content and time are unchanged, so this makes the sealer read it again
 				now := time.Now()
 				require.NoError(t, os.Chtimes(path, now, now))
 			}

@@ -37,7 +37,7 @@ func TestServiceDownAndBack(t *testing.T) {
 	}
 }
 
-// A restart closes all connections, and kept ones among them.
+// A restart closes all connections, also those that are kept alive.
 func TestServiceRestart(t *testing.T) {
 	s := &fakeService{socket: filepath.Join(t.TempDir(), "api.sock"), backend: sealertest.New(t)}
 	client := s.client(t)
@@ -62,7 +62,7 @@ func TestBrokenConnectionIsRetried(t *testing.T) {
 	envelope := sealertest.MustSeal(t, client)
 	for name, run := range operations(client, envelope.Bytes) {
 		if name == "PrimaryKEK" {
-			continue // may have been asked before
+			continue // its answer may be cached
 		}
 		require.NoError(t, run(t.Context())) // leaves a connection
 		var broken atomic.Bool
@@ -88,7 +88,7 @@ func TestBrokenConnectionTwice(t *testing.T) {
 	for name, run := range operations(client, envelope.Bytes) {
 		s.requests.Store(0)
 		require.ErrorIs(t, run(t.Context()), sealer.ErrUnavailable, name)
-		require.LessOrEqual(t, s.requests.Load(), int64(3), name) // a GET once by net/http itself
+		require.LessOrEqual(t, s.requests.Load(), int64(3), name) // net/http itself repeats a GET once
 	}
 }
 
@@ -274,7 +274,7 @@ func TestGarbledAnswers(t *testing.T) {
 	}
 }
 
-// What follows a 101 is no body: nothing would end the reading of it.
+// After a 101 there is no body: reading one would not end.
 func TestSwitchingProtocols(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
@@ -306,7 +306,7 @@ func TestTruncatedAnswer(t *testing.T) {
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 }
 
-// An answer that comes before the request was read must not let its zeroed body be sent.
+// If the service answers before it has read the request, the zeroed body must not be sent.
 func TestEarlyAnswer(t *testing.T) {
 	s := newFakeService(t)
 	listener, err := net.Listen("unix", s.socket+".early")

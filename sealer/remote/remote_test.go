@@ -82,12 +82,12 @@ func (s *fakeService) serveOn(t testing.TB, listener net.Listener) *http.Server 
 	return server
 }
 
-// answer makes it answer each request in its own way.
+// answer makes misbehave answer requests.
 func (s *fakeService) answer(misbehave func(w http.ResponseWriter, r *http.Request) bool) {
 	s.misbehave.Store(&misbehave)
 }
 
-// always makes it answer each request the same.
+// always makes the service answer each request with this status and body.
 func (s *fakeService) always(status int, body string) {
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(status)
@@ -169,7 +169,7 @@ func (s *fakeService) client(t testing.TB, changes ...func(*remote.Config)) *rem
 	return client
 }
 
-// operations are all that a Sealer does, each with an envelope of the service's.
+// operations returns all operations of a Sealer, each on an envelope of the service.
 func operations(s *remote.Sealer, envelope []byte) map[string]func(ctx context.Context) error {
 	item := sealer.Item{Binding: sealertest.Binding(), Envelope: envelope}
 	seal := func(ctx context.Context) error {
@@ -238,7 +238,7 @@ func TestMaxConns(t *testing.T) {
 	require.EqualValues(t, most, s.conns.Load())
 }
 
-// JSON has no way to send other bytes, and would send the same replacement for all of them.
+// JSON can't carry bytes that are not UTF-8: it would send the same replacement for all of them.
 func TestBindingNotUTF8(t *testing.T) {
 	s := newFakeService(t)
 	binding := sealertest.Binding()
@@ -357,7 +357,7 @@ func TestPrimaryKEKAfterASeal(t *testing.T) {
 	require.Equal(t, envelope.KEKID, primary)
 }
 
-// A list of keys that asks for the primary KEK must not wait for a service that hangs, each time again.
+// If the service hangs, callers that ask for the primary KEK must not each wait for it.
 func TestPrimaryKEKErrorIsCached(t *testing.T) {
 	t.Parallel()
 	s := newFakeService(t)
@@ -441,7 +441,7 @@ func TestMutualTLS(t *testing.T) {
 		require.NoError(t, run(t.Context()), name)
 	}
 
-	// Renewed files are read, half a renewal is not used.
+	// Renewed files are read again. A half-finished renewal is not used.
 	f, next := ours.Issue(t, t.TempDir(), named("before")), ours.Issue(t, t.TempDir(), named("after"))
 	var log bytes.Buffer // written by the calls, which follow one another
 	client = s.client(t, func(cfg *remote.Config) {

@@ -35,12 +35,12 @@ func answer(t *testing.T, status int, body string) {
 	})
 }
 
-// Each row of the table of errors, produced by the real server unless it never gives it.
+// These are the rows of the table of errors. The real server produces each, except those that it never gives.
 func TestErrorsOfOpen(t *testing.T) {
 	tests := map[string]struct {
-		spoil func(t *testing.T, key string, envelope sealer.Envelope) []byte // what is opened; nil for the envelope
+		spoil func(t *testing.T, key string, envelope sealer.Envelope) []byte // nil changes nothing
 		is    error
-		isNot error // of the class that is next to it
+		isNot error // a similar error, which the error must not be
 		text  string
 	}{
 		"bytes that are too few": {func(t *testing.T, _ string, e sealer.Envelope) []byte {
@@ -121,7 +121,7 @@ func TestErrorsOfOpen(t *testing.T) {
 	}
 }
 
-// What can be seen before anything is sealed is refused with a sentence that says what to do.
+// Faults that show before anything is sealed are refused with a sentence that says what to do.
 func TestStartRefusesKeysThatCantServe(t *testing.T) {
 	token := func(key, policy string) func(*testing.T) string {
 		return func(t *testing.T) string {

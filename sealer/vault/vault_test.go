@@ -62,7 +62,7 @@ func seal(t *testing.T, s sealer.Sealer) (sealer.Envelope, error) {
 	return s.Seal(t.Context(), sealertest.Binding(), sealer.NewSecret([]byte(sealertest.Secret)))
 }
 
-// rotate gives a key a new version, and returns a Sealer that has not cached the one before.
+// rotate gives a key a new version, and returns a Sealer that has not cached the previous version.
 func rotate(t *testing.T, url, key string) *kms.Sealer {
 	t.Helper()
 	bao.Call(t, http.MethodPost, "transit/keys/"+key+"/rotate", nil)
@@ -80,7 +80,7 @@ func TestRotation(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "vault:transit/"+key+":v2", renewed.KEKID)
 	require.True(t, sealer.SamePayload(old.Bytes, renewed.Bytes))
-	sealertest.RequireOpens(t, s, renewed.Bytes) // a process with the list of before opens what the next one has sealed
+	sealertest.RequireOpens(t, s, renewed.Bytes) // also by a process with the old list of versions
 
 	keks, err := after.KEKs(t.Context())
 	require.NoError(t, err)
@@ -97,7 +97,7 @@ func TestRotation(t *testing.T) {
 	sealertest.RequireOpens(t, retired, old.Bytes)
 }
 
-// While a list of versions is cached, its newest one may be closed for encryption.
+// While a list of versions is cached, an operator may close its newest version for encryption.
 func TestAVersionClosedForSealingIsReplacedAtOnce(t *testing.T) {
 	url, key := bao.Sealer(t)
 	s := mustOpen(t, url, kms.Options{})
@@ -164,7 +164,7 @@ func TestCallsOfAnOperation(t *testing.T) {
 	require.LessOrEqual(t, requests.Load(), int64(2), "one, and the list of versions if it is a second old")
 }
 
-// Roles of a split control plane need one half of the policy each.
+// Each role of a split control plane needs one half of the policy.
 func TestRightsOfTheTwoRoles(t *testing.T) {
 	url, key := bao.Sealer(t)
 	envelope := sealertest.MustSeal(t, mustOpen(t, url, kms.Options{}))

@@ -184,7 +184,7 @@ func TestTheOperatorsOwnMemorySettingsStand(t *testing.T) {
 	require.EqualValues(t, 900_000_000, debug.SetMemoryLimit(-1))
 }
 
-// net/http writes there what a provider sends after its answer, in which the request with its key may be.
+// net/http logs there what a provider sends after its answer. That may contain the request with its key.
 func TestStandardLogIsOff(t *testing.T) {
 	var written bytes.Buffer
 	log.SetOutput(&written)
