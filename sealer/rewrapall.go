@@ -114,8 +114,7 @@ func unwrapAll(ctx context.Context, keks BatchKEKs, items []Item, results []Resu
 	return opened, nil
 }
 
-// wrapAll wraps data keys under the primary KEK, and stores the envelopes or errors in results. It skips data keys that
-// the primary KEK already wraps.
+// wrapAll wraps the data keys that are not under the primary KEK, and stores all envelopes or errors in results.
 func wrapAll(ctx context.Context, keks BatchKEKs, primary string, opened []rewrapping, results []Result) error {
 	var todo []rewrapping
 	var plain []KeyItem

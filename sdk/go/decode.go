@@ -57,7 +57,7 @@ func keepUnknownFields(text json.RawMessage, value reflect.Value) {
 	kept := value.FieldByName("Unknown")
 	fields := aikeysv1.Unknown{}
 	if !kept.IsValid() || json.Unmarshal(text, &fields) != nil {
-		return // not one of the API's types, such as time.Time
+		return // a type such as time.Time
 	}
 	for i := range value.NumField() {
 		name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")

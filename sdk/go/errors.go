@@ -24,7 +24,7 @@ var (
 	ErrResourceExhausted  = errors.New("resource_exhausted")  // too many requests
 	ErrUnavailable        = errors.New("unavailable")         // try again later
 	ErrInternal           = errors.New("internal")            // a fault of the service
-	ErrResponse           = errors.New("unexpected response") // the response is not one of the API's
+	ErrResponse           = errors.New("unexpected response") // the response does not follow the API
 )
 
 // Error is an error response of the service. It wraps one of the errors above.
@@ -147,7 +147,8 @@ func newError(status int, header http.Header, body []byte) *Error {
 	return e
 }
 
-// responseError returns the error for a successful response that is not one of the API's. It does not repeat the response.
+// responseError returns the error for a successful response that does not follow the API. It does not repeat the
+// response.
 func responseError(status int, header http.Header, detail string) *Error {
 	return &Error{Status: status, RequestID: header.Get(requestIDHeader), Detail: detail, kind: ErrResponse}
 }

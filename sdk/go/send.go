@@ -48,7 +48,7 @@ func send[T any](ctx context.Context, r *request, isComplete func(*T) bool) (*T,
 	}
 	result := new(T)
 	if decode(a.body, result) != nil || !isComplete(result) {
-		return nil, responseError(a.status, a.header, "the response is not one of the API's")
+		return nil, responseError(a.status, a.header, "the response does not follow the API")
 	}
 	return result, nil
 }

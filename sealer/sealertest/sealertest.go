@@ -74,7 +74,7 @@ func (u *Unavailable) SetAvailable(available bool) { u.available.Store(available
 // Fake is a Sealer whose methods a test may replace.
 type Fake struct {
 	sealer.Sealer
-	before     func(ctx context.Context) error // called first by each method, which returns its error; may be nil
+	before     func(ctx context.Context) error // each method calls it first, and stops if it fails; may be nil
 	SealFunc   func(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error)
 	OpenFunc   func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error)
 	RewrapFunc func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Envelope, error)

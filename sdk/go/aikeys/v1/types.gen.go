@@ -955,7 +955,7 @@ type Acknowledgement struct {
 	// InFlightFrom How many of its `acknowledged` copies are counted in `in_flight`. Absent if none are.
 	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -972,7 +972,7 @@ type Actor struct {
 	// TokenID The id of the API key that was used. Absent for a session token and for an operator's command.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as
@@ -1009,7 +1009,7 @@ type Candidate struct {
 	// Serves Whether this key serves. At most one does.
 	Serves bool `json:"serves"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1056,7 +1056,7 @@ type CustomProvider struct {
 	// Slug Its slug. Keys are registered for it, and paths at gateways begin with it.
 	Slug Provider `json:"slug"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1075,7 +1075,7 @@ type CustomProviderResponse struct {
 	// Provider A server of your own that is a provider. It never changes.
 	Provider CustomProvider `json:"provider"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1084,7 +1084,7 @@ func (v CustomProviderResponse) String() string { return text(v) }
 
 // DestroyVersionResponse The version after the request.
 type DestroyVersionResponse struct {
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Version A current, past or future secret of a key.
@@ -1134,7 +1134,7 @@ type DisableReceipt struct {
 	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 	State ReceiptState `json:"state"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1225,7 +1225,7 @@ type Event struct {
 	// `provider.deleted`: an owner added or removed a server of your own, or an operator removed one.
 	Type EventType `json:"type"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1371,7 +1371,7 @@ type Fetch struct {
 	// TokenID The user's API key. Absent for a session token.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UserID The user for whom it asked, or who had the key tested. Absent if there was no particular user.
@@ -1409,7 +1409,7 @@ type GetResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1432,7 +1432,7 @@ type ImpactAtProvider struct {
 	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know, at most 1,000 in all.
 	ReplaceKeys []string `json:"replace_keys"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1447,7 +1447,7 @@ type ImpactStays struct {
 	// TokensElsewhere How many of their API keys still act in other projects.
 	TokensElsewhere int `json:"tokens_elsewhere"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1462,7 +1462,7 @@ type ImpactStops struct {
 	// Tokens How many of their API keys act in the project, only there or also in others.
 	Tokens int `json:"tokens"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1564,7 +1564,7 @@ type Key struct {
 	// State `active` until the key is revoked, and `revoked` from then on.
 	State KeyState `json:"state"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UserScope Whether it is the caller's own key rather than the project's.
@@ -1607,7 +1607,7 @@ type KeyFailure struct {
 	// Status The HTTP status of the refusal.
 	Status int `json:"status"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1686,7 +1686,7 @@ type KeyVersion struct {
 	// restored. `destroyed`: its secret has been deleted here.
 	State VersionState `json:"state"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
@@ -1712,7 +1712,7 @@ type KeyWarning struct {
 	// KeyID The other key. It is named only if the caller may read it.
 	KeyID string `json:"key_id"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1763,7 +1763,7 @@ type LeakMatch struct {
 	// TokenID The id of the API key. Absent for a key.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UserID The member whose own key it is, or the user whose API key it is. Absent for a key of the project.
@@ -1791,7 +1791,7 @@ type LeaksResponse struct {
 	// Matches The first 1,000 matches, in the order of their values in the request, active keys first.
 	Matches []LeakMatch `json:"matches"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1807,7 +1807,7 @@ type ListCustomProvidersResponse struct {
 	// Providers The servers, by slug.
 	Providers []CustomProvider `json:"providers"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1822,7 +1822,7 @@ type ListEventsResponse struct {
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1837,7 +1837,7 @@ type ListFetchesResponse struct {
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1852,7 +1852,7 @@ type ListMembersResponse struct {
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1867,7 +1867,7 @@ type ListProjectsResponse struct {
 	// Projects The projects.
 	Projects []Project `json:"projects"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1879,7 +1879,7 @@ type ListProvidersResponse struct {
 	// Providers The providers, in the catalogue's order.
 	Providers []ProviderInfo `json:"providers"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1894,7 +1894,7 @@ type ListResponse struct {
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1909,7 +1909,7 @@ type ListTokensResponse struct {
 	// Tokens The API keys, newest first.
 	Tokens []Token `json:"tokens"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1921,7 +1921,7 @@ type ListUsageResponse struct {
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Usage The entries, newest day first.
@@ -1939,7 +1939,7 @@ type Member struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UpdatedAt When their role was last set.
@@ -1970,7 +1970,7 @@ type MemberImpactResponse struct {
 	// Stops What stops at once.
 	Stops ImpactStops `json:"stops"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -1982,7 +1982,7 @@ type MemberResponse struct {
 	// Member A user's membership of the project.
 	Member Member `json:"member"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2051,7 +2051,7 @@ type Policy struct {
 	// (`grace_days`); 0 means not at all. The default is 30 days.
 	RemovalGraceDays *RemovalGraceDays `json:"removal_grace_days,omitempty"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UpdatedAt When it was last written. Absent for the default.
@@ -2076,7 +2076,7 @@ type PolicyResponse struct {
 	// Policy The project's policy. The default is `allow`, `fail`, `fail`, `inference` and 30 days.
 	Policy Policy `json:"policy"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2100,7 +2100,7 @@ type Project struct {
 	// SessionDefault Whether it is the project that `-` means.
 	SessionDefault bool `json:"session_default"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2154,7 +2154,7 @@ type ProviderInfo struct {
 	// the word `none`.
 	Slug Provider `json:"slug"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2215,7 +2215,7 @@ type Receipt struct {
 	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 	State ReceiptState `json:"state"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2250,7 +2250,7 @@ type RegisterResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Warnings Warnings about the key, at most ten. Absent if there are none, and in the answer to a repeat.
@@ -2279,7 +2279,7 @@ type RemoveMemberResponse struct {
 	// SuspendedTokens How many of the user's API keys no longer act in the project.
 	SuspendedTokens int `json:"suspended_tokens,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2340,7 +2340,7 @@ type ResolveResponse struct {
 	// StoppedKey A key's metadata. No answer contains the secret.
 	StoppedKey *Key `json:"stopped_key,omitempty"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UserKeys Whether members' own keys serve them. `allow` uses a member's own key if there is one, `require` never
@@ -2376,7 +2376,7 @@ type RestoreMemberResponse struct {
 	// RestoredTokens How many of their API keys may act in the project again.
 	RestoredTokens int `json:"restored_tokens"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2427,7 +2427,7 @@ type RevokeResponse struct {
 	// that is read by its id has it too; keys in lists do not.
 	Receipt Receipt `json:"receipt"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2443,7 +2443,7 @@ type RevokeTokenResponse struct {
 	// Token The metadata of an API key of this service.
 	Token Token `json:"token"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2462,7 +2462,7 @@ type RotateResponse struct {
 	// previous one.
 	Receipt *RotationReceipt `json:"receipt,omitempty"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Version A current, past or future secret of a key.
@@ -2524,7 +2524,7 @@ type RotationReceipt struct {
 	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 	State ReceiptState `json:"state"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Version The version that serves.
@@ -2596,7 +2596,7 @@ type Token struct {
 	// TokenID Its id, a ULID, as used in events and records of fetches.
 	TokenID string `json:"token_id"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -2614,7 +2614,7 @@ type UpdateResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 }
 
@@ -2644,7 +2644,7 @@ type Usage struct {
 	// Requests The number of requests.
 	Requests int64 `json:"requests"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UserID The user who was served. Absent if the key was requested by its id or for no particular user.
@@ -2695,7 +2695,7 @@ type Verification struct {
 	// Absent if the verdict needs no reason.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Verdict `valid`: the provider accepted the key. `rejected`: the provider refused it. `unreachable`: the test
@@ -2711,7 +2711,7 @@ type VerifyResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had
@@ -2728,7 +2728,7 @@ type VersionsResponse struct {
 	// previous one.
 	Receipt *RotationReceipt `json:"receipt,omitempty"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// Versions The versions, at most 101.
@@ -2761,7 +2761,7 @@ type WhoAmIResponse struct {
 	// TokenID The id of the API key in use, needed to revoke it. Absent for a session token.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
-	// Unknown What the answer holds beyond these fields.
+	// Unknown The fields of the answer that this version does not know.
 	Unknown Unknown `json:"-"`
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
