@@ -548,7 +548,8 @@ func (c *controlPlane) registerSecret(replica *programtest.Process, provider, se
 	c.call(replica, http.MethodPost, "", string(body))
 }
 
-// Every API of every provider of the catalogue gets its key as it is documented, streams without a delay, and has its own refusals.
+// For every API of every provider of the catalogue, the gateway sends the key as the API's documentation says, streams
+// without a delay, and refuses requests in the API's form.
 func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 	t.Parallel()
 	type stream struct{ event, whole string } // an event of a streamed answer, and the whole answer, where a test asks for one

@@ -80,7 +80,7 @@ type service struct {
 	extAuthz    *extauthz.Server // nil if off
 	agent       http.Handler     // nil if off
 
-	listeners map[string]net.Listener // :: name of the setting → listener; those that are off are missing
+	listeners map[string]net.Listener // :: name of the setting → listener, without those that are off
 	draining  atomic.Bool
 	closers   lifecycle.Closers
 }

@@ -212,8 +212,8 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	})
 }
 
-// dataPlaneAPI returns the handler of the data-plane API. It has no limit on requests: a data plane with an empty cache asks
-// as often as it is asked.
+// dataPlaneAPI returns the handler of the data-plane API. It has no limit on requests: a data plane with an empty cache
+// sends a request for each request that it gets.
 func (w wiring) dataPlaneAPI() (http.Handler, error) {
 	own := auth.New(auth.Config{DataPlanes: w.store, Metrics: w.metrics})
 	api, err := w.api("dataplane", auth.MiddlewareConfig{Sessions: own, Certificates: own, Metrics: w.metrics})

@@ -49,8 +49,8 @@ func checkSealerText(setting *settings.Setting, text string) []string {
 	return nil
 }
 
-// openSealer opens the sealer of a namespace, and the old ones, which open what they have sealed. It creates no keyset, and does not
-// connect. It adds the functions that close the sealers to closers.
+// openSealer opens the sealer of a namespace, and the old sealers, which open the envelopes that they have sealed. It
+// creates no keyset, and does not connect. It adds the functions that close the sealers to closers.
 func (s *config) openSealer(ctx context.Context, namespace string, log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
 	current, err := s.openOne(ctx, s.Sealer, namespace, log, closers)
 	if err != nil {

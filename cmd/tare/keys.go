@@ -351,7 +351,7 @@ var notServingReasons = map[aikeysv1.NotServingReason]string{
 	aikeysv1.NotServingReasonRejected:          "the provider rejected it when it was tested; it is still used, until it is revoked",
 }
 
-// explain returns the text for a reason. A reason that this version does not know is its own text.
+// explain returns the text for a reason. If this version does not know the reason, explain returns the reason itself.
 func explain[T ~string](texts map[T]string, reason T) string {
 	return cmp.Or(texts[reason], string(reason))
 }

@@ -109,7 +109,7 @@ func (f *jqFlag) Set(text string) (err error) {
 // Type implements pflag.Value. Help shows it as the flag's argument.
 func (f *jqFlag) Type() string { return "expression" }
 
-// printFiltered prints each result of --jq on a line: strings as they are, anything else as JSON.
+// printFiltered prints each result of --jq on a line: strings without quotation marks, and anything else as JSON.
 func (p *program) printFiltered(document []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(document))
 	decoder.UseNumber()

@@ -41,7 +41,7 @@ tare asks for confirmation. Without a terminal, it needs --yes.`,
 	})
 }
 
-// addReceiptWait adds the flag of the commands that wait for the receipt of what they do.
+// addReceiptWait adds the flag --wait to a command that makes a change and waits for its receipt.
 func addReceiptWait(cmd *cobra.Command) *time.Duration {
 	wait := 5 * time.Second
 	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0, tare does not wait, and the exit code is 0")
@@ -49,7 +49,7 @@ func addReceiptWait(cmd *cobra.Command) *time.Duration {
 	return &wait
 }
 
-// addPendingWait adds the flag of the commands that show a receipt.
+// addPendingWait adds the flag --wait to a command that shows a receipt.
 func addPendingWait(cmd *cobra.Command) *time.Duration {
 	wait := time.Duration(0)
 	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for a pending receipt, at most 30s")

@@ -131,7 +131,8 @@ func normalizeBaseURL(address string, insecure bool) (string, error) {
 	return normalizeURL("the base URL", address, insecure)
 }
 
-// normalizeURL returns a URL without a trailing slash. Errors name the URL by what, because it may contain a password.
+// normalizeURL returns a URL without a trailing slash. Errors do not quote the URL, which may contain a password; they
+// call it what.
 func normalizeURL(what, address string, insecure bool) (string, error) {
 	u, err := url.Parse(address)
 	switch {

@@ -272,7 +272,7 @@ func formatTime(t, now time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05 UTC") + " (" + relativeTime(t, now) + ")"
 }
 
-// formatTimeBy returns a time as formatTime does, and who did what was done then. The zero time is "".
+// formatTimeBy returns a time as formatTime does, and who acted at that time. The zero time is "".
 func formatTimeBy(t time.Time, by string, now time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -207,9 +207,9 @@ func (a *AIKeysClient) Verify(ctx context.Context, customerID, projectID, id str
 	return send(ctx, r, func(r *aikeysv1.VerifyResponse) bool { return r.Verification.Verdict != "" && r.Key.ID != "" })
 }
 
-// Resolve returns which key would serve the caller's request to a provider now, and why. It does not count as a use. With
-// Explained, it lists every key that could serve; with OfUser, an owner sees what serves another member; with
-// WhileLimited, what serves while a key is at a limit.
+// Resolve returns which key would serve the caller's request to a provider now, and why. It does not count as a use.
+// With Explained, it lists every key that could serve; with OfUser, an owner sees which key serves another member; with
+// WhileLimited, Resolve returns the key that serves while a certain key is at a limit.
 func (a *AIKeysClient) Resolve(
 	ctx context.Context, customerID, projectID string, provider aikeysv1.Provider,
 ) (*aikeysv1.ResolveResponse, error) {

@@ -123,7 +123,7 @@ func testFreshEnvelopes(t *testing.T, s sealer.Sealer) {
 	second := MustSeal(t, s)
 	require.NotEqual(t, first.Bytes, second.Bytes)
 
-	// Not the nonce alone: with one data key for both, their payloads would differ by the same bits as their nonces do.
+	// Different nonces are not enough: each envelope has its own data key, so the ciphertexts differ, too.
 	const tail = len(Secret) + 16 // ciphertext and tag
 	require.NotEqual(t, first.Bytes[len(first.Bytes)-tail:], second.Bytes[len(second.Bytes)-tail:])
 }

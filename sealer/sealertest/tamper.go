@@ -189,7 +189,7 @@ func requireRefusal(t *testing.T, err, want error) {
 	requireSilent(t, err)
 }
 
-// requireSilent requires that an error text does not hold the Secret, as it is or as %x, %d or JSON encode it.
+// requireSilent requires that an error text does not hold the Secret, neither unchanged nor as %x, %d or JSON write it.
 func requireSilent(t *testing.T, err error) {
 	t.Helper()
 	decimal := strings.Trim(fmt.Sprint([]byte(Secret)), "[]")

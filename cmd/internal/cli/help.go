@@ -47,7 +47,7 @@ func wrapHelp(root *cobra.Command, width int) {
 // lines that begin below the row's text continue the row.
 func wrapText(text string, width int) string {
 	var wrapped []string
-	line, hanging := "", 0 // what is being read, and where its further lines begin
+	line, hanging := "", 0 // the line being read, and the column of its further lines
 	end := func() {
 		if line != "" {
 			wrapped = append(wrapped, wrapLine(line, hanging, width)...)
@@ -72,7 +72,8 @@ func wrapText(text string, width int) string {
 	return strings.Join(wrapped, "\n")
 }
 
-// textColumn returns the column at which the text of a row begins. A row without a name is continued further inside.
+// textColumn returns the column at which the text of a row begins. If the row has only a name, it returns the
+// indentation plus two.
 func textColumn(words string, indentation int) int {
 	if indentation == 0 {
 		return 0

@@ -141,7 +141,8 @@ func (s *Set) readVariables(environ []string) (complaints []string) {
 // maxSuggestions is how many names a hint may have; more would not help.
 const maxSuggestions = 3
 
-// suggest returns a hint for an unknown variable: similar names, found like those of mistyped commands, or where to look.
+// suggest returns a hint for an unknown variable: similar names, or the command that lists all. It finds similar names
+// as cobra does for mistyped commands.
 func (s *Set) suggest(variable string) string {
 	names := &cobra.Command{SuggestionsMinimumDistance: 2} // two letters in each other's place
 	for _, d := range s.declared {
@@ -204,8 +205,8 @@ func (s *Set) Distinct(names ...string) (complaints []string) {
 // fileSuffix ends the names of settings whose file holds a value, which may be a secret.
 const fileSuffix = "-file"
 
-// OrFile stores in to what the file of the setting <name>-file holds, if that setting is given. It returns the setting
-// that the value is from. The error names the settings that are wrong.
+// If the setting <name>-file is given, OrFile stores the content of its file in to. It returns the setting that the
+// value is from. The error names the settings that are wrong.
 func (s *Set) OrFile(name string, to *string) (*Setting, error) {
 	value, file := s.Of(name), s.Of(name+fileSuffix)
 	if file.text == "" {
