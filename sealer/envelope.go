@@ -447,8 +447,8 @@ func (b Binding) AssociatedData() ([]byte, error) {
 	return encoding.Bytes()
 }
 
-// ProviderAt returns Binding.Provider. If the slug alone does not say where a provider's keys go, destination is a digest of the place,
-// so that a key opens only for one destination. It is empty for other providers.
+// ProviderAt returns Binding.Provider. If a provider's slug alone does not say where its keys go, destination is a
+// digest of that place, so that a key opens only for one destination. For other providers, destination is empty.
 func ProviderAt(slug, destination string) string {
 	if destination == "" {
 		return slug

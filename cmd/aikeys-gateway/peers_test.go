@@ -43,8 +43,8 @@ import (
 const certifiedName = "example.com"
 
 // startProxy runs nginx, Caddy, HAProxy or Envoy, as make test installs them, with its sample configuration, and
-// returns its URL. In the configuration, a listener of the gateway and the provider, which runs WithTLS, replace those
-// that the sample names. pairs are further texts to replace.
+// returns its URL. It replaces the gateway that the sample names with a listener of gateway, and the provider with
+// provider, which runs WithTLS. pairs are further texts to replace.
 func startProxy(t *testing.T, name string, gateway *programtest.Process, provider *gatewaytest.Provider, pairs ...string) (url string) {
 	t.Helper()
 	// A socket is bound to the address until the test ends, so that no other process gets the address.

@@ -570,8 +570,8 @@ func TestUpstreamsOfOtherAuthorities(t *testing.T) {
 	require.Len(t, e.provider.Requests(), served)
 }
 
-// A gateway's certificate is its credential: with aikeysd it fetches, follows changes and acknowledges, before and after the
-// certificate is replaced and the first one expires, until its data plane is revoked.
+// A gateway's credential is its certificate. With it, the gateway fetches keys, follows changes and acknowledges them,
+// also after the certificate was replaced and the first one has expired, until the data plane is revoked.
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
 	c, authority, own := newControlPlane(t, modelstest.EnginePostgres.URL(t)), tlsfilestest.NewAuthority(t), tlsfilestest.WriteCertificate(t, t.TempDir(), 1)

@@ -174,8 +174,8 @@ const (
 	stateDraining = "draining"
 )
 
-// readiness is a lifecycle.Readiness. The gateway is ready while it holds a lease, and after the lease for as long as
-// --max-stale lets it serve cached keys; never while it drains.
+// readiness is a lifecycle.Readiness. The gateway is ready while it holds a lease, and afterwards while --max-stale
+// lets it serve cached keys. It is never ready while it drains.
 func (s *service) readiness(context.Context) (ready bool, why any) {
 	ready, state := s.state()
 	return ready, struct {

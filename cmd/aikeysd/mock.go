@@ -22,8 +22,9 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// mock makes "aikeysd dev" a mock: the service itself, with example data, for any credential, and with the document's
-// examples as answers on request. It has no rules of its own, so it can't disagree with the service.
+// mock makes "aikeysd dev" a mock. A mock is the service itself with example data: it accepts any credential, and on
+// request it answers with an example of the document. It has no rules of its own, so it can't disagree with the
+// service.
 type mock struct {
 	session atomic.Pointer[devSession] // nil until the project is there
 	index   []byte
@@ -34,8 +35,8 @@ func newMock() (*mock, error) {
 	return &mock{index: index}, err
 }
 
-// mockSessions opens a session for every bearer token: the owner's, or the member's if the token is their name. A real API key
-// opens its own session, until it is revoked or expires.
+// mockSessions opens a session for every bearer token: the owner's session, or the member's if the token is the
+// member's name. A real API key opens its own session, until it is revoked or expires.
 type mockSessions struct {
 	auth.Sessions
 	store *models.Store

@@ -254,8 +254,8 @@ func (p *program) rewrapDryRun(ctx context.Context, job rewrap.Config) error {
 }
 
 const (
-	// barInterval is the least time between two updates of the progress bar, lineInterval between two lines of progress
-	// where there is no terminal.
+	// barInterval is the least time between two updates of the progress bar. lineInterval is the least time between two
+	// lines of progress, which replace the bar if there is no terminal.
 	barInterval  = 100 * time.Millisecond
 	lineInterval = 10 * time.Second
 )

@@ -461,7 +461,7 @@ func TestMigrateNeverWaitsForTheOperator(t *testing.T) {
 	require.Contains(t, mustAikeysd(t, environ, "migrate", "up"), "is up to date")
 }
 
-// The primary is lost with a commit that its standby never had, comes back as a standby that can't follow the new
+// The primary fails with a commit that its standby never got. It comes back as a standby that can't follow the new
 // primary, and stays at the address for a while. A data plane serves requests all the time, from a replica that knows
 // only this address.
 func TestFailoverServesNoRevokedKey(t *testing.T) {

@@ -183,8 +183,8 @@ func (s *service) migrate(ctx context.Context, pending int) error {
 	return err
 }
 
-// mayMigrate reports whether the service brings the schema up to date. A process with the public API alone does not: it can't be
-// certain that its keyset is the database's before another process has looked.
+// mayMigrate reports whether the service brings the schema up to date. A process with the public API alone does not: it
+// can't be certain that its keyset is the database's before another process has checked.
 func (s *config) mayMigrate() bool { return s.Migrate != migrateNever && s.Role != rolePublic }
 
 func pendingOf(steps []models.Migration) int {

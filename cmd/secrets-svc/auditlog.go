@@ -58,7 +58,8 @@ func (w *wholeLines) Write(line []byte) (int, error) {
 }
 
 // auditFile appends lines to a file. After the file has been moved away, it appends to a new file at the same path.
-// When Write returns, the operating system has the line: it survives a crash of the process, not of the machine.
+// When Write returns, the operating system has the line, so the line survives a crash of the process, but not of the
+// machine.
 type auditFile struct {
 	path string
 

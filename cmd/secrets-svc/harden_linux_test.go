@@ -25,8 +25,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// A busy session leaves no secret in the process's output, in its files, in the process table, or, decoded, in its memory;
-// docs/secrets.md says what else may be found.
+// A busy session leaves no secret in the process's output, its files or the process table, and no decoded secret in its
+// memory; docs/secrets.md says what else may be found.
 func TestNoSecretIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	canary := func(n int) string { return fmt.Sprintf("sk-canary-%08d-hunter2", n) }

@@ -394,8 +394,8 @@ type installation struct {
 	pid int // of the process that was launched last
 }
 
-// install makes a folder with a clients file, in which the user of this process may do everything in the namespace main,
-// and no keys. Its path is short, as a socket's has to be.
+// install makes a folder with a clients file and without keys. The user of this process may do everything in the
+// namespace main. The folder's path is short, because a socket's path has to be.
 func install(t *testing.T) *installation {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "svc") //nolint:usetesting // a socket's path has at most 104 bytes

@@ -327,8 +327,9 @@ func errUnknownProvider(slug string) error {
 	return cli.Usagef("the service knows no provider %q", slug)
 }
 
-// findUnknownProvider returns the first provider on the command line that the service doesn't know, and a hint with those that it
-// knows. If it can't read the catalogue, it returns the only provider on the command line, if there is one.
+// findUnknownProvider returns the first provider on the command line that the service doesn't know, and a hint that
+// lists the providers that it knows. If it can't read the catalogue, it returns the only provider on the command line,
+// if there is one.
 func (p *program) findUnknownProvider(ctx context.Context) (slug, hint string) {
 	ctx, cancel := withShortTimeout(ctx)
 	defer cancel()

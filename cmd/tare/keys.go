@@ -49,8 +49,8 @@ const (
 	ulidLetters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 )
 
-// keyID returns the id of a key as the service writes it; people may type it in any case. It refuses text that can't be an id, which
-// must not get into a URL: it may be a secret.
+// keyID returns the id of a key as the service writes it; people may type it in any case. It refuses text that can't be
+// an id: such text may be a secret, and must not get into a URL.
 func keyID(text string) (string, error) {
 	id := strings.ToUpper(strings.TrimPrefix(strings.ToLower(text), keyPrefix))
 	isForeign := func(r rune) bool { return !strings.ContainsRune(ulidLetters, r) }
@@ -60,8 +60,9 @@ func keyID(text string) (string, error) {
 	return keyPrefix + id, nil
 }
 
-// findKey returns the id of the key that an argument names: by its id or, if it is active, by its name or its provider and name, such as
-// openai/prod. The argument gets neither into a URL nor into an error: it may be a secret.
+// findKey returns the id of the key that an argument names. The argument is a key's id or, for an active key, its name
+// or its provider and name, such as openai/prod. It gets neither into a URL nor into an error, because it may be a
+// secret.
 func (p *program) findKey(ctx context.Context, s *session, text string) (string, error) {
 	if id, err := keyID(text); err == nil {
 		return id, nil

@@ -331,8 +331,8 @@ session at its issuer, if the issuer supports that.`,
 	return cmd
 }
 
-// profileChange makes cmd change the profile that its argument names. It prints done, with the name, or JSON in which member is
-// true.
+// profileChange makes cmd change the profile that its argument names. For people, it prints done with the profile's
+// name. As JSON, it prints an object in which member is true.
 func (p *program) profileChange(cmd *cobra.Command, done, member string, change func(all *profiles, name string) error) *cobra.Command {
 	cmd.Args, cmd.ValidArgsFunction = oneArgument("the profile's name"), completeFirst(p.completeProfiles)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

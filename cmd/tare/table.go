@@ -136,8 +136,8 @@ func writeBlocks(b *strings.Builder, heads []cell, rows []row, paint painter) {
 	}
 }
 
-// fitWidths returns the widths of the columns, 0 for columns that are left out, and the heads of those that are left out for lack of
-// room. A terminal width of 0 means no limit. If the columns can't fit, ok is false.
+// fitWidths returns the widths of the columns, and the heads of the columns that are left out for lack of room. A
+// column that is left out has the width 0. A terminal width of 0 means no limit. If the columns can't fit, ok is false.
 func (t *table) fitWidths(terminal int) (widths []int, dropped []string, ok bool) {
 	widths = make([]int, len(t.columns))
 	for i, c := range t.columns {

@@ -66,13 +66,14 @@ func Explained() CallOption { return func(s *service) { s.setQuery("explain", "t
 // WhileLimited asks Resolve which key would serve while the key with this id is at a limit.
 func WhileLimited(keyID string) CallOption { return func(s *service) { s.setQuery("limited", keyID) } }
 
-// OnLimited has Policy().Set decide what happens when a key is at a limit. Without it, Set restores the default.
+// OnLimited has Policy().Set decide what happens when a key is at a limit. Without this option, Set restores the
+// default.
 func OnLimited(choice aikeysv1.OnLimited) CallOption {
 	return func(s *service) { s.onLimited = choice }
 }
 
-// RemovalGraceDays has Policy().Set decide for how many days the removal of a member can be undone, unless the removal says otherwise;
-// with 0 it can't. Without it, Set restores the default, 30.
+// RemovalGraceDays has Policy().Set decide for how many days the removal of a member can be undone, unless the removal
+// says otherwise; 0 means not at all. Without this option, Set restores the default, 30.
 func RemovalGraceDays(days int) CallOption {
 	return func(s *service) { s.removalGraceDays = &days }
 }

@@ -306,8 +306,9 @@ func unknownAt(t *testing.T, v reflect.Value, path []string) any {
 	return nil
 }
 
-// call makes a vector's call: "aikeys.destroy_version" is AIKeys().With(…).DestroyVersion(ctx, …). It passes the args that parameters
-// names, in their order; options makes the method's options of the rest. An iterator's partial result is the items before its error.
+// call makes a vector's call: "aikeys.destroy_version" is AIKeys().With(…).DestroyVersion(ctx, …). It passes the args
+// that parameters names, in that order. options makes the method's options from the other args. If an iterator fails,
+// its partial result is the items before the error.
 func (v vector) call(t *testing.T, c *agentrouter.Client, parameters string, options map[string]any) (result, partial any, err error) {
 	t.Helper()
 	var callOptions []agentrouter.CallOption

@@ -1,6 +1,6 @@
-// Package remote is the client of secrets-svc (spec/secrets.yaml): the sealer backend whose key-encryption keys (KEKs) are in
-// another process. An attacker who takes over the process that uses it can have envelopes opened while they control it, one
-// logged call at a time, but can't take a KEK away.
+// Package remote is the client of secrets-svc (spec/secrets.yaml): the sealer backend whose key-encryption keys (KEKs)
+// are in another process. An attacker who takes over a process that uses this package can have envelopes opened, one
+// logged call at a time, for as long as they control the process. They can't take a KEK away.
 //
 // A call is one request over a kept-alive connection. It ends with its context or after the configured timeout,
 // whichever comes first; this time includes the wait for one of the bounded number of connections. No operation changes

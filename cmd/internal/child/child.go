@@ -41,8 +41,8 @@ type Process struct {
 	Log func(line string)
 }
 
-// Run runs the program until ctx ends, and then asks it to stop and waits for it. It returns nil if the program stops in
-// order then, and otherwise an error: *exec.ExitError if it has exited with a code above 0.
+// Run runs the program until ctx ends, then asks it to stop, and waits for it. If the program then stops in order, Run
+// returns nil. Otherwise it returns an error, which is an *exec.ExitError if the exit code is above 0.
 func (p Process) Run(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, p.Path, p.Args...) //nolint:gosec // G204: it is one of our programs
 	cmd.Env = p.Environ

@@ -32,9 +32,10 @@ type Names struct {
 	Others  []string // longer prefixes, of programs that may share the environment: their variables are ignored
 }
 
-// serviceLink matches, after the prefix, the variables that Kubernetes sets in every pod for a Service whose name is the
-// prefix (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables), such as aikeys for
-// AIKEYS_. They are ignored. Those of a Service with a longer name look like mistyped settings.
+// serviceLink matches the names, without the prefix, of the variables that Kubernetes sets in every pod for a Service
+// that is called like the prefix, such as aikeys for AIKEYS_
+// (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables). These variables are
+// ignored. The variables of a Service with a longer name look like mistyped settings.
 var serviceLink = regexp.MustCompile(`^(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // owns reports whether a variable is one of the program's settings, or meant to be.
