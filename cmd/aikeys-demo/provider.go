@@ -26,7 +26,7 @@ func providerCommand(p *cli.Program) *cobra.Command {
 		Use:   "provider",
 		Short: "Run a stand-in for the providers on this machine",
 		Args:  cli.NoArguments(),
-		Long: `Runs a stand-in for OpenAI, Anthropic, Gemini, Vertex AI, Bedrock, and those with the API of one of them, until it is
+		Long: `Runs a stand-in for OpenAI, Anthropic, Gemini, Vertex AI, Bedrock and the providers with one of their APIs, until it is
 stopped. It accepts any key, and answers every request for a completion with the same sentence, streamed if the request
 asks for that. "aikeysd dev" starts it, so that made-up keys work without a network.`,
 		Example: `  aikeys-demo provider --listen 127.0.0.1:9000

@@ -136,7 +136,7 @@ func newConfig() *config {
 		{Name: "cors-origins", Arg: "origins", Parse: settings.Origins(&s.CORSOrigins),
 			Usage: "origins whose pages may call the public API from a browser, separated by commas, such as https://keys.example.com; empty allows none"},
 		{Name: "rate-limit", Arg: "number", Default: "200", Parse: settings.Quantity(&s.RateLimit),
-			Usage: "requests a second that each user may make, twice as many at once; 0 sets no limit"},
+			Usage: "requests a second that each user may make; up to twice as many at once; 0 sets no limit"},
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),
 			Usage: "failed authentications a minute that each address may make; 0 sets no limit"},
 		{Name: "max-project-keys", Arg: "number", Default: "10000", Parse: settings.Count(&s.Quotas.Project, 0, maxQuota),

@@ -144,9 +144,9 @@ func (p *program) createKeyCommand() *cobra.Command {
 	cmd := p.newKeyCommand(&cobra.Command{
 		Use:   "create",
 		Short: "Create a key, and make it primary if it is the first",
-		Long: `Adds a new key to a namespace, and prints only its id on standard output. The first key of a namespace is primary. A later
-one is primary only with --primary, which is for a keyset on a single machine. With several machines, first copy the
-keyset to all of them; then use "secrets-svc keys primary" on one, and copy the keyset to all again.
+		Long: `Adds a new key to a namespace, and prints only its id on standard output. The first key of a namespace is primary. A
+later key is primary only with --primary; use that only if the keyset is on a single machine. With several machines,
+first copy the keyset to all of them; then use "secrets-svc keys primary" on one, and copy the keyset to all again.
 
 Back up the keyset before anything is sealed with the key. Keep the backup apart from the database.`,
 		Example: `  secrets-svc keys create --namespace main

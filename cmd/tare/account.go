@@ -85,7 +85,7 @@ func (p *program) loginCommand() *cobra.Command {
 		Short: "Log in to a service and store the credential",
 		Long: `Logs in to a service and stores the credential in a profile: an API key, or a session token of your organization's
 OpenID Connect issuer, if the service has one ("tare api sign-in" shows it). tare stores the credential in the system's
-keyring. If there is none, or with TARE_KEYRING=off, it stores it in a file that only you can read.
+keyring or, if there is none or with TARE_KEYRING=off, in a file that only you can read.
 
 With --web you sign in on the issuer's page in the browser; with --device, on any other device, with a code. tare renews
 the session token by itself. Without either flag, tare asks for an API key and does not show it; without a terminal, it

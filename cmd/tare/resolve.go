@@ -25,7 +25,7 @@ func (p *program) resolveCommand() *cobra.Command {
 
 --explain lists every key that could serve, in order, and why each does or does not. With --user, an owner sees which
 key would serve another member, but nothing about that member's own keys. Only data planes know which keys are at a
-limit: --limited shows which key would serve if a certain key were.`,
+limit; --limited shows which key would serve while a given key is at a limit.`,
 		Example: `  tare api byok resolve --provider openai
   tare api byok resolve --provider openai --explain
   tare api byok resolve --provider openai --explain --user bob

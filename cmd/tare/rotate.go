@@ -44,8 +44,8 @@ pending. The replaced version is kept for --overlap, so that "rollback" can brin
 if the provider refuses the new one. If the old secret has leaked, use --overlap 0s.
 
 tare waits for the receipt, which is complete when all data planes serve the new version. Then you may delete the old
-secret at the provider. A rollback needs it there: with --activate now, delete it after the overlap. If the receipt is not
-complete within --wait, the exit code is 8; "versions" shows it.`,
+secret at the provider. A rollback needs the old secret there: with --activate now, delete it only after the overlap. If
+the receipt is not complete within --wait, the exit code is 8; "versions" shows it.`,
 		Example: `  tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --secret-file new.key --expires 2099-06-30
   tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --activate now --overlap 0s`,

@@ -63,8 +63,8 @@ func (p *program) enableCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enable <key>",
 		Short: "Let a disabled key serve again",
-		Long: `Lets a disabled key serve again. Data planes learn of it within a second. A revoked key can't be enabled, and one that
-has expired needs a later time too: see "update --expires".`,
+		Long: `Lets a disabled key serve again. Data planes learn of it within a second. A revoked key can't be enabled, and an expired
+key also needs a later time: see "update --expires".`,
 		Example: "  tare api byok enable byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
 	}
 	ifMatch := addIfMatch(cmd)
