@@ -42,7 +42,7 @@ func every(ctx context.Context, interval time.Duration, do func()) error {
 func (s *service) announceExpiries(ctx context.Context) error {
 	newEvent := newServiceEvent()
 	warn := func(cause slog.Attr) {
-		s.log.WarnContext(ctx, "expiries of keys can't be announced, nor replaced versions destroyed; keys stop serving in time even so", cause)
+		s.log.WarnContext(ctx, "the expiry of keys can't be announced, and replaced versions can't be destroyed; keys stop serving in time all the same", cause)
 	}
 	return every(ctx, expiryInterval, inBatches(ctx, expiryBatch, warn, func(now int64) (int, error) {
 		announced, err := s.store.AnnounceExpiries(ctx, now, expiryBatch, newEvent)
@@ -56,7 +56,7 @@ func (s *service) announceExpiries(ctx context.Context) error {
 func (s *service) destroyRemoved(ctx context.Context) error {
 	newEvent := newServiceEvent()
 	warn := func(cause slog.Attr) {
-		s.log.WarnContext(ctx, "keys of removed members can't be destroyed; they serve nobody even so", cause)
+		s.log.WarnContext(ctx, "keys of removed members can't be destroyed; they serve nobody all the same", cause)
 	}
 	return every(ctx, destroyInterval, inBatches(ctx, destroyBatch, warn, func(now int64) (int, error) {
 		return s.store.DestroyRemoved(ctx, now, destroyBatch, newEvent)

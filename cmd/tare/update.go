@@ -144,7 +144,7 @@ With --if-match and the key's etag, nothing is changed if others have changed th
 			changes = append(changes, agentrouter.SetWeight(weight))
 		}
 		if changes = append(changes, use.changes(flags)...); len(changes) == 0 {
-			return cli.Usagef("give --name, --expires, --order, --weight, or a --restrict or --limit flag: what to change")
+			return cli.Usagef("nothing to change: give --name, --expires, --order, --weight, a --restrict flag or a --limit flag")
 		}
 		return p.updateKey(ctx, s, id, *ifMatch, changes...)
 	})

@@ -250,5 +250,5 @@ func (k *symmetricKey) classify(permission string, err error) error {
 	}
 }
 
-// errGarbled says that an answer is not a valid one. The error that wraps it says why, and does not quote the answer.
-var errGarbled = fmt.Errorf("%w: the answer does not come from Google Cloud KMS", sealer.ErrUnavailable)
+// errGarbled says that an answer is not valid. The error that wraps it says why, and does not quote the answer.
+var errGarbled = fmt.Errorf("%w: not a valid answer of Google Cloud KMS", sealer.ErrUnavailable)

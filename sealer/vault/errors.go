@@ -79,5 +79,6 @@ func unreached(err error) error {
 	return fmt.Errorf("%w: %w", sealer.ErrUnavailable, err)
 }
 
-// errGarbled says that the server's answer is not a valid one. The error that wraps it says why, and does not quote it.
-var errGarbled = fmt.Errorf("%w: the answer does not come from a transit engine", sealer.ErrUnavailable)
+// errGarbled says that the server's answer is not valid. The error that wraps it says why, and does not quote the
+// answer.
+var errGarbled = fmt.Errorf("%w: not a valid answer of a transit engine", sealer.ErrUnavailable)
