@@ -326,7 +326,7 @@ func TestParseURL(t *testing.T) {
 		"awskms://eu-central-1/a/b":                                    "must be awskms://",
 		"awskms://somewhere/1234":                                      "has no region",
 		"awskms:///alias/a":                                            "has no region",
-		"awskms://us-east-1/" + arn:                                    "an ARN of another one",
+		"awskms://us-east-1/" + arn:                                    "an ARN of another region",
 		"awskms://eu-central-1/alias/aws/s3":                           "names a key that AWS manages",
 		"awskms://eu-central-1/1234?secret=x":                          `has the parameter "secret"`,
 		"awskms://eu-central-1/1234?endpoint=http://kms.internal":      "has an endpoint without https",

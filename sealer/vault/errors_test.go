@@ -85,7 +85,7 @@ func TestErrorsOfOpen(t *testing.T) {
 		"a redirect": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
 			answer(t, http.StatusTemporaryRedirect, "")
 			return nil
-		}, sealer.ErrUnavailable, kms.ErrRefused, "not one of a transit engine"},
+		}, sealer.ErrUnavailable, kms.ErrRefused, "not a valid answer of a transit engine"},
 		"an answer that is not JSON": {func(t *testing.T, _ string, _ sealer.Envelope) []byte {
 			answer(t, http.StatusOK, sealertest.Secret)
 			return nil
