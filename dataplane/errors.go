@@ -44,7 +44,7 @@ var (
 	// errIssuer: a session token can't be checked. This does not count as a failure of the control plane; otherwise
 	// strangers with made-up tokens could mark the control plane as down for every caller.
 	errIssuer = fmt.Errorf("%w: the issuer of the caller's token can't be reached", ErrUnavailable)
-	// ErrTokenUnavailable: the token service of a key's cloud gives no token. This does not count as a failure of the
+	// ErrTokenUnavailable means that the token service of a key's cloud gives no token. This does not count as a failure of the
 	// control plane.
 	ErrTokenUnavailable = fmt.Errorf("%w: the token service of the key's cloud can't be reached", ErrUnavailable)
 	// errLate: an answer came too late to be used.
