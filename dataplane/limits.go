@@ -80,8 +80,8 @@ type serving struct {
 	until      time.Duration // shareDelay after the next heartbeat, by the Clock; math.MaxInt64 for the newest
 }
 
-// shareDelay is how long a share stays small after data planes have disconnected. They may reconnect soon, and they may
-// still serve until then.
+// shareDelay is how long a share stays small after data planes have disconnected. They may reconnect soon, and may
+// still serve in the meantime.
 const shareDelay = 5 * time.Second
 
 // maxServing bounds how many heartbeats' numbers are remembered. At one heartbeat a second, shareDelay needs fewer.

@@ -461,8 +461,8 @@ func TestMigrateNeverWaitsForTheOperator(t *testing.T) {
 	require.Contains(t, mustAikeysd(t, environ, "migrate", "up"), "is up to date")
 }
 
-// The primary fails with a commit that its standby never got. It comes back as a standby that can't follow the new
-// primary, and stays at the address for a while. A data plane serves requests all the time, from a replica that knows
+// When the primary fails, it has a commit that its standby never got. It comes back as a standby that can't follow the
+// new primary, and stays at the address for a while. Throughout, a data plane serves requests from a replica that knows
 // only this address.
 func TestFailoverServesNoRevokedKey(t *testing.T) {
 	t.Parallel()

@@ -238,8 +238,8 @@ func (p *program) readProviderSecret(ctx context.Context, s *session, a addOptio
 	return p.readSecret(ctx, from)
 }
 
-// secretPrompt returns the question for the secret. Before anybody types one, it fails if the provider does not exist or its secret
-// is a JSON document.
+// secretPrompt returns the prompt for the secret. It fails if the provider does not exist or its secret is a JSON
+// document, so that nobody types a secret in vain.
 func (p *program) secretPrompt(ctx context.Context, s *session, slug string) (string, error) {
 	ctx, cancel := p.withTimeout(ctx)
 	defer cancel()

@@ -120,8 +120,8 @@ func loadPages(base *baseURL, m material, types []problem.Type) map[string]http.
 }
 
 // Lookup returns the handler for the request, or nil if the request is not for the site. Paths are compared whole and
-// never name files; the console's pages are all one file. Browsers are redirected from / to the reference, and get a
-// page where there is nothing; other clients get the API's answer.
+// never name files; all pages of the console are the same file. Browsers are redirected from / to the reference, and
+// get an HTML page with status 404 for an unknown path outside /v1; other clients get the API's answer.
 func (s *Site) Lookup(r *http.Request) http.Handler {
 	path := r.URL.Path
 	if path == "/" && !isBrowser(r) {

@@ -981,8 +981,8 @@ func TestABacklogIsReadWithinPartOfALease(t *testing.T) {
 	})
 }
 
-// A replica must not mistake a position that it has yet to read for one of another history. The lagging replica polls
-// every 24 minutes, and is not woken.
+// If a replica has not reached a position yet, it must not take it for a position of another history. The lagging
+// replica polls every 24 minutes, and is not woken.
 func TestResumeAtLaggingReplica(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		ahead := e.replica()

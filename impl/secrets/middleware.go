@@ -22,8 +22,8 @@ const (
 	maxBody = 1 << 20
 	// shortBody is the size in bytes up to which a body takes no room in longBodies. Seals and opens are usually shorter.
 	shortBody = 4 << 10
-	// maxLongBodies bounds the memory of all longer bodies together, maxClientBodies the memory of one client's, in
-	// bytes.
+	// maxLongBodies is the most memory, in bytes, that all longer bodies together may take, and maxClientBodies is the
+	// most that those of one client may take.
 	maxLongBodies   = 64 << 20
 	maxClientBodies = maxLongBodies / 4
 )

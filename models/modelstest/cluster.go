@@ -119,8 +119,8 @@ func (c *Cluster) Kill() error {
 	if c.postmaster == nil {
 		return nil
 	}
-	// While the postmaster is stopped, it neither forks nor reacts to the loss of its children. A process that has
-	// ended takes no signal.
+	// While the postmaster is stopped, it neither forks nor reacts to the loss of its children. Errors are ignored,
+	// because a process that has already ended can't be signalled.
 	_ = c.postmaster.Signal(syscall.SIGSTOP)
 	children := childrenOf(c.postmaster.Pid)
 	for _, pid := range children {

@@ -206,8 +206,8 @@ func (s *Set) Distinct(names ...string) (complaints []string) {
 // fileSuffix ends the names of settings whose file holds a value, which may be a secret.
 const fileSuffix = "-file"
 
-// If the setting <name>-file is given, OrFile stores the content of its file in to. It returns the setting that the
-// value is from. The error names the settings that are wrong.
+// OrFile stores the content of a file in to, if the setting <name>-file names one. It returns the setting that the value
+// is from. The error names the settings that are wrong.
 func (s *Set) OrFile(name string, to *string) (*Setting, error) {
 	value, file := s.Of(name), s.Of(name+fileSuffix)
 	if file.text == "" {

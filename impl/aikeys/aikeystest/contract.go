@@ -175,8 +175,8 @@ func (c *Contract) route(req *http.Request) *routers.Route {
 	return nil
 }
 
-// matches reports whether a path matches a template. A parameter at the end matches the whole rest, including slashes.
-// No id has a slash, so the operation refuses such a rest.
+// matches reports whether a path matches a template. A parameter at the end matches the rest of the path, including
+// slashes. No id contains a slash, so the operation refuses a value with one.
 func matches(template, path string) bool {
 	want, got := strings.Split(template, "/"), strings.Split(path, "/")
 	last := len(want) - 1
