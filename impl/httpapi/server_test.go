@@ -273,7 +273,7 @@ func TestRefusedHandshakesAreLogged(t *testing.T) {
 	dial(&tls.Config{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12})
 	require.Eventually(t, told("no version of TLS in common"), 5*time.Second, time.Millisecond)
 	dial(&tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{canary}})
-	require.Eventually(t, told("what was not understood"), 5*time.Second, time.Millisecond)
+	require.Eventually(t, told("something that is not understood"), 5*time.Second, time.Millisecond)
 	plain, err := net.Dial("tcp", hostOf(server))
 	require.NoError(t, err)
 	_, err = plain.Write([]byte("GET /" + canary + " HTTP/1.1\r\n\r\n"))
