@@ -44,9 +44,9 @@ type Config struct {
 	HTTPClient *http.Client
 	// CacheSize is the number of answers to keep; 0 means 10,000.
 	CacheSize int
-	// MaxStale is how long after the end of the lease the cache may be used while the control plane does not answer.
-	// 0 means not at all, one hour is the maximum. The control plane may allow less, and gives no lease to a data plane
-	// that declares more.
+	// MaxStale is how long the cache may be used after the lease has ended, while the control plane does not answer. 0
+	// means not at all; the maximum is one hour. The control plane may set a lower limit. It gives no lease to a data
+	// plane that declares more than its limit.
 	MaxStale time.Duration
 	// NegativeTTL is how long a refusal is cached (no key, not a member, unauthenticated …); 0 means 1 s.
 	NegativeTTL time.Duration
@@ -186,8 +186,7 @@ func newClients(cfg *Config) (unary, stream *gen.Client, closeIdle func(), err e
 		if cfg.Token != nil {
 			request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(cfg.Token())) // files end in a newline
 		}
-		// net/http does not send the nil header. The header allows it to repeat the request if a kept connection was
-		// closed.
+		// With this header, net/http repeats the request if a kept connection was closed. A nil value is not sent.
 		request.Header["X-Idempotency-Key"] = nil
 		return nil
 	})

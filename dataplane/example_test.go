@@ -126,8 +126,8 @@ func ExampleResolver_Status() {
 	// true
 }
 
-// exampleControlPlane returns a control plane for an example. The example calls end, because it has no test that ends
-// the control plane.
+// exampleControlPlane returns a control plane for an example. The example must call end, because no test ends the
+// control plane for it.
 func exampleControlPlane() (cp *dataplanetest.ControlPlane, end func()) {
 	var t testing.T
 	cp = dataplanetest.NewControlPlane(&t)

@@ -15,8 +15,8 @@ const (
 	MaxLimited  = maxLimited
 )
 
-// Sizes are how many things a resolver keeps: entries in the index by project, keys to report, usage counts to send,
-// and keys whose requests are counted.
+// Sizes holds the numbers of things that a resolver keeps: entries in the index by project, keys to report, usage
+// counts to send, and keys whose requests are counted.
 type Sizes struct{ Indexed, Reports, Usage, Limited int }
 
 // SizesOf returns the sizes of a resolver.

@@ -30,8 +30,8 @@ const (
 )
 
 // fetchKey sends a fetch and returns the answer, a key or a refusal. After a broken connection it tries once more: the
-// replica may be gone, and another may answer. The error is a refusal that may not be cached, or errLate, or an error
-// that wraps ErrUnavailable: then there is no answer.
+// replica may be gone, and another may answer. If there is an error, e is nil. The error is a refusal that may not be
+// cached, errLate, or another error that wraps ErrUnavailable.
 func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, err error) {
 	body := r.fetchRequest(req)
 	var params gen.FetchKeyParams
@@ -288,8 +288,8 @@ func valueOf[T any](p *T) (v T) {
 }
 
 // credentialStatus records whether the control plane refuses the data plane's credential. After a refusal, nothing is
-// cached until the control plane accepts the credential again. If it does not answer, or limits this address, the
-// refusal stands.
+// cached until the control plane accepts the credential again. The refusal also stands while the control plane does not
+// answer, or answers 429 to this address.
 type credentialStatus struct {
 	refusedAt  atomic.Int64 // a time.Duration; never if the credential is not refused
 	acceptedAt atomic.Int64 // a time.Duration: when the newest accepted request was sent

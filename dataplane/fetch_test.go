@@ -127,8 +127,8 @@ func TestFetchOnceTheStreamIsBack(t *testing.T) {
 	s.Serves(forNobody, older)
 }
 
-// newRefusedEnv returns an environment whose control plane has refused the data plane's credential, in answer to the
-// operation by: a fetch or the stream. A key is cached, within MaxStale.
+// newRefusedEnv returns an environment whose control plane has refused the data plane's credential. by is the operation
+// that was refused: a fetch or the stream. The cache has a key that is still within MaxStale.
 func newRefusedEnv(t *testing.T, by dataplanetest.Operation) (s *dataplanetest.Env, id string) {
 	t.Helper()
 	s, id = newCachedEnv(t, maxStale(time.Hour), fast)

@@ -62,7 +62,7 @@ type Key struct {
 	Restrictions *Restrictions
 	// Limits are how many requests the key may serve; nil for any number. See Resolver.Begin.
 	Limits *Limits
-	// NextIfLimited reports whether, by the project's policy, the next key serves while this one is at a limit: see
+	// NextIfLimited reports whether the project's policy lets the next key serve while this key is at a limit: see
 	// Resolver.SetAside.
 	NextIfLimited bool
 	// Answers are the rules that decide from the provider's answers whether it accepts the key.
@@ -183,7 +183,7 @@ func (k *Key) Route(path string) (longest Route, ok bool) {
 	return longest, ok
 }
 
-// HostAt returns the host that serves a path, or "" if that is BaseURL's. ok is false if the route takes the host from
+// HostAt returns the host that serves a path, or "" for BaseURL's host. ok is false if the route takes the host from
 // the path and the result is no valid host name.
 func (k *Key) HostAt(path string) (host string, ok bool) {
 	route, _ := k.Route(path)
@@ -208,8 +208,8 @@ func isHostLabel(text string) bool {
 // Header returns the header that Authorize sets. It is for gateways that let another proxy set the header.
 func (k *Key) Header() (name, value string, err error) { return k.HeaderAt("") }
 
-// HeaderAt returns the header that AuthorizeAt sets. The error wraps ErrUnsupportedAuth. HeaderAt also returns it if
-// AuthorizeAt sets several headers.
+// HeaderAt returns the header that AuthorizeAt sets. If the style is not supported, or if AuthorizeAt sets several
+// headers, the error wraps ErrUnsupportedAuth.
 func (k *Key) HeaderAt(path string) (name, value string, err error) {
 	headers, err := k.headersAt(path)
 	switch {
@@ -263,8 +263,8 @@ func (k *Key) AuthorizeAt(h http.Header, path string) error {
 	return nil
 }
 
-// setSecret keeps the secret in a closure, which fmt can't look into, and in memory that is cleared when the key is no longer in use. If
-// headers are injected, they carry it in every style.
+// setSecret keeps the secret in a closure, which fmt can't look into, and in memory that is cleared when the key is no
+// longer in use. If injected is not empty, these headers carry the key in every style.
 func (k *Key) setSecret(plain secret.Text, injected []injectedHeader) {
 	k.secret = plain
 	if len(injected) > 0 {

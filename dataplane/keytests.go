@@ -17,8 +17,8 @@ import (
 const (
 	// offerOfKeyTests tells the control plane that this data plane tests keys.
 	offerOfKeyTests = "key_tests"
-	// maxKeyTests is how many tests can be in progress at a time. Others wait at the control plane, which names them
-	// again.
+	// maxKeyTests is how many tests can be in progress at a time. Further tests wait at the control plane, which
+	// announces them again until a data plane claims them.
 	maxKeyTests = 8
 	// maxStatus is the greatest status that is reported; a greater one is reported as maxStatus.
 	maxStatus = 599
@@ -108,8 +108,8 @@ func readHeaders(from []gen.InjectedHeader) http.Header {
 	return headers
 }
 
-// sendVerdict sends a verdict. It repeats that while the control plane does not answer or can't accept the verdict,
-// within FetchTimeout.
+// sendVerdict sends a verdict. If the control plane does not answer or can't accept the verdict, sendVerdict tries
+// again until FetchTimeout has passed.
 func (r *Resolver) sendVerdict(ctx context.Context, v gen.KeyTestAnswer) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.FetchTimeout)
 	defer cancel()

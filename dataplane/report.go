@@ -277,8 +277,8 @@ const (
 	maxUsage = 50_000
 )
 
-// usageKey identifies a count. hour is the Clock's time, rounded down to an hour: a count that has to wait covers one
-// hour.
+// usageKey identifies a count. hour is the Clock's time, rounded down to an hour, so a count covers at most one hour
+// even if it has to wait.
 type usageKey struct {
 	keyID, userID string
 	hour          time.Duration
@@ -297,7 +297,8 @@ type usage struct {
 	counts map[usageKey]*usageCount // guarded by mu
 
 	// sending is the batch that is being sent, and batch is its number. A batch is repeated unchanged until the control
-	// plane has stored it, so that it counts once even if an answer is lost. Only the goroutine that sends uses them.
+	// plane has stored it, so that it counts once even if an answer is lost. Only the goroutine that sends batches uses
+	// these two fields.
 	sending map[usageKey]*usageCount
 	batch   int64
 }

@@ -181,8 +181,8 @@ func keyOf(i int, user string) *dataplane.Key {
 // quickUsage sends counts every millisecond.
 var quickUsage = dataplane.WithIntervals(0, 0, time.Millisecond, 0)
 
-// awaitAttempt waits until a batch is sent that was made after the call: the first one after a batch that may be in
-// progress.
+// awaitAttempt waits until two more batches have arrived. The first may have been in progress when awaitAttempt was
+// called; the second was sent after the call.
 func awaitAttempt(t *testing.T, s *dataplanetest.Env) {
 	t.Helper()
 	sent := s.Count(dataplanetest.Usage)

@@ -156,8 +156,8 @@ type Resolver struct {
 	leaseEnd  atomic.Int64
 	leaseTerm atomic.Int64
 	running   atomic.Bool
-	// acknowledgeWithin is the time within which the control plane wants acknowledgements, a time.Duration. Data planes
-	// spread over it what they send after an event.
+	// acknowledgeWithin is the time within which the control plane wants acknowledgements, as a time.Duration. After an
+	// event, data planes spread their requests over this time.
 	acknowledgeWithin atomic.Int64
 
 	streamMu    sync.Mutex
@@ -191,8 +191,8 @@ func New(cfg Config) (*Resolver, error) {
 	return r, nil
 }
 
-// Run follows the stream of changes, acknowledges them and sends reports until ctx ends; then it returns nil. All
-// goroutines of the resolver end with it, except those of fetches, which end by FetchTimeout.
+// Run follows the stream of changes, acknowledges them and sends reports until ctx ends; then it returns nil. Before it
+// returns, Run waits for the resolver's goroutines, except those of fetches, which end within FetchTimeout.
 func (r *Resolver) Run(ctx context.Context) error {
 	if !r.running.CompareAndSwap(false, true) {
 		return ErrRunning
@@ -214,7 +214,8 @@ func (r *Resolver) Run(ctx context.Context) error {
 }
 
 // Resolve returns the key that serves a request. While that key is at a limit, Resolve returns the next key, with the
-// Reason next_key_limited, if the project's policy allows it. Errors wrap the package's sentinels, or are ctx's.
+// Reason next_key_limited, if the project's policy allows it. An error wraps one of the package's sentinels, or is the
+// error of ctx.
 func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 	key, err := r.resolve(ctx, req)
 	if err == nil && key.NextIfLimited && r.isAside(key) {
@@ -309,8 +310,8 @@ func (r *Resolver) hit(e *entry) (*Key, error) {
 	return e.key, nil
 }
 
-// miss asks the control plane, in one fetch for all callers that want the same answer. If that takes long or fails, a
-// stale key may serve.
+// miss gets the answer from the control plane. Callers that want the same answer share one fetch. If the fetch takes
+// long or fails, a stale key may serve.
 func (r *Resolver) miss(ctx context.Context, id digest, req Request) (*Key, error) {
 	if err := req.check(); err != nil {
 		r.metrics.refused.Inc()

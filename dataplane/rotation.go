@@ -74,14 +74,14 @@ func (ev *event) isReflectedIn(e *entry) bool {
 	return e.key.asOf.Contains(ev.tx) || e.replaced != nil && e.replaced.tx == ev.tx
 }
 
-// destroys reports whether an entry serves the version that the event names as destroyed. Earlier releases of the control
-// plane name none.
+// destroys reports whether an entry serves the version that the event names as destroyed. Earlier releases of the
+// control plane do not name the version; then it is the version that a rotation has replaced.
 func (ev *event) destroys(e *entry) bool {
 	return e.key != nil && e.key.ID == ev.key && (e.key.Version == ev.version || ev.version == 0 && e.replaced != nil)
 }
 
-// mayKeep reports whether an entry that an event touches may serve a while longer. An entry that an earlier rotation
-// has replaced may not: its version no longer exists. The caller holds mu.
+// mayKeep reports whether an entry that an event touches may serve a while longer. An entry whose version an earlier
+// rotation replaced may not, because that version no longer exists. The caller holds mu.
 func (s *store) mayKeep(ev *event, e *entry) bool {
 	return ev.keepUntil > 0 && e.key != nil && e.replaced == nil &&
 		s.replacements[ev.key] == nil && len(s.replacements) < maxReplaced && len(s.replaced) < cap(s.replaced)
@@ -121,8 +121,9 @@ func (s *store) dropEntries(r *replacement) {
 	}
 }
 
-// removeReplaced removes an entry from its replacement. The replacement ends with its last entry: then the rotation may
-// be acknowledged, with the number of uses of the old version that are still in progress. The caller holds mu.
+// removeReplaced removes an entry from its replacement. When the last entry has been removed, the replacement ends. The
+// rotation may then be acknowledged, with the number of uses of the old version that are still in progress. The caller
+// holds mu.
 func (s *store) removeReplaced(e *entry) {
 	r := e.replaced
 	delete(r.entries, e)

@@ -22,7 +22,8 @@ const maxTries = 3
 // again.
 const maxEventLog = 4096
 
-// entry is a cached answer: a key, or a refusal (err). Only refreshing ever changes. All times are the Clock's.
+// entry is a cached answer: a key, or a refusal (err). Only its field refreshing ever changes. All times are the
+// Clock's.
 //
 // While cached, an entry is in one of these states. In each of them, an event that touches the entry drops it, and so
 // does an eviction:
@@ -53,8 +54,9 @@ type entry struct {
 
 // store holds the cached answers, the indexes by which events find them, and the fetches in flight.
 //
-// mu orders events and the ends of fetches, so that an answer is cached either before an event, which then drops it, or
-// after the event, when the fence has compared the two. Hits read the cache without mu.
+// mu orders events and the ends of fetches. If an answer is cached before an event arrives, the event drops it. If the
+// event arrives first, the fence compares the answer with the event before the answer is cached. Hits read the cache
+// without mu.
 type store struct {
 	fetchTimeout time.Duration
 	discarded    prometheus.Counter
@@ -211,8 +213,8 @@ func (s *store) size() int { return s.cache.EstimatedSize() }
 
 // pendingFetch is a fetch in flight, shared by all callers that want its answer.
 //
-// It begins in fetch. It ends in commitFetch, with an answer that is newer than every event since, or in failFetch.
-// An answer that is older leaves it in flight, to be sent again.
+// It begins in fetch. It ends in commitFetch, with an answer that is newer than every event since, or in failFetch. An
+// older answer does not end the fetch; the fetch is sent again.
 type pendingFetch struct {
 	id   digest
 	done chan struct{}
@@ -293,9 +295,9 @@ func (s *store) commitFetch(p *pendingFetch, e *entry, last bool) bool {
 	return true
 }
 
-// compareWithEvents reports whether an answer is outdated: whether an event that has arrived since the fetch was sent
-// touches the answer and is not contained in its position. A refusal has no position, and so contains no event. passed
-// reports whether any event has arrived since then.
+// compareWithEvents compares an answer with the events that have arrived since the fetch was sent. outdated reports
+// whether one of these events touches the answer and is not contained in the answer's position. A refusal has no
+// position, so it contains no event. passed reports whether any event has arrived.
 func (s *store) compareWithEvents(p *pendingFetch, e *entry) (outdated, passed bool) {
 	if p.generation != s.generation || p.since < s.eventsBefore {
 		return true, true
@@ -320,8 +322,8 @@ func (s *store) failFetch(p *pendingFetch, err error) {
 	s.endFetch(p, nil, err)
 }
 
-// endFetch gives the answer to all callers that wait. The caller holds mu: the next request finds either the entry or
-// no fetch.
+// endFetch gives the answer to all callers that wait. The caller holds mu, so the next request finds the cached entry
+// or starts a new fetch.
 func (s *store) endFetch(p *pendingFetch, key *Key, err error) {
 	p.key, p.err = key, err
 	delete(s.pending, p.id)
@@ -479,8 +481,8 @@ const (
 	typeKeyVerified   = "key.verified"
 	typeKeyFailing    = "key.failing"
 	typeKeyExposed    = "key.exposed"
-	// typeKeyRotated and typeKeyRolledBack say that another version of a key serves from now on. The other two types of
-	// versions are for people.
+	// typeKeyRotated and typeKeyRolledBack say that another version of a key serves from now on. typeVersionAdded
+	// changes no answer. typeVersionDestroyed concerns only entries that still serve the destroyed version.
 	typeKeyRotated       = "key.rotated"
 	typeKeyRolledBack    = "key.rotation_rolled_back"
 	typeVersionAdded     = "key.version_added"
@@ -525,8 +527,8 @@ func newEvent(m *gen.StreamMessage) event {
 	return ev
 }
 
-// isUrgent reports whether the event may end uses or replace a key's version: then a person or a program may wait for
-// its receipt.
+// isUrgent reports whether the event may end uses or replace a key's version. A person or a program may wait for the
+// receipt of such an event.
 func (ev *event) isUrgent() bool {
 	switch ev.kind {
 	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeMemberRemoved, typeTokenRevoked, typeKeyRotated, typeKeyRolledBack:

@@ -393,7 +393,7 @@ func TestUsesInFlightAreAcknowledged(t *testing.T) {
 		return s
 	}
 	// acknowledged waits until a key's revocation is acknowledged, and returns the key's count of requests. said
-	// reports whether the acknowledgement has one.
+	// reports whether the acknowledgement contains a count.
 	acknowledged := func(t *testing.T, s *dataplanetest.Env, id string, tx int64) (requests int, said bool) {
 		t.Helper()
 		dataplanetest.Eventually(t, "the acknowledgement", func() bool { return s.Acknowledged(tx) })

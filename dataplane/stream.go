@@ -57,7 +57,7 @@ func (e *tooStaleError) Error() string {
 		e.declared, maxStaleParameter, maxQuoted, e.reason)
 }
 
-// streamState is what Status shows of the stream, and what the next connection resumes from.
+// streamState is the state of the stream that Status shows and that the next connection resumes from.
 //
 // The stream is connected from hello to its end. Otherwise it is being opened: failing means that the last attempt
 // brought no hello, and tooStale that Config.MaxStale was the reason.

@@ -1,5 +1,5 @@
-// Package docs_test checks the repository's Markdown pages: that what they name exists, and that what they say of the programs is
-// true.
+// Package docs_test checks the repository's Markdown pages. Everything that a page names must exist, and everything
+// that a page says about the programs must be true.
 package docs_test
 
 import (
@@ -30,10 +30,11 @@ import (
 	"github.com/agentrouter/aikeys/impl/secrets"
 )
 
-// repository is the root of the repository, seen from the folder that this package's tests run in.
+// repository is the path from the folder that this package's tests run in to the root of the repository.
 const repository = ".."
 
-// page is a Markdown page. Its file is seen from the root: README.md, docs/security.md.
+// page is a Markdown page. The field file is its path from the root of the repository, such as README.md or
+// docs/security.md.
 type page struct {
 	file, text string
 	blocks     []block
@@ -41,7 +42,7 @@ type page struct {
 	commands   []string // what a reader may run: the lines of shell blocks, without comments, and the code spans
 }
 
-// block is a fenced block of a page: what follows the opening fence, and the lines up to the closing one.
+// block is a fenced block of a page: the info string of the opening fence, and the lines up to the closing fence.
 type block struct{ info, text string }
 
 var (
@@ -91,7 +92,7 @@ func readPages(t *testing.T) map[string]page {
 	return pages
 }
 
-// readFile returns the text of a file, whose name is seen from the root.
+// readFile returns the text of a file. The name is a path from the root of the repository.
 func readFile(t *testing.T, file string) string {
 	t.Helper()
 	text, err := os.ReadFile(path.Join(repository, file))
@@ -263,7 +264,8 @@ func help(t *testing.T, command ...string) string {
 // onOneLine returns a text with its lines joined.
 func onOneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
-// programs are those whose commands and messages the pages name. tare has a page, and tests, of its own.
+// programs are the programs whose commands and messages the pages name. tare is left out, because it has its own page
+// and its own tests.
 var programs = []string{"aikeysd", "aikeys-gateway", "secrets-svc"}
 
 func TestDocsNameOnlyExistingCommandsAndFlags(t *testing.T) {
@@ -296,8 +298,8 @@ func TestDocsNameOnlyExistingCommandsAndFlags(t *testing.T) {
 	require.Greater(t, len(helps), 12)
 }
 
-// TestHelpOfEveryCommand requires that the help of each command explains and shows by examples what it does. Its descriptions
-// fit a terminal of 80 columns; commands to copy have at most 120.
+// TestHelpOfEveryCommand requires that the help of each command explains the command and shows how to run it.
+// Descriptions fit a terminal of 80 columns. Commands to copy have at most 120 columns.
 func TestHelpOfEveryCommand(t *testing.T) {
 	examples := regexp.MustCompile(`(?s)\nExamples:\n(.*?)\n\n[A-Z][^\n]*:\n`)
 	subcommand := regexp.MustCompile(`(?m)^  ([a-z][a-z-]*) {2,}\S`) // a line that lists a command
@@ -333,8 +335,8 @@ func TestHelpOfEveryCommand(t *testing.T) {
 	require.Greater(t, shown, 60)
 }
 
-// TestDocsListEverySetting compares each program's settings with the table of its page, and requires that no page names
-// another one.
+// TestDocsListEverySetting compares each program's settings with the table on the program's page, and requires that no
+// page names any other setting.
 func TestDocsListEverySetting(t *testing.T) {
 	settingName := regexp.MustCompile(`\b(?:AIKEYS|SECRETS_SVC)_[A-Z_]+`)
 	settingRow := regexp.MustCompile("(?m)^\\| `((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)` \\| (?:`([^`]*)` )?\\|")
@@ -418,8 +420,8 @@ func TestREADMEAndMetrics(t *testing.T) {
 	}
 	reading.Go(func() { _, _ = io.Copy(io.Discard, output) }) // so that the program never blocks on its output
 
-	// A block of JSON that follows a step is what it prints, except for ids, times and tokens. The lines of a block of text are
-	// parts of what it prints.
+	// If a block of JSON follows a step, the step prints exactly this JSON, except for ids, times and tokens. If a
+	// block of text follows a step, the step's output contains each line of the block.
 	const stepInfo = "bash walk"
 	blocks := readPages(t)["README.md"].blocks
 	script := "set -euo pipefail\n"
@@ -512,8 +514,8 @@ func TestREADMEAndMetrics(t *testing.T) {
 	}
 }
 
-// The name agentrouter-sdk on PyPI belongs to somebody else's package. Whatever this repository shows people or runs itself names it with a
-// place to take it from, or warns.
+// The name agentrouter-sdk on PyPI belongs to somebody else's package. If a line that this repository shows people or
+// runs names this package, the line must also give a place to install our SDK from, or a warning.
 func TestNothingLeadsToTheSDKsNameOnPyPI(t *testing.T) {
 	list := exec.CommandContext(t.Context(), "git", "ls-files", "-z")
 	list.Dir = repository

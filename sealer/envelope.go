@@ -42,8 +42,8 @@ const (
 	maxPayloadLen = nonceLen + MaxSecretLen + tagLen
 )
 
-// KEKIDOf returns the id of the key-encryption key that an envelope names, or ErrMalformed. It needs no KEK, and does not
-// authenticate the bytes. It finds the envelopes that have to be re-wrapped.
+// KEKIDOf returns the id of the key-encryption key that an envelope names, or ErrMalformed. It needs no KEK, and does
+// not authenticate the bytes. Callers use it to find the envelopes that have to be re-wrapped.
 func KEKIDOf(envelope []byte) (string, error) {
 	parts, err := parseEnvelope(envelope)
 	return parts.kekID, err
@@ -79,8 +79,8 @@ func parseEnvelope(envelope []byte) (envelopeParts, error) {
 	return parts, nil
 }
 
-// encode is the inverse of parseEnvelope. It returns an error for parts that parseEnvelope would refuse: then a KEKs
-// has returned an invalid id or wrapped key.
+// encode is the inverse of parseEnvelope. It returns an error for parts that parseEnvelope would refuse. Such an error
+// means that a KEKs has returned an invalid id or wrapped key.
 func (p envelopeParts) encode() (Envelope, error) {
 	if err := p.check(); err != nil {
 		return Envelope{}, fmt.Errorf("encode envelope: %w", err)
@@ -140,8 +140,9 @@ type KEKs interface {
 	Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) (dataKey []byte, err error)
 }
 
-// UntrustedKEKs are KEKs of a service that may return a wrong data key. To check the data key, a re-wrap also decrypts
-// the secret, and wipes it: if a wrong data key were wrapped again, nobody could read the secret any more.
+// UntrustedKEKs are KEKs of a service that may return a wrong data key. If a re-wrap wrapped a wrong data key, nobody
+// could read the secret any more. Therefore a re-wrap first checks that the data key decrypts the secret, and wipes the
+// plaintext.
 type UntrustedKEKs interface {
 	KEKs
 	// Reject drops a cached data key that does not decrypt its secret.
@@ -364,8 +365,9 @@ func dataKeyContext(kekID string, bound []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// ParseDataKeyContext returns the KEK id and the binding that the associated data of a wrapped data key encodes, or ErrMalformed. It is
-// for key management services that take names and values instead of bytes.
+// ParseDataKeyContext returns the KEK id and the binding that the associated data of a wrapped data key encodes, or
+// ErrMalformed. Backends use it if their key management service takes names and values instead of associated data in
+// bytes.
 func ParseDataKeyContext(associatedData []byte) (kekID string, binding Binding, err error) {
 	var (
 		rest   = cryptobyte.String(associatedData)
@@ -405,13 +407,13 @@ type Binding struct {
 	KeyID      string
 	// Provider is the only provider that the key may be sent to, as ProviderAt returns it; 1 to 255 bytes.
 	Provider string
-	// Version counts the secrets that the key has had, from 1. 0 is refused, because it is most likely a forgotten
-	// version.
+	// Version is the number of this secret among the key's secrets, counted from 1. 0 is refused, because it most
+	// likely means that the caller did not set the version.
 	Version uint32
 }
 
-// CanaryBinding returns the binding of a database's canary, a random value that shows whether a keyset belongs to the database. It
-// belongs to no tenant: "-" means the session's default in paths and is not valid as an id.
+// CanaryBinding returns the binding of a database's canary, a random value that shows whether a keyset belongs to the
+// database. The binding belongs to no tenant, because "-" is not a valid id: in paths, it means the session's default.
 func CanaryBinding() Binding {
 	return Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 1}
 }
@@ -447,8 +449,9 @@ func (b Binding) AssociatedData() ([]byte, error) {
 	return encoding.Bytes()
 }
 
-// ProviderAt returns Binding.Provider. If a provider's slug alone does not say where its keys go, destination is a
-// digest of that place, so that a key opens only for one destination. For other providers, destination is empty.
+// ProviderAt returns the value for Binding.Provider. If a provider's slug alone does not determine where its keys are
+// sent, destination is a digest of the place, so that a key opens only for this place. For other providers, destination
+// is empty.
 func ProviderAt(slug, destination string) string {
 	if destination == "" {
 		return slug

@@ -182,8 +182,8 @@ func TestEnvelopeSealerBackendErrors(t *testing.T) {
 	})
 }
 
-// The primary KEK is retired between the calls of List and Wrap. In TestEnvelopeSealerBackendErrors, the backend knows
-// none of its KEKs, and Seal does not repeat its calls forever.
+// The primary KEK is retired between the calls of List and Wrap. Seal then tries once more, under the new primary KEK.
+// TestEnvelopeSealerBackendErrors shows that Seal does not retry forever if the backend never knows its primary KEK.
 func TestSealWhileThePrimaryKEKIsRetired(t *testing.T) {
 	keks := &plainKEKs{primary: "plain:", fault: sealer.ErrUnknownKEK}
 	keks.asked = func() {

@@ -39,8 +39,8 @@ type Result struct {
 
 // BatchRewrapper is a Sealer that re-wraps many envelopes in one call.
 type BatchRewrapper interface {
-	// RewrapAll returns a result for each item, in their order. An item that can't be re-wrapped has its error in its result.
-	// The error of the call itself is ErrUnavailable or the context's, and comes without results.
+	// RewrapAll returns a result for each item, in their order. An item that can't be re-wrapped has its error in its
+	// result. If the call itself fails, it returns ErrUnavailable or the context's error, and no results.
 	RewrapAll(ctx context.Context, items []Item) ([]Result, error)
 }
 

@@ -20,8 +20,8 @@ type KeyResult struct {
 	Err error
 }
 
-// BatchKEKs are KEKs that handle many data keys at once. Both methods return a result for each item, in their order. The error of the
-// call itself is ErrUnavailable or the context's, and comes without results.
+// BatchKEKs are KEKs that handle many data keys at once. Both methods return a result for each item, in their order. If
+// the call itself fails, they return ErrUnavailable or the context's error, and no results.
 type BatchKEKs interface {
 	KEKs
 	WrapAll(ctx context.Context, items []KeyItem) ([]KeyResult, error)

@@ -42,8 +42,8 @@ const MaxSecretLen = 64 << 10
 
 // Envelope is a sealed secret.
 type Envelope struct {
-	// KEKID is the id of the key-encryption key that wraps the data key. Bytes names it too; the field lets a store index it
-	// and find the envelopes that are left to re-wrap.
+	// KEKID is the id of the key-encryption key that wraps the data key. Bytes contains the id, too. With the separate
+	// field, a store can index the id and find the envelopes that still have to be re-wrapped.
 	KEKID string
 	// Bytes is the whole envelope, as Open and Rewrap take it.
 	Bytes []byte

@@ -15,9 +15,9 @@ var errNotEncodable = errors.New("a secret has no binary encoding; seal it")
 type Secret struct {
 	secret.Redacted
 
-	// plaintext is a func so that nothing prints the secret: fmt does not call the methods of an unexported field, and
-	// the dumpers of debuggers and test failures call no methods. They follow slices and pointers, but can't look into
-	// a func.
+	// plaintext is a func so that nothing prints the secret. fmt does not call the methods of an unexported field, and
+	// debuggers and test failures dump values without calling methods. They follow slices and pointers, but can't look
+	// into a func.
 	plaintext func() *[]byte
 }
 

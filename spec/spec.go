@@ -1,5 +1,5 @@
 // Package spec holds the OpenAPI documents and the catalogue of providers. The documents are not compiled in: gen and
-// impl/docsite are generated from them. It imports nothing of ours.
+// impl/docsite are generated from them. This package imports no other package of this module.
 package spec
 
 import (

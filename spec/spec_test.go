@@ -112,7 +112,8 @@ func TestDocumentsAreValidOpenAPI(t *testing.T) {
 	}
 }
 
-// A secret field that loses its mark would be written to logs, so a change must show in review.
+// If a secret field lost its mark, its value would be written to logs. This test makes every change of the marks
+// visible in review.
 func TestSecretFieldsArePinned(t *testing.T) {
 	var marked, uses, shown []string
 	walkFile(t, publicDocument, func(place string, object map[string]any) {
@@ -153,7 +154,7 @@ func TestGrowingListsHaveEachValueOnce(t *testing.T) {
 	require.NotZero(t, lists)
 }
 
-// The validator's refusals come from the document, so what a request may be must be said there in words.
+// The document must say in words what it requires of a request, because the validator's refusals quote the document.
 func TestRequestsAreDescribedInWords(t *testing.T) {
 	for _, file := range []string{publicDocument, "dataplane.yaml", "secrets.yaml"} {
 		for id, op := range operations(load(t, file)) {
@@ -249,8 +250,8 @@ func TestExamplesFitTheirSchemas(t *testing.T) {
 		direction openapi3.SchemaValidationOption
 	}
 	doc := load(t, publicDocument)
-	// Close the schemas: examples must have no members that the document does not name and no values that its growing lists
-	// lack, although readers must accept both.
+	// Close the schemas. Readers must accept members that the document does not name, and values that its growing lists
+	// lack. Examples must have neither.
 	seen := map[*openapi3.Schema]bool{}
 	var visit func(ref *openapi3.SchemaRef)
 	visit = func(ref *openapi3.SchemaRef) {
@@ -402,8 +403,8 @@ func TestEveryOperationHasFiveSamples(t *testing.T) {
 }
 
 func TestSamplesCallThePublishedNames(t *testing.T) {
-	// calls is how each operation is called in Go, Python, TypeScript and on the command line. Programs are written against
-	// these names: they may grow, and never change.
+	// want shows how each operation is called in Go, Python, TypeScript and on the command line. Programs are written
+	// against these names, so names may be added but must never change.
 	want := map[string][4]string{
 		"registerKey":          {"client.AIKeys().Register(ctx, ", "client.aikeys.register(", "client.aikeys.register(", "tare api byok add "},
 		"getKey":               {"client.AIKeys().Get(ctx, ", "client.aikeys.get(", "client.aikeys.get(", "tare api byok get byok_"},

@@ -282,7 +282,7 @@ type caller struct {
 	body string
 }
 
-// attempt is one request: when it was sent, when its answer was complete, and with which status.
+// attempt records one request: when it was sent, when its answer was complete, and the status of the answer.
 type attempt struct {
 	sent, answered time.Time
 	status         int

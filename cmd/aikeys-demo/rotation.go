@@ -18,8 +18,8 @@ const (
 	streaming  = `{"model":"demo","stream":true,"messages":[{"role":"user","content":"And now?"}]}`
 )
 
-// playRotation rotates the key while each gateway gets requests and streams, and prints what happened when. None of
-// them may fail.
+// playRotation rotates the key while each gateway gets requests and streams, and prints what happened when. No request
+// and no stream may fail.
 func playRotation(ctx context.Context, p *cli.Program, sdk *agentrouter.Client, id string, callers []*caller) error {
 	senders := make([]*caller, 0, 2*len(callers))
 	for _, c := range callers {

@@ -77,8 +77,8 @@ func TestAgentStopsNamingARevokedKey(t *testing.T) {
 	require.NotContains(t, p.Output(), callerToken)
 }
 
-// While the agent stops, and while it is killed, each question gets its right answer or none. A killed agent leaves its
-// socket behind for the next agent.
+// While the agent stops or is killed, each question gets the right answer or no answer. A killed agent leaves its
+// socket file behind, and the next agent replaces it.
 func TestAgentRestartsUnderLoad(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

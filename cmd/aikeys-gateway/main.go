@@ -1,6 +1,6 @@
-// Command aikeys-gateway is a data plane. It serves inference requests with the provider keys of their callers, which it gets
-// from the control plane and forgets when they are revoked. It only wires packages of dataplane together; see
-// aikeys-gateway --help. It imports nothing of the server side.
+// Command aikeys-gateway is a data plane. It serves inference requests with the provider keys of their callers. It gets
+// these keys from the control plane, and forgets a key when the key is revoked. The command only wires packages of
+// dataplane together, and imports nothing of the server side. See aikeys-gateway --help.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-// gcPercent is the program's default of GOGC. It is Go's own.
+// gcPercent is the program's default for GOGC. It equals Go's own default.
 const gcPercent = 100
 
 func main() {

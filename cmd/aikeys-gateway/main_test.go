@@ -203,8 +203,8 @@ func (c *controlPlane) addBob(replica *programtest.Process) (token, own string) 
 	return asBob.alice, key.ID
 }
 
-// revoke revokes a key, and waits for the receipt for at most the given time. For a revoked key, it asks for the
-// receipt once more.
+// revoke revokes a key, and waits for the receipt for at most the given time. If the key is already revoked, revoke
+// gets its receipt again.
 func (c *controlPlane) revoke(replica *programtest.Process, key, wait string) pub.Receipt {
 	c.t.Helper()
 	return c.call(replica, http.MethodDelete, "/"+key+"?wait="+wait, "").Receipt
@@ -230,8 +230,8 @@ type request struct {
 	answer     string // the id of the key that served it, or why none did
 }
 
-// startProbed starts a gateway with flags. Until the test ends, it sends the gateway requests of the callers in turn;
-// without callers, of alice.
+// startProbed starts a gateway with flags. Until the test ends, it sends requests to the gateway with the credentials
+// of the callers in turn. If callers is empty, it uses alice's credential.
 func (c *controlPlane) startProbed(controlPlane, flags string, callers ...string) *probedGateway {
 	c.t.Helper()
 	g := &probedGateway{Process: c.startGateway(controlPlane, fmt.Sprintf("edge-%d", time.Now().UnixNano()), strings.Fields(flags)...)}

@@ -42,9 +42,9 @@ import (
 // certifiedName is a name in the certificates of providers that run WithTLS.
 const certifiedName = "example.com"
 
-// startProxy runs nginx, Caddy, HAProxy or Envoy, as make test installs them, with its sample configuration, and
-// returns its URL. It replaces the gateway that the sample names with a listener of gateway, and the provider with
-// provider, which runs WithTLS. pairs are further texts to replace.
+// startProxy runs nginx, Caddy, HAProxy or Envoy, as make test installs them, with the proxy's sample configuration. It
+// returns the proxy's URL. In the sample, it replaces the gateway with a listener of gateway, and the providers with
+// provider, which must run WithTLS. pairs are further replacements: each old text is followed by its new text.
 func startProxy(t *testing.T, name string, gateway *programtest.Process, provider *gatewaytest.Provider, pairs ...string) (url string) {
 	t.Helper()
 	// A socket is bound to the address until the test ends, so that no other process gets the address.
@@ -166,8 +166,8 @@ func runTool(t *testing.T, command string, environ ...string) (output []byte) {
 // question asks for a completion.
 const question = `{"model": "m", "max_tokens": 9, "messages": []}`
 
-// The official SDKs work with the base URL and the key changed and nothing else. A provider sends each chunk only after
-// the SDK has got the previous one, so a buffer in between would stop the stream.
+// The official SDKs work with the gateway if only the base URL and the key are changed. A provider sends each chunk
+// only after the SDK has got the previous one, so a buffer in between would stop the stream.
 func TestProviderSDKs(t *testing.T) {
 	t.Parallel()
 	folder, err := filepath.Abs("../../tools/peers")
@@ -417,8 +417,8 @@ func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 	}
 }
 
-// A filter behind ext_authz gets the key in the metadata, only for its own provider; no header has the key. Here the
-// route's headers stand in for Envoy AI Gateway's filter.
+// A filter behind ext_authz gets the key in the metadata, and only the key of its own provider. No header has the key.
+// Here the route's headers stand in for Envoy AI Gateway's filter.
 func TestEnvoyHandsTheKeyOverInMetadata(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, gatewaytest.WithTLS())
@@ -440,7 +440,8 @@ func TestEnvoyHandsTheKeyOverInMetadata(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, programtest.Send(http.MethodPost, url+"/openai/chat/completions", "ak_EXAMPLE_wrong", question).Status)
 }
 
-// HAProxy continues after an error in Lua. It must not send the request, which has the caller's credential.
+// HAProxy continues after an error in Lua. It must not send the request to the provider, because the request still has
+// the caller's credential.
 func TestHAProxyStopsWhenLuaFails(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, gatewaytest.WithTLS())
@@ -644,10 +645,10 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		}
 		c.registerSecret(replica, p.Slug, secret)
 		untested[p.Slug], arrived[p.Slug] = true, make(chan struct{}, 2)
-		// The server takes one credential. It answers with two streamed events, the second after the first has arrived;
-		// if the request does not ask for a stream, it sends a whole answer. If the body has the word "refuse", it
-		// answers as for a wrong key. If the body has the word "forbid", it answers as for a model that the key may not
-		// use.
+		// The server accepts one credential. It answers with two streamed events, and sends the second event after the
+		// first has arrived. If the request does not ask for a stream, the server sends a whole answer. If the body has
+		// the word "refuse", the server answers that the key is wrong. If the body has the word "forbid", the server
+		// answers that the key may not use the model.
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body) // a request that ends early is answered as another one
 			i := slices.IndexFunc(apis, func(a documented) bool {
@@ -751,8 +752,8 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		require.Equal(t, want, got)
 	})
 
-	// Each API first refuses its key, and then refuses requests of two users for reasons that are no key's fault. Only
-	// the first refusals are failures of keys.
+	// Each API first refuses its key. It then refuses requests of one or two users for reasons that have nothing to do
+	// with the key. Only the first refusal counts as a failure of the key.
 	t.Run("failures of keys", func(t *testing.T) {
 		ask := func(api documented, token, model string, status int) {
 			got := programtest.Send(http.MethodPost, gateway.URL("gateway")+"/"+api.provider+api.path, token, `{"model":"`+model+`"}`)
@@ -844,7 +845,7 @@ func TestCustomProvidersAreSwitchedOff(t *testing.T) {
 }
 
 // The clouds' own SDKs are served with tokens that the control plane signs, or with Azure's key. The provider sees
-// neither the caller's credential nor that of the cloud.
+// neither the caller's credential nor the registered AWS secret access key or Google private key.
 func TestCloudSDKs(t *testing.T) {
 	t.Parallel()
 	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))

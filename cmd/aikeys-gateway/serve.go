@@ -54,7 +54,7 @@ at once.`,
 	return cmd
 }
 
-// serve runs a gateway with those of the named listeners that are set, and the ops listener.
+// serve runs a gateway with the ops listener and with each named listener whose setting is set.
 func (p *program) serve(ctx context.Context, cfg *config, listeners ...string) error {
 	if err := cfg.load(p.Environ); err != nil {
 		return err
@@ -140,7 +140,8 @@ func (s *service) bind(ctx context.Context, setting *settings.Setting) (net.List
 	return listener, nil
 }
 
-// tlsOf returns the TLS configuration of a listener for proxies: nil on a unix socket, and without --auth-client-ca.
+// tlsOf returns the TLS configuration of a listener for proxies. It returns nil for a unix socket, or if
+// --auth-client-ca is not set.
 func (s *service) tlsOf(address string) *tls.Config {
 	if isSocket(address) {
 		return nil
@@ -148,8 +149,8 @@ func (s *service) tlsOf(address string) *tls.Config {
 	return s.proxyTLS
 }
 
-// run serves until ctx is done, or until a part fails that the gateway can't do without. Requests in flight end before the
-// resolver that they need.
+// run serves until ctx is done or an essential part of the gateway fails. The resolver stops after the requests in
+// flight, because they need it.
 func (s *service) run(ctx context.Context) error {
 	var serving []lifecycle.Part
 	var addresses []any

@@ -172,8 +172,8 @@ func TestNoGoroutinesAfterExit(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-// A newer key replaces the first, and the first serves again once the newer one is revoked: no request fails in between.
-// Members who are removed, and API keys that are revoked, are refused within a lease.
+// A newer key replaces the first key. When the newer key is revoked, the first key serves again. No request fails in
+// between. Within a lease, gateways refuse removed members and revoked API keys.
 func TestChangesReachGateways(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -280,7 +280,8 @@ func TestReceiptOfUnreachableGateways(t *testing.T) {
 }
 
 // A control plane's process is killed right after it has confirmed a revocation, in one case before it could send the
-// event. Its gateways resume at another process and miss nothing. If that process runs already, they refuse no request.
+// event. Its gateways resume at another process and miss nothing. If the other process is already running, the gateways
+// refuse no request.
 func TestControlPlaneIsKilled(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -345,8 +346,8 @@ func TestControlPlaneIsKilled(t *testing.T) {
 	})
 }
 
-// PostgreSQL crashes and restarts, and later is away for 3 s. Meanwhile revocations fail, a gateway without a grace refuses
-// requests when its lease has ended, and one with a grace refuses none.
+// PostgreSQL crashes and restarts, and later is away for 3 s. While it is away, revocations fail. A gateway without a
+// grace refuses requests when its lease has ended. A gateway with a grace refuses none.
 func TestDatabaseOutage(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t)
@@ -558,7 +559,8 @@ func TestUpstreamsReplaceProviders(t *testing.T) {
 	require.Empty(t, e.provider.Requests())
 }
 
-// A provider whose certificate an authority of the operator's has signed is reached only with --upstream-ca.
+// If an authority of the operator has signed a provider's certificate, a gateway reaches the provider only with
+// --upstream-ca.
 func TestUpstreamsOfOtherAuthorities(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, gatewaytest.WithTLS())
@@ -570,8 +572,9 @@ func TestUpstreamsOfOtherAuthorities(t *testing.T) {
 	require.Len(t, e.provider.Requests(), served)
 }
 
-// A gateway's credential is its certificate. With it, the gateway fetches keys, follows changes and acknowledges them,
-// also after the certificate was replaced and the first one has expired, until the data plane is revoked.
+// A gateway's credential is its certificate. With it, the gateway fetches keys, follows changes and acknowledges them
+// until the data plane is revoked. It still does so after the certificate was replaced and the first certificate has
+// expired.
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
 	c, authority, own := newControlPlane(t, modelstest.EnginePostgres.URL(t)), tlsfilestest.NewAuthority(t), tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
@@ -695,7 +698,7 @@ func (c *controlPlane) answerWithStreams() {
 	c.upstream = provider.URL + "/v1"
 }
 
-// openSocket opens a WebSocket, over which one message has gone there and back.
+// openSocket opens a WebSocket, and returns when one message has gone there and back.
 func (c *controlPlane) openSocket(gateway *programtest.Process) *websocket.Conn {
 	c.t.Helper()
 	cfg, err := websocket.NewConfig(strings.Replace(gateway.URL("gateway"), "http", "ws", 1)+"/openai/realtime", "http://localhost/")
@@ -742,7 +745,8 @@ func TestReceiptShowsTheRequestsInFlight(t *testing.T) {
 	}
 }
 
-// A gateway whose credential is revoked serves nobody, whatever grace it has, and its open streams end as those of a revoked key do.
+// A gateway whose credential is revoked serves nobody, whatever its grace is. Its open streams end as the streams of a
+// revoked key do.
 func TestRevokedDataPlaneEndsItsStreams(t *testing.T) {
 	t.Parallel()
 	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
@@ -978,7 +982,8 @@ func TestARefusedRotationIsRolledBackByItself(t *testing.T) {
 	})
 }
 
-// aikeysd is killed while it makes each step of a rotation or another change, and once more after it has answered.
+// Each step of a rotation and several other changes are tested. aikeysd is killed while it handles the request, and
+// again after it has answered the repeated request.
 func TestRotationsSurviveTheKillOfAikeysd(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -1103,7 +1108,7 @@ func (c *controlPlane) ask(replica *programtest.Process, method, path, body stri
 	return text
 }
 
-// registration is the body of a register, whose key is tested or not.
+// registration returns the body of a register request. If verify is set, the service tests the key.
 func registration(provider, secret string, verify bool) string {
 	return fmt.Sprintf(`{"provider":%q,"name":"key %d","secret":"%s-EXAMPLE-EXAMPLE","verify":%t}`, provider, time.Now().UnixNano(), secret, verify)
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
-// config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
-// that. load checks the settings that depend on one another.
+// config has the settings. newConfig declares each setting once; the flag, the variable, the default and the help
+// follow from the declaration. load checks the settings that depend on one another.
 type config struct {
 	*settings.Set
 
@@ -136,7 +136,7 @@ func (s *config) addFlags(flags *pflag.FlagSet) {
 	list.Value = addedTo{s.Of("upstream")}
 }
 
-// addedTo is a setting whose flag adds to the list when it is repeated.
+// addedTo is a setting that holds a list. If its flag is repeated, each value is added to the list.
 type addedTo struct{ *settings.Setting }
 
 // Set implements pflag.Value.
@@ -212,7 +212,7 @@ func (s *config) checkProxies() (complaints []string) {
 	return complaints
 }
 
-// checkProxyListeners requires that only the operator's proxies get answers from the two listeners for them.
+// checkProxyListeners requires that the two listeners for proxies answer only the operator's proxies.
 func (s *config) checkProxyListeners() (complaints []string) {
 	complain := func(name, text string) { complaints = append(complaints, s.Of(name).Given()+": "+text) }
 	if listen := s.Of("forward-auth-listen"); s.ForwardAuthListen != "" && !isSocket(s.ForwardAuthListen) && s.ForwardAuthFile == "" && s.AuthClientCA == "" {

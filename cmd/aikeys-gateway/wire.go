@@ -96,7 +96,7 @@ func (s *service) newResolver() (*dataplane.Resolver, error) {
 	return dataplane.New(cfg)
 }
 
-// openText returns a function that returns what a file holds, and reads the file again when it changes.
+// openText returns a function that returns the current text of a file. When the file changes, it is read again.
 func (s *service) openText(name, file string, read func(file string) (string, error)) (func() string, error) {
 	text, err := filereload.Open(filereload.Source[string]{
 		Name: name, Files: []string{file}, Load: func() (string, error) { return read(file) }, Log: s.log,

@@ -33,7 +33,8 @@ operator: the user and the name of the machine on which the command ran.`,
 	}, p.memberCommand(), p.tokenCommand(), p.keyCommand(), p.providerCommand(), p.dataPlaneCommand(), p.fetchesCommand(), p.systemEventsCommand())
 }
 
-// admin is one run of a command that works on the database: its flags, and the database once that is open.
+// admin is one run of a command that works on the database. It holds the command's flags and, once opened, the
+// database.
 type admin struct {
 	*program
 	cfg                     *config
@@ -73,9 +74,9 @@ func (a *admin) addUserFlag(cmd *cobra.Command, isRequired bool) {
 	a.idFlags = append(a.idFlags, identifier{"--user", &a.user, isRequired})
 }
 
-// command completes a command on the database: it adds the flags that name the database, after the command's own. When
-// it runs, the command reports all errors in its flags and the settings together. If there are none, it opens the
-// database and calls act. check, which may be nil, checks the command's own flags.
+// command completes a command that works on the database. It adds the flags of the database settings after the
+// command's own flags. When the command runs, it reports all errors in its flags and in the settings together. If there
+// are no errors, it opens the database and calls act. check checks the command's own flags; it may be nil.
 func (a *admin) command(cmd *cobra.Command, check func() error, act func(ctx context.Context) error) *cobra.Command {
 	names := make([]string, len(a.idFlags))
 	for i, id := range a.idFlags {
@@ -97,8 +98,8 @@ func (a *admin) command(cmd *cobra.Command, check func() error, act func(ctx con
 	return cmd
 }
 
-// withStore opens the database and calls act. Only some commands may create the database. If the others did, they would
-// work on an empty database, and nobody would notice a wrong path.
+// withStore opens the database and calls act. Only some commands may create a missing database. The others return an
+// error, because on a new, empty database nobody would notice that the path was wrong.
 func (a *admin) withStore(ctx context.Context, act func(ctx context.Context) error) error {
 	isMissing, err := databaseMissing(a.cfg.DatabaseURL)
 	if err != nil {
@@ -176,7 +177,7 @@ func (o operator) event(tx *models.Tx, what models.EventType, about models.Calle
 	}
 }
 
-// projectName is the project as messages name it: acme/chat.
+// projectName returns the project's name in messages, such as acme/chat.
 func (a *admin) projectName() string { return a.customer + "/" + a.project }
 
 // projectInDatabase is projectName with the database, for messages about a change.
@@ -184,7 +185,7 @@ func (a *admin) projectInDatabase() string {
 	return a.projectName() + " in " + databaseName(a.cfg.DatabaseURL)
 }
 
-// projectCommand is another admin command on the same project in the same database, for the user to paste.
+// projectCommand returns another admin command on the same project and database, for the user to paste.
 func (a *admin) projectCommand(name string) string {
 	return fmt.Sprintf("aikeysd admin %s --customer %s --project %s%s", name, a.customer, a.project, a.cfg.databaseFlags())
 }

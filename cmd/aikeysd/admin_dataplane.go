@@ -124,7 +124,7 @@ func createDataPlane(ctx context.Context, store *models.Store, want models.DataP
 	return text, made, err
 }
 
-// dataPlaneExists returns an error that names the active data plane with the name, or with the certificate.
+// dataPlaneExists returns an error that names the active data plane that already has the name or the certificate.
 func (a *admin) dataPlaneExists(ctx context.Context, name, certificate string) error {
 	all, err := a.store.ListDataPlanes(ctx)
 	if err != nil {
@@ -140,8 +140,8 @@ func (a *admin) dataPlaneExists(ctx context.Context, name, certificate string) e
 		name, name, a.cfg.databaseFlags())
 }
 
-// credentialName returns the name in a data plane's certificate, or "token" if it has no certificate. No certificate
-// has that name: their names have a colon.
+// credentialName returns the name in a data plane's certificate, or "token" if it has no certificate. No name in a
+// certificate equals "token", because every such name contains a colon.
 func credentialName(d models.DataPlane) string {
 	if d.Certificate != "" {
 		return d.Certificate
@@ -149,8 +149,8 @@ func credentialName(d models.DataPlane) string {
 	return "token"
 }
 
-// customersOf lists the customers that a data plane may serve, or returns "(all)". No customer has that id: ids have no
-// brackets.
+// customersOf lists the customers that a data plane may serve. If it may serve all customers, customersOf returns
+// "(all)". No customer can have this id, because ids contain no brackets.
 func customersOf(d models.DataPlane) string {
 	if d.Customers == nil {
 		return "(all)"
@@ -217,7 +217,8 @@ stream of events, so that it uses its cache only until its lease ends. Another d
 	})
 }
 
-// findRevoked returns the last data plane that had the name, so that revoking it again changes nothing and succeeds.
+// findRevoked returns the last revoked data plane with the name. With it, a repeated revocation succeeds and changes
+// nothing.
 func (a *admin) findRevoked(ctx context.Context, name string) (last models.DataPlane, err error) {
 	all, err := a.store.ListDataPlanes(ctx)
 	for _, d := range all {
@@ -231,7 +232,7 @@ func (a *admin) findRevoked(ctx context.Context, name string) (last models.DataP
 	return last, err
 }
 
-// maxFetches is the longest list of fetches.
+// maxFetches is the maximum number of fetches in a list.
 const maxFetches = 10_000
 
 func (p *program) fetchesCommand() *cobra.Command {

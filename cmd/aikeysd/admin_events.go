@@ -12,7 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// maxSystemEvents is the longest list of system events.
+// maxSystemEvents is the maximum number of system events in a list.
 const maxSystemEvents = 10_000
 
 func (p *program) systemEventsCommand() *cobra.Command {
@@ -78,7 +78,8 @@ A day in --from or --to means its first moment in UTC.`,
 	})
 }
 
-// parseTime parses a flag's day or time into microseconds since 1970, unless it is empty.
+// parseTime parses the day or time in a flag and stores it in microseconds since 1970. If the text is empty, parseTime
+// stores nothing.
 func parseTime(flag, text string, into *int64) error {
 	if text == "" {
 		return nil

@@ -124,7 +124,7 @@ func keyID(text string) string {
 	return models.KeyIDPrefix + strings.TrimPrefix(text, models.KeyIDPrefix)
 }
 
-// revokeKey revokes a key and writes the event that the API would, in one transaction.
+// revokeKey revokes a key and writes the same event as the API, in one transaction.
 func (a *admin) revokeKey(ctx context.Context, id string) (key models.Key, err error) {
 	err = a.store.Transact(ctx, func(tx *models.Tx) error {
 		if key, err = tx.LockAnyKey(id); err != nil {
@@ -141,8 +141,8 @@ func (a *admin) revokeKey(ctx context.Context, id string) (key models.Key, err e
 	return key, err
 }
 
-// awaitReceipt waits until the receipt of a committed revocation is complete, or for at most wait, and returns it. The feed does
-// not run here: it only reads what the replicas of the service have stored.
+// awaitReceipt returns the receipt of a committed revocation when the receipt is complete, or when wait has passed.
+// This process does not run the feed. It only reads what the replicas of the service have stored.
 func (a *admin) awaitReceipt(ctx context.Context, key models.Key, wait time.Duration) (feed.Receipt, error) {
 	committed := time.Now() // or earlier
 	receipts, err := feed.New(feed.Config{Store: a.store})

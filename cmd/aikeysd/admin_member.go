@@ -58,7 +58,8 @@ path.`,
 	})
 }
 
-// setMember gives a user their role and records the event. It makes the project if it is new.
+// setMember gives a user a role in a project, and records the event. If the project does not exist, setMember creates
+// it.
 func setMember(tx *models.Tx, by operator, who models.Caller, role models.Role) error {
 	if err := tx.EnsureProject(who.CustomerID, who.ProjectID); err != nil {
 		return err

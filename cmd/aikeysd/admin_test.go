@@ -92,8 +92,8 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 	}, got)
 }
 
-// The system trail has what no project's events have: data planes, key-encryption keys, re-wraps, and what operators
-// read.
+// The system trail records what the events of projects leave out: data planes, key-encryption keys, re-wraps, and what
+// operators read.
 func TestSystemTrailNamesOperators(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -317,7 +317,7 @@ func TestAdminHintsRepeatDatabaseFlags(t *testing.T) {
 	require.Contains(t, got.Stderr, `aikeysd admin member list --customer acme --project chat --database-url 'sqlite:`+strings.ReplaceAll(path, "'", `'\''`)+"'")
 }
 
-// An operator can revoke any user's key as its owner would, in an emergency. The event names the operator.
+// In an emergency, an operator can revoke any user's key, as the key's owner can. The event names the operator.
 func TestAdminRevokesAnyKeyAndAwaitsTheReceipt(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -379,7 +379,8 @@ func TestAdminDeletesAProvider(t *testing.T) {
 	})
 }
 
-// Rows of credentials are never deleted. They say who created and who revoked each, and whether it is in use.
+// Rows of credentials are never deleted. Each row says who created the credential, who revoked it, and whether it is in
+// use.
 func TestAdminDataPlanes(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {

@@ -59,7 +59,8 @@ a secret store; notes go to standard error. The API key is shown only this once.
 	})
 }
 
-// notMember returns an error that says how to make the user a member: an owner, if the project has no members yet.
+// notMember returns an error with the command that makes the user a member. If the project has no members yet, the
+// command makes the user an owner.
 func (a *admin) notMember(ctx context.Context) error {
 	exists, err := a.projectExists(ctx)
 	if err != nil {

@@ -108,8 +108,8 @@ type checkReport struct {
 
 var (
 	errChecks = errors.New("a check failed; see the table")
-	// These are not failures. errNotYet: serve will make what is missing. errSkipped: an earlier check has
-	// not found what this one needs.
+	// errNotYet and errSkipped are not failures. errNotYet says that serve will create what is missing. errSkipped says
+	// that an earlier check did not find what this check needs.
 	errNotYet  = errors.New("is not there yet: serve will make it")
 	errSkipped = errors.New("not checked: see above")
 	// errNotItsRole says that the role has no right to what the check needs.
@@ -150,7 +150,7 @@ func (p *program) check(ctx context.Context, cfg *config, options checkOptions) 
 	return nil
 }
 
-// checker holds what each check finds out for those after it.
+// checker holds the results that later checks need from earlier checks.
 type checker struct {
 	*program
 	cfg       *config
@@ -163,7 +163,8 @@ type checker struct {
 	closers   lifecycle.Closers
 }
 
-// settings checks the variables of tracing, OTEL_*. Loading the settings has checked the program's own.
+// settings checks tracing's variables, OTEL_*. The program's own settings have been checked before, when they were
+// loaded.
 func (c *checker) settings(context.Context) (string, error) {
 	if _, err := tracing.Endpoint(c.Getenv); err != nil {
 		return "", err
@@ -252,7 +253,8 @@ func (c *checker) keyset(ctx context.Context) (string, error) {
 	return c.cfg.sealerName() + " opens this database", nil
 }
 
-// requireKeysetFile returns an error if the keyset file of a local sealer is missing: opening the sealer would make it.
+// requireKeysetFile returns an error if the keyset file of a local sealer is missing. It must run before the sealer is
+// opened, because opening the sealer would create the file.
 func (c *checker) requireKeysetFile(bound bool) error {
 	path, isFile := c.cfg.keysetPath()
 	if !isFile {
@@ -270,7 +272,7 @@ func (c *checker) requireKeysetFile(bound bool) error {
 }
 
 // isBound reports whether the database is bound to a keyset. It reads the canary from the store, because
-// keysetcheck.Checker would make one.
+// keysetcheck.Checker would create a missing canary.
 func (c *checker) isBound(ctx context.Context) (bool, error) {
 	if c.isMissing {
 		return false, nil
@@ -282,7 +284,7 @@ func (c *checker) isBound(ctx context.Context) (bool, error) {
 	return err == nil, err
 }
 
-// keys counts the keys by the KEK they are sealed under, and returns an error if one can't be read.
+// keys counts the keys that are sealed under each KEK. It returns an error if any key can't be read.
 func (c *checker) keys(ctx context.Context) (string, error) {
 	if c.sealer == nil || !c.isCurrent {
 		return "", errSkipped
@@ -403,8 +405,8 @@ func (r checkReport) print(p *program, options checkOptions) error {
 	return r.sealReport.print(p, options.keys)
 }
 
-// sealReport says how keys are sealed. KEKs is nil if that could not be found out; the other lists are nil if they were not
-// asked for.
+// sealReport says how keys are sealed. KEKs is nil if the program could not find out how they are sealed. The other
+// lists are nil unless the user asked for them.
 type sealReport struct {
 	KEKs       []rewrap.KEKKeys    `json:"keks"`
 	Unreadable []rewrap.Unreadable `json:"unreadable,omitempty"`
@@ -437,8 +439,8 @@ func newKeyReport(k models.Key, seal rewrap.EnvelopeStatus) keyReport {
 		SealState: string(seal.State), KEKID: seal.KEKID, Reason: seal.Reason()}
 }
 
-// print prints a table of the KEKs, then a table of the keys that can't be read if there are any, and one of all keys if
-// the user asked for it.
+// print prints a table of the KEKs. If some keys can't be read, it prints a table of those keys next. If the user asked
+// for all keys, a table of all keys comes last.
 func (r sealReport) print(p *program, keys bool) error {
 	table := p.NewTable("\nKEK", "STATE", "CURRENT", "OLD_KEK", "UNREADABLE")
 	for _, k := range r.KEKs {

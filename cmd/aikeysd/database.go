@@ -27,7 +27,7 @@ func databaseName(databaseURL string) string {
 	return cmp.Or(database.Name(databaseURL), "the database")
 }
 
-// storeOptions returns how the settings say to open the database.
+// storeOptions returns the options that the settings give for opening the database.
 func (s *config) storeOptions() models.Options {
 	return models.Options{MaxConns: s.DBMaxConns, DirectURL: s.DatabaseDirectURL, Plaintext: s.Insecure}
 }
@@ -48,8 +48,8 @@ func migrations(n int) string {
 	return fmt.Sprintf("%d migrations", n)
 }
 
-// requireSchema brings the schema up to date on SQLite. On Postgres, which others may share, it returns an error if the
-// schema is not up to date.
+// requireSchema brings the schema of a SQLite database up to date. It does not change a Postgres database, because
+// other processes may use the database too. If that schema is not up to date, it returns an error.
 func requireSchema(ctx context.Context, cfg *config, store *models.Store) error {
 	if isSQLite(cfg.DatabaseURL) {
 		_, err := store.Migrate(ctx)
@@ -77,7 +77,8 @@ func (s *config) databaseFlags() string {
 	return flags.String()
 }
 
-// databaseMissing reports whether a SQLite database does not exist. Opening it would make it.
+// databaseMissing reports whether the URL names a SQLite database that does not exist. It checks the file, because
+// opening the database would create it.
 func databaseMissing(databaseURL string) (bool, error) {
 	path, ok := strings.CutPrefix(databaseURL, sqlitePrefix)
 	if !ok {

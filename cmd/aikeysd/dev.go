@@ -81,7 +81,8 @@ It is for development only: it listens on this machine only, and refuses product
 	return cmd
 }
 
-// devSettings are the settings that dev takes. Any other would make it a production service.
+// devSettings returns the names of the settings that dev accepts. Any other setting would make dev a production
+// service.
 func devSettings() []string {
 	return []string{"listen", "dataplane-listen", "ops-listen", "sealer", "cors-origins", "downloads", "verify", "log-level", "log-format"}
 }
@@ -116,8 +117,8 @@ func (o devOptions) check() (err error) {
 	return err
 }
 
-// useFolder keeps the database and the keyset in one folder, unless another process has the keyset. Anyone who can read the folder is
-// both operator and owner.
+// useFolder keeps the database in a folder, and the keyset too unless secrets-svc holds it. It lets owners add custom
+// providers, because anyone who can read the folder is both operator and owner.
 func (s *config) useFolder(data string) {
 	s.DatabaseURL = sqlitePrefix + filepath.Join(data, "aikeys.db")
 	if s.Of("sealer").Origin() == settings.FromDefault {

@@ -94,8 +94,9 @@ func (c *devChild) runGateway(ctx context.Context, controlPlane, tokenFile strin
 	return fmt.Errorf("the gateway has ended, and its message is above: %w; --gateway-listen gives it another address", err)
 }
 
-// newDevStandIn returns the stand-in for providers, which answers requests that have the made-up keys of examples,
-// without a network. It returns nil if the options leave the stand-in out or its program is missing.
+// newDevStandIn returns the child that runs the stand-in for providers. Without a network, the stand-in answers
+// requests that have the made-up keys of examples. It returns nil if the options leave the stand-in out or its program
+// is missing.
 func newDevStandIn(p *program, options devOptions) *devChild {
 	if !options.standIn {
 		return nil
@@ -110,13 +111,13 @@ func newDevStandIn(p *program, options devOptions) *devChild {
 	return newDevChild(process, address, p.Stderr, regexp.MustCompile(address).MatchString)
 }
 
-// usesStandIn reports whether requests to a provider of the catalogue go to the stand-in, if it runs.
+// usesStandIn reports whether a stand-in, if one runs, gets the requests to a provider of the catalogue.
 func (o devOptions) usesStandIn(provider string) bool {
 	return !slices.ContainsFunc(o.upstreams, func(u string) bool { return strings.HasPrefix(u, provider+"=") })
 }
 
-// standInUpstreams returns the flags' upstreams, and the stand-in at url for all other providers, so that no request with a made-up
-// key leaves the machine.
+// standInUpstreams returns the upstreams of the flags, and adds the stand-in at url for every other provider. As a
+// result, no request with a made-up key leaves the machine.
 func (o devOptions) standInUpstreams(url string) ([]string, error) {
 	catalogue, err := providers.Load()
 	if err != nil {

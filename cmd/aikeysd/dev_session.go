@@ -35,15 +35,15 @@ const (
 	envGateway   = "AGENTROUTER_GATEWAY_URL"
 )
 
-// devSession is what a developer needs to call the service. It is kept in a file, from which a shell can load it.
+// devSession holds what a developer needs to call the service. It is stored in a file that a shell can load.
 type devSession struct {
 	path                string // of the file
 	baseURL, gatewayURL string
 	ownerKey, memberKey string
 }
 
-// seedSession makes the project and its members where they are missing, and writes the session file with API keys for
-// both: those of the last start if they still work, otherwise new ones.
+// seedSession creates the project and its two members if they are missing, and writes the session file with an API key
+// for each member. It reuses an API key of the last start if the key still works, and otherwise creates a new one.
 func (s *service) seedSession(ctx context.Context, path, gatewayURL string) (devSession, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -63,8 +63,8 @@ func (s *service) seedSession(ctx context.Context, path, gatewayURL string) (dev
 	return session, session.write()
 }
 
-// seedUser makes a user a member, unless they already are a member in any role. It returns an API key of the user:
-// lastKey if it still works, otherwise a new one.
+// seedUser gives a user a role, unless the user already has any role. It returns an API key of the user: lastKey if
+// that still works, otherwise a new API key.
 func (s *service) seedUser(ctx context.Context, user string, role models.Role, lastKey string) (string, error) {
 	who := models.Caller{CustomerID: devCustomer, ProjectID: devProject, UserID: user}
 	known, err := s.sessions.Authenticate(ctx, "Bearer "+lastKey)
@@ -164,8 +164,8 @@ func shellQuote(text string) string {
 }
 
 // summary is what dev prints when everything is ready. Its commands can be pasted into bash unchanged, one after the
-// other and any number of times: the first command takes a name, and the last one frees it. They pass API keys with an
-// option whose value curl hides from lists of processes.
+// other. They can be repeated any number of times, because the last command frees the name that the first command
+// takes. They pass API keys in an option whose value curl hides from process lists.
 const summary = `
 AgentRouter AI Keys is ready.
 

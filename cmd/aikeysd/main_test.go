@@ -74,7 +74,8 @@ func runAdmin(t *testing.T, environ []string, args ...string) programtest.Outcom
 	return aikeysd(t, environ, slices.Concat([]string{"admin"}, args, []string{"--customer", "acme", "--project", "chat"})...)
 }
 
-// newEnviron returns the variables of an installation with a database that is migrated, on free ports of this machine.
+// newEnviron returns the variables of an installation that has a migrated database and listens on free ports of this
+// machine.
 func newEnviron(t *testing.T) []string {
 	t.Helper()
 	return []string{
@@ -107,7 +108,7 @@ func newDataPlane(t *testing.T, environ []string) string {
 	return strings.TrimSpace(mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-1", "--customer", "acme"))
 }
 
-// server is the program serving, in this process or another.
+// server is an aikeysd that serves, in this process or in another.
 type server struct {
 	*programtest.Process
 
@@ -115,7 +116,7 @@ type server struct {
 	api, dataplane, ops string // URLs
 }
 
-// begin runs "serve" or "dev" until the test ends, and returns at once.
+// begin starts "serve" or "dev", and returns at once. The program runs until the test ends.
 func begin(t *testing.T, environ []string, args ...string) *server {
 	return &server{Process: programtest.Program(run).Start(t, environ, args...), t: t}
 }
@@ -157,7 +158,8 @@ func (s *server) runDataPlane(token string) *dataplane.Resolver {
 	return plane
 }
 
-// resolve returns the id of the key with which a data plane serves alice, or nothing while the control plane refuses or is away.
+// resolve returns the id of the key with which a data plane serves alice. It returns "" while the control plane refuses
+// or can't be reached.
 func resolve(t *testing.T, plane *dataplane.Resolver) (id string) {
 	if found, err := plane.Resolve(t.Context(), dataplane.ForUser("acme", "chat", "alice", "openai")); err == nil {
 		id = found.ID
@@ -220,7 +222,8 @@ func (s *server) follow(client *http.Client, plane string) <-chan string {
 	return lines
 }
 
-// openRequest sends a register all but the last byte of its body, which completes it.
+// openRequest sends a register request without the last byte of its body. The request stays in flight until the test
+// sends this byte.
 func (s *server) openRequest(owner string) net.Conn {
 	s.t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.api, "http://"))

@@ -22,9 +22,9 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// mock makes "aikeysd dev" a mock. A mock is the service itself with example data: it accepts any credential, and on
-// request it answers with an example of the document. It has no rules of its own, so it can't disagree with the
-// service.
+// mock makes "aikeysd dev" a mock. A mock is the service itself with example data. It accepts any credential. If a
+// request asks for an example, it answers with an example from the OpenAPI document. It has no rules of its own, so it
+// can't disagree with the service.
 type mock struct {
 	session atomic.Pointer[devSession] // nil until the project is there
 	index   []byte
@@ -130,7 +130,7 @@ changed then. <a href="/openapi.yaml">openapi.yaml</a> is the document, <a href=
 </html>
 `))
 
-// mockEmptyProject is a project without keys, of which the owner is an owner too.
+// mockEmptyProject is a second project. It has the same owner and no keys.
 const mockEmptyProject = "empty"
 
 // mockRequest is one of the requests that create the example data.
@@ -141,7 +141,8 @@ type mockRequest struct {
 	status       int
 }
 
-// mockData makes a key in each state through the API, the newest last. The document's samples register other names.
+// mockData returns the requests that create a key in each state through the API, the newest key last. The names of
+// these keys differ from the names that the document's samples register.
 func mockData() []mockRequest {
 	const keys = "/v1/aikeys"
 	register := func(as, body string) mockRequest {
@@ -170,7 +171,8 @@ func mockData() []mockRequest {
 	}
 }
 
-// seedMock creates the example data, unless the project already has keys, in any state, from the last start.
+// seedMock creates the example data, unless the project already has keys from the last start. Keys in every state
+// count.
 func (s *service) seedMock(ctx context.Context, session devSession, tokenFile string) error {
 	who := models.Caller{CustomerID: devCustomer, ProjectID: mockEmptyProject, UserID: devOwner}
 	if err := s.store.Transact(ctx, func(tx *models.Tx) error { return setMember(tx, newOperator(s.getenv), who, models.RoleOwner) }); err != nil {

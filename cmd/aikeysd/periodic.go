@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// expiryInterval is how often the service looks for keys that expire and for replaced versions to destroy. If the
-	// expiry of a key was moved to an earlier time, data planes end the key's streams when they get the event that the
-	// service then writes.
+	// expiryInterval is how often the service looks for expiries of keys to announce and for replaced versions to
+	// destroy. After a key's expiry was moved to an earlier time, data planes end the key's streams when they get the
+	// service's event about the expiry.
 	expiryInterval = 500 * time.Millisecond
 	expiryBatch    = 100
 	// destroyInterval is how often the service looks for removals of members that can no longer be undone.
@@ -63,8 +63,8 @@ func (s *service) destroyRemoved(ctx context.Context) error {
 	}))
 }
 
-// inBatches returns a function that calls work until it fails or has done less than a whole batch. It calls warn for the first of
-// several failures in a row.
+// inBatches returns a function that calls work until work fails or does less than a whole batch. If work fails several
+// times in a row, the function calls warn only for the first failure.
 func inBatches(ctx context.Context, size int, warn func(cause slog.Attr), work func(now int64) (done int, err error)) func() {
 	failing := false
 	return func() {
@@ -80,7 +80,8 @@ func inBatches(ctx context.Context, size int, warn func(cause slog.Attr), work f
 	}
 }
 
-// newServiceEvent returns a function that makes the events of changes to keys that the service makes by the clock.
+// newServiceEvent returns a function that makes the events of timed changes to keys. The service makes these changes
+// without a request.
 func newServiceEvent() func(models.EventType, models.Key) models.Event {
 	var ids models.IDs
 	return func(what models.EventType, k models.Key) models.Event {

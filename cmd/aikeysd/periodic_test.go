@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A full batch that fails waits for the next tick: a database that can be read and not written is not asked without a pause.
+// After a full batch has failed, the next attempt waits for the next tick. Otherwise, the service would query a
+// read-only database without a pause.
 func TestFailedBatchesWait(t *testing.T) {
 	t.Parallel()
 	warnings := 0

@@ -31,8 +31,8 @@ const (
 	rewrapRate = 2000
 	// rewrapConns is the size of the pool on Postgres. The job uses one connection at a time.
 	rewrapConns = "2"
-	// rewrapSettle is longer than any sealer takes to see a new primary KEK. Until then a running service still seals
-	// under the old one.
+	// rewrapSettle is longer than any sealer takes to notice a new primary KEK. Until its sealer notices the new KEK, a
+	// running service still seals under the old one.
 	rewrapSettle = 1500 * time.Millisecond
 	// dryRunSample is the maximum number of envelopes that a dry run tries under each KEK.
 	dryRunSample = 100
@@ -87,7 +87,8 @@ setting is wrong, 3 everything is done except for keys that can't be read.`,
 	})
 }
 
-// withSealer calls use with the sealer open. A keyset file must exist: opening the sealer would make it.
+// withSealer opens the sealer and calls use. If the sealer's keyset file is missing, withSealer returns an error,
+// because opening the sealer would create the file.
 func (a *admin) withSealer(use func(sealer.Sealer) error) error {
 	if path, isFile := a.cfg.keysetPath(); isFile {
 		if missing, err := fileMissing(path); err != nil || missing {
@@ -304,7 +305,7 @@ func (p *rewrapProgress) finish(last rewrap.Progress) {
 	_, _ = fmt.Fprintln(p.to)
 }
 
-// progressLine is a line of progress, with the time that the rest takes at the average rate so far.
+// progressLine returns a line of progress. It estimates the remaining time from the average rate so far.
 func progressLine(now rewrap.Progress, elapsed time.Duration) string {
 	line := fmt.Sprintf("re-wrapped %d of %s", now.Done(), formatKeys(now.Total))
 	if now.Unreadable > 0 {

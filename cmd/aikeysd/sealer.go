@@ -33,8 +33,8 @@ const (
 // sealerForms lists the forms of a sealer's setting.
 const sealerForms = "local:<path of a keyset file>, secrets+unix:<path of a socket>, secrets+https://<host>:<port>, or " + kmsurl.Forms
 
-// splitSealer returns a sealer's scheme and the rest; for a key management service, the rest is the whole URL. The
-// scheme is empty if the text is not a sealer.
+// splitSealer splits a sealer's setting into the scheme and the rest. For a key management service, the rest is the
+// whole URL. If the text does not name a sealer, the scheme is empty.
 func splitSealer(text string) (scheme, rest string) {
 	if kmsurl.Knows(text) {
 		return sealerKMS, text
@@ -161,7 +161,7 @@ func (s *config) openSealer(log *slog.Logger, closers *lifecycle.Closers) (seale
 	return sealer.Migrating(opened[0], opened[1:]...), nil
 }
 
-// openOne opens one sealer. It does not create a keyset that must exist.
+// openOne opens one sealer. If mustExist is set, it does not create a missing keyset file.
 func (s *config) openOne(text string, mustExist bool, log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
 	if path, isFile := strings.CutPrefix(text, sealerLocal+":"); isFile {
 		one, err := local.OpenWith(path, local.Options{MustExist: mustExist, Log: log})
@@ -183,8 +183,9 @@ type client interface {
 	Close() error
 }
 
-// openClient returns a client of a key management service or of secrets-svc. A process with the public role only wraps, because it
-// may not open. A nil log logs nothing.
+// openClient returns a client of a key management service or of secrets-svc. In a process with the public role, the
+// client of a key management service only wraps, because the role may not open secrets. With a nil log, the client logs
+// nothing.
 func (s *config) openClient(text string, log *slog.Logger) (client, error) {
 	switch scheme, rest := splitSealer(text); scheme {
 	case sealerKMS:

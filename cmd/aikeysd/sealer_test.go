@@ -39,7 +39,8 @@ type secretsService struct {
 	dir string
 }
 
-// newSecretsService gives the program a keyset and one client, the user of this process. It does not start the program.
+// newSecretsService prepares a secrets-svc with a keyset and one client, the user of this process. It does not start
+// the program.
 func newSecretsService(t *testing.T, may string) *secretsService {
 	t.Helper()
 	require.NoError(t, buildPrograms())
@@ -75,7 +76,8 @@ func (s *secretsService) start(flags ...string) *secretsService {
 	return s
 }
 
-// startTLS starts the process with mutual TLS. It returns the variables of an aikeysd that calls it with a certificate of this name.
+// startTLS starts the process with mutual TLS. It returns environFor, which returns the variables of an aikeysd that
+// calls the process with a certificate for name.
 func (s *secretsService) startTLS() (environFor func(name string) []string) {
 	s.t.Helper()
 	trusted, server := tlsfilestest.NewAuthority(s.t), tlsfilestest.WriteCertificate(s.t, s.t.TempDir(), 1)
@@ -285,7 +287,7 @@ func TestSecretsMoveToTheSecretsService(t *testing.T) {
 	require.Equal(t, exitOK, s.Stop())
 }
 
-// The script behind "make run-split" starts all programs. A Ctrl-C that only the script gets ends them all.
+// The script behind "make run-split" starts all programs. If only the script gets a Ctrl-C, all programs still end.
 func TestRunSplit(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, buildPrograms())
@@ -532,7 +534,7 @@ func TestThePublicRoleChangesNoSchema(t *testing.T) {
 	require.Equal(t, exitOK, s.Stop())
 }
 
-// If an attacker took the process over, it could not open the envelopes that it has sealed.
+// An attacker who took over the process could not open the envelopes that the process has sealed.
 func TestTheClientOfThePublicRoleOpensNothing(t *testing.T) {
 	t.Parallel()
 	service := newSecretsService(t, "seal").start()

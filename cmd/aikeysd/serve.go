@@ -73,7 +73,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.`,
 	return cmd
 }
 
-// flushTimeout is how long the collector of traces may take for the last ones.
+// flushTimeout bounds the time to send the last traces to the collector.
 const flushTimeout = 5 * time.Second
 
 // service is one running control plane.
@@ -187,7 +187,7 @@ func (s *service) openStore(context.Context) (err error) {
 	return nil
 }
 
-// run serves until ctx is done, or until a part fails that the service can't do without.
+// run serves until ctx is done or an essential part of the service fails.
 func (s *service) run(ctx context.Context) error {
 	var addresses []any
 	var public []lifecycle.Part
@@ -235,8 +235,8 @@ func (s *service) watchKeyset(ctx context.Context) error {
 // kekInterval is the time between two looks at the sealer's key-encryption keys.
 const kekInterval = 5 * time.Second
 
-// recordKEKs adds to the system trail how the sealer's key-encryption keys have changed, at the start and while the service runs. A
-// process that may only seal can't list them.
+// recordKEKs records changes of the sealer's key-encryption keys in the system trail, at the start and while the
+// service runs. A process that may only seal records nothing, because it can't list the key-encryption keys.
 func (s *service) recordKEKs(ctx context.Context) error {
 	if s.cfg.Role == rolePublic {
 		return nil

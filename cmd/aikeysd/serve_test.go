@@ -142,7 +142,8 @@ func TestStoppingWaitsForNoStreamAndAnswersRevokes(t *testing.T) {
 	}
 }
 
-// A stranger takes all places of both listeners. Owners and data planes get in, and streams stay open.
+// A stranger opens more connections than both listeners have places for. Owners and data planes still get in, and open
+// streams stay open.
 func TestStrangersKeepNobodyOut(t *testing.T) {
 	t.Parallel()
 	environ := newEnviron(t)
@@ -461,9 +462,9 @@ func TestMigrateNeverWaitsForTheOperator(t *testing.T) {
 	require.Contains(t, mustAikeysd(t, environ, "migrate", "up"), "is up to date")
 }
 
-// When the primary fails, it has a commit that its standby never got. It comes back as a standby that can't follow the
-// new primary, and stays at the address for a while. Throughout, a data plane serves requests from a replica that knows
-// only this address.
+// The primary fails before its standby has received the last commit. The old primary comes back as a standby that can't
+// follow the new primary. For a while, the database's address still leads to the old primary. Throughout, a data plane
+// serves requests and follows a replica that knows only this address.
 func TestFailoverServesNoRevokedKey(t *testing.T) {
 	t.Parallel()
 	primary := modelstest.StartCluster(t)
@@ -536,8 +537,8 @@ func TestFailoverServesNoRevokedKey(t *testing.T) {
 	require.Zero(t, lateServes.Load(), "requests that were served with the revoked key after its receipt was complete")
 }
 
-// Patroni switches over, and then replaces a primary that has crashed. All the time, keys are registered and revoked, by somebody who
-// tries until there is a receipt, and a data plane serves requests.
+// Patroni switches over, and also replaces a crashed primary. Throughout, a client registers keys and repeats each
+// revocation until its receipt is complete, and a data plane serves requests.
 func TestPatroniFailoverServesNoRevokedKey(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartPatroni(t)

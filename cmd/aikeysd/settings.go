@@ -19,8 +19,8 @@ import (
 	"github.com/agentrouter/aikeys/models/database"
 )
 
-// config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
-// that. load checks the settings that depend on one another.
+// config has the settings. newConfig declares each setting once; the flag, the variable, the default and the help
+// follow from the declaration. load checks the settings that depend on one another.
 type config struct {
 	*settings.Set
 
@@ -196,7 +196,8 @@ func (s *config) load(environ []string) error {
 	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC)
 }
 
-// loadToServe is load, and also reads the files that only the server needs: operators may lack the right to read them.
+// loadToServe does what load does, and also checks the files that only the server needs. load does not read those
+// files, because operators may lack the right to read them.
 func (s *config) loadToServe(environ []string) error {
 	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC, s.checkCertificates, s.checkSealerFiles)
 }
@@ -334,7 +335,8 @@ func (s *config) oidc() (*auth.OIDC, error) {
 	})
 }
 
-// lifetime parses --expires, the lifetime of a credential: a duration, or whole days. 0 does not expire.
+// lifetime parses --expires, the lifetime of a credential, as a duration or as whole days. A credential with the
+// lifetime 0 does not expire.
 func lifetime(text string) (time.Duration, error) {
 	if d, ok := hoursOrDays(text); ok {
 		return d, nil

@@ -35,7 +35,8 @@ const (
 // checkPermission is what a start waits for if secrets-svc answers but refuses this client.
 const checkPermission = "secrets-svc's permission"
 
-// checkKMSRefusal is what a start waits for if the key management service answers but refuses: the error says what and why.
+// checkKMSRefusal is what a start waits for if the key management service answers but refuses. The error says what the
+// service refuses, and why.
 const checkKMSRefusal = "the key management service's permission"
 
 // state is how far the service has come. The zero value is a service that has just started.
@@ -54,7 +55,7 @@ func (s *state) service(context.Context) telemetry.State {
 	return telemetry.OK
 }
 
-// once returns a probe of a condition that, once met, is met until the process ends.
+// once returns a probe of a condition. When the condition has been met, it stays met until the process ends.
 func once(done *atomic.Bool) telemetry.Probe {
 	return func(context.Context) telemetry.State {
 		if done.Load() {
@@ -64,8 +65,8 @@ func once(done *atomic.Bool) telemetry.Probe {
 	}
 }
 
-// keysetProbe returns a probe of whether the keyset is this database's. The start checks that, and the probe repeats
-// the check.
+// keysetProbe returns a probe that reports whether the keyset belongs to this database. The start makes the first
+// check, and the probe then repeats the check.
 func (s *service) keysetProbe() telemetry.Probe {
 	atStart := once(&s.state.keyset)
 	still := telemetry.Cached(func(ctx context.Context) telemetry.State {
@@ -183,8 +184,8 @@ func (s *service) migrate(ctx context.Context, pending int) error {
 	return err
 }
 
-// mayMigrate reports whether the service brings the schema up to date. A process with the public API alone does not: it
-// can't be certain that its keyset is the database's before another process has checked.
+// mayMigrate reports whether the service brings the schema up to date. A process that serves only the public API does
+// not, because it can't know whether its keyset belongs to the database before another process has checked that.
 func (s *config) mayMigrate() bool { return s.Migrate != migrateNever && s.Role != rolePublic }
 
 func pendingOf(steps []models.Migration) int {

@@ -90,7 +90,8 @@ func (s *service) makeServers(ctx context.Context) error {
 	return nil
 }
 
-// tlsConfigs returns the TLS configuration of each API. Both are nil if no certificate is set: the APIs are plain HTTP then.
+// tlsConfigs returns the TLS configuration of each API. If no certificate is set, both are nil, and the APIs use plain
+// HTTP.
 func (s *service) tlsConfigs() (public, dataPlane *tls.Config, err error) {
 	if s.cfg.TLSCert == "" {
 		return nil, nil, nil
@@ -152,7 +153,8 @@ func (s *service) newWiring(ctx context.Context) (w wiring, err error) {
 	return w, nil
 }
 
-// newExchanger returns an exchanger of credentials for tokens. Tests and requests have an exchanger each, so that tests delay no request.
+// newExchanger returns an exchanger of credentials for tokens. Tests of keys and requests use separate exchangers, so
+// that tests do not delay requests.
 func (w wiring) newExchanger() *exchange.Exchanger {
 	exchanger := exchange.New(nil)
 	if w.roles != nil {
@@ -161,8 +163,8 @@ func (w wiring) newExchanger() *exchange.Exchanger {
 	return exchanger
 }
 
-// newTests returns the tester of stored keys. It makes no tests if tests are off, or if this process would have to open
-// secrets and may not.
+// newTests returns the tester of stored keys. The tester refuses all tests if tests are turned off, or if this process
+// would have to open secrets and its role forbids that.
 func (w wiring) newTests() *verification.Keys {
 	cfg := verification.KeysConfig{
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Verifier: w.verifier, Off: verification.ErrOff, Log: w.log,
@@ -212,8 +214,8 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	})
 }
 
-// dataPlaneAPI returns the handler of the data-plane API. It has no limit on requests: a data plane with an empty cache
-// sends a request for each request that it gets.
+// dataPlaneAPI returns the handler of the data-plane API. The API does not limit the rate of requests, because a data
+// plane with an empty cache sends a request for each request that it gets.
 func (w wiring) dataPlaneAPI() (http.Handler, error) {
 	own := auth.New(auth.Config{DataPlanes: w.store, Metrics: w.metrics})
 	api, err := w.api("dataplane", auth.MiddlewareConfig{Sessions: own, Certificates: own, Metrics: w.metrics})
@@ -237,7 +239,8 @@ func (w wiring) api(listener string, authentication auth.MiddlewareConfig) (http
 	}, err
 }
 
-// checks are what /readyz depends on. The database and the keyset are probed; the rest is what the start found out.
+// checks returns the checks that /readyz depends on. Two of them probe the database and the keyset. The others report
+// the state that the service has recorded.
 func (s *service) checks() []telemetry.Check {
 	database := func(ctx context.Context) telemetry.State {
 		switch err := s.store.Ping(ctx); {

@@ -138,8 +138,8 @@ func formatActor(a aikeysv1.Actor) string {
 	return "(" + string(a.Method) + ")"
 }
 
-// formatObjects returns what the event is about, in one line or more: a key and its changes, a member and their role, the changes of
-// the policy, or an API key.
+// formatObjects returns one or more lines that describe the object of an event: a key and its changes, a member and
+// their role, the address of a custom provider, the changes of the policy, or an API key.
 func formatObjects(e *aikeysv1.Event) []string {
 	switch {
 	case e.KeyID != "":
@@ -401,8 +401,9 @@ func parseTime(flag, text string) (time.Time, error) {
 	return time.Time{}, cli.Usagef("%s must be a day, such as 2026-11-23, or a time, such as 2026-11-23T09:00:00Z", flag)
 }
 
-// listPages reads pages of at most largest items until it has as many as --limit says, and prints them. The last page is only as
-// large as needed, so that its token continues after the limit. read fetches a page, and parts returns its items and next token.
+// listPages reads pages of at most largest items until it has --limit items or the list ends, and prints the items. It
+// requests only the missing items as the last page, so that the page's token continues the list right after the limit.
+// read fetches a page, and parts returns its items and next token.
 func listPages[P, T any](
 	ctx context.Context, p *program, s *session, f *listFlags, largest int,
 	read func(ctx context.Context, options []agentrouter.CallOption) (*P, error), parts func(*P) ([]T, string), printTable func([]T) error,

@@ -103,8 +103,8 @@ func (p *program) reportError(ctx context.Context, err error) int {
 	return d.code
 }
 
-// errorDocument is an error for programs, which -o json and -o yaml print on standard error. If the service answered with an error, it
-// has the members of the service's problem document.
+// errorDocument is an error in the form that -o json and -o yaml print on standard error, for programs to read. If the
+// service answered with an error, the document has the members of the service's problem document.
 type errorDocument struct {
 	Type      string                `json:"type,omitempty"`
 	Title     string                `json:"title,omitempty"`
@@ -327,9 +327,9 @@ func errUnknownProvider(slug string) error {
 	return cli.Usagef("the service knows no provider %q", slug)
 }
 
-// findUnknownProvider returns the first provider on the command line that the service doesn't know, and a hint that
-// lists the providers that it knows. If it can't read the catalogue, it returns the only provider on the command line,
-// if there is one.
+// findUnknownProvider returns the first provider on the command line that the service does not know, and a hint that
+// lists the known providers. If it can't read the service's catalogue and the command line names exactly one provider,
+// it returns that provider.
 func (p *program) findUnknownProvider(ctx context.Context) (slug, hint string) {
 	ctx, cancel := withShortTimeout(ctx)
 	defer cancel()
@@ -348,8 +348,8 @@ func (p *program) findUnknownProvider(ctx context.Context) (slug, hint string) {
 	return "", ""
 }
 
-// flagOf returns the flag that sets a field of the API, or the field itself. It returns no flag for a secret, which usually comes from
-// a prompt or a file.
+// flagOf returns the flag that sets a field of the API, or the field's name if the command has no such flag. For a
+// secret, it always returns the field's name, because a secret usually comes from a prompt or a file.
 func (p *program) flagOf(field string) string {
 	flags := map[string]string{"key_id": "key", "user_id": "user", "page_size": "limit", "user_keys_by_provider": "user-keys-for"}
 	name := cmp.Or(flags[field], strings.ReplaceAll(field, "_", "-"))

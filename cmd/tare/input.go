@@ -71,8 +71,8 @@ func (a *prompter) ask(ctx context.Context, question string) (string, error) {
 	return strings.TrimSpace(text), err
 }
 
-// askHidden asks for a line that the terminal does not show. Signals that would end the process cancel the prompt instead, so that it
-// restores the terminal.
+// askHidden asks for a line that the terminal does not show. SIGHUP and SIGQUIT cancel the prompt instead of ending the
+// process, so that readAnswer can restore the terminal.
 func (a *prompter) askHidden(ctx context.Context, question string) (string, error) {
 	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGQUIT)
 	defer cancel()
@@ -142,8 +142,8 @@ const (
 	backspace = 0x7f
 )
 
-// readHiddenLine reads a line that the terminal does not show. It returns io.EOF on Ctrl-D, which term.ReadPassword ignores,
-// so it reads in raw mode and handles the keys itself.
+// readHiddenLine reads a line that the terminal does not show. It returns io.EOF on Ctrl-D. Because term.ReadPassword
+// ignores Ctrl-D, readHiddenLine reads in raw mode and handles the keys itself.
 func (a *prompter) readHiddenLine(question string) (line []byte, err error) {
 	before, err := term.MakeRaw(int(a.in.Fd()))
 	if err != nil {

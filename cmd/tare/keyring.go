@@ -80,8 +80,8 @@ func (p *program) checkKeyringSetting() error {
 	return nil
 }
 
-// findKeyring finds the session bus: without its address, the D-Bus library would start a bus. If there is no keyring,
-// findKeyring returns the reason.
+// findKeyring looks for the session bus and sets its address in the environment, because the D-Bus library would start
+// a bus if the address were not set. If there is no keyring, findKeyring returns the reason.
 func (p *program) findKeyring() error {
 	if runtime.GOOS == "windows" || runtime.GOOS == "darwin" || p.Getenv(busVariable) != "" {
 		return nil
@@ -144,8 +144,9 @@ func (p *program) keyringAccount(name string) (string, error) {
 	return name + "-" + hex.EncodeToString(digest[:6]), nil
 }
 
-// moveToKeyring moves the secrets of a profile to the keyring, as far as they fit there. If that fails, the profile keeps them, its item
-// in the keyring is deleted, and the error says why.
+// moveToKeyring moves the secrets of a profile to the keyring. If the session token does not fit, it moves only the
+// refresh token. If the move fails, moveToKeyring leaves the secrets in the profile, deletes the profile's item in the
+// keyring, and returns the reason.
 func (p *program) moveToKeyring(name string, one *profile) error {
 	account, err := p.keyringAccount(name)
 	if err != nil {
@@ -238,8 +239,8 @@ func (p *program) deleteKeyringItem(one profile) error {
 	return nil
 }
 
-// forgetCredential reads the secrets of a profile from the keyring and deletes them there. If that fails, the caller must keep the
-// item's name in the profile, so that a later attempt finds it.
+// forgetCredential reads the secrets of a profile from the keyring and deletes them there. If the deletion fails, the
+// caller must keep the item's name in the profile, so that a later attempt finds the item.
 func (p *program) forgetCredential(one *profile) error {
 	unread := p.readKeyring(one)
 	if err := p.deleteKeyringItem(*one); err != nil {

@@ -61,8 +61,8 @@ func keyID(text string) (string, error) {
 }
 
 // findKey returns the id of the key that an argument names. The argument is a key's id or, for an active key, its name
-// or its provider and name, such as openai/prod. It gets neither into a URL nor into an error, because it may be a
-// secret.
+// or its provider and name, such as openai/prod. An argument that is not an id gets neither into a URL nor into an
+// error, because it may be a secret.
 func (p *program) findKey(ctx context.Context, s *session, text string) (string, error) {
 	if id, err := keyID(text); err == nil {
 		return id, nil

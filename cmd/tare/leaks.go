@@ -191,8 +191,8 @@ func parseGitleaks(text []byte) (findings []finding, err error) {
 	return findings, nil
 }
 
-// findLeaks asks the service in batches, and returns the matches in the order of the values. If a request fails, it
-// returns the error and the matches before it.
+// findLeaks asks the service in batches, and returns the matches in the order of the values. If the request for a batch
+// fails, it returns the error and the matches of the batches before.
 func (p *program) findLeaks(
 	ctx context.Context, values []leakedValue, ask func(context.Context, []string) (*aikeysv1.LeaksResponse, error),
 ) (matches []leakedMatch, err error) {

@@ -129,8 +129,8 @@ func (p *program) withTimeout(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeout(ctx, p.flags.timeout)
 }
 
-// withHold limits one call to --timeout plus held, the time for which the service may hold its response, at most
-// maxHold. It also returns the option that asks the service to hold the response.
+// withHold limits one call to --timeout plus held. The service may hold its response for the time held, which withHold
+// reduces to at most maxHold. withHold also returns the option that asks the service to hold the response.
 func (p *program) withHold(ctx context.Context, held time.Duration) (context.Context, context.CancelFunc, agentrouter.CallOption) {
 	held = min(held, maxHold).Truncate(time.Millisecond)
 	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)

@@ -457,9 +457,9 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 	require.Equal(t, []string{"verifyKey"}, slices.Collect(maps.Keys(all)), "samples that this test does not run: the service allows no tests")
 }
 
-// BenchmarkFirstOutput measures the time from the start of a process to the first byte of its output: help, a list from a
-// server on this machine, the same list by curl, and a program that does nothing. They take turns, so that
-// other load on the machine affects all of them.
+// BenchmarkFirstOutput measures the time from the start of a process to the first byte of its output. The processes are
+// tare with --help, tare with a list from a server on this machine, curl with the same list, and echo, which does
+// almost nothing. They take turns, so that other load on the machine affects all of them.
 func BenchmarkFirstOutput(b *testing.B) {
 	base, key := live.env["AGENTROUTER_BASE_URL"], live.env["AGENTROUTER_API_KEY"]
 	env := []string{"AGENTROUTER_BASE_URL=" + base, "AGENTROUTER_API_KEY=" + key, "HOME=" + b.TempDir()}

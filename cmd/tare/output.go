@@ -170,8 +170,9 @@ func nestingDepth(document []byte) int {
 	return deepest
 }
 
-// escapeUnsafe escapes unsafe characters of a JSON or YAML document. They can only be in strings, so the document's values stay the
-// same. Line ends are part of the layout.
+// escapeUnsafe escapes unsafe characters of a JSON or YAML document. Unsafe characters occur only in strings, where an
+// escape stands for the same character, so the document's values stay the same. escapeUnsafe keeps line ends, because
+// they are part of the layout.
 func escapeUnsafe(document string, escape func(rune) string) string {
 	var b strings.Builder
 	for _, r := range document {

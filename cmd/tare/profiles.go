@@ -184,8 +184,8 @@ func (p *program) changeProfiles(ctx context.Context, change func(*profiles) err
 	return replaceFile(file, append(text, '\n'))
 }
 
-// createFolder creates the folder of profiles.json with mode 0700. An existing folder that TARE_CONFIG_DIR names keeps its
-// mode: it may not be tare's own.
+// createFolder creates the folder of profiles.json with mode 0700. An existing folder that TARE_CONFIG_DIR names keeps
+// its mode, because other programs may use the folder, too.
 func (p *program) createFolder(dir string) error {
 	if _, err := os.Stat(dir); err == nil && p.Getenv(configDirVariable) != "" {
 		return nil
@@ -331,8 +331,9 @@ session at its issuer, if the issuer supports that.`,
 	return cmd
 }
 
-// profileChange makes cmd change the profile that its argument names. For people, it prints done with the profile's
-// name. As JSON, it prints an object in which member is true.
+// profileChange makes cmd change the profile that its argument names. For people, the command prints the profile's name
+// in the format done. As JSON, it prints an object with the profile's name, in which the field that member names is
+// true.
 func (p *program) profileChange(cmd *cobra.Command, done, member string, change func(all *profiles, name string) error) *cobra.Command {
 	cmd.Args, cmd.ValidArgsFunction = oneArgument("the profile's name"), completeFirst(p.completeProfiles)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

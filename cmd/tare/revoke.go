@@ -101,8 +101,9 @@ type stop struct {
 	request func(ctx context.Context, held time.Duration) (r *aikeysv1.Receipt, show func() error, err error)
 }
 
-// awaitStop makes a change and waits for its receipt. To wait, it repeats the request: that changes nothing more, and the service
-// answers when the receipt changes. If the receipt is still pending after the wait, awaitStop returns a pendingError.
+// awaitStop makes a change and waits for its receipt. To wait, it calls s.request again: a repeated request changes
+// nothing, and the service holds its response until the receipt is complete or the hold time is over. If the receipt is
+// still pending after the wait, awaitStop returns a pendingError.
 func (p *program) awaitStop(ctx context.Context, s stop) error {
 	progress := p.newProgress(s.done)
 	end := time.Now().Add(s.wait)

@@ -75,8 +75,8 @@ func (p *program) addGlobalFlags(root *cobra.Command) {
 // aliases are names that people know from other programs.
 var aliases = map[string][]string{"list": {"ls"}, "remove": {"rm", "delete"}, "get": {"show"}}
 
-// group adds commands to cmd. For a misspelt word, cmd itself suggests one of them. Unlike cli.Group, it does not
-// repeat the word, which may be a secret.
+// group adds commands to cmd. If the user misspells a command, cmd suggests a similar one. Unlike cli.Group, cmd does
+// not repeat the misspelt word, because the word may be a secret.
 func (p *program) group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	for _, child := range children {
 		child.Aliases = append(child.Aliases, aliases[child.Name()]...)

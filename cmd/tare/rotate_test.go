@@ -12,8 +12,8 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/programtest"
 )
 
-// rotationDocument returns a rotated key, with the members of all answers about versions. Its receipt has this number
-// of acknowledgements, out of three.
+// rotationDocument returns an answer that has the members of all answers about the versions of a rotated key. In its
+// receipt, acknowledged of three data planes have confirmed.
 func rotationDocument(acknowledged int) map[string]any {
 	receipt, _ := receiptDocument(acknowledged)["receipt"].(map[string]any)
 	receipt["version"], receipt["replaced_version"], receipt["old_version_safe_to_delete"] = 2, 1, acknowledged == 3

@@ -85,8 +85,8 @@ func (p *program) resolveAccess() (access, error) {
 	return a, err
 }
 
-// fillFromProfile fills in from the profile what flags and environment leave out. It uses the profile's key, customer and project
-// only with the profile's own address.
+// fillFromProfile uses the profile for the values that neither the flags nor the environment set. It uses the profile's
+// key, customer and project only with the profile's own address.
 func (p *program) fillFromProfile(a *access) error {
 	all, err := p.loadProfiles()
 	if err != nil {
@@ -131,8 +131,8 @@ func normalizeBaseURL(address string, insecure bool) (string, error) {
 	return normalizeURL("the base URL", address, insecure)
 }
 
-// normalizeURL returns a URL without a trailing slash. Errors do not quote the URL, which may contain a password; they
-// call it what.
+// normalizeURL returns a URL without a trailing slash. Errors do not quote the URL, because it may contain a password.
+// They refer to it with the text what, such as "the base URL".
 func normalizeURL(what, address string, insecure bool) (string, error) {
 	u, err := url.Parse(address)
 	switch {
@@ -166,8 +166,8 @@ func (p *program) connect(ctx context.Context) (*session, error) {
 }
 
 // keySource gives a session its profile's API key or session token, and renews a session token while a command is
-// running. It is also a transport: when the service answers 401, it renews the session token and repeats the request
-// once. That is safe, because the service has done nothing.
+// running. keySource is also a transport: if the service answers 401, keySource renews the session token and repeats
+// the request once. The repetition is safe, because the service does not carry out a request that it answers with 401.
 type keySource struct {
 	*program
 	access
@@ -249,8 +249,9 @@ func (p *program) openSession(ctx context.Context, a access, options ...agentrou
 	return p.session, nil
 }
 
-// responseRecorder records the body of the last response, and of the pages before it if it is a page of a list. -o json and -o yaml
-// print them, so that they show fields that the SDK does not know yet. Calls must not overlap.
+// responseRecorder records the body of the last response. If this response is a page of a list, responseRecorder also
+// keeps the bodies of the pages before. -o json and -o yaml print the recorded bodies, so that users see fields that
+// the SDK does not know yet. Calls must not overlap.
 type responseRecorder struct {
 	next   http.RoundTripper
 	last   bytes.Buffer

@@ -130,8 +130,8 @@ func (s *signIn) discover(ctx context.Context, insecure bool) (*issuer, error) {
 	return &issuer{oauth2.Config{ClientID: s.ClientID, Endpoint: endpoint, Scopes: s.Scopes}, provider, further.Revocation, further.NamesItself}, nil
 }
 
-// isPrivate reports whether an address is https:// or on this machine, so that nobody else can read what is sent there. With insecure, it
-// accepts any http:// address.
+// isPrivate reports whether an address is https:// or on this machine. Nobody else can read what is sent to such an
+// address. With insecure, isPrivate accepts any http:// address, too.
 func isPrivate(address string, insecure bool) bool {
 	u, err := url.Parse(address)
 	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && (insecure || netaddr.IsLoopback(u.Hostname())))
@@ -226,8 +226,8 @@ type signInOutcome struct {
 	err   error
 }
 
-// signInInBrowser opens the issuer's page. The issuer redirects the browser to a port of this machine with a code (RFC 8252), which
-// signInInBrowser exchanges for the session token.
+// signInInBrowser opens the issuer's page. After the sign-in, the issuer redirects the browser to a port of this
+// machine (RFC 8252). The redirect contains a code, and signInInBrowser exchanges the code for the session token.
 func (p *program) signInInBrowser(ctx context.Context, s *signIn, at *issuer) (secret.Text, error) {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -298,8 +298,9 @@ func (p *program) openPage(ctx context.Context, page string) {
 	_ = browser.OpenURL(page)
 }
 
-// redirectHandler sends the query of the first redirect with the right state to returned, and then shows the outcome of the sign-in. It
-// refuses other requests, which any page can make the browser send.
+// redirectHandler handles the issuer's redirect. It sends the query of the first request with the right state to the
+// channel returned, and then shows the outcome of the sign-in in the browser. It refuses requests without the right
+// state, because any web page can make the browser send them.
 func redirectHandler(state string, returned chan<- url.Values, outcome *signInOutcome) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
@@ -423,8 +424,9 @@ func (p *program) validKey(ctx context.Context, a access) (secret.Text, error) {
 	return p.renewKey(ctx, a, isSpent)
 }
 
-// renewKey returns the current API key of the profile of a. If it is a session token that is spent, renewKey renews it first. The lock on
-// profiles.json lets only one tare renew at a time, because issuers accept each refresh token once.
+// renewKey returns the current API key or session token of a's profile. If isSpent returns true for a session token,
+// renewKey renews the token first. The lock on profiles.json lets only one tare renew at a time, because issuers accept
+// each refresh token once.
 func (p *program) renewKey(ctx context.Context, a access, isSpent func(secret.Text) bool) (secret.Text, error) {
 	var failed error
 	changed := p.changeProfiles(ctx, func(all *profiles) error {

@@ -99,8 +99,8 @@ func (u *user) store(one profile) {
 	require.NoError(u.t, os.WriteFile(filepath.Join(u.config, "profiles.json"), text, 0o600))
 }
 
-// visit opens a page as a browser does, with cookies and redirects, and then submits the form of each page with further fields. It returns
-// the last response.
+// visit opens a page as a browser does, with cookies and redirects. For each element of forms, it then submits the form
+// of the current page with these additional fields. It returns the last response.
 func visit(t *testing.T, page string, forms ...url.Values) (status int, body string) {
 	t.Helper()
 	cookies, err := cookiejar.New(nil)
@@ -263,8 +263,8 @@ func TestLoginWhereNobodySignsIn(t *testing.T) {
 	require.Equal(t, exitUsage, got.Code, got.Output())
 }
 
-// newFakeIssuer starts a service that is its own issuer. It answers requests for the sign-in options and for the
-// issuer's metadata, to which it applies change. answer answers all other requests.
+// newFakeIssuer starts a service that is its own issuer. It answers requests for the sign-in options, the issuer's
+// metadata and the session. change replaces members of the metadata. The function answer handles all other requests.
 func newFakeIssuer(t *testing.T, change map[string]any, answer func(request string, w http.ResponseWriter, r *http.Request)) *fakeService {
 	t.Helper()
 	return newFakeService(t, func(request string, w http.ResponseWriter, r *http.Request) {

@@ -1,9 +1,9 @@
 // Package dataplanetest has a control plane in memory to test data planes against, over a real socket, and the environment
 // that the tests of the library, the gateway and extauthz share.
 //
-// The control plane follows spec/dataplane.yaml: it has positions with transactions that commit late, as_of, reset,
-// refusals with their problem documents. It fails on demand: it hangs, answers nonsense, goes down, cuts connections,
-// holds back answers, sends no heartbeats. Its time can be a Clock that stands still until a test moves it.
+// The control plane follows spec/dataplane.yaml: it has positions with transactions that commit late, as_of, reset, and
+// refusals with their problem documents. It fails on demand: it can hang, answer nonsense, go down, cut connections,
+// hold back answers, and send no heartbeats. Its time can be a Clock that stands still until a test moves it.
 //
 // Only tests may import it.
 package dataplanetest

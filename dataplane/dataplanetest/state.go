@@ -377,8 +377,8 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 	return cp.response(able[0], scopeOf(able[0])+"_key", caller), nil
 }
 
-// able returns the owners' keys that may serve, in order. refused is the refusal for the last key that may serve
-// nobody. The caller holds mu.
+// able returns the owners' keys that may serve, in order. If some of the owners' keys may serve nobody, refused is the
+// refusal for the last of these. The caller holds mu.
 func (cp *ControlPlane) able(project, provider string, owners []string) (able []*key, refused *refusal) {
 	for _, owner := range owners {
 		for _, k := range slices.Backward(cp.keys) {

@@ -136,8 +136,8 @@ func (cp *ControlPlane) countUsage(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// events streams the changes until the request ends or its credential is no longer valid. As with the real control plane,
-// the session outlives its connection and can still be acknowledged.
+// events streams the changes until the request ends or its credential is no longer valid. As with the real control
+// plane, the session outlives its connection: a data plane can still send acknowledgements for it.
 func (cp *ControlPlane) events(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	stale, _ := strconv.Atoi(query.Get("max_stale_ms"))

@@ -57,8 +57,9 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	return &Authorizer{common: shared, face: face}, nil
 }
 
-// Authorize decides on a request by its head; peer is the address that it came from. If the request is refused, it
-// returns a problem in the dialect of the API that was called, and otherwise nil.
+// Authorize decides from a request's head whether the request may pass. peer is the address that the request came from.
+// If Authorize refuses the request, it returns a problem in the dialect of the API that was called; otherwise the
+// problem is nil.
 func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Grant, *Problem) {
 	grant, problem := a.authorize(ctx, peer, head)
 	if problem != nil {

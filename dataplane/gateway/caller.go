@@ -154,8 +154,8 @@ func splitPath(path string) (provider, rest string, ok bool) {
 	return provider, rest, ok
 }
 
-// safePath is the part of a request's path below a provider's base URL, escaped, as parsePath accepted it: empty, or
-// beginning with a slash.
+// safePath is the part of a request's path below a provider's base URL, in escaped form. parsePath has accepted it. It
+// is empty or begins with a slash.
 type safePath string
 
 // parsePath returns errPath for a path that some server may read as leading out of the base URL: a path with a dot
@@ -246,8 +246,8 @@ func fromHex(c byte) byte {
 // protocols of a WebSocket, as OpenAI's clients in browsers send it. rawQuery is read for QueryKeyProvider only.
 //
 // The same credential may be sent twice. If a request has several credentials, CallerOf takes the AgentRouter API key,
-// and the gateway removes the others: clients add credentials that they find in their environment. Two AgentRouter
-// keys, or several credentials without one, are refused.
+// and the gateway removes the others: clients add credentials that they find in their environment. CallerOf refuses a
+// request that has two AgentRouter API keys, or that has several other credentials and no AgentRouter API key.
 func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request, error) {
 	if !isName(provider, false) {
 		return dataplane.Request{}, errNoRoute
@@ -384,8 +384,9 @@ func isName(text string, id bool) bool {
 const maxServed = 50_000
 
 // Guard limits how often one address can cause look-ups with wrong credentials. It counts the failures of each address.
-// For an address over its limit, only a few requests a second are looked up. A request that was served before does not
-// wait, so a good credential behind the same address still serves at once. A nil Guard limits nothing.
+// For an address over its limit, only a few requests a second are looked up. A request does not wait if one with the
+// same credential, project and provider was served before. So callers with good credentials behind the same address are
+// still served at once. A nil Guard limits nothing.
 type Guard struct {
 	proxies []netip.Prefix
 	guesses *ratelimit.Guesses

@@ -19,8 +19,8 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 )
 
-// The proxy, or an Envoy that gets the names, removes every parameter that contains the caller's credential or that Gemini
-// would read as a key. The proxy leaves everything else.
+// The proxy removes every query parameter that contains the caller's credential or that Gemini would read as a key.
+// Envoy gets the names of these parameters and removes them by name. The proxy leaves all other parameters.
 func FuzzQuery(f *testing.F) {
 	const credential = "ak_EXAMPLE"
 	for _, query := range []string{

@@ -10,8 +10,8 @@
 //
 // NewServer serves a handler on a listener, with limits that do not affect streams.
 //
-// A program that embeds New must send the standard logger's output nowhere, with log.SetOutput(io.Discard): net/http
-// prints there what a server sends on an idle connection, and that may contain a request with the provider's key.
+// A program that embeds New must discard the standard logger's output with log.SetOutput(io.Discard). net/http logs the
+// bytes that a server sends on an idle connection, and these may contain a request with the provider's key.
 package gateway
 
 import (
@@ -56,7 +56,7 @@ type Resolver interface {
 	// Begin counts a request that a key is about to serve, or returns an error if the key is at a limit. Its caller
 	// calls end when the request has ended.
 	Begin(key *dataplane.Key) (end func(), err error)
-	// SetAside sets a key aside that its provider has limited. wait is how long the provider says to wait.
+	// SetAside sets aside a key that the provider has rate-limited. wait is how long the provider says to wait.
 	SetAside(key *dataplane.Key, wait time.Duration)
 	// Watch calls ended when a use of the key must end, or may have to: see dataplane.Resolver.
 	Watch(key *dataplane.Key, ended func(certain bool)) (stop func())
@@ -91,8 +91,8 @@ type Config struct {
 	// FailedAuthLimit is the number of refusals per minute that one client address may cause with a wrong credential,
 	// project or provider; 0 is no limit. Further requests get 429.
 	FailedAuthLimit float64
-	// Guard counts these refusals. The proxy, forward-auth and ext_authz of a process should share one Guard, so that
-	// they count together. If nil, each has its own.
+	// Guard counts the refusals that FailedAuthLimit limits. The proxy, forward-auth and ext_authz of a process should
+	// share one Guard, so that they count together. If nil, each has its own.
 	Guard *Guard
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; empty believes none.
 	TrustedProxies []netip.Prefix

@@ -26,9 +26,9 @@ var linkTarget = regexp.MustCompile(`<[^<>]*>`)
 
 // rewriteLinks changes links to the provider's own host so that they lead back through the gateway. The caller's
 // credential is valid at the gateway, and must not go to the provider. A link to a place on that host that the gateway
-// does not serve is removed. Links to other hosts, such as signed links to a file store, stay unchanged. If a custom
-// provider has sent them, they are removed: many clients follow a redirect with the caller's credential, and the people
-// who run such a server may want it.
+// does not serve is removed. Links to other hosts, such as signed links to a file store, stay unchanged, unless a
+// custom provider has sent them. A custom provider's links to other hosts are removed: many clients follow a redirect
+// with the caller's credential, and the people who run a custom provider may want that credential.
 func (p *proxiedRequest) rewriteLinks(header http.Header, sent *url.URL) {
 	for _, name := range linkHeaders {
 		for i, value := range header[name] {
@@ -84,8 +84,8 @@ func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
 const maxLinked = 1 << 20
 
 // hasLinks reports whether an answer may be a document that names URLs for the caller's next requests: the next page of
-// a list, or a download. Such a document is the answer to a GET, which inference never is. Files are marked as
-// attachments, and pass unchanged.
+// a list, or a download. Only the answer to a GET can be such a document; inference requests are never GETs. Files are
+// marked as attachments, and pass unchanged.
 func hasLinks(res *http.Response) bool {
 	if res.Request.Method != http.MethodGet || res.StatusCode != http.StatusOK || res.Header["Content-Disposition"] != nil {
 		return false
@@ -184,7 +184,7 @@ func isSameHost(a, b *url.URL) bool {
 }
 
 // originOf returns the scheme and host at which the caller reached the gateway, perhaps through a proxy that ends TLS.
-// Only the caller gets it, so it does no harm if the caller made it up.
+// The caller may have made up the headers that name them. This does no harm, because only the caller gets the result.
 func originOf(r *http.Request) string {
 	outermost, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",") // each proxy in a row may add its own
 	if r.TLS != nil || strings.EqualFold(strings.TrimSpace(outermost), "https") {

@@ -35,8 +35,8 @@ func NewRequestID(now time.Time) string {
 	return id.String()
 }
 
-// loggedProvider returns the name to log for a provider whose key could not be resolved: its slug, if the error shows
-// that the control plane knows it.
+// loggedProvider returns the name to log for a provider whose key could not be resolved. The name is the provider's
+// slug if the error shows that the control plane knows the provider, and otherwise noProvider.
 func loggedProvider(slug string, err error) string {
 	if isAny(err, dataplane.ErrNoKey, dataplane.ErrUserKeyRequired, dataplane.ErrKeyRevoked, dataplane.ErrKeyDisabled,
 		dataplane.ErrKeyExpired, dataplane.ErrUnsupportedAuth) {
@@ -166,8 +166,8 @@ type metrics struct {
 	guesses        prometheus.Counter
 }
 
-// newMetrics returns the metrics registered with registerer, and registers them if it is the first to do so. With a nil
-// registerer they are not registered.
+// newMetrics returns the gateway's metrics, registered with registerer. If registerer already has metrics of these
+// names, newMetrics returns those. With a nil registerer, it registers nothing.
 func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -117,9 +117,9 @@ func newDestination(key *dataplane.Key, upstream *url.URL) (destination, error) 
 	return d, nil
 }
 
-// join returns the URL of a caller's path: on the root for one of the provider's routes, and otherwise below the base
-// URL. If the path begins with segments that the base URL ends with, they appear once. So clients may send /v1 or leave
-// it out.
+// join returns the URL for a caller's path. A path on one of the provider's routes goes below root, any other path
+// below the base URL. If the path begins with the last segments of the base URL, the result has these segments only
+// once, so clients may send /v1 or leave it out.
 func (d destination) join(path safePath) *url.URL {
 	joined := d.root + string(path)
 	if _, ok := d.key.Route(string(path)); !ok {
@@ -234,8 +234,8 @@ func segmentsOf(path string) []string {
 	return segments
 }
 
-// hasBelow reports whether the segments have the pattern somewhere. The pattern must end after the base's segments, and
-// begin at or before the segment last.
+// hasBelow reports whether some of the segments match the pattern. The match must end after the first base segments,
+// and begin at or before the index last.
 func hasBelow(segments []string, pattern string, base, last int) bool {
 	for i := max(0, base-strings.Count(pattern, "/")); i <= min(last, len(segments)); i++ {
 		if hasPrefix(segments[i:], pattern) {
@@ -263,8 +263,8 @@ func hasPrefix(segments []string, pattern string) bool {
 	return true
 }
 
-// requestBody is a request's body on its way to the provider. When it ends, it strips the trailers, which are known only
-// then.
+// requestBody is a request's body on its way to the provider. At the end of the body, requestBody strips the trailers,
+// because they are not known earlier.
 type requestBody struct {
 	io.ReadCloser
 	request *proxiedRequest
@@ -285,8 +285,9 @@ func withoutCredential(rawQuery, provider, credential string) string {
 	return strings.Join(kept, "&")
 }
 
-// credentialParameters returns the names of the parameters that contain the caller's credential, each once and as it was
-// sent: a proxy that removes parameters by name may not decode names. It then also removes other parameters of that name.
+// credentialParameters returns the names of the parameters that contain the caller's credential. Each name appears once
+// and is spelled as sent, because a proxy that removes parameters by name may not decode names. Such a proxy also
+// removes other parameters of the same name.
 func credentialParameters(rawQuery, provider, credential string) (names []string) {
 	for pair := range parameters(rawQuery) {
 		name, _, _ := strings.Cut(pair, "=")
@@ -435,8 +436,8 @@ func stripProtocols(header http.Header, credential string) {
 	header[webSocketProtocols] = []string{strings.Join(kept, ", ")}
 }
 
-// isWebSocket reports whether an upgrade may pass. Any other protocol, such as h2c, would be a tunnel to the whole host
-// of the provider.
+// isWebSocket reports whether the header asks for an upgrade to WebSocket, the only protocol that may pass. Any other
+// protocol, such as h2c, would be a tunnel to the whole host of the provider.
 func isWebSocket(header http.Header) bool {
 	upgrades := header["Upgrade"]
 	return len(upgrades) == 1 && strings.EqualFold(upgrades[0], "websocket")
@@ -469,9 +470,9 @@ func (g *Gateway) send(key *dataplane.Key, r *http.Request) (*http.Response, err
 	return g.transport.RoundTrip(r)
 }
 
-// SendTest sends a request that tests a key of a provider with this base URL, as requests of callers are sent: to the provider's upstream
-// if it has one, and for a custom provider to the addresses that the operator allows. It follows no redirect. It implements
-// dataplane.Config's SendTest.
+// SendTest sends a request that tests a key to the provider with this base URL. It sends the request to the provider's
+// upstream if there is one. For a custom provider, it connects only to addresses that are allowed for callers'
+// requests. It follows no redirects. It implements SendTest of dataplane.Config.
 func (g *Gateway) SendTest(provider, baseURL string, request *http.Request) (*http.Response, error) {
 	key := &dataplane.Key{Provider: provider, BaseURL: baseURL}
 	upstream := g.upstreams[provider]

@@ -176,8 +176,8 @@ var problems = problem.Table{
 func Problems() problem.Table { return slices.Clone(problems) }
 
 // Problem is the gateway's answer to a request that no provider answers: an error in the dialect of the API that was
-// called, with the members of an RFC 9457 problem document. Its text comes from a table or, for the caller, from the
-// control plane, and never from an error.
+// called, with the members of an RFC 9457 problem document. Its text comes from a table, or is the text that the
+// control plane wrote for the caller. It never comes from an error.
 type Problem struct {
 	problem.Document
 
@@ -309,8 +309,8 @@ func (p Problem) form() map[string]any {
 // `type` for something else, and Google's SDK for Node reads only plain JSON.
 func (d Dialect) isProblemDocument() bool { return d != DialectAnthropic && d != DialectGoogle }
 
-// anthropicTypes are Anthropic's names of errors by status: platform.claude.com/docs/en/api/errors. Other errors of the
-// client are invalid_request_error, and of the server api_error.
+// anthropicTypes are Anthropic's names of errors by status: platform.claude.com/docs/en/api/errors. Any other 4xx is an
+// invalid_request_error, and any other 5xx an api_error.
 var anthropicTypes = map[int]string{
 	http.StatusUnauthorized:    "authentication_error",
 	http.StatusForbidden:       "permission_error",

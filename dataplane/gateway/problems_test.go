@@ -88,8 +88,7 @@ func TestEveryProblemTypeIsExplained(t *testing.T) {
 	}
 }
 
-// A refusal is in the dialect of the API that was called, although there is no key, so the control plane names no
-// dialect.
+// Without a key, the control plane names no dialect. A refusal is still in the dialect of the API that was called.
 func TestRefusalsAreInTheDialectOfTheAPI(t *testing.T) {
 	const openAI, perplexity, anthropic, google = `"code":"no_key"`, `"code":403`, `"type":"permission_error"`, `"status":"PERMISSION_DENIED"`
 	resolver := dataplanetest.Refusing(dataplane.ErrNoKey)

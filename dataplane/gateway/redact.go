@@ -16,8 +16,8 @@ import (
 )
 
 // maxShown is how many bytes at the beginning of a secret may be passed on before the rest arrives. So a message is not
-// delayed if it happens to end with the secret's first bytes. The prefix that all keys of a provider share is about as
-// long.
+// delayed if it happens to end with the secret's first bytes. This is about the length of the prefix that all keys of a
+// provider share.
 const maxShown = 8
 
 // redactor masks a provider's key in what the provider sends back: error messages quote keys, and servers in debug mode
@@ -232,7 +232,7 @@ func (b *redactedBody) pass(p []byte, n int) int {
 	switch begun := b.redactor.begun(whole); {
 	case begun > maxShown && b.err != nil:
 		// The rest of the secret was cut off: by the provider, or by the caller, who may ask for a range of bytes. Less
-		// than half of the secret may be a prefix that all keys of the provider share.
+		// than half of the secret does not count as found: it may be a prefix that all keys of the provider share.
 		if begun >= len(b.redactor.forms[0])/2 {
 			b.redactor.found.Store(true)
 		}
@@ -287,8 +287,9 @@ func (s redactedStream) CloseWrite() error {
 	return nil
 }
 
-// stripResponse removes the headers that are about the provider's own host: clients would apply them to the gateway's. The
-// gateway's operator decides which pages may read an answer.
+// stripResponse removes the headers that are about the provider's own host, because clients would apply them to the
+// gateway's host. It removes CORS headers, because the gateway's operator decides which pages may read an answer. It
+// also removes headers that only the gateway sets.
 func stripResponse(header http.Header) {
 	delete(header, "Set-Cookie")
 	delete(header, "Alt-Svc")
@@ -301,11 +302,11 @@ func stripResponse(header http.Header) {
 }
 
 // answerWriter is the ResponseWriter of the reverse proxy. It cleans the headers of 1xx answers, which
-// net/http/httputil passes on when they arrive. After a 1xx answer, httputil clears all headers. Then answerWriter adds
-// the headers again that handlers around the gateway have set.
+// net/http/httputil passes on when they arrive. After a 1xx answer, httputil clears all headers; answerWriter then
+// restores the headers that handlers around the gateway have set.
 //
-// It sends each piece of the body at once. The reverse proxy's FlushInterval would do that too, but with it a goroutine
-// for each answer often sends the head in a separate packet.
+// answerWriter sends each piece of the body at once. The reverse proxy's FlushInterval would also do this, but it
+// starts a goroutine for each answer, which often sends the head in a separate packet.
 type answerWriter struct {
 	http.ResponseWriter
 	request *proxiedRequest

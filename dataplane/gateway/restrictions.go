@@ -17,8 +17,8 @@ import (
 var (
 	errModelRestricted     = errors.New("model not allowed for the key")
 	errOperationRestricted = errors.New("operation not allowed for the key")
-	// errModelUnreadable and errModelInBody: the key is restricted to models, and the request's model can't be read, or
-	// only in a body that the proxy does not send.
+	// errModelUnreadable and errModelInBody: the key is restricted to certain models, but the gateway can't find out
+	// the request's model. Either the model can't be read, or the model is in the body, which the proxy does not send.
 	errModelUnreadable = errors.New("model can't be read")
 	errModelInBody     = errors.New("model is in the body, which the proxy does not send")
 	// errNextRestricted: the first key is at a limit, and the next key may not be used for the request.
@@ -28,8 +28,9 @@ var (
 // reasonNextKey is the reason of a key that serves because the first is at a limit.
 const reasonNextKey = "next_key_limited"
 
-// asLimit returns the error for a request that a key may not serve. If a restriction is the cause, and the key serves only
-// while the first one is at a limit, it returns errNextRestricted: the request may be repeated later.
+// asLimit returns the error for a request that a key may not serve. If err comes from a restriction, and the key serves
+// only because the first key is at a limit, asLimit returns errNextRestricted: the caller may repeat the request later.
+// Otherwise it returns err.
 func asLimit(key *dataplane.Key, err error) error {
 	if key != nil && key.Reason == reasonNextKey &&
 		isAny(err, errModelRestricted, errOperationRestricted, errModelUnreadable, errModelInBody) {
@@ -98,8 +99,8 @@ func namesModel(rawQuery string) bool {
 	return err != nil
 }
 
-// modelInPath returns the model that a path on the provider's host names. ok is false if it names none, and for batches,
-// whose requests have models of their own.
+// modelInPath returns the model that a path on the provider's host names. ok is false if the path names no model. It is
+// also false for batches, because each request in a batch names its own model.
 func modelInPath(provider string, segments []string) (model string, ok bool) {
 	escaped, last := "", len(segments)-1
 	switch {
@@ -224,9 +225,9 @@ func (b *modelBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// modelScanner reads the top-level member `model` of a JSON object that comes in pieces, and checks that nothing else in it could be taken for
-// that member. It keeps no more than a name, so that bodies can be of any length. It is stricter than JSON: names and numbers have a
-// greatest length, and so has the depth.
+// modelScanner reads the top-level member `model` of a JSON object that comes in pieces, and checks that nothing else
+// in it could be taken for that member. It uses a bounded amount of memory, so bodies can be of any length. It is
+// stricter than JSON: it limits the length of names and numbers, and the depth of nesting.
 type modelScanner struct {
 	state   scanState
 	nesting []byte // the open objects and arrays, as { and [

@@ -17,7 +17,7 @@ const recheckInterval = time.Second
 // caller is revoked. The zero value has no answer yet.
 type ending struct {
 	mutex sync.Mutex
-	// asked holds true when the use must end, and false when it may have to. It is nil until then.
+	// asked carries true if the use must end, and false if the use may have to end. It is nil until request is called.
 	asked chan bool
 	// close waits for asked and closes the answer. It is nil before there is an answer, and after it has been started.
 	close func(asked <-chan bool)

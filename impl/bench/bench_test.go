@@ -405,8 +405,8 @@ func BenchmarkListPostgres(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, list, d) })
 }
 
-// BenchmarkRegisterPostgres compares a register over HTTP with pgbench making the same three inserts in a transaction, with as many
-// clients.
+// BenchmarkRegisterPostgres compares registering keys over HTTP with pgbench. With as many clients, pgbench makes the
+// same three inserts in a transaction.
 func BenchmarkRegisterPostgres(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
 	server := startAikeysd(b, database)
@@ -633,13 +633,13 @@ func BenchmarkRewrapPostgres(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkSecretsSeal compares a seal by secrets-svc over a unix socket with one by a bare Echo handler that seals in its own process,
-// with the same client and 16 callers. secrets-svc also authenticates the client, validates the request, and zeroes memory.
+// BenchmarkSecretsSeal compares sealing by secrets-svc with sealing by a bare Echo handler in a process of its own.
+// Both serve the same client, with 16 callers, over a unix socket. secrets-svc also authenticates the client, validates
+// the request, and zeroes memory.
 func BenchmarkSecretsSeal(b *testing.B) {
 	if dir := os.Getenv(envBareSealer); dir != "" {
-		// This is the process to compare with. It does the least that an Echo server must do to seal and open: no
-		// validation, no authentication, no audit, no limits, no zeroed memory. It speaks the protocol of
-		// sealer/remote.
+		// This process is the baseline. It does the least that an Echo server must do to seal and open: no validation,
+		// no authentication, no audit, no limits, no zeroed memory. It speaks the protocol of sealer/remote.
 		backend, err := local.Open(filepath.Join(dir, "keyset.json"))
 		require.NoError(b, err)
 		type body struct {
@@ -696,8 +696,8 @@ func BenchmarkSecretsOpen(b *testing.B) {
 	})
 }
 
-// BenchmarkSecretsRegister compares a register over HTTP that seals with secrets-svc with one that seals in the same process. Both
-// services have the same PostgreSQL database.
+// BenchmarkSecretsRegister compares two aikeysd processes that register keys over HTTP: one seals with secrets-svc, the
+// other seals in its own process. Both have the same PostgreSQL database.
 func BenchmarkSecretsRegister(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
 	keyset := filepath.Join(b.TempDir(), "keyset.json")

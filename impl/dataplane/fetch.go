@@ -102,8 +102,8 @@ func (s *server) reportRefusal(ctx context.Context, f found, now time.Time) erro
 	return err
 }
 
-// explainRefusal returns the error that answers a refused fetch. Unlike the record, it does not reveal that a key id or
-// a credential belongs to a customer that the data plane may not serve.
+// explainRefusal returns the error that answers a refused fetch. Unlike the fetch's record, the error does not reveal
+// that a key id or a credential belongs to a customer that the data plane may not serve.
 func explainRefusal(err error, f found, req gen.FetchKeyRequestObject) error {
 	switch {
 	case errors.Is(err, models.ErrNotServed) && req.Body.KeyID != nil:

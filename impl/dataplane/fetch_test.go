@@ -239,8 +239,8 @@ func TestAsOfSeparatesAnswersByRevocation(t *testing.T) {
 	})
 }
 
-// The answer to a fetch of a credential document has the part that goes into the header, and a URL completed with its
-// fields.
+// The answer to a fetch of a credential document has the part of the document that goes into the header, and a base URL
+// that is completed with the document's fields.
 func TestFetchOfCredentialDocument(t *testing.T) {
 	s := onSQLite(t)
 	dp := s.dataPlane()
@@ -261,8 +261,8 @@ func TestFetchOfCredentialDocument(t *testing.T) {
 	}
 }
 
-// Data planes get tokens that a cloud's credential has signed, valid for at most an hour. They never get the
-// credential.
+// Data planes get tokens that are signed with a cloud's credential and valid for at most an hour. They never get the
+// credential itself.
 func TestFetchNeverAnswersACloudsCredential(t *testing.T) {
 	s := onSQLite(t)
 	dp, inner := s.dataPlane(), s.Secret()
@@ -796,8 +796,8 @@ func TestLoggedFieldsOfFetch(t *testing.T) {
 }
 
 // A data plane drops an answer whose position does not include a revocation that it knows of. So if a revocation and a
-// fetch overlap, an answer that has the key must have a position from before the revocation. That also holds for the
-// next key after a bad one, which a second statement finds.
+// fetch overlap, an answer that has the key must have a position from before the revocation. This also holds if the
+// first key is bad and a second statement finds the next key.
 func TestAsOfExcludesRevocationOfFetchedKey(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()

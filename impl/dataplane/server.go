@@ -1,10 +1,11 @@
 // Package dataplane implements the data planes' API of spec/dataplane.yaml. Its answers hold provider keys in plain text, so the
 // API has a listener of its own.
 //
-// A fetch passes the generated route, authentication of the data plane (impl/auth) and validation (impl/httpapi). Its handler
-// authenticates the caller (impl/auth), reads policy and keys in one statement, which checks both again (models), chooses a key
-// (impl/resolution), opens it (impl/providers), for a few clouds exchanges it for a token (impl/exchange), and stores the record
-// before it answers. impl/feed serves the stream of changes.
+// A fetch passes the generated route, authentication of the data plane (impl/auth) and validation (impl/httpapi). Its
+// handler authenticates the caller (impl/auth). It reads the policy and the keys in one statement, which checks the
+// data plane and the caller again (models). It chooses a key (impl/resolution), opens it (impl/providers) and, for a
+// few clouds, exchanges it for a token (impl/exchange). It stores the record before it answers. impl/feed serves the
+// stream of changes.
 //
 // The package may import spec, gen, models, sealer, and the rest of impl.
 package dataplane

@@ -450,8 +450,8 @@ func TestOperationsWithoutDatabase(t *testing.T) {
 	}
 }
 
-// follow opens a stream once the feed has read from the database. It ends with the test, and its messages must match
-// the document.
+// follow opens a stream once the feed has read from the database. The stream ends with the test, and its messages must
+// match the document.
 func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsParams) *feedtest.Client {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -1,6 +1,7 @@
-// Package feed streams changes to data planes, and keeps the receipts of stops: a key was revoked, disabled or rotated, an API
-// key revoked, or a member removed. Each replica of the service reads the changes from the database and sends them to the data
-// planes that are connected to it. No replica depends on another. A stop is proved complete as follows:
+// Package feed streams changes to data planes, and keeps the receipts of stops. A stop revokes, disables or rotates a
+// key, revokes an API key, or removes a member. Each replica of the service reads the changes from the database and
+// sends them to the data planes that are connected to it. No replica depends on another. A stop is proved complete as
+// follows:
 //
 //   - A heartbeat carries a time on this replica's monotonic clock: the start of the last read whose changes were all sent
 //     before the heartbeat. The heartbeat extends the data plane's lease to that time plus the lease's length, however late
@@ -53,7 +54,7 @@ type params struct {
 	// maintenance is the time between two runs of runMaintenance, and between two heartbeats of the replica itself.
 	maintenance time.Duration
 	// replicaGrace is how long this replica extends leases after its own last heartbeat. The other replicas consider it
-	// dead after twice that time, when its last lease is long over.
+	// dead after twice that time. By then, the last lease that it extended has long ended.
 	replicaGrace time.Duration
 	// silence is how long a stream may go without an acknowledgement. Data planes send one every 5 s.
 	silence time.Duration
@@ -288,8 +289,9 @@ func signal(to chan<- struct{}) {
 	}
 }
 
-// followChanges reads changes at once, whenever something may have been committed, and once per heartbeat interval.
-// Leases depend on this loop, so it waits only for its own read, which has a connection that requests can't take.
+// followChanges reads changes when it starts, whenever something may have been committed, and once per heartbeat
+// interval. Leases depend on this loop, so it waits for nothing but its own read. The read uses a connection that
+// requests can't take.
 func (f *Feed) followChanges(ctx context.Context) {
 	interval := f.heartbeatInterval()
 	ticker := time.NewTicker(interval)
@@ -316,8 +318,8 @@ func (f *Feed) followChanges(ctx context.Context) {
 }
 
 // readChanges reads changes once and sends them to the streams, with a heartbeat if one is due or something has
-// changed. It reports whether it has sent a heartbeat. The heartbeat has the time before the read, because it must not
-// vouch for later commits.
+// changed. It reports whether it has sent a heartbeat. The heartbeat carries the time at which the read began, because
+// it must not vouch for commits after that time.
 func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error) {
 	f.mu.Lock()
 	since, ready := f.position, f.ready
@@ -539,8 +541,8 @@ func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
 	})
 }
 
-// heartbeatFrame extends a lease to at plus the lease's length, and has the position to resume from. If s is not nil,
-// it also tells that stream how many data planes serve.
+// heartbeatFrame returns a heartbeat. It extends a lease until one lease length after the time at, and has the position
+// to resume from. If s is not nil, the heartbeat also tells that stream how many data planes serve.
 func heartbeatFrame(position position.Position, at time.Duration, within int, s *Stream) []byte {
 	m := gen.StreamMessage{Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within}
 	if s != nil {

@@ -146,8 +146,8 @@ func (s hookedStore) Receipts(ctx context.Context, stop models.Stop) ([]models.R
 	return s.Store.Receipts(s.enter(ctx, "Receipts"), stop)
 }
 
-// faultyStore returns a change that gives a replica a faulty store, and the switch of its faults. While the switch is
-// set, the named methods block; Position and Changes fail.
+// faultyStore returns an option that gives a replica a faulty store, and the switch that turns the faults on. While the
+// switch is on, the named methods block, except that Position and Changes fail.
 func (e *env) faultyStore(methods ...string) (withFaults func(*Feed), isFaulty *atomic.Bool) {
 	isFaulty = &atomic.Bool{}
 	return withStore(hookedStore{e.newStore(), func(ctx context.Context, method string) context.Context {
@@ -266,8 +266,8 @@ func (m *member) heartbeats() []feedtest.Message {
 	return slices.DeleteFunc(m.All(), func(got feedtest.Message) bool { return got.Type != "heartbeat" })
 }
 
-// acknowledge acknowledges a key's revocation at a replica, once the data plane has read it. With a number it says how many requests
-// were in flight.
+// acknowledge acknowledges a key's revocation at a replica, once the data plane has read it. If inFlight is given, the
+// acknowledgement says how many requests were in flight.
 func (m *member) acknowledge(k models.Key, at *replica, inFlight ...int) {
 	at.env.t.Helper()
 	counts := map[string]int{}
@@ -571,8 +571,8 @@ func TestBlockedDutyDelaysNoOther(t *testing.T) {
 	}
 }
 
-// Guarantee 4, the control plane's half: a heartbeat that precedes a revocation vouches for a time before it, so its lease ends
-// within the lease's length of the revocation.
+// Guarantee 4, the control plane's half: a heartbeat that arrives before a revocation carries a time before the
+// revocation. So the lease that it extends ends at most one lease length after the revocation.
 func TestBoundedStaleness(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		m := e.replica().connect()
@@ -981,8 +981,8 @@ func TestABacklogIsReadWithinPartOfALease(t *testing.T) {
 	})
 }
 
-// If a replica has not reached a position yet, it must not take it for a position of another history. The lagging
-// replica polls every 24 minutes, and is not woken.
+// A replica must not take a position that it has not reached yet for a position of another history. The lagging replica
+// polls every 24 minutes, and is not woken.
 func TestResumeAtLaggingReplica(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		ahead := e.replica()

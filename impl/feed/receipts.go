@@ -40,8 +40,8 @@ type tally struct {
 	byDataPlane  []models.DataPlaneReceipt // of the streams that are no longer waited for
 }
 
-// openTallies opens a tally for each stop. It waits for every stream whose data plane serves the customer, including streams that
-// have ended but whose leases may still run. The caller holds mu.
+// openTallies opens a tally for each stop. Each tally waits for every stream whose data plane serves the customer,
+// including streams that have ended but whose leases may still run. The caller holds mu.
 func (f *Feed) openTallies(changes []models.Change) {
 	now := f.clock()
 	for _, c := range changes {
@@ -162,9 +162,9 @@ func (f *Feed) talliesOwed(s *Stream, start position.Position, missed []models.C
 	return owed
 }
 
-// Acknowledge records that a data plane has acted on everything up to a position, and how many requests were in flight
-// with the keys that it has dropped, by key id. If another replica has the stream, it stores both for that replica. If
-// there is no such stream, the error is models.ErrNotFound: the stream and its lease have ended.
+// Acknowledge records that a data plane has acted on everything up to a position. It also records, by key id, how many
+// requests with the dropped keys were in flight. If another replica has the stream, Acknowledge stores both for that
+// replica. If no replica has the stream, the error is models.ErrNotFound: the stream and its lease have ended.
 func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error {
 	if f.acknowledgeHere(dataPlaneID, streamID, at, inFlight) {
 		return nil
@@ -299,8 +299,8 @@ func (f *Feed) takeUnsaved() []models.Receipt {
 	return rows
 }
 
-// listDataPlanes returns the list of data planes. It includes data planes that are waited for, but not all of them if
-// there are many.
+// listDataPlanes returns the progress of the data planes. It includes at most maxListed streams that the tally still
+// waits for.
 func (t *tally) listDataPlanes() []models.DataPlaneReceipt {
 	list, waiting := slices.Clone(t.byDataPlane), 0
 	for s := range t.waiting {
@@ -321,8 +321,8 @@ type Receipt struct {
 	Slowest time.Duration
 	// Remaining is the longest time until the receipt is complete.
 	Remaining time.Duration
-	// Counted is how many of Acknowledged said how many requests were in flight when they dropped the key, and InFlight the sum of
-	// these requests.
+	// Counted is how many of the Acknowledged streams reported how many requests were in flight when they dropped the
+	// key. InFlight is the sum of these requests.
 	Counted  int
 	InFlight int64
 	// ByDataPlane has the acknowledgements of at most maxListed data planes, those with most requests in flight first.
@@ -343,8 +343,8 @@ type Plane struct {
 // PlaneState is whether a data plane has acknowledged a stop.
 type PlaneState string
 
-// The states of a data plane. In PlaneLeaseExpired, it has not acknowledged the stop, but serves nothing without
-// asking.
+// The states of a data plane. In PlaneLeaseExpired, the data plane has not acknowledged the stop, but its lease has
+// ended, so it serves nothing without asking the control plane.
 const (
 	PlaneWaiting      PlaneState = "waiting"
 	PlaneAcknowledged PlaneState = "acknowledged"
@@ -405,9 +405,9 @@ func (r *Receipt) setLists(all []models.DataPlaneReceipt) {
 	r.ByDataPlane = all[:min(len(all), maxListed)]
 }
 
-// age returns how long this replica has known that a stop is committed. If it adopted a later position without reading
-// the stop's change, the age counts from then. If it has yet to read the change, the age is 0: the stop may have been
-// committed just now.
+// age returns how long this replica has known that a stop is committed. If the replica adopted a later position without
+// reading the stop's change, the age counts from when it adopted the position. If the replica has yet to read the
+// change, the age is 0: the stop may have been committed just now.
 func (f *Feed) age(stop models.Stop) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -460,9 +460,9 @@ func (f *Feed) shareReceipt(ctx context.Context, stop models.Stop) (Receipt, err
 	}
 }
 
-// nextLook returns how long callers need not look at a receipt again, unless changed is closed before. Until then the
-// receipt stays incomplete, because streams of this replica that hold leases have yet to acknowledge the stop. So
-// nobody asks the database, which counts all streams for a receipt, while all of them are being sent the change.
+// nextLook returns how long callers can wait before they read a receipt again, unless changed is closed first. Until
+// then the receipt stays incomplete, because streams of this replica that hold leases have yet to acknowledge the stop.
+// So callers do not make the database count all streams while the change is still being sent to them.
 func (f *Feed) nextLook(stop models.Stop) (changed <-chan struct{}, next time.Duration, stopped bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

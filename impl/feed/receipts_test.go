@@ -253,8 +253,9 @@ func TestAcknowledgeAtAnyReplica(t *testing.T) {
 	})
 }
 
-// A data plane moves from a dead replica, with a lease. It counts until it has acted on the changes that the dead
-// replica did not send, although its new replica had read the revocation before it came.
+// A data plane that still holds a lease moves from a dead replica to another one. The receipt counts the data plane
+// until it has acted on the changes that the dead replica did not send, even though the new replica had read the
+// revocation before the data plane connected.
 func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 	t.Parallel()
 	for name, others := range map[string]int{"with others at the new one": 1, "alone": 0} {
@@ -282,8 +283,8 @@ func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 	}
 }
 
-// A data plane that moves to another replica, as behind a load balancer, delays no receipt of either replica. The
-// replica that it left notices the move, although the connection may still seem open.
+// A data plane that moves to another replica, for example behind a load balancer, delays no receipt of either replica.
+// The replica that it left notices the move even if the old connection still seems open.
 func TestReceiptAfterStreamMoves(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		o := func(f *Feed) { f.params.lease, f.params.maintenance = time.Minute, 50*time.Millisecond }

@@ -32,9 +32,9 @@ func (f *Feed) sendReplicaHeartbeat(ctx context.Context) error {
 }
 
 // ensureReplicaHeartbeat stores a heartbeat of this replica, unless the last one is younger than maxAge. A stream opens
-// only after such a heartbeat: the other replicas consider a replica dead that has had no streams for long, and would
-// delete the rows of its new streams. If they may have done so before this heartbeat, ensureReplicaHeartbeat ends this
-// replica's streams.
+// only after such a heartbeat: a replica without streams sends no heartbeats, so the other replicas consider it dead
+// after a while, and would delete the rows of its new streams. If they may have deleted rows before this heartbeat,
+// ensureReplicaHeartbeat ends this replica's streams.
 func (f *Feed) ensureReplicaHeartbeat(ctx context.Context, maxAge time.Duration) error {
 	f.replicaMu.Lock()
 	defer f.replicaMu.Unlock()
@@ -143,9 +143,9 @@ func (f *Feed) dropDrainedStreams(ctx context.Context) error {
 	return nil
 }
 
-// dropReplacedStreams drops streams that another replica carries on. That replica has deleted their rows, and waits for
-// their acknowledgements. If other replicas may consider this one dead, it drops none, because a row may be missing for
-// that reason.
+// dropReplacedStreams drops streams that streams of another replica have replaced. The other replica has deleted the
+// rows of the old streams, and waits for the acknowledgements. If other replicas may consider this one dead,
+// dropReplacedStreams drops nothing, because a row may be missing for that reason.
 func (f *Feed) dropReplacedStreams(ctx context.Context) error {
 	replaced := map[string]*Stream{}
 	f.mu.Lock()
@@ -249,9 +249,9 @@ func (f *Feed) countServing(ctx context.Context) error {
 	return nil
 }
 
-// countsFor returns the counts for a heartbeat to a data plane; uncounted is how many of its own streams n lacks. If
-// the data plane serves too many customers to list, the counts say that all streams serve each of them. Its shares are
-// then too small, but never too large.
+// countsFor returns the counts for a heartbeat to a data plane; uncounted is how many of the data plane's own streams n
+// lacks. If the data plane serves too many customers to list, countsFor returns the number of all streams as the count
+// for every customer. The data plane's shares of limits are then too small, but never too large.
 func (n *serving) countsFor(d models.DataPlane, uncounted int) (others *int, byCustomer []gen.DataPlanesOfCustomer) {
 	customers := d.Customers
 	if customers == nil {

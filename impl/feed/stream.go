@@ -15,9 +15,9 @@ const (
 	queueLength = 64
 	// writeTimeout is how long a data plane may take to read a message.
 	writeTimeout = time.Second
-	// streamLife is the least age at which a stream ends. Up to half as much is added, so that streams do not end
-	// together. The age bounds how far the clocks of both ends drift apart: by 0.1 s if their speeds differ by a
-	// ten-thousandth.
+	// streamLife is the least age at which a stream ends. A stream lives up to half as long again, at random, so that
+	// streams do not end together. The age bounds how far the clocks of both ends drift apart: by 0.1 s if their speeds
+	// differ by a ten-thousandth.
 	streamLife = 15 * time.Minute
 	// maxPageGrowth is how many times larger than the first page of a backlog later pages get.
 	maxPageGrowth = 16
@@ -87,8 +87,8 @@ type Stream struct {
 
 	// feed.mu guards the rest.
 	state streamState
-	// hasRow reports whether the row was stored, and no other replica can have deleted it in the belief that this one
-	// is dead. If such a row is missing, another stream has replaced this one.
+	// hasRow is true if the row was stored, and no other replica can have considered this replica dead and deleted the
+	// row. If hasRow is true and the row is missing, another stream has replaced this stream.
 	hasRow bool
 	// acknowledgedAt is when the data plane last acknowledged anything, or joined.
 	acknowledgedAt time.Duration
@@ -160,9 +160,9 @@ func (f *Feed) joinStream(s *Stream) (start position.Position, within int, heart
 	return f.position, within, heartbeatFrame(f.position, f.readAt, within, s), nil
 }
 
-// readBacklog returns the frames of the changes between the position to resume from and the stream's start: none for a
-// stream that starts at the present, and a reset if there are too many changes or the position is not of this
-// database's history.
+// readBacklog returns the frames of the changes between the position to resume from and the stream's start. For a
+// stream that starts at the present, it returns no frames. It returns a reset if there are too many changes, if reading
+// them takes too long, or if the position is not of this database's history.
 func (f *Feed) readBacklog(ctx context.Context, s *Stream, start position.Position, arrived time.Duration) ([]byte, error) {
 	if s.Resume == nil {
 		return nil, nil
@@ -194,8 +194,9 @@ func (f *Feed) readBacklog(ctx context.Context, s *Stream, start position.Positi
 
 // readMissed reads the changes since a position page by page, and returns the changes of the data plane's customers.
 // isWhole is false if there are too many changes, if the position is not of this database's history, or if the time is
-// up at the end of a page: pages of other customers' changes take time as well. Changes that commit meanwhile are not
-// missed, because the stream has joined before.
+// up at the end of a page. Reading needs a time limit because other customers' changes take time too, but do not count
+// towards the limit on changes. Changes that commit during the read are not missed, because the stream has already
+// joined.
 func (f *Feed) readMissed(
 	ctx context.Context, s *Stream, since position.Position, until time.Duration,
 ) (missed []models.Change, isWhole bool, err error) {
@@ -226,8 +227,8 @@ func (f *Feed) readMissed(
 }
 
 // markPersisted notes that the stream's row is in the database. If this replica has the previous stream of the data
-// plane, it ends that stream, and tallies wait for the new stream instead, whose backlog has their changes. It reports
-// whether the stream is still open.
+// plane, markPersisted ends that stream. The tallies that waited for it then wait for the new stream, whose backlog has
+// their changes. markPersisted reports whether the new stream is still open.
 func (f *Feed) markPersisted(s *Stream) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

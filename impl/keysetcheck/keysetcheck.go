@@ -3,9 +3,9 @@
 // The first start seals one random value, the canary, and stores it in the database. A sealer that can't open the canary has
 // another keyset: keys sealed by it would be unreadable with the right keyset, and vice versa.
 //
-// A process that may seal but not open can't open the canary. It trusts the ids of KEKs in the database. A process that
-// may open stores them there: the KEKs that its sealer has while it opens the canary, so they belong to the same
-// keyset.
+// A process that may seal but not open can't open the canary. It trusts the KEK ids in the database. A process that may
+// open stores them there: it stores the ids of the KEKs that its sealer has while the sealer can open the canary, so
+// these KEKs belong to the canary's keyset.
 //
 // The key of fingerprints is derived from the canary's value, which is sealed and stays the same when the KEK changes.
 //
@@ -33,9 +33,8 @@ import (
 var (
 	// ErrWrongKEK says that the sealer can't open this database's canary: it has another keyset.
 	ErrWrongKEK = errors.New("the sealer's keyset does not open this database's canary: it is not the keyset that the keys were sealed with")
-	// ErrUnproven wraps sealer.ErrUnavailable. It says that the sealer's KEK is not among those that a process that may
-	// open has found in this database's keyset. Either the sealer has another keyset, or no such process has looked
-	// yet.
+	// ErrUnproven wraps sealer.ErrUnavailable. It says that no process that may open has found the sealer's KEK in this
+	// database's keyset. Either the sealer has another keyset, or no such process has looked yet.
 	ErrUnproven = fmt.Errorf("%w: no process that may open has found the sealer's key-encryption key in this database's keyset", sealer.ErrUnavailable)
 	// ErrNoCanary wraps sealer.ErrUnavailable. It says that there is no canary yet, and that this process does not seal one.
 	ErrNoCanary = fmt.Errorf("%w: no process that seals has started with this database yet", sealer.ErrUnavailable)
@@ -74,8 +73,9 @@ func New(store *models.Store, s sealer.Sealer, use Use) *Checker {
 }
 
 // Check returns nil if the sealer has this database's keyset. Once it has succeeded, further calls check nothing. If
-// the database has no canary, it creates one. Errors: ErrWrongKEK; if that can't be decided yet, models.ErrUnavailable
-// or sealer.ErrUnavailable, which ErrUnproven and ErrNoCanary wrap.
+// the database has no canary, it creates one. If the sealer has another keyset, the error is ErrWrongKEK. If Check
+// can't decide yet, the error is models.ErrUnavailable or sealer.ErrUnavailable; ErrUnproven and ErrNoCanary wrap the
+// latter.
 func (c *Checker) Check(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,10 +122,11 @@ func (c *Checker) Recheck(ctx context.Context) error {
 	return c.store.AddKEKs(ctx, ids)
 }
 
-// CheckKEKs returns nil if the sealer has this database's keyset. keks identifies the KEKs that the sealer has: the id
-// of one or, if the process may open, any text that names them all. A text that passed is not checked again. The keyset
-// may be replaced while the service runs, and secrets sealed with a wrong one would be lost when the right one is back.
-// Errors: sealer.ErrUnavailable, which wraps ErrWrongKEK or ErrUnproven; models.ErrUnavailable.
+// CheckKEKs returns nil if the sealer has this database's keyset. keks identifies the sealer's KEKs: it is the id of
+// one KEK or, if the process may open, any text that names all of them. A text that has passed is not checked again.
+// Checks continue while the service runs, because the keyset may be replaced: secrets sealed with a wrong keyset would
+// be lost once the right keyset is back. Errors: models.ErrUnavailable; sealer.ErrUnavailable, together with
+// ErrWrongKEK or ErrUnproven if one of them is the cause.
 func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
 	if _, isChecked := c.checked.Load(keks); isChecked {
 		return nil
@@ -158,8 +159,8 @@ func (c *Checker) Seal(ctx context.Context, binding sealer.Binding, secret seale
 	return envelope, nil
 }
 
-// Sealed is the sealed secret of a key: its envelope, and the fingerprints of its parts. Without the key of
-// fingerprints they are nil.
+// Sealed is the sealed secret of a key: its envelope, and the fingerprints of its parts. Fingerprints is nil if the
+// process has no key of fingerprints.
 type Sealed struct {
 	Envelope     sealer.Envelope
 	Fingerprints [][]byte
@@ -279,9 +280,10 @@ func sealCanary(ctx context.Context, s sealer.Sealer) (sealer.Envelope, error) {
 	return envelope, nil
 }
 
-// FingerprintKey makes the fingerprints of secrets, which show that two secrets are equal without opening either.
-// Without the key, a fingerprint says nothing about its secret, and guesses can't be tested. Each customer has a key
-// derived from it, so that the fingerprints of one secret differ between customers. It does not print.
+// FingerprintKey makes the fingerprints of secrets. Equal fingerprints show that two secrets are equal, without opening
+// either. Without the FingerprintKey, a fingerprint says nothing about its secret, and nobody can test guesses with it.
+// Each customer has a key derived from the FingerprintKey, so that the fingerprints of one secret differ between
+// customers. A FingerprintKey does not print its value.
 type FingerprintKey struct{ root string }
 
 // String implements fmt.Stringer.

@@ -157,9 +157,9 @@ func scopesOf(policy models.UserKeys, userID string) []string {
 	return scopes
 }
 
-// ranked are the keys that the policy lets serve a user, in the order in which they are tried, and why the first of
-// them serves. If there is none, the reason says what is missing. sharing is how many of the first keys share callers
-// by weight.
+// ranked has the keys that the policy lets serve a user, in the order in which they are tried, and the reason why the
+// first key serves. If there are no keys, the reason says what is missing. sharing is how many of the first keys share
+// callers by weight.
 type ranked struct {
 	keys    []models.Key
 	reason  Reason
@@ -246,8 +246,8 @@ func score(k models.Key, userID string) float64 {
 	return -float64(k.Weight) / math.Log(uniform)
 }
 
-// reasonToSkip returns why the next key serves in place of this one: this one is bad or at a limit, and the policy says
-// next_key. It is empty if this key serves.
+// reasonToSkip returns the reason for using the next key instead of k: k is bad or at a limit, and the policy says
+// next_key for that case. The reason is empty if the policy does not skip k.
 func (r Request) reasonToSkip(policy models.Policy, k models.Key) Reason {
 	switch {
 	case policy.OnBadKey == models.OnBadKeyNextKey && k.Bad(r.Now):
@@ -258,8 +258,10 @@ func (r Request) reasonToSkip(policy models.Policy, k models.Key) Reason {
 	return ""
 }
 
-// chooseKey returns the first key that is neither skipped nor bad. Without such a key, it returns the first good key at
-// a limit or, if all are bad, the first key. That a key is bad is a guess from its last use; the provider decides.
+// chooseKey returns the first key unless the policy skips it. Instead of a skipped key, it returns the first later key
+// that is neither skipped nor bad. If there is no such key and the first key was skipped as bad, it returns the first
+// later key that is only at a limit. Otherwise it returns the first key after all. Whether a key is bad is a guess from
+// its last use; the provider decides.
 func (r ranked) chooseKey(of Request, policy models.Policy) Choice {
 	if len(r.keys) == 0 {
 		return Choice{Reason: r.reason}

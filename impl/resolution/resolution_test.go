@@ -425,8 +425,8 @@ func TestALimitLeadsToNoKeyThatThePolicyForbids(t *testing.T) {
 	}
 }
 
-// The callers of a limited key are divided among the others by weight. Each caller always gets the same key, and
-// callers of other keys keep theirs.
+// If a key is at a limit, its callers are divided among the other keys by weight. Each caller always gets the same key,
+// and the callers of the other keys keep their keys.
 func TestALimitMovesOnlyTheCallersOfItsKey(t *testing.T) {
 	policy := models.Policy{UserKeys: models.UserKeysAllow, OnLimited: models.OnLimitedNextKey}
 	found, moved := arranged([2]int{0, 2}, [2]int{0, 1}, [2]int{0, 1}), map[string]int{}

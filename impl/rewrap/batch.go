@@ -183,8 +183,8 @@ func bindingOf(k models.Key) sealer.Binding {
 // verify returns the changes whose new envelope is as good as the old envelope, or ErrUnsound. The new data key must
 // unwrap under the new KEK and the binding, and the ciphertext must be the old one, byte for byte. If the secret was
 // sealed again, both envelopes must open to the same secret. If the sealer may open, one sample of the changes that
-// only re-wrapped the data key is opened. A change is left out if the primary KEK has changed since; the next pass
-// comes back to its key.
+// only re-wrapped the data key is opened. If the primary KEK has changed since the re-wrap, verify leaves the change
+// out, and the next pass comes back to its key.
 func (j *Job) verify(ctx context.Context, changes []change) ([]change, error) {
 	items := make([]sealer.Item, len(changes))
 	for i, c := range changes {
@@ -213,9 +213,10 @@ func (j *Job) verify(ctx context.Context, changes []change) ([]change, error) {
 	return sound, nil
 }
 
-// checkSameSecret returns nil if both envelopes of a change open to the same secret, or if only the data key was re-wrapped and the change
-// is not a sample. The old envelope of a sample need not open: its ciphertext may be damaged, which a re-wrap neither notices nor
-// repairs, or the sealer may lack the right. The plaintexts are wiped.
+// checkSameSecret returns nil if both envelopes of a change open to the same secret, or if only the data key was
+// re-wrapped and the change is not a sample. A sample passes even if its old envelope does not open: the sealer may
+// lack the right, or the ciphertext may be damaged, and a re-wrap neither notices nor repairs damage. The plaintexts
+// are wiped.
 func (j *Job) checkSameSecret(ctx context.Context, c change, sample bool) error {
 	resealed := !sealer.SamePayload(c.old, c.envelope.Bytes)
 	if !resealed && (!sample || j.cantOpen) {

@@ -741,8 +741,8 @@ func (env *env) rows() []models.Key {
 }
 
 // requireOpens checks that every readable key opens to its own secret and the canary to its value, and that each row
-// names the KEK of its envelope. It returns how many of them, the canary included, are not under the sealer's primary
-// KEK.
+// names the KEK of its envelope. It returns how many envelopes, including the canary's, are not under the sealer's
+// primary KEK.
 func (env *env) requireOpens(s sealer.Sealer, unreadable ...string) (left int) {
 	env.t.Helper()
 	primary, err := s.PrimaryKEK(env.t.Context())
@@ -803,8 +803,9 @@ func (s fakeStore) Rewrap(_ context.Context, batch []models.Rewrapping) ([]strin
 }
 func (s fakeCounts) KeysByKEK(context.Context) (map[string]int64, error) { return s.keysByKEK() }
 
-// The keys move from a keyset file to OpenBao, to AWS KMS, and all the way back. The job of each move is stopped at
-// another step, and another job does the rest. All keys open in between, while others read them.
+// The keys move from a keyset file to OpenBao, to AWS KMS, and all the way back. The job of each move is stopped at a
+// different step, and another job does the rest. In between, all keys open. During the moves, a reader keeps opening
+// the canary.
 func TestMoveThroughServicesStoppedAtEveryStep(t *testing.T) {
 	awskmstest.SetCredentials()
 	bao, aws := vaulttest.Start(t), awskmstest.Start(t, "local-kms")

@@ -15,9 +15,10 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Audit writes a line of JSON for each open that reaches the namespace's keys, for each open that the client may not
-// do, and for each change of the keys themselves. A line holds ids and fixed words, never a secret. Repeated refusals
-// of a client get one line per minute with their number, so that the client can't fill the disk.
+// Audit writes a line of JSON for each open that reaches the namespace's keys, for each open that is refused because
+// the client lacks the permission, and for each change of the keys themselves. A line holds ids and fixed words, never
+// a secret. Repeated refusals of one client share one line per minute, which says how many there were, so that the
+// client can't fill the disk.
 type Audit struct {
 	lines slog.Handler
 
@@ -71,8 +72,9 @@ func (a *Audit) opened(ctx context.Context, requestID string, client Client, ite
 		slog.String("outcome", outcome), slog.String("request_id", requestID))
 }
 
-// refused records an open that the client may not do, and whose body was not read. It writes the first refusal at once.
-// It counts further refusals within the next minute, for a single line.
+// refused records an open that was refused, before its body was read, because the client lacks the permission. It
+// writes a line about the first refusal at once. It counts the refusals of the next minute, and a single line reports
+// them.
 func (a *Audit) refused(ctx context.Context, client Client, identities []identity.Identity, requestID string) error {
 	names := make([]string, len(identities))
 	for i, identity := range identities {

@@ -148,7 +148,7 @@ func identitiesOf(uids []uint32, certificates []string) (found []identity.Identi
 }
 
 // Find returns the client that has one of these identities. ok is false if no client has any of them, or if they belong
-// to two clients. The names in one certificate may.
+// to two clients, as the names in one certificate may.
 func (l *ClientList) Find(identities []identity.Identity) (client Client, ok bool) {
 	found := -1
 	for _, who := range identities {

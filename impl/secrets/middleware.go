@@ -22,8 +22,8 @@ const (
 	maxBody = 1 << 20
 	// shortBody is the size in bytes up to which a body takes no room in longBodies. Seals and opens are usually shorter.
 	shortBody = 4 << 10
-	// maxLongBodies is the most memory, in bytes, that all longer bodies together may take, and maxClientBodies is the
-	// most that those of one client may take.
+	// maxLongBodies is the most memory, in bytes, that all bodies longer than shortBody may take together.
+	// maxClientBodies is the most that such bodies of one client may take.
 	maxLongBodies   = 64 << 20
 	maxClientBodies = maxLongBodies / 4
 )
@@ -39,8 +39,8 @@ type admission struct {
 	clients func(ctx context.Context) *ClientList
 	audit   *Audit
 	metrics *metrics
-	// running holds an element for each operation that runs, admitted one for each operation that runs or waits for a
-	// slot.
+	// running holds an element for each operation that runs. admitted holds an element for each operation that runs or
+	// waits for a slot.
 	running, admitted chan struct{}
 	longBodies        *semaphore.Weighted // of maxLongBodies
 	clientBodies      sync.Map            // :: client name → *semaphore.Weighted of maxClientBodies
@@ -106,8 +106,8 @@ func clientFrom(ctx context.Context) Client {
 }
 
 // authorize finds the client at the other end of the connection and refuses operations that the client may not use. It
-// audits a refused open. It admits opens of a client that may only seal: the handler refuses all of them except the
-// canary's.
+// audits a refused open. It admits opens of a client that may only seal, because such a client may open the canary; the
+// handler refuses its other opens.
 func (a *admission) authorize(ctx context.Context, call *httpapi.Call) error {
 	identities := Identities(ctx)
 	if call.SourceIP == "" && len(identities) > 0 { // a unix socket has no address

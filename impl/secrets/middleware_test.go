@@ -103,8 +103,8 @@ func TestConnectionWithoutIdentityIsRefused(t *testing.T) {
 
 const sealBody = `{"binding": {"customer_id": "acme", "project_id": "chat", "key_id": "k", "provider": "openai", "version": 1}, "secret": %q}`
 
-// unread is a body that can't be read. A request that reads it fails with another status than a request that is refused
-// before.
+// unread is a body that can't be read. If a handler reads it, the response has another status than if the request is
+// refused before the body is read.
 var unread = iotest.ErrReader(errors.New("the body was read"))
 
 func TestBodies(t *testing.T) {
@@ -133,8 +133,8 @@ func TestBodies(t *testing.T) {
 	})
 }
 
-// A body of unknown length counts as 1 MiB, the maximum. All clients together get 64 MiB, and each at most a quarter of
-// that.
+// A body of unknown length counts as 1 MiB, the maximum. All clients together get 64 MiB, and each client gets at most
+// 16 MiB.
 func TestLongBodiesTakeBoundedMemory(t *testing.T) {
 	const clients, most = 4, 16
 	s := start(t, func(cfg *secrets.Config) { cfg.MaxConcurrent = 2 * clients * most })

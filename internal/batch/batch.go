@@ -13,12 +13,13 @@ import (
 // ErrClosed is returned for work that was not carried out before the worker was closed.
 var ErrClosed = errors.New("batch worker is closed")
 
-// Run carries out a group. The sequence claims each value when it yields it. From then on, the value's caller waits for
-// the result. The sequence skips values whose callers have given up. Every caller of the group gets the error.
+// Run carries out a group of values. The sequence claims each value as it yields the value. From then on, the value's
+// caller waits for the result. The sequence skips values whose callers have given up. If Run fails, every caller of the
+// group gets its error, unless the Worker runs the values again one by one.
 type Run[T any] func(group iter.Seq[T]) error
 
-// Worker carries out groups in goroutines of its own, one group at a time in each. Values that arrive while all are busy make up the
-// next groups.
+// Worker carries out groups in goroutines of its own, one group at a time in each. Values that arrive while all
+// goroutines are busy make up the next groups.
 type Worker[T any] struct {
 	run   Run[T]
 	limit int
@@ -44,8 +45,8 @@ type item[T any] struct {
 	finished chan struct{} // closed when the group is over
 }
 
-// New starts a worker that carries out at most concurrency groups at once, of at most limit values each. alone may be nil:
-// then a group's error is final.
+// New starts a worker that carries out at most concurrency groups at once, of at most limit values each. If alone is
+// nil, a group's error is final.
 func New[T any](concurrency, limit int, run Run[T], alone func(error) bool) *Worker[T] {
 	w := &Worker[T]{
 		run: run, limit: limit, alone: alone,
@@ -62,8 +63,9 @@ func New[T any](concurrency, limit int, run Run[T], alone func(error) bool) *Wor
 	return w
 }
 
-// Do hands value to the worker and returns when its group is over. If ctx ends first, Do still waits for a value that
-// has been claimed. A value that has not been claimed is never carried out.
+// Do hands value to the worker and returns when its group is over. If ctx ends first and the value has been claimed, Do
+// still waits for the group. If the value has not been claimed, Do returns ctx's error, and the value is never carried
+// out.
 func (w *Worker[T]) Do(ctx context.Context, value T) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -111,8 +113,8 @@ func (w *Worker[T]) loop() {
 	}
 }
 
-// gather takes the items that are queued behind first, up to the limit. Before that, it lets callers run that are about
-// to join the queue: answers go out in groups, so the next requests arrive in groups.
+// gather takes the items that are queued behind first, up to the limit. Before that, it yields the processor to callers
+// that are about to join the queue: answers go out in groups, so the next requests arrive in groups.
 func (w *Worker[T]) gather(first *item[T]) []*item[T] {
 	runtime.Gosched()
 	group := []*item[T]{first}

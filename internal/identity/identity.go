@@ -78,8 +78,8 @@ func OfCertificate(connection *tls.ConnectionState, now time.Time) (names []Iden
 	return names, leaf.NotAfter
 }
 
-// rawURIs returns the URIs of a certificate unparsed. Parsing would lose differences that make other names here, such
-// as an upper-case scheme or an empty fragment.
+// rawURIs returns the URIs of a certificate unparsed. Names are compared exactly, and parsing would lose differences
+// between names, such as an upper-case scheme or an empty fragment.
 func rawURIs(leaf *x509.Certificate) (uris []string) {
 	const uriTag = 6 // of GeneralName in RFC 5280, section 4.2.1.6
 	subjectAltName := asn1.ObjectIdentifier{2, 5, 29, 17}

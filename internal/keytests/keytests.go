@@ -52,18 +52,19 @@ type Result struct {
 type Test struct {
 	// Request carries the key. A signed one expires soon.
 	Request *http.Request
-	// MadeUp has the headers of the same request with a key that does not exist; nil skips this check. If the server accepts that key too,
-	// its answers say nothing about keys.
+	// MadeUp has the headers of the same request with a key that does not exist. If the server accepts that key too,
+	// its answers say nothing about keys. If MadeUp is nil, the test makes no such request.
 	MadeUp http.Header
 	// Rules are the provider's rules for the answer.
 	Rules verdict.Rules
-	// Signed says that the request is signed instead of carrying the key. If it is rejected, it is sent a second time: for some seconds
-	// after a wrong secret for the same access key id, AWS may refuse the right one once (trufflehog's detector).
+	// Signed says that the request is signed instead of carrying the key. If the provider rejects the request, it is
+	// sent a second time: after a wrong secret for an access key id, AWS may refuse the right secret once within the
+	// next seconds (according to trufflehog's detector).
 	Signed bool
 }
 
-// Answer is the result of a test, with the status and the Date header of the provider's answer; they are zero and empty
-// if the provider did not answer.
+// Answer is the result of a test, with the status and the Date header of the provider's answer. If the provider did not
+// answer, Status is 0 and Date is empty.
 type Answer struct {
 	Result
 	Status int

@@ -30,8 +30,8 @@ const (
 
 // Connections bounds the connections of a server. A stranger is a connection without an authenticated request so far.
 // At the bound, a new connection closes the stranger that has been quiet for longest. If there is no stranger, it
-// closes an authenticated connection without a request in flight. If all connections have one, the new connection is
-// closed.
+// closes an authenticated connection without a request in flight. If every connection has a request in flight, the new
+// connection is closed.
 type Connections struct {
 	// Max is how many connections there may be at once; see FileShare. 0 means no bound.
 	Max int
@@ -68,8 +68,9 @@ func MarkConnectionAuthenticated(conn net.Conn) {
 	}
 }
 
-// Bound returns a listener with the bound of a Server's connections, for a server that is not net/http's. Strangers may
-// be idle. If there is no stranger, it closes the connection that was marked as authenticated longest ago.
+// Bound returns a listener that bounds its connections like a Server, for a server that is not net/http's. Strangers
+// may be idle. If there is no stranger, the listener closes the connection that was marked as authenticated longest
+// ago.
 func Bound(listener net.Listener, cfg Connections, log *slog.Logger) net.Listener {
 	return newPool(listener, cfg, log)
 }

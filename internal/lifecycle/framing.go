@@ -7,9 +7,10 @@ import (
 	"sync/atomic"
 )
 
-// framing parses the requests on an HTTP/1 connection to find one whose end two servers may see in different places (RFC 9112,
-// section 11.2): with Transfer-Encoding and Content-Length, with Transfer-Encoding in HTTP/1.0, or with a folded header. net/http
-// accepts these, and handlers can't recognize them. Requests that net/http refuses do not matter, since they end the connection.
+// framing parses the requests on an HTTP/1 connection to find an ambiguous one: two servers may disagree about where
+// such a request ends (RFC 9112, section 11.2). A request is ambiguous if it has both Transfer-Encoding and
+// Content-Length, Transfer-Encoding in HTTP/1.0, or a folded header. net/http accepts ambiguous requests, and handlers
+// can't recognize them. Requests that net/http refuses do not matter, since they end the connection.
 type framing struct {
 	part part
 	line []byte // the line that is being read, shortened to its ends

@@ -31,8 +31,8 @@ func (p Position) OnTimeline(timeline int64) Position {
 	return moved
 }
 
-// SameTimeline reports whether the newest transactions of two positions are of one timeline. If not, each position may
-// hold transactions that the server of the other never had.
+// SameTimeline reports whether the newest transactions of two positions are on the same timeline. If not, each position
+// may hold transactions that the other position's server never had.
 func (p Position) SameTimeline(q Position) bool {
 	return (p.Xmax-1)>>timelineBit == (q.Xmax-1)>>timelineBit
 }

@@ -58,8 +58,8 @@ func (r Row) Document(requestID string) Document {
 	}
 }
 
-// Table lists the problems of an API. The first row whose sentinel an error wraps answers; the last row answers for errors
-// without a row. A table is not empty.
+// Table lists the problems of an API. The answer to an error is the first row whose sentinel the error wraps, or the
+// last row if there is none. A table is not empty.
 type Table []Row
 
 // Find returns the row that answers for err.

@@ -11,8 +11,8 @@ import (
 type Text struct {
 	Redacted
 
-	// text is a closure because fmt prints unexported fields of a struct without calling their methods. It follows strings
-	// and pointers, but prints only the address of a func.
+	// text is a closure because fmt prints unexported fields of a struct without calling their methods. Of a string,
+	// fmt would print the text; of a func, it prints only the address.
 	text func() string
 }
 

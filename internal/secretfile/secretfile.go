@@ -20,10 +20,10 @@ var ErrTooLarge = errors.New("file has more than 1 MiB")
 // MaxLen is the size of the largest file that Read accepts, in bytes.
 const MaxLen = 1 << 20
 
-// Read reads a file, if only the right users can access it. It must be a regular file that belongs to the user of this
-// process and gives others no permissions, or a file of root that only root can change and only its group can read. In
-// this form, Kubernetes mounts a Secret for the group of a pod (fsGroup), and Debian keeps private keys. Read follows
-// symbolic links, and ignores the modes of folders.
+// Read reads a file, unless the wrong users can access it. The file must be a regular file. Either it belongs to the
+// user of this process and gives others no permissions, or it belongs to root, only root can change it, and only its
+// group can read it. The second form is how Kubernetes mounts a Secret for the group of a pod (fsGroup), and how Debian
+// keeps private keys. Read follows symbolic links, and ignores the modes of folders.
 func Read(path string) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|nonBlocking, 0)
 	if err != nil {

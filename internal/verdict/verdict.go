@@ -1,8 +1,8 @@
 // Package verdict judges what a provider's answer says about the key of the request. It applies the provider's rules to answers to real
 // traffic and to tests of keys.
 //
-// A rule looks at one member of an error document and never for a word anywhere in it, because providers quote requests in their errors:
-// one caller's text must not decide the state of a key that others share.
+// A rule looks at one member of an error document. It never searches the whole document for a word, because providers
+// quote requests in their errors: one caller's text must not decide the state of a key that others share.
 package verdict
 
 import (
@@ -123,8 +123,8 @@ type member struct{ path, value string }
 // maxDepth bounds the nesting of members.
 const maxDepth = 8
 
-// membersOf returns the members of a JSON document. The end of the document may be missing. For other texts, it returns
-// none.
+// membersOf returns the members of a JSON document, up to the first error in its syntax. The end of the document may be
+// missing. A text that does not begin like JSON has no members.
 func membersOf(document []byte) (members []member) {
 	d := jsontext.NewDecoder(bytes.NewReader(document), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	for {

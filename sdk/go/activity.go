@@ -67,8 +67,8 @@ func (u *UsageClient) With(options ...CallOption) *UsageClient {
 	return &UsageClient{u.service.with(options)}
 }
 
-// List returns the usage, newest day first: all of it, or one page with PageSize or PageToken. An owner gets the usage
-// of the whole project; other members get their own usage.
+// List returns the usage, newest day first. With PageSize or PageToken it returns one page, otherwise all entries. An
+// owner gets the usage of the whole project; other members get their own usage.
 func (u *UsageClient) List(ctx context.Context, customerID, projectID string) (*aikeysv1.ListUsageResponse, error) {
 	return u.pages(customerID, projectID).list(ctx)
 }

@@ -6,16 +6,18 @@
 //		Provider: aikeysv1.ProviderOpenai, Name: "openai-prod", Secret: agentrouter.Secret(key),
 //	})
 //
-// An empty customer or project means the session's own. With sets optional parameters, of one group of calls or of all:
+// An empty customer or project means the session's own. With sets optional parameters, either for one group of calls or
+// for all calls:
 //
 //	client.AIKeys().With(agentrouter.Wait(2*time.Second)).Revoke(ctx, "", "", id)
 //	client.With(agentrouter.Timeout(5*time.Second)).WhoAmI(ctx)
 //
-// A failed call returns an *Error (the service answered with an error; distinguish them with errors.Is: ErrNotFound,
-// ErrPermissionDenied, …), a *ConnectionError (no answer), an *ArgumentError (nothing was sent), or a *CredentialError (WithAPIKeySource
-// gave no API key). The client retries; see WithMaxRetries. Nothing in this package prints an API key or a provider's secret.
+// A failed call returns an *Error if the service answered with an error; use errors.Is to compare it with ErrNotFound,
+// ErrPermissionDenied and the others. It returns a *ConnectionError if there was no answer, an *ArgumentError if an
+// argument is invalid and nothing was sent, or a *CredentialError if WithAPIKeySource gave no API key. The client
+// retries; see WithMaxRetries. Nothing in this package prints an API key or a provider's secret.
 //
-// It imports the standard library, the API's types in aikeys/v1 and the generated operations.
+// The package imports the standard library, the API's types in aikeys/v1 and the generated operations.
 package agentrouter
 
 import (

@@ -22,8 +22,8 @@ import (
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 )
 
-// The published signatures: programs wrap these methods in interfaces of their own, which an additional parameter would
-// break.
+// The published signatures must not change. Programs declare interfaces of their own with these methods, and an
+// additional parameter would break such programs.
 var _ interface {
 	Register(ctx context.Context, customerID, projectID string, provider aikeysv1.Provider, name, secret string,
 		userScope bool) (*aikeysv1.RegisterResponse, error)

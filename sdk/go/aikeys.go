@@ -110,8 +110,8 @@ func ClearExpiry() KeyChange { return func(c map[string]any) { c["expires_at"] =
 // SetOrder gives the key another place among the keys of its scope and provider. The lowest order serves; among equals, the newest key.
 func SetOrder(order int) KeyChange { return func(c map[string]any) { c["order"] = order } }
 
-// SetWeight gives the key a weight. The keys of one order that have a weight share the callers, in proportion to their
-// weights.
+// SetWeight gives the key a weight. Keys of the same provider, scope and order that have a weight share the callers in
+// proportion to their weights.
 func SetWeight(weight int) KeyChange { return func(c map[string]any) { c["weight"] = weight } }
 
 // ClearWeight removes the key's weight: it no longer shares callers.
@@ -169,9 +169,9 @@ func restrict(list string, to []string) KeyChange {
 	}
 }
 
-// Update makes the changes to a key, and changes nothing else. If the key is then disabled, it has its DisableReceipt;
-// with Wait, the service answers when the receipt is complete. With IfMatch, the call fails if others have changed the
-// key since.
+// Update makes the changes to a key, and changes nothing else. If the key is disabled after the update, the returned
+// key has a DisableReceipt; with Wait, the service answers when this receipt is complete. With IfMatch, the call fails
+// if the key has changed since the caller read its Etag.
 func (a *AIKeysClient) Update(
 	ctx context.Context, customerID, projectID, id string, changes ...KeyChange,
 ) (*aikeysv1.UpdateResponse, error) {
@@ -190,8 +190,9 @@ func (a *AIKeysClient) Update(
 	return send(ctx, r, func(r *aikeysv1.UpdateResponse) bool { return r.Key.ID != "" })
 }
 
-// Revoke revokes a key permanently. The receipt says how many data planes have confirmed that they no longer use it; with
-// Wait, the service answers when all have. Revoking again is safe and returns the first revocation's receipt.
+// Revoke revokes a key permanently. The receipt says how many data planes have confirmed that they no longer use the
+// key; with Wait, the service answers when all data planes have confirmed. Revoking again is safe and returns the first
+// revocation's receipt.
 func (a *AIKeysClient) Revoke(
 	ctx context.Context, customerID, projectID, id string,
 ) (*aikeysv1.RevokeResponse, error) {
@@ -199,9 +200,9 @@ func (a *AIKeysClient) Revoke(
 	return send(ctx, r, func(r *aikeysv1.RevokeResponse) bool { return r.Receipt.State != "" })
 }
 
-// Verify tests a stored key at its provider, and stores the verdict with the key. A rejected key has Serves false, but
-// stays in use. A key can be tested once in ten seconds; if it is tested sooner, the service answers 429, and the
-// client retries after the time in Retry-After.
+// Verify tests a stored key at its provider, and stores the verdict with the key. If the provider rejects the key, the
+// key's Serves becomes false, but requests with the key still go to the provider. A key can be tested once in ten
+// seconds; if it is tested sooner, the service answers 429, and the client retries after the time in Retry-After.
 func (a *AIKeysClient) Verify(ctx context.Context, customerID, projectID, id string) (*aikeysv1.VerifyResponse, error) {
 	r := a.service.inProject(operations.VerifyKey(), customerID, projectID, "id", id)
 	return send(ctx, r, func(r *aikeysv1.VerifyResponse) bool { return r.Verification.Verdict != "" && r.Key.ID != "" })

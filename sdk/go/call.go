@@ -30,8 +30,9 @@ const requestIDHeader = "X-Request-Id"
 // CallOption is an optional parameter of a call, for With. A method that does not take it returns an ArgumentError.
 type CallOption func(*service)
 
-// IdempotencyKey makes a Register or a Rotate safe to repeat within 24 hours, also from another process: requests that are the same and
-// have the same idempotency key register one key, or make one version. Without it, each call has a random one, for its own retries.
+// IdempotencyKey makes a Register or a Rotate safe to repeat within 24 hours, also from another process. Identical
+// requests with the same idempotency key register only one key, or make only one version. Without this option, each
+// call has a random idempotency key, so that only its own retries are safe.
 func IdempotencyKey(key string) CallOption {
 	return func(s *service) { s.idempotencyKey, s.hasIdempotencyKey = key, true }
 }
@@ -72,8 +73,9 @@ func OnLimited(choice aikeysv1.OnLimited) CallOption {
 	return func(s *service) { s.onLimited = choice }
 }
 
-// RemovalGraceDays has Policy().Set decide for how many days the removal of a member can be undone, unless the removal
-// says otherwise; 0 means not at all. Without this option, Set restores the default, 30.
+// RemovalGraceDays has Policy().Set decide for how many days the removal of a member can be undone. With 0, a removal
+// can't be undone. The option GraceDays of a removal overrides the policy. Without RemovalGraceDays, Set restores the
+// default, 30 days.
 func RemovalGraceDays(days int) CallOption {
 	return func(s *service) { s.removalGraceDays = &days }
 }
@@ -83,9 +85,9 @@ func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
 }
 
-// Wait has the service answer a call only when every data plane has confirmed, or when the time is up. It is for calls
-// that revoke, disable or rotate a key, or that get its receipt. The time is sent in whole milliseconds, and may be at
-// most 30 seconds.
+// Wait has the service answer a call only when every data plane has confirmed the change, or when the time is up. Use
+// it for calls that return a receipt, such as calls that revoke, disable or rotate a key. The time is sent in whole
+// milliseconds, and may be at most 30 seconds.
 func Wait(d time.Duration) CallOption {
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"
 	if d%time.Second == 0 {
@@ -401,8 +403,8 @@ func (l pages[P, T]) page(ctx context.Context, s service) (*P, error) {
 	})
 }
 
-// list returns the page that PageSize or PageToken asks for. Without either it follows the tokens, and returns the items of all
-// pages as one.
+// list returns the page that PageSize or PageToken asks for. If neither is set, it reads all pages, and returns their
+// items as one page.
 func (l pages[P, T]) list(ctx context.Context) (*P, error) {
 	all, err := l.page(ctx, l.service)
 	if err != nil || l.service.hasQuery("page_size") || l.service.hasQuery("page_token") {

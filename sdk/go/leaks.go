@@ -21,8 +21,9 @@ func (l *LeaksClient) Find(ctx context.Context, customerID, projectID string, va
 	return l.send(ctx, customerID, projectID, map[string]any{"values": values, "revoke": false})
 }
 
-// Revoke revokes the keys and API keys that Find would return. If the value is the secret of an inactive version, it destroys only that
-// version. The source says where the values were found, for the audit trail; it may be empty.
+// Revoke revokes the keys and API keys that Find would return. If a value is the secret of an inactive version, Revoke
+// destroys only this version of the key. The source says where the values were found, for the audit trail; it may be
+// empty.
 func (l *LeaksClient) Revoke(
 	ctx context.Context, customerID, projectID string, values []string, source string,
 ) (*aikeysv1.LeaksResponse, error) {

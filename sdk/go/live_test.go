@@ -143,8 +143,9 @@ func TestAgainstTheService(t *testing.T) {
 		paged := collect(t, owner.Events().With(agentrouter.PageSize(2)).All(ctx, "", ""))
 		equal(t, asJSON(t, paged), asJSON(t, collect(t, owner.Events().All(ctx, "", ""))))
 	})
-	// Each example becomes a module beside the unpacked SDK, as the reference shows it: nothing is downloaded, and no go.sum is
-	// needed. It gets the two environment variables and nothing else.
+	// Each example becomes a module that uses the unpacked SDK in third_party, as the reference shows. The build
+	// downloads nothing and needs no go.sum. AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY are the example's only
+	// settings.
 	t.Run("examples of the packed SDK", func(t *testing.T) {
 		work := t.TempDir()
 		name := "agentrouter-go-" + agentrouter.Version

@@ -29,8 +29,8 @@ func (p *PolicyClient) Get(ctx context.Context, customerID, projectID string) (*
 	return sendPolicy(ctx, p.service.inProject(operations.GetPolicy(), customerID, projectID))
 }
 
-// Set replaces the whole policy. A value that is empty, nil or left out means the default, also for served, OnLimited and
-// RemovalGraceDays. Owners only.
+// Set replaces the whole policy. Set restores the default of each part whose value is empty, nil or left out, including
+// served, OnLimited and RemovalGraceDays. Owners only.
 func (p *PolicyClient) Set(
 	ctx context.Context, customerID, projectID string,
 	userKeys aikeysv1.UserKeys, userKeysByProvider aikeysv1.UserKeysByProvider, onBadKey aikeysv1.OnBadKey,

@@ -55,8 +55,8 @@ func WithoutKey() ProviderOption {
 	return func(r *addProviderRequest) { r.AuthStyle, r.Header = aikeysv1.CustomAuthStyleNone, "" }
 }
 
-// AddCustom adds a server of your own to a project's providers. It can't be changed later. Owners only, if the
-// service's operator allows it.
+// AddCustom adds a server of your own to a project's providers. The server's settings can't be changed later. Owners
+// only, if the service's operator allows it.
 func (p *ProvidersClient) AddCustom(
 	ctx context.Context, customerID, projectID string, slug aikeysv1.Provider, baseURL string, options ...ProviderOption,
 ) (*aikeysv1.CustomProviderResponse, error) {

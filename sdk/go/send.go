@@ -205,8 +205,9 @@ func isRepeatable(status int) bool {
 	}
 }
 
-// delayBefore returns how long to wait before a retry, counted from 0. If the service does not say, the delay is random, up to a
-// bound that doubles, so that clients that failed together do not retry together. If the service asks for too long, ok is false.
+// delayBefore returns how long to wait before a retry. The first retry has the number 0. If the service does not set
+// the delay, the delay is random, so that clients that failed together do not retry together. The upper bound of the
+// delay doubles with each retry, up to maxDelay. If the service asks for more than maxRetryAfter, ok is false.
 func delayBefore(retry int, header http.Header) (d time.Duration, ok bool) {
 	if asked, given := retryAfter(header); given {
 		return asked, asked <= maxRetryAfter

@@ -91,9 +91,9 @@ type NewToken struct {
 	APIKey APIKey         `json:"api_key"`
 }
 
-// Create creates an API key for the caller. The service shows it only now; repeating the call creates another API key.
-// Without ForProjects it can act in all of the caller's projects, and it expires after 90 days unless TokenExpiresAt or
-// TokenNeverExpires says otherwise.
+// Create creates an API key for the caller. The service returns the API key's text only in this response, and a
+// repeated call creates another API key. Without ForProjects, the API key can act in all of the caller's projects.
+// Without TokenExpiresAt and TokenNeverExpires, it expires after 90 days.
 func (t *TokensClient) Create(ctx context.Context, name string) (*NewToken, error) {
 	r := t.service.request(operations.CreateToken())
 	r.checkText("name", name)
@@ -105,8 +105,9 @@ func (t *TokensClient) Create(ctx context.Context, name string) (*NewToken, erro
 	return send(ctx, r, func(n *NewToken) bool { return n.Token.TokenID != "" && n.APIKey.Reveal() != "" })
 }
 
-// Revoke permanently revokes an API key of the caller, even the one in use. The receipt says how many data planes have confirmed; with
-// Wait, the service answers when all have. Revoking again is safe.
+// Revoke permanently revokes an API key of the caller, even the API key that this client uses. The receipt says how
+// many data planes have confirmed the revocation; with Wait, the service answers when all data planes have confirmed.
+// Revoking again is safe.
 func (t *TokensClient) Revoke(ctx context.Context, id string) (*aikeysv1.RevokeTokenResponse, error) {
 	return revokeToken(ctx, t.service.request(operations.RevokeToken(), "token_id", id))
 }

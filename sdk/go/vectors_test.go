@@ -306,9 +306,9 @@ func unknownAt(t *testing.T, v reflect.Value, path []string) any {
 	return nil
 }
 
-// call makes a vector's call: "aikeys.destroy_version" is AIKeys().With(…).DestroyVersion(ctx, …). It passes the args
-// that parameters names, in that order. options makes the method's options from the other args. If an iterator fails,
-// its partial result is the items before the error.
+// call makes a vector's call. For example, "aikeys.destroy_version" becomes AIKeys().With(…).DestroyVersion(ctx, …).
+// parameters names the args to pass as parameters, in their order. The constructors in options turn the other args into
+// the method's options. If an iterator fails, partial has the items before the error.
 func (v vector) call(t *testing.T, c *agentrouter.Client, parameters string, options map[string]any) (result, partial any, err error) {
 	t.Helper()
 	var callOptions []agentrouter.CallOption

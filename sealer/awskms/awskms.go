@@ -39,8 +39,8 @@ const (
 	listTTL = time.Minute
 	// attempts is how often a call is sent at most. It is repeated if it was throttled or not answered.
 	attempts = 2
-	// retryWait is the longest pause before the second attempt. AWS's default is up to 2 s, but a call may take no
-	// longer than that in all.
+	// retryWait is the longest pause before the second attempt. AWS's default is up to 2 s, but 2 s is also the default
+	// timeout of the whole call.
 	retryWait = 100 * time.Millisecond
 	// checksumLen is the length of a blob's checksum in bytes.
 	checksumLen = 4
@@ -198,9 +198,9 @@ func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associ
 	return answer.Plaintext, nil
 }
 
-// addChecksum prepends a CRC-32C to a ciphertext blob, whose format only AWS knows. The checksum finds damage without a
-// call. From AWS's answer, damage could look like a key that may not be used: a blob names its key, and a damaged blob
-// may name somebody else's key.
+// addChecksum prepends a CRC-32C to a ciphertext blob, because only AWS knows the blob's format. The checksum detects
+// damage without a call to AWS. AWS's answer could hide the damage: a blob names its key, and for a damaged blob that
+// names somebody else's key, AWS would answer that the caller may not use the key.
 func addChecksum(blob []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, checksum(blob)), blob...)
 }

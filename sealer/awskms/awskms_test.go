@@ -191,8 +191,8 @@ func TestStartRefusesKeysThatCantServe(t *testing.T) {
 	}
 }
 
-// These are the rows of the table of errors. local-kms produces those that it can; the others have the words that AWS
-// documents.
+// The cases are the rows of the table of errors in docs/awskms.md. local-kms produces the errors that it supports. For
+// the others, the test answers with the error codes that AWS documents.
 func TestErrorsOfOpen(t *testing.T) {
 	code := func(status int, code string) func(*testing.T, string) {
 		return func(t *testing.T, _ string) {

@@ -29,8 +29,8 @@ var meanings = map[string]error{
 	"MissingAuthenticationToken":  kms.ErrRefused,
 }
 
-// classify turns the error of a call into an error of package sealer or kms. If there was no answer, it quotes the
-// failure; it quotes no text of AWS.
+// classify turns the error of a call into an error of package sealer or kms. If AWS did not answer, the returned error
+// quotes the cause. It never quotes a text of AWS.
 func (k *symmetricKey) classify(operation string, err error) error {
 	var answered smithy.APIError
 	switch {

@@ -45,8 +45,8 @@ const (
 	maxVersions = 1000
 )
 
-// retryOnce configures gRPC to retry a call without an answer once. Google's client would retry until the call's time is over, and
-// hide the cause.
+// retryOnce configures gRPC to retry a call without an answer once. By default, Google's client would retry until the
+// call's deadline, and its error would hide the cause.
 const retryOnce = `{"methodConfig": [{"name": [{"service": "google.cloud.kms.v1.KeyManagementService"}], "retryPolicy": {
 	"maxAttempts": 2, "initialBackoff": "0.05s", "maxBackoff": "0.05s", "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
 
@@ -187,8 +187,8 @@ func (k *symmetricKey) Wrap(ctx context.Context, kekID string, dataKey, associat
 	return wrapped, nil
 }
 
-// Unwrap implements kms.Key. Cloud KMS finds the version in the ciphertext, and the associated data authenticates the
-// KEK id, so the version is that of the KEK id.
+// Unwrap implements kms.Key. Cloud KMS reads the version from the ciphertext. The associated data authenticates the KEK
+// id, so decryption fails unless this version is the one that the KEK id names.
 func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	answer, err := k.client.Decrypt(ctx, &kmspb.DecryptRequest{
 		Name: k.cfg.Key, Ciphertext: wrapped, CiphertextCrc32C: checksum(wrapped),
@@ -206,8 +206,9 @@ func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associ
 	return nil, errChanged
 }
 
-// explainRefusal asks for the version of an envelope, because the answer to Decrypt is the same for several causes. It
-// returns sealer.ErrUnknownKEK if the version does not exist or is disabled, and otherwise sealer.ErrBinding.
+// explainRefusal asks Cloud KMS for the state of the version that an envelope names, because Decrypt gives the same
+// answer for several causes. It returns sealer.ErrUnknownKEK if the version does not exist or is disabled, and
+// otherwise sealer.ErrBinding.
 func (k *symmetricKey) explainRefusal(ctx context.Context, kekID string) error {
 	version, err := k.client.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: strings.TrimPrefix(kekID, idPrefix)})
 	switch {
@@ -232,8 +233,8 @@ func isIntact(bytes []byte, sum *wrapperspb.Int64Value) bool {
 	return sum != nil && sum.GetValue() == checksum(bytes).GetValue()
 }
 
-// classify turns the error of a call into an error of package sealer or kms. If there was no answer, it quotes the
-// failure; it quotes no text of Google's.
+// classify turns the error of a call into an error of package sealer or kms. If Cloud KMS did not answer, the returned
+// error quotes the cause. It never quotes a text of Cloud KMS.
 func (k *symmetricKey) classify(permission string, err error) error {
 	switch code := status.Code(err); code {
 	case codes.FailedPrecondition, codes.NotFound:

@@ -60,9 +60,9 @@ func (g *guard) UnwrapAll(ctx context.Context, items []sealer.KeyItem) ([]sealer
 	return all, nil
 }
 
-// sendBatch handles all items in one call. If the items have to be sent one by one, it returns neither results nor an
-// error. That is so if the key takes no batches, or if the service refuses this batch, perhaps because of a single
-// item.
+// sendBatch handles all items in one call. If the caller has to send the items one by one, sendBatch returns neither
+// results nor an error. The caller has to do so if the key takes no batches, if there are fewer than two items, or if
+// the service refuses this batch, perhaps because of a single item.
 func (g *guard) sendBatch(
 	ctx context.Context, items []sealer.KeyItem, send func(BatchKey, context.Context, []sealer.KeyItem) ([][]byte, error),
 ) ([]sealer.KeyResult, error) {

@@ -24,8 +24,9 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// ErrRefused wraps sealer.ErrUnavailable. It says that the service answered and refuses: the credentials lack a permission, or the
-// key can't be used as it is configured. A retry fails until an operator has changed that.
+// ErrRefused wraps sealer.ErrUnavailable. It says that the service refused the request: the credentials lack a
+// permission, or the key can't be used as it is configured. Retries fail until an operator has corrected the
+// permissions or the key.
 var ErrRefused = fmt.Errorf("%w: the key management service refuses", sealer.ErrUnavailable)
 
 // Refuse returns an ErrRefused that says what is wrong and what to do.
@@ -56,8 +57,8 @@ type BatchKey interface {
 
 // Options are the options of New.
 type Options struct {
-	// WrapOnly says that the credentials may not unwrap. Otherwise each wrapped data key is unwrapped once before it is used, so that
-	// a wrong answer of the service can't leave a secret unreadable.
+	// WrapOnly says that the credentials lack the permission to unwrap. Without WrapOnly, each newly wrapped data key
+	// is unwrapped once before it is used, so that a wrong answer of the service can't leave a secret unreadable.
 	WrapOnly bool
 	// Timeout bounds a call, with the wait for a free slot; 0 means 2 s.
 	Timeout time.Duration

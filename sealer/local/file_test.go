@@ -100,8 +100,8 @@ func TestFirstStartOfManyGoroutines(t *testing.T) {
 	requireAlone(t, path)
 }
 
-// envKeyset is a variable. If it is set, a test in a child process opens the keyset file that it names, and prints the
-// primary KEK.
+// envKeyset is the environment variable that names a keyset file for a child process. If it is set,
+// TestFirstStartOfManyProcesses only opens the file and prints the primary KEK.
 const envKeyset = "AIKEYS_TEST_KEYSET"
 
 func TestFirstStartOfManyProcesses(t *testing.T) {

@@ -36,8 +36,9 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Sealer is a sealer.Sealer with the KEKs of a file. It reads the file again when it has changed: at once if an envelope names
-// an unknown KEK, otherwise within a second. If the file is broken or missing, the KEKs that were read before stay in use.
+// Sealer is a sealer.Sealer with the KEKs of a file. It reads the file again when the file has changed: at once if an
+// envelope names an unknown KEK, otherwise within a second. If the file is broken or missing, the Sealer keeps using
+// the KEKs that it read before.
 type Sealer struct {
 	sealer.Sealer
 	keks *filereload.Value[*keks]
@@ -48,7 +49,7 @@ type Sealer struct {
 // Processes that start at the same time end up with the same file. The file system must support hard links.
 //
 // Open never changes an existing file. The file must meet the conditions of secretfile.Read; otherwise the error is
-// ErrInsecureFile. A file that is empty, damaged or holds keys of another type gives ErrKeyset.
+// ErrInsecureFile. If the file is empty or damaged, or if it holds keys of another type, the error is ErrKeyset.
 func Open(path string) (sealer.Sealer, error) { return OpenWith(path, Options{}) }
 
 // OpenWith is Open with options.

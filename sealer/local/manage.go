@@ -154,8 +154,8 @@ func setState(path, id string, want sealer.KEKState) error {
 	return nil
 }
 
-// change replaces the file at path with the keyset that edit returns, under the lock of the directory. A nil keyset changes
-// nothing. If path is a symbolic link, change replaces its target.
+// change replaces the file at path with the keyset that edit returns, under the lock of the directory. If edit returns
+// a nil keyset, change writes nothing. If path is a symbolic link, change replaces its target.
 func change(path string, edit func(target string) (*keyset.Handle, error)) error {
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -19,8 +19,8 @@ var (
 	// ErrNotAllowed says that secrets-svc does not know this client or denies it the operation. Only the service's operator can
 	// change that.
 	ErrNotAllowed = errors.New("secrets-svc does not allow this client to do that; its operator lists the clients and what each may do")
-	// ErrAnswer says that an answer does not follow the contract of secrets-svc: it is too long, garbled or of an unknown kind.
-	// Another program, or another version, may listen there.
+	// ErrAnswer says that an answer does not follow the contract of secrets-svc: it is too long, garbled or of an
+	// unknown kind. Another program, or another version of secrets-svc, may listen at the address.
 	ErrAnswer = errors.New("the answer does not follow the contract of secrets-svc")
 )
 

@@ -10,8 +10,8 @@ import (
 // keyset file.
 const primaryTTL = time.Second
 
-// primary caches which KEK is primary, or the error of asking. Only PrimaryKEK uses it: the service decides under which KEK it
-// seals and re-wraps.
+// primary caches the id of the primary KEK, or the error of the last request for it. Only PrimaryKEK returns the cached
+// id, because the service itself decides under which KEK it seals and re-wraps.
 type primary struct {
 	last  atomic.Pointer[primaryAnswer]
 	asked chan struct{} // holds a token while a goroutine reads last and, if the answer is too old, asks the service

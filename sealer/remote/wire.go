@@ -105,8 +105,8 @@ func envelopeOf(kekID, encoded string) (sealer.Envelope, error) {
 	return sealer.Envelope{KEKID: kekID, Bytes: decoded}, nil
 }
 
-// parseSecret leaves no copies of the secret behind except its result and the answer, which the caller zeroes:
-// encoding/json decodes base64 from the answer directly into the result.
+// parseSecret returns the secret in an answer. The caller zeroes the answer. Besides its result, parseSecret leaves no
+// other copy of the secret behind, because encoding/json decodes base64 from the answer directly into the result.
 func parseSecret(answer []byte) (sealer.Secret, error) {
 	var wire struct {
 		Secret []byte `json:"secret"`

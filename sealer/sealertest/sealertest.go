@@ -49,8 +49,8 @@ func RequireOpens(t testing.TB, s sealer.Sealer, envelope []byte) {
 	require.Equal(t, Secret, string(secret.Reveal()))
 }
 
-// Unavailable is a Sealer whose methods return sealer.ErrUnavailable while it is not available. SetAvailable may be called at any
-// time and from any goroutine.
+// Unavailable is a Sealer that a test makes available or unavailable. While it is unavailable, its methods return
+// sealer.ErrUnavailable. SetAvailable may be called at any time and from any goroutine.
 type Unavailable struct {
 	Fake
 	available atomic.Bool

@@ -15,8 +15,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// RunRotation tests the replacement of the primary KEK. newSealers returns one Sealer from before it and one from after
-// it. The second Sealer has the KEKs of the first and one more, which is its primary KEK.
+// RunRotation tests the replacement of the primary KEK. newSealers returns two Sealers: one as before the replacement,
+// and one as after it. The second Sealer has the KEKs of the first and one more, which is its primary KEK.
 func RunRotation(t *testing.T, newSealers func(t *testing.T) (before, after sealer.Sealer)) {
 	t.Run("an old envelope opens, and its re-wrapped form under the new KEK alone", func(t *testing.T) {
 		before, after := newSealers(t)

@@ -21,8 +21,8 @@ func statusOf(err error) int {
 	return 0
 }
 
-// badRequests maps the texts of answers with status 400 to errors, because only the texts differ. The first match
-// counts. A test gets each text from a real server.
+// badRequests maps the texts of answers with status 400 to errors, because only the text says what is wrong. The first
+// match counts. A test gets each text from a real server.
 var badRequests = []struct {
 	text string
 	is   error
@@ -35,8 +35,8 @@ var badRequests = []struct {
 	{"invalid ciphertext", sealer.ErrBinding},
 }
 
-// classify turns the error of a call into an error of package sealer or kms. It does not quote the server, whose text
-// may quote the request.
+// classify turns the error of a call into an error of package sealer or kms. It does not quote the server's text,
+// because that text may quote the request.
 func (k *transitKey) classify(operation string, err error) error {
 	var answered *api.ResponseError
 	if !errors.As(err, &answered) {

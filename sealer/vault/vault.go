@@ -1,9 +1,10 @@
 // Package vault is the sealer backend whose key-encryption keys (KEKs) are versions of a key in the transit engine of OpenBao or
 // HashiCorp Vault. The keys never leave that server, which logs each use.
 //
-// The id of a KEK consists of "vault:", the namespace if there is one, the mount, the key and the version: vault:transit/aikeys:v3.
-// It has no address, so that a server restored elsewhere has the same KEKs. The newest version is primary. Versions below the key's
-// min_decryption_version are retired.
+// The id of a KEK consists of "vault:", the namespace if there is one, the mount, the key and the version:
+// vault:transit/aikeys:v3. The id does not contain the server's address, so the KEK ids stay the same if the server is
+// restored at another address. The newest version is primary. Versions below the key's min_decryption_version are
+// retired.
 //
 // The package imports package sealer, sealer/kms and packages of internal.
 package vault
@@ -40,8 +41,8 @@ const (
 	ciphertextPrefix = "vault:"
 )
 
-// Open returns a Sealer for the key of a URL that ParseURL accepts. It reads the files for TLS, and does not connect. A nil log
-// discards.
+// Open returns a Sealer for the key of a URL that ParseURL accepts. It reads the files for TLS, and does not connect.
+// If log is nil, nothing is logged.
 func Open(text string, options kms.Options, log *slog.Logger) (*kms.Sealer, error) {
 	cfg, err := ParseURL(text)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// killDelay is how long Run waits after the time Drain before it kills a program that has not exited.
+// killDelay is how long Run waits beyond Process.Drain before it kills a program that has not exited.
 const killDelay = time.Second
 
 // Find returns the path of a program: in the folder of the running one, or else in PATH.

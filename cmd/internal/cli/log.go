@@ -14,7 +14,7 @@ const (
 	LogText = "text"
 )
 
-// NewLogger returns a log in one of the formats that logs from a level upward.
+// NewLogger returns a logger that writes in one of the formats and leaves out messages below a level.
 func NewLogger(to io.Writer, format, level string) *slog.Logger {
 	var least slog.Level
 	_ = least.UnmarshalText([]byte(level)) // the settings have been checked

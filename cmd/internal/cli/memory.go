@@ -13,9 +13,9 @@ import (
 const limitShare = 0.9
 
 // TuneMemory sets the garbage collector's pace, unless the operator has set it. If the process runs in a container with
-// a memory limit, the runtime gets a limit too, so that garbage is collected before the system kills the process.
-// Without a container's limit, the runtime gets none: if the live heap were above a limit, garbage would be collected
-// without end. root is the machine's file system, gcPercent the program's default of GOGC.
+// a memory limit, TuneMemory also sets a limit for the Go runtime, so that garbage is collected before the system kills
+// the process. Without a container's limit, it sets no limit, because the runtime would collect garbage without end if
+// the live heap were above the limit. root is the machine's file system. gcPercent is the program's default for GOGC.
 func TuneMemory(gcPercent int, root fs.FS, getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

@@ -184,7 +184,8 @@ func TestTheOperatorsOwnMemorySettingsStand(t *testing.T) {
 	require.EqualValues(t, 900_000_000, debug.SetMemoryLimit(-1))
 }
 
-// net/http logs there what a provider sends after its answer. That may contain the request with its key.
+// net/http logs unexpected data that a provider sends after its answer to the standard log. The data may contain the
+// request with its key.
 func TestStandardLogIsOff(t *testing.T) {
 	var written bytes.Buffer
 	log.SetOutput(&written)

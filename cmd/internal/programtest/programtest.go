@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Patience is how long a test waits for what must happen, on a busy machine.
+// Patience is how long a test waits for something that must happen. It is long enough for a busy machine.
 const Patience = 60 * time.Second
 
 // Build builds commands into a folder as they are shipped: without the race detector and without cgo.
@@ -193,11 +193,11 @@ type Reply struct {
 	Body   string
 }
 
-// Client has a connection for each request.
+// Client opens a new connection for each request.
 var Client = &http.Client{Timeout: Patience, Transport: &http.Transport{DisableKeepAlives: true}} //nolint:gochecknoglobals // no state
 
-// Send sends a request with a bearer token, if it is not empty, and with further headers, given as names and values.
-// The body is JSON unless the headers say otherwise.
+// Send sends a request. If token is not empty, Send adds it as a bearer token. headers are further headers, given as
+// names and values. The body is JSON unless the headers say otherwise.
 func Send(method, url, token, body string, headers ...string) Reply {
 	return SendBy(Client, method, url, token, body, headers...)
 }

@@ -1,7 +1,7 @@
-// Package settings reads what an operator may choose, from flags and from variables. Flags win. A setting is declared once,
-// as a Setting; its flag, its variable, its default, its help and its first check follow from that. An unknown variable with
-// the program's prefix is an error, and all errors are reported at once. Secrets come from files or variables, never from
-// flags, which every user of a machine can see.
+// Package settings reads the settings that an operator gives in flags and variables. Flags win. A program declares each
+// setting once, as a Setting; the flag, the variable, the default, the help and the first check follow from the
+// declaration. An unknown variable with the program's prefix is an error, and all errors are reported at once. Secrets
+// come from files or variables, never from flags, because every user of a machine can see the flags.
 package settings
 
 import (
@@ -32,10 +32,10 @@ type Names struct {
 	Others  []string // longer prefixes, of programs that may share the environment: their variables are ignored
 }
 
-// serviceLink matches the names, without the prefix, of the variables that Kubernetes sets in every pod for a Service
-// that is called like the prefix, such as aikeys for AIKEYS_
-// (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables). These variables are
-// ignored. The variables of a Service with a longer name look like mistyped settings.
+// serviceLink matches the variables that Kubernetes sets in every pod for a Service with the name of the prefix, such
+// as aikeys for AIKEYS_ (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables). It
+// matches the names without the prefix. These variables are ignored. The variables of a Service with a longer name look
+// like mistyped settings.
 var serviceLink = regexp.MustCompile(`^(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // owns reports whether a variable is one of the program's settings, or meant to be.
@@ -203,11 +203,12 @@ func (s *Set) Distinct(names ...string) (complaints []string) {
 	return complaints
 }
 
-// fileSuffix ends the names of settings whose file holds a value, which may be a secret.
+// fileSuffix ends the name of a setting that names a file. The file holds the value of another setting, which may be a
+// secret.
 const fileSuffix = "-file"
 
-// OrFile stores the content of a file in to, if the setting <name>-file names one. It returns the setting that the value
-// is from. The error names the settings that are wrong.
+// OrFile sets *to to the content of a file if the setting <name>-file names one. It returns the setting that the value
+// comes from. The error names the settings that are wrong.
 func (s *Set) OrFile(name string, to *string) (*Setting, error) {
 	value, file := s.Of(name), s.Of(name+fileSuffix)
 	if file.text == "" {

@@ -55,8 +55,8 @@ var errPanic = errors.New("panic")
 const (
 	// ProviderExtension is the member of a route's context_extensions that names the provider.
 	ProviderExtension = "provider"
-	// CredentialExtension is the member that selects where the answer puts the key: InMetadata or, without the member, the
-	// provider's header.
+	// CredentialExtension is the member of a route's context_extensions that selects where the answer puts the key. Its
+	// value is InMetadata. Without the member, the answer puts the key into the provider's header.
 	CredentialExtension = "credential"
 	// InMetadata puts the key into Envoy's dynamic metadata. The member's name is SecretPrefix and the provider's slug,
 	// so a filter that is configured for another provider finds no key.
@@ -204,8 +204,8 @@ type ServeConfig struct {
 	// Drain bounds how long checks may run after the end of the context; 10 seconds if zero.
 	Drain time.Duration
 	// MaxConnections bounds the number of open connections; if zero, it is a third of the files that the process may
-	// open. At the bound, a new connection replaces one that has neither had a check granted nor shown a client
-	// certificate.
+	// open. At the bound, a new connection replaces an open connection that has shown no client certificate and has had
+	// no check granted.
 	MaxConnections int
 }
 

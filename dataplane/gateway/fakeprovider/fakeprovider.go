@@ -152,8 +152,8 @@ type dialect struct {
 	begin func(c completionRequest) []event
 	piece func(c completionRequest, text string) event
 	end   func(c completionRequest, pieces int) []event
-	// write writes an event of a streamed answer, and media is the answer's type. If they are nil and empty, the events
-	// are server-sent events.
+	// write writes an event of a streamed answer, and media is the answer's type. If write is nil and media is empty,
+	// the events are server-sent events.
 	write func(w io.Writer, e event) error
 	media string
 }

@@ -36,8 +36,8 @@ func geminiOpenAI() dialect {
 	return api
 }
 
-// upload takes a file in two requests, as Google's resumable uploads do. The second needs no credential, because its
-// URL authorizes it: it is refused unless the URL has the id from the answer to the first.
+// upload takes a file in two requests, as Google's resumable uploads do. The second request needs no credential: the id
+// in its URL authorizes it. The answer to the first request contains this URL. A request with any other id is refused.
 func (h *Handler) upload(w http.ResponseWriter, r *http.Request) {
 	const id = "fake-upload-1"
 	switch uploadID := r.URL.Query().Get("upload_id"); {

@@ -173,8 +173,8 @@ func (c *Client) Last() string {
 	return ""
 }
 
-// Await waits for the first message of the stream for which is returns true, and returns it. A failure says what was
-// expected.
+// Await waits for the first message that the function is accepts, and returns that message. The text what says in a
+// failure which message was expected.
 func (c *Client) Await(what string, is func(Message) bool) Message {
 	c.t.Helper()
 	timeout := time.After(Patience)
@@ -203,7 +203,7 @@ func (c *Client) AwaitType(kind string) Message {
 }
 
 // AwaitRevocation waits until the data plane has received the revocation of a key, and returns the heartbeat that
-// follows. It has the position to acknowledge.
+// follows the revocation. The heartbeat has the position to acknowledge.
 func (c *Client) AwaitRevocation(keyID string) Message {
 	c.t.Helper()
 	seen := false

@@ -1,5 +1,6 @@
-// Command bench compares a Get through the SDK with the same request through net/http alone. Rounds of both alternate, so that
-// other load on the machine affects both. The ratio is that of the medians.
+// Command bench compares a Get through the SDK with the same request through net/http alone. It alternates between
+// rounds with and without the SDK, so that other load on the machine affects both. The printed ratio is the median time
+// with the SDK divided by the median time without it.
 package main
 
 import (

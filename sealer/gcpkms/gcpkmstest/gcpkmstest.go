@@ -1,6 +1,5 @@
 // Package gcpkmstest is a small server of the published protocol of Google Cloud KMS, for tests: symmetric keys,
-// versions and their states, checksums. It is written from the documentation of the real service, and knows no more of
-// it.
+// versions and their states, checksums. It implements only what the documentation of the real service describes.
 //
 // For tests only. It imports testify and none of our packages.
 package gcpkmstest

@@ -1,5 +1,6 @@
-// Package aikeysv1 holds the types of the AI Keys API. types.gen.go is generated from the OpenAPI document; this file keeps
-// fields that this version does not know, and prints values. It imports only the standard library.
+// Package aikeysv1 holds the types of the AI Keys API. types.gen.go is generated from the OpenAPI document. This file
+// defines the type for fields that this version does not know, and formats values as text. It imports only the standard
+// library.
 //
 // Enumerations are strings: a value that this version does not know is kept, and its Valid returns false.
 package aikeysv1
