@@ -15,12 +15,14 @@ const (
 	// maxDenialTargets is how many different attempts of a user in a project are counted separately in a window.
 	// Further attempts are counted only by their type.
 	maxDenialTargets = 20
-	// maxDenials bounds the memory. Attempts beyond it are not counted: each gets an event of its own.
+	// maxDenials is the maximum number of counts, which bounds their memory. An attempt for which there is no count
+	// gets an event of its own.
 	maxDenials = 10_000
 )
 
-// Denials writes the events of denied attempts. It writes the first attempt of a kind at once, counts its repetitions, and writes one event
-// for them when the window ends, because the database's user may add events but not change them. If the process crashes, its counts are lost.
+// Denials writes the events of denied attempts. It writes the first attempt of a kind at once, counts the repetitions,
+// and writes one event for all repetitions when the window ends. It can't update the first event instead, because the
+// service's database user may add events but not change them. If the process crashes, its counts are lost.
 type Denials struct {
 	store *models.Store
 	log   *slog.Logger
@@ -81,8 +83,9 @@ func (d *Denials) record(ctx context.Context, event models.Event) error {
 	return err
 }
 
-// find returns the count of an attempt's repetitions, and whether this attempt is a repetition. It counts a repetition.
-// If there is no room for another count, it returns nil.
+// find returns the count of an attempt's repetitions, and reports whether this attempt is a repetition. If the attempt
+// is a repetition, find adds it to the count. If the attempt needs a new count and there is no room for one, counted is
+// nil.
 func (d *Denials) find(event models.Event) (counted *denial, isRepeated bool) {
 	key, user := event, [3]string{event.CustomerID, event.ProjectID, event.ActorUserID}
 	key.ID, key.At, key.RequestID = "", 0, ""

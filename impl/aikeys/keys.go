@@ -101,8 +101,9 @@ func newKey(caller models.Caller, provider providers.Provider, body *gen.Registe
 	return key
 }
 
-// findProvider returns a provider of the catalogue, or a custom provider that the caller's project can use. Only members learn which custom
-// providers there are.
+// findProvider returns a provider of the catalogue, or a custom provider that the caller's project can use. It refuses
+// a slug of a custom provider if the caller is not a member of the project, so only members learn which custom
+// providers exist.
 func (s *server) findProvider(ctx context.Context, caller models.Caller, slug string) (providers.Provider, error) {
 	if found, known := s.Providers.Lookup(slug); known {
 		return found, nil
@@ -163,9 +164,10 @@ func checkExpiry(at, now time.Time) error {
 	return nil
 }
 
-// isPrintable reports whether a name is safe to show: it can't be mistaken for another name, and it does not affect a
-// terminal. The document's pattern covers only ASCII spaces and control characters, since OpenAPI has no portable way
-// to write Unicode's.
+// isPrintable reports whether a name is safe to show: it has no spaces at its ends, no invisible characters and no
+// control characters. Such characters could make it look like another name, or affect a terminal. The document's
+// pattern covers only ASCII spaces and control characters, because OpenAPI has no portable way to write those of
+// Unicode.
 func isPrintable(name string) bool {
 	return strings.TrimSpace(name) == name && !strings.ContainsFunc(name, func(r rune) bool {
 		return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
@@ -216,9 +218,9 @@ func idempotencyRecord(
 // errSecretRejected says that the provider rejects the secret of a registration.
 var errSecretRejected = errors.New("secret is rejected by the provider")
 
-// verifySecret tests the secret of a registration at its provider, if the request asks for a test and the caller may
-// register the key. Anyone else could use the test to try out secrets. verifySecret sets the key's verdict, and returns
-// the state for the event.
+// verifySecret tests the secret of a registration at its provider, if the request asks for a test. It returns an error
+// before the test if the caller may not register the key; otherwise anyone could use the test to try out secrets.
+// verifySecret sets the key's verdict, and returns the state for the event.
 func (s *server) verifySecret(
 	ctx context.Context, caller models.Caller, provider providers.Provider, key *models.Key, body *gen.RegisterRequest,
 ) (*models.EventState, error) {
@@ -318,8 +320,8 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	return gen.ListKeys200JSONResponse{Keys: convert(keys, s.wireKey), NextPageToken: next}, nil
 }
 
-// RevokeKey revokes a key and answers with the receipt. If the request waits, it answers when the receipt is complete.
-// Revoking a key again keeps the first revocation.
+// RevokeKey revokes a key and answers with the receipt. If the request asks to wait, RevokeKey answers when the receipt
+// is complete or the requested time is over. Revoking a key again keeps the first revocation.
 func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) (gen.RevokeKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {
@@ -375,8 +377,8 @@ func (s *server) awaitReceipt(ctx context.Context, stop models.Stop, wait time.D
 	return s.Receipts.WaitForReceipt(ctx, stop, 0)
 }
 
-// receiptOfStop is awaitReceipt for a stop that was just made. If the receipt can't be read, it returns a pending one
-// without counts.
+// receiptOfStop returns the receipt of a stop that was just made, and waits for it like awaitReceipt. If the receipt
+// can't be read, receiptOfStop returns a pending receipt without counts.
 func (s *server) receiptOfStop(ctx context.Context, stop models.Stop, wait time.Duration) feed.Receipt {
 	receipt, err := s.awaitReceipt(ctx, stop, wait)
 	if err != nil {
@@ -436,8 +438,8 @@ func (s *server) VerifyKey(ctx context.Context, req gen.VerifyKeyRequestObject) 
 const (
 	// maxWait is the longest time that a request may wait for a receipt.
 	maxWait = 30 * time.Second
-	// unknownRemaining is the remaining time in a receipt that can't be read: the longest time that any data plane may
-	// serve a key without asking.
+	// unknownRemaining is the remaining time that is reported if the receipt can't be read. It is the longest time for
+	// which any data plane may serve a key without asking the control plane.
 	unknownRemaining = time.Hour
 )
 
@@ -512,8 +514,9 @@ func (s *server) keyEvent(ctx context.Context, what models.EventType, caller mod
 	return event
 }
 
-// recordDenied adds a denied attempt to the audit trail if err is models.ErrForbidden, even if the client has
-// disconnected, and returns the error for the refused write. It returns any other err unchanged.
+// recordDenied handles the error of a write. If err is models.ErrForbidden, it adds the denied attempt to the audit
+// trail, even if the client has disconnected, and returns the error with which this type of write is refused. It
+// returns any other err unchanged.
 func (s *server) recordDenied(ctx context.Context, err error, event models.Event) error {
 	if !errors.Is(err, models.ErrForbidden) {
 		return err

@@ -539,8 +539,8 @@ func TestSealingRetryAfterAFault(t *testing.T) {
 	})
 }
 
-// If the keyset is replaced by another one while the service runs, keys sealed under it would be lost when the right
-// one is back.
+// If the keyset is replaced by a wrong one while the service runs, the service must not seal with it. Keys sealed under
+// the wrong keyset would be lost once the right keyset is back.
 func TestSealingAfterTheKeysetWasReplaced(t *testing.T) {
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
 	backend := &struct{ sealer.Sealer }{right}
@@ -845,8 +845,8 @@ func statusOf(reply interface{ StatusCode() int }, err error) int {
 	return reply.StatusCode()
 }
 
-// A service with another keyset does not start. If the keyset is replaced while it runs, it registers nothing, and does
-// not mistake a retry for a reuse.
+// A service with the wrong keyset for its database does not start. If the keyset is replaced while the service runs,
+// the service registers nothing, and does not mistake a retry for the reuse of an Idempotency-Key.
 func TestSealingRetryWithAnotherKeyset(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n")
@@ -1040,8 +1040,8 @@ func plant(t *testing.T, s *aikeystest.Service) (secret, open string) {
 	return secret, open
 }
 
-// requireUnwritten requires that no file below dir holds the secret or a token. To prove that the search works, it
-// first finds a text that must be there.
+// requireUnwritten requires that no file below dir holds the secret or the owner's token. To prove that the search
+// works, it also requires that some file holds open, a text that is stored unsealed.
 func requireUnwritten(t *testing.T, s *aikeystest.Service, dir, secret, open string) {
 	seen := false
 	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -1103,8 +1103,8 @@ func TestSealingLeavesNoSecretInPostgres(t *testing.T) {
 	})
 }
 
-// FuzzRegisterBody: whatever the body, the answer is documented, is not a 5xx, and repeats no secret. "SECRET" in a
-// body stands for one.
+// FuzzRegisterBody checks that the answer to any body is documented, is not a 5xx, and repeats no secret. Each "SECRET"
+// in a body is replaced by a secret.
 func FuzzRegisterBody(f *testing.F) {
 	for _, seed := range []string{
 		`{"provider":"openai","name":"n","secret":"sk-SECRET"}`,

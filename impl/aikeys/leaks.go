@@ -262,8 +262,8 @@ func (l leakSearch) matchTokens(ctx context.Context, candidates []string) (match
 	return matches, nil
 }
 
-// endToken returns the match of an API key. If the search revokes, it first revokes the API key for all projects. The
-// caller could do so anyway: with the text of the API key, they can act as its user.
+// endToken returns the match of an API key. If the request asks to revoke, endToken first revokes the API key for all
+// projects. The caller could do so anyway: they have the text of the API key, and so can act as its user.
 func (l leakSearch) endToken(ctx context.Context, t models.Token) (gen.LeakMatch, error) {
 	match := gen.LeakMatch{Kind: "api_key", TokenID: optional(t.ID), UserID: optional(t.UserID), Action: actionNone, LastUsedAt: optionalTime(t.LastUsedAt)}
 	if l.revoke {

@@ -15,8 +15,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// leaked searches for values and returns the matches with their index, id, version, state and action. The search must
-// succeed.
+// leaked searches for values, and requires that the search succeeds. It returns all matches and, for each match, a line
+// with its index, id, version, state and action.
 func leaked(t *testing.T, s *aikeystest.Service, user string, revoke bool, values ...string) (all []gen.LeakMatch, lines [][]any) {
 	reply := post(t, s, user, project+"/leaks?wait=2s", map[string]any{"values": values, "revoke": revoke, "source": "gitleaks of acme/website"})
 	for _, m := range decode[gen.LeaksResponse](t, reply).Matches {

@@ -116,8 +116,8 @@ func TestDeniedWriteIsRecordedOfALeavingMember(t *testing.T) {
 	}
 }
 
-// sentConn calls sent after each write. httptrace's WroteRequest comes before the request is flushed, and a client that leaves
-// then may send nothing.
+// sentConn calls sent after each write to the connection. httptrace's WroteRequest comes too early: it comes before the
+// request is flushed, and a client that disconnects at that moment may have sent nothing.
 type sentConn struct {
 	net.Conn
 	sent func()

@@ -123,8 +123,9 @@ func (s *server) rotate(ctx context.Context, caller models.Caller, r *rotation) 
 	}
 }
 
-// beginRotation finds the key, and checks that the caller may rotate it now. If this process may open secrets, it also
-// returns the versions without fingerprints, with their envelopes, and stores records that they are opened.
+// beginRotation finds the key, checks that the caller may rotate it now, and returns the versions without fingerprints,
+// with their envelopes. If this process may open secrets, beginRotation also stores records that these versions are
+// opened.
 func (s *server) beginRotation(ctx context.Context, caller models.Caller, r *rotation) (versioned, []models.KeyVersion, error) {
 	var (
 		key      models.Key
@@ -224,8 +225,8 @@ func (s *server) newVersion(
 	return next, err
 }
 
-// checkIsAnother returns errSameSecret if a version of a key has the given secret. It ignores versions that can't be
-// read: a rotation may replace them.
+// checkIsAnother returns errSameSecret if a version of a key has the given secret. It skips versions whose envelopes
+// can't be opened, so that a rotation can replace a damaged version.
 func (s *server) checkIsAnother(ctx context.Context, key models.Key, kept []models.KeyVersion, secret string) error {
 	for _, v := range kept {
 		plain, err := s.Opener.Open(ctx, sealer.Binding{
@@ -321,8 +322,8 @@ type changing struct {
 	newEvent func(models.EventType) models.Event
 }
 
-// changeVersions makes a change to the versions of a key if the caller may change the key, and returns the key with its
-// versions after that.
+// changeVersions makes a change to the versions of a key if the caller may change the key. It returns the key with its
+// versions after the change.
 func (s *server) changeVersions(
 	ctx context.Context, caller models.Caller, what versionChange, change func(changing) error,
 ) (done versioned, err error) {

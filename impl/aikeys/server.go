@@ -34,8 +34,8 @@ type Config struct {
 	Denials *Denials
 	// Verifier tests secrets at their providers before they are registered; nil makes no tests.
 	Verifier Verifier
-	// Opener opens the secrets of a key that is rotated, to compare them with the new one; nil if this process may open
-	// none.
+	// Opener opens the stored secrets of a key during a rotation, to compare them with the new secret. It is nil if
+	// this process may not open secrets.
 	Opener sealer.Sealer
 	// Tests tests stored keys.
 	Tests *verification.Keys

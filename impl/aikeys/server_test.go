@@ -207,9 +207,8 @@ func retry(t *testing.T, s *aikeystest.Service, token, key string, body gen.Regi
 // exampleKey is the key id of the document's examples.
 const exampleKey = "byok_01JD8Q6Z3V8M2T5K7N9R4W1XYZ"
 
-// newLockable starts a service on Postgres, and returns two functions. lock locks tables until the test ends or calls
-// release; the other waits until a connection waits for a table. The database waits half of the options' Timeout for a
-// lock.
+// newLockable starts a service on Postgres. lock locks tables until the test ends or calls release. awaitWaiting waits
+// until a connection waits for a lock on the table. The database waits for a lock for half of the options' Timeout.
 func newLockable(t *testing.T, opts models.Options) (s *aikeystest.Service, lock func(tables string) (release func()), awaitWaiting func(table string)) {
 	url := modelstest.EnginePostgres.URL(t)
 	store := modelstest.OpenStore(t, url, opts)

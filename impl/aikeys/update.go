@@ -23,8 +23,9 @@ var (
 	errSuspended = errors.New("key is suspended by the removal of its user")
 )
 
-// UpdateKey changes the members of a key that the request names, and answers with the key. For a disabled key, the
-// answer has the receipt. If the request waits, it answers when the receipt is complete.
+// UpdateKey changes the members of a key that the request names, and answers with the key. If the key is disabled, the
+// answer has the receipt. If the request asks to wait for the receipt, UpdateKey answers when the receipt is complete
+// or the requested time is over.
 func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) (gen.UpdateKeyResponseObject, error) {
 	caller, wait, err := s.callerAndWait(ctx, req.CustomerID, req.ProjectID, req.Params.Wait)
 	if err != nil {

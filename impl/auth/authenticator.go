@@ -8,8 +8,8 @@
 // both, so neither kind of credential opens a session of the other.
 //
 // Authentication has three outcomes, which callers can always tell apart: a Principal; ErrUnauthenticated, if the
-// credential opens no session (401); models.ErrUnavailable or ErrIssuerUnavailable, if that can't be decided now (503).
-// No error text and no value of this package holds a token or a piece of one.
+// credential opens no session (401); models.ErrUnavailable or ErrIssuerUnavailable, if the credential can't be checked
+// now (503). No error text and no value of this package holds a token or a piece of one.
 //
 // Sessions are cached briefly, so that a burst of requests costs one look-up. The cache decides nothing: the statement that
 // serves a request checks the session again, so a revoked credential is refused at once even while it is cached.
@@ -74,8 +74,8 @@ type Principal struct {
 const (
 	// cacheSize is how many sessions are cached.
 	cacheSize = 10_000
-	// cacheTTL is how long a session is served without a look-up. It bounds how long a credential that another process
-	// has revoked still works where no statement checks the session again.
+	// cacheTTL is how long a session is served without a look-up. If another process revokes the credential, it still
+	// works for at most this time in requests whose statements do not check the session again.
 	cacheTTL = 500 * time.Millisecond
 	// jwtCacheTTL may be longer: a JWT can't be revoked, it only expires.
 	jwtCacheTTL = time.Minute
@@ -83,8 +83,8 @@ const (
 	lookUpTimeout = 6 * time.Second
 )
 
-// TokenFinder finds the row of an API key by its ULID, live or not; *models.Store is one. Errors wrap models.ErrNotFound
-// when there is no such row and models.ErrUnavailable when the database can't be asked.
+// TokenFinder finds the row of an API key by its ULID, even if the API key is revoked or expired; *models.Store is one.
+// Errors wrap models.ErrNotFound if there is no such row, and models.ErrUnavailable if the database is unavailable.
 type TokenFinder interface {
 	FindToken(ctx context.Context, id string) (models.Token, error)
 }
@@ -135,9 +135,10 @@ func New(cfg Config) *Authenticator {
 	return &Authenticator{cfg: cfg, cache: otter.Must(&otter.Options[cacheKey, session]{MaximumSize: cacheSize})}
 }
 
-// Authenticate returns the principal of an Authorization header. The caller must have refused a request with several such
-// headers. Errors wrap ErrUnauthenticated when the header opens no session, models.ErrUnavailable or ErrIssuerUnavailable
-// when that can't be decided now, and ctx's error when ctx ended first.
+// Authenticate returns the principal of an Authorization header. Before calling Authenticate, the caller must refuse a
+// request with several such headers. Errors wrap ErrUnauthenticated if the header opens no session,
+// models.ErrUnavailable or ErrIssuerUnavailable if the credential can't be checked now, and ctx's error if ctx ends
+// first.
 func (a *Authenticator) Authenticate(ctx context.Context, authorization string) (Principal, error) {
 	p, err := a.authenticate(ctx, authorization)
 	if err == nil {
@@ -208,9 +209,9 @@ func (a *Authenticator) verifierOf(token string) (verifier, error) {
 	return func(ctx context.Context, now time.Time) (Principal, error) { return verify(ctx, id, hash, now) }, nil
 }
 
-// lookUp verifies a credential and caches its session. Callers with the same credential share one look-up. It keeps the
-// first caller's context values but not its cancellation: if a caller gives up, it returns at once, and the look-up
-// goes on for the others.
+// lookUp verifies a credential and caches its session. Callers with the same credential share one look-up. The look-up
+// keeps the first caller's context values, but not its cancellation: a caller that gives up returns at once, and the
+// look-up continues for the others.
 func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, verify verifier) (Principal, error) {
 	p, err := shared(ctx, &a.lookUps, key.String(), lookUpTimeout, func(ctx context.Context) (Principal, error) {
 		now := a.cfg.Now() // before the look-up, so that its duration counts against the TTL
@@ -234,8 +235,9 @@ func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, verify verifie
 	return p, nil
 }
 
-// verifyAPIKey returns the principal of an API key. An unknown id costs the same comparison as a known id. Only a
-// caller that knows the secret learns more than "unknown".
+// verifyAPIKey returns the principal of an API key. The hashes are compared even if the id is unknown, so that both
+// cases cost the same comparison. A caller without the secret learns only that the API key is unknown, not that it is
+// revoked or expired.
 func (a *Authenticator) verifyAPIKey(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
 	a.cfg.Metrics.countLookUp()
 	token, err := a.cfg.Tokens.FindToken(ctx, id)
@@ -275,8 +277,8 @@ func unavailableIfLate(ctx context.Context, err error) error {
 	return err
 }
 
-// live returns the principal with its expiry if its credential is neither revoked nor expired. Both times are in microseconds
-// since 1970; 0 means never.
+// live returns the principal with its expiry, or ErrUnauthenticated if its credential is revoked or expired. revokedAt
+// and expiresAt are in microseconds since 1970; 0 means never.
 func (p Principal) live(revokedAt, expiresAt int64, now time.Time) (Principal, error) {
 	switch {
 	case revokedAt != 0:
@@ -342,8 +344,8 @@ type MiddlewareConfig struct {
 	Certificates CertificateSessions
 	// PrincipalRate limits the requests of each customer's user.
 	PrincipalRate ratelimit.Rate
-	// Guesses limits the failed authentications of each address: see NewGuesses. The APIs of a process share one, so that an
-	// address has one limit. Nil sets none.
+	// Guesses limits the failed authentications of each address: see NewGuesses. All APIs of a process share it, so an
+	// address has one limit for all of them. Nil sets no limit.
 	Guesses *ratelimit.Guesses
 	// Metrics counts the authentications; nil counts nothing.
 	Metrics *Metrics
@@ -414,8 +416,9 @@ func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// setQuota sets the headers that say how much of a limit the caller has left, if there is a limit: draft-ietf-httpapi-ratelimit-headers-06, section 3.
-// Later drafts have the three numbers in one structured field, which few clients read.
+// setQuota sets the headers that say how much of the rate limit the caller has left
+// (draft-ietf-httpapi-ratelimit-headers-06, section 3). It sets none if there is no limit. Later drafts put the three
+// numbers into one structured field, which few clients read.
 func setQuota(header http.Header, left ratelimit.Quota) {
 	if left == (ratelimit.Quota{}) {
 		return

@@ -42,8 +42,8 @@ func cacheKeyOfNames(names []string) cacheKey {
 	return cacheKey{ofNames: true, sum: sha256.Sum256(text)}
 }
 
-// verifyCertificate returns the data plane of a certificate. A certificate with the names of several data planes stands for
-// none of them.
+// verifyCertificate returns the data plane of a certificate. It refuses a certificate that has the names of several
+// data planes.
 func (a *Authenticator) verifyCertificate(ctx context.Context, names []string, now time.Time) (Principal, error) {
 	a.cfg.Metrics.countLookUp()
 	rows, err := a.cfg.DataPlanes.FindDataPlanesByCertificate(ctx, names)

@@ -6,8 +6,8 @@ import (
 )
 
 var (
-	// ErrUnauthenticated says that the request's credential opens no session. It wraps the cause, which is only for the
-	// log: it could help an attacker guess.
+	// ErrUnauthenticated says that the request's credential opens no session. An error that wraps it also wraps the
+	// cause. The cause is only for the log, because it could help an attacker guess.
 	ErrUnauthenticated = errors.New("unauthenticated")
 	// ErrIssuerUnavailable says that the OIDC issuer's documents can't be read, so a session token can be neither accepted nor
 	// refused; a retry may work.

@@ -20,14 +20,14 @@ const (
 	fetchTimeout = 5 * time.Second
 	maxDocument  = 1 << 20
 	maxRedirects = 3
-	// keysMaxAge is the age at which keys are fetched again, so that withdrawn keys are dropped. keysKept is how long
-	// old keys serve while fetching fails.
+	// keysMaxAge is the age at which keys are fetched again, so that withdrawn keys are dropped. keysKept is the age up
+	// to which keys are used if they can't be fetched again.
 	keysMaxAge = 5 * time.Minute
 	keysKept   = time.Hour
 	// searchInterval is the least time between two fetches for unknown key ids. Anyone can make up such ids.
 	searchInterval = 5 * time.Second
-	// retryInterval is the least time after a failed fetch while there are no keys, staleRetryInterval while there are
-	// keys.
+	// retryInterval is the least time from a failed fetch to the next fetch if there are no usable keys, or if a JWT
+	// needs an unknown key. staleRetryInterval is the least time in all other cases.
 	retryInterval      = time.Second
 	staleRetryInterval = 30 * time.Second
 )
@@ -108,8 +108,8 @@ func verifyWith(keys []jose.JSONWebKey, jws *jose.JSONWebSignature) ([]byte, boo
 	return nil, false
 }
 
-// current returns the keys, fetching them first if that is due. search is set if the caller did not find its key among
-// the cached ones. Callers share one fetch.
+// current returns the keys, and first fetches them if a fetch is due. search is set if the caller did not find its key
+// among the cached keys. Callers share one fetch.
 func (s *keySource) current(ctx context.Context, search bool) (*keyState, error) {
 	state := s.state.Load()
 	if state.isDue(s.now(), search) {

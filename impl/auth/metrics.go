@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics counts the authentications of requests, and their look-ups in the database. The cache of sessions answered
-// the rest.
+// Metrics counts the authentications of requests, the look-ups of credentials in the database, and the requests refused
+// after too many failed authentications. A session in the cache needs no look-up.
 type Metrics struct {
 	authentications *prometheus.CounterVec
 	lookUps         prometheus.Counter

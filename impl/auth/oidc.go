@@ -48,8 +48,8 @@ type OIDCConfig struct {
 	MaxLifetime time.Duration
 	// Claims names the claims to read; an empty name means its default.
 	Claims ClaimNames
-	// HTTPClient fetches the issuer's documents; nil means a new client. In both cases, a fetch ends after 5 s and
-	// reads at most 1 MiB. It follows redirects only to https and to loopback hosts.
+	// HTTPClient fetches the issuer's documents; nil means a new client. With either client, a fetch ends after 5 s,
+	// reads at most 1 MiB of each document, and follows redirects only to https and to loopback hosts.
 	HTTPClient *http.Client
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -189,8 +189,8 @@ func isSessionType(raw json.RawMessage) bool {
 	return name == "jwt" || name == "at+jwt"
 }
 
-// Probe returns nil if the issuer's documents can be read, which session tokens need. Unless the documents are cached,
-// it fetches them, for at most 5 s. Its error wraps ErrIssuerUnavailable.
+// Probe returns nil if the issuer's documents can be read; session tokens can't be verified without them. Unless the
+// documents are cached, Probe fetches them, for at most 5 s. Its error wraps ErrIssuerUnavailable.
 func (o *OIDC) Probe(ctx context.Context) error {
 	_, err := o.keys.current(ctx, false)
 	return err
@@ -346,8 +346,8 @@ type discovery struct {
 var ErrSignInImpossible = errors.New("people can't sign in at the OIDC issuer")
 
 // ProbeSignIn returns an error that wraps ErrSignInImpossible if the issuer's discovery document lacks what the
-// authorization code flow needs. hasDeviceFlow is whether it has the device flow. A document that names no challenge
-// methods is accepted: some issuers support S256 without saying so.
+// authorization code flow needs. hasDeviceFlow is whether the document has an endpoint for the device flow. A document
+// that names no challenge methods is accepted, because some issuers support S256 without saying so.
 func (o *OIDC) ProbeSignIn(ctx context.Context) (hasDeviceFlow bool, err error) {
 	state, err := o.keys.current(ctx, false)
 	if err != nil {
@@ -365,10 +365,10 @@ func (o *OIDC) ProbeSignIn(ctx context.Context) (hasDeviceFlow bool, err error) 
 	return isSecureText(document.DeviceURL), nil
 }
 
-// SignInServers returns the URLs that a browser asks for a session token: the issuer's, and its token endpoint's, which
-// may be at another host. It returns nil if people can't sign in. The issuer's discovery document names the token
-// endpoint. If it is not cached, SignInServers waits for it until ctx ends. Without it, SignInServers returns only the
-// issuer's URL.
+// SignInServers returns the URLs from which a browser requests a session token: the issuer's URL and the token
+// endpoint's URL, which may be at another host. It returns nil if people can't sign in. The issuer's discovery document
+// names the token endpoint. If the document is not cached, SignInServers waits for it until ctx ends. If the document
+// can't be read, SignInServers returns only the issuer's URL.
 func (o *OIDC) SignInServers(ctx context.Context) []string {
 	if o == nil || o.signIn == nil {
 		return nil

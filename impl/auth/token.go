@@ -22,7 +22,7 @@ import (
 // The checksum is like that of GitHub's tokens. It lets the service refuse a mistyped token without a look-up, and lets
 // a secret scanner recognize real tokens offline
 // (https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats/). The encoding is base62 and not
-// base64url, because the underscore separates.
+// base64url, because base64url contains the underscore, which separates the parts.
 const (
 	secretBytes    = 32
 	secretLength   = 43

@@ -186,8 +186,8 @@ func TestAuthorizationHeader(t *testing.T) {
 	require.Equal(t, finds, store.finds.Load(), "what is malformed costs no look-up")
 }
 
-// FuzzAPIKey checks that parsing never panics, that a text that parses has the documented form, and that it no longer
-// parses with one byte changed.
+// FuzzAPIKey checks that parsing never panics, that every text that parses has the documented form, and that such a
+// text no longer parses if one byte is changed.
 func FuzzAPIKey(f *testing.F) {
 	text, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(f, err)

@@ -23,8 +23,9 @@ type UseStore interface {
 	MarkTokensUsed(ctx context.Context, uses map[string]int64) error
 }
 
-// TokenUses notes when API keys are used, and stores the times in batches: for each API key at most once in models.TokenUseInterval. If the
-// process crashes, times that are not stored yet are lost. It is safe for concurrent use.
+// TokenUses notes when API keys are used, and stores the times in batches. It notes each API key at most once per
+// models.TokenUseInterval. If the process crashes, times that are not stored yet are lost. It is safe for concurrent
+// use.
 type TokenUses struct {
 	store UseStore
 	log   *slog.Logger

@@ -116,8 +116,8 @@ func TestARoleIsAssumedWithTheCustomersID(t *testing.T) {
 	}
 }
 
-// Otherwise any customer could name the operator's own roles, and the roles of others who trust the service without a
-// condition.
+// A role that can be assumed without an external id is refused. Otherwise any customer could name the operator's own
+// roles, and the roles of others who trust the service without a condition.
 func TestARoleThatAnyoneMayNameIsRefused(t *testing.T) {
 	roles := start(t, func(url.Values) (int, string) { return http.StatusOK, session(time.Now().Add(time.Hour)) })
 	_, _, err := roles.Assume(t.Context(), role)

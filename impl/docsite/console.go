@@ -47,8 +47,8 @@ func consolePolicy(signIn []string) string {
 
 const (
 	consolePath = "/console"
-	// signInTimeout bounds how long the console's page waits for the issuer to name its servers. API keys work without
-	// them.
+	// signInTimeout bounds how long the console's page waits for the issuer to name its servers. People can use an API
+	// key in the console without these servers.
 	signInTimeout = 2 * time.Second
 )
 

@@ -1,9 +1,9 @@
-// Package docsite is what aikeysd shows to people in a browser: the console, the API reference and its OpenAPI
-// documents, a page to get started with, the guides, the SDKs to download, and what each problem type means. All
-// content is embedded. It is rendered once, on the first request for it, and reads no database. It may import docs and
-// leaves only.
+// Package docsite serves the pages that aikeysd shows to people in a browser: the console, the API reference and its
+// OpenAPI documents, a page to get started with, the guides, the SDKs to download, and what each problem type means.
+// All content except the downloads is embedded. Pages are rendered once, on the first request for one of them. The
+// package reads no database. It may import docs and leaves only.
 //
-// generated holds the API's document in the forms in which it is served. "make generate" writes it.
+// The folder generated holds the API's document in each format that is served. "make generate" writes it.
 package docsite
 
 import (
@@ -48,8 +48,8 @@ type Config struct {
 type Site struct {
 	handlers map[string]http.Handler // by path
 	console  http.Handler            // of each page of the console
-	// pages renders the pages on the first request for one, so a service whose pages nobody opens spends nothing on
-	// them.
+	// pages returns the handlers of the pages. It renders all pages on the first request for any of them, so that a
+	// service whose pages nobody opens spends nothing on rendering.
 	pages func() map[string]http.Handler
 }
 

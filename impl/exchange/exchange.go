@@ -3,8 +3,8 @@
 // only the keys that need it. Tokens are kept in memory for each version of a key. All fetches of the version share one
 // exchange.
 //
-// The package may import impl/providers, and nothing else of ours. Its errors quote no part of a credential. Of an
-// answer they quote only the code of a refusal.
+// The package may import impl/providers, and nothing else of ours. Its errors quote no part of a credential. From a
+// token service's answer, they quote only the code of a refusal.
 package exchange
 
 import (

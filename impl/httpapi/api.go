@@ -1,8 +1,8 @@
-// Package httpapi is what the HTTP APIs share. A request takes these steps: CanonicalPaths rewrites its path; the
-// Observer gives it an id, a log line, metrics and a span; the Site answers it if it is for a page; the service refuses
-// it until it is ready; the API's own middleware authenticates it; and the validator checks it against the OpenAPI
-// document (validate.go). All errors reach one exit, which answers with a problem document (problems.go). A Server
-// serves all that, and drains.
+// Package httpapi has the code that the HTTP APIs share. A request takes these steps: CanonicalPaths rewrites its path;
+// the Observer gives it an id, a log line, metrics and a span; the Site answers a request for a page; a service that is
+// not ready refuses the request; the API's own middleware authenticates it; and the validator checks it against the
+// OpenAPI document (validate.go). All errors reach one exit, which answers with a problem document (problems.go).
+// NewServer returns the server that accepts the connections, with this package's limits, and drains when it stops.
 //
 // The package knows no resource, no session and no database: it is linked into the process that holds the key-encryption
 // keys. It may import leaves only.
@@ -268,15 +268,16 @@ func CallFrom(ctx context.Context) *Call {
 	return &Call{}
 }
 
-// newRequestID returns a ULID of the time. A time beyond the years that a ULID holds counts as the nearest time within
-// them.
+// newRequestID returns a new ULID with the given time. A time outside the range of a ULID is replaced by the nearest
+// time within the range.
 func newRequestID(now time.Time) string {
 	millis := min(uint64(max(now.UnixMilli(), 0)), ulid.MaxTime())
 	return ulid.MustNew(millis, rand.Reader).String() // it fails only for a time out of range, or without random numbers
 }
 
-// Observer gives every request its id, log line, metrics and span. It writes only operation ids, our own ids, statuses and times, and never
-// paths, query strings, headers or bodies, which can hold anything.
+// Observer gives every request its id, log line, metrics and span. It writes ids, statuses, times, the names and
+// addresses of clients, and errors with fixed texts. It never writes paths, query strings, headers or bodies, because
+// they can hold anything.
 type Observer struct {
 	log      *slog.Logger
 	tracer   trace.Tracer
@@ -436,9 +437,9 @@ func attributes(operation string, status int, call *Call, took time.Duration) []
 	return attrs
 }
 
-// isCauseLogged reports whether the log has the errors of requests with this status. It has the errors of refused
-// credentials and acts, and of failures: they consist of fixed texts. The errors of other refusals may quote the
-// request.
+// isCauseLogged reports whether the error of a request with this status is logged. The errors of failures, and of
+// refused credentials and operations, are logged, because they consist of fixed texts. The errors of other refusals are
+// not logged, because they may quote the request.
 func isCauseLogged(status int) bool {
 	return status >= http.StatusInternalServerError || status == http.StatusUnauthorized || status == http.StatusForbidden
 }

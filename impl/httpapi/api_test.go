@@ -46,8 +46,9 @@ func (answering) WhoAmI(context.Context, gen.WhoAmIRequestObject) (gen.WhoAmIRes
 	return gen.WhoAmI200JSONResponse{}, nil
 }
 
-// sessions authenticates by the credential. It answers "good" and "bad" at once, and "slow …" when the test closes
-// answer. It counts how many look-ups run at once, and accepts certificates of edge.internal.
+// sessions is a double of an Authenticator. It refuses credentials that end in "bad" and certificates without the name
+// edge.internal, and accepts all others. For a credential that begins with "slow", it waits until the test closes
+// answer, and counts how many such look-ups run at once.
 type sessions struct {
 	looking, most atomic.Int64
 	answer        chan struct{}
@@ -183,8 +184,8 @@ func TestCallFromWithoutARequest(t *testing.T) {
 	require.Error(t, err)
 }
 
-// FuzzCanonicalPaths checks a table of paths, and then that rewriting any other path never fails and changes nothing the second
-// time.
+// FuzzCanonicalPaths checks that rewriting a path never fails, and that rewriting the result again changes nothing.
+// First, it checks a table of paths.
 func FuzzCanonicalPaths(f *testing.F) {
 	canonical := func(t testing.TB, escaped string) string { // the path that a request is routed by
 		u, err := url.Parse("http://h" + escaped)

@@ -29,8 +29,8 @@ func newHandshakeLog(log *slog.Logger) *handshakeLog {
 	return &handshakeLog{log: log, limit: rate.NewLimiter(rate.Every(handshakeLogInterval), handshakeLogBurst)}
 }
 
-// add logs a failed handshake. If it is over the rate, add only counts it. text is net/http's: the client's address and
-// the cause.
+// add logs a failed handshake, or only counts it if the rate of log lines is exceeded. text comes from net/http and has
+// the client's address and the cause.
 func (h *handshakeLog) add(ctx context.Context, text string) {
 	if !h.limit.Allow() {
 		h.unlogged.Add(1)

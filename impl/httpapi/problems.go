@@ -20,8 +20,8 @@ var (
 	ErrTooManyRequests  = errors.New("too many requests")
 	ErrNotReady         = errors.New("not ready")
 	ErrInternal         = errors.New("internal")
-	// ErrUnrecorded is joined to a refusal that could not be written to the audit trail. It has no row: the refusal's
-	// row answers.
+	// ErrUnrecorded is joined to a refusal that could not be written to the audit trail. It has no row in the table, so
+	// the answer comes from the refusal's row.
 	ErrUnrecorded = errors.New("refusal not recorded in the audit trail")
 )
 

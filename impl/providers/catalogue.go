@@ -1,8 +1,8 @@
 // Package providers is the provider catalogue: which providers exist, where their keys may go and in which header, and which
 // secrets can't be one of their keys. The facts are data, in spec/providers.yaml; this package reads, checks and applies them.
 //
-// A catalogue never changes after [Load] and may be shared between goroutines. No error of [Catalogue.CheckSecret] holds any
-// part of the secret, so it may be shown, logged and stored.
+// A catalogue never changes after [Load] and may be shared between goroutines. The errors of [Catalogue.CheckSecret]
+// hold no part of the secret, so they may be shown, logged and stored.
 //
 // The package may import spec, sealer and leaves.
 package providers
@@ -327,8 +327,9 @@ type Provider struct {
 	KeyPage string  `yaml:"key_page"`
 	Example string  `yaml:"example"` // an invented secret of the right shape
 
-	// Only custom providers have Header and Destination. Header is the header of AuthHeader. The envelopes of keys are
-	// bound to Destination.
+	// Only custom providers have Header and Destination. Header is the name of the header that carries the key; it is
+	// empty unless AuthStyle is AuthHeader. Destination is the provider's Custom.Digest, to which the envelopes of keys
+	// are bound.
 	Header      string `yaml:"-"`
 	Destination string `yaml:"-"`
 }

@@ -79,9 +79,9 @@ func (c Custom) Check() (faults []problem.Field) {
 	return faults
 }
 
-// checkCustomURL returns why a URL is not the plain base of an API, or "". Gateways decide where they connect to. A
-// host that no gateway connects to is refused here already. The reason does not repeat the URL, which may hold a
-// password.
+// checkCustomURL returns why a URL is not the plain base URL of an API, or "" if it is. Each gateway decides which
+// hosts it connects to, but a host that every gateway refuses is refused here already. The reason does not repeat the
+// URL, which may hold a password.
 func checkCustomURL(text string) string {
 	u, err := url.Parse(text)
 	switch {
@@ -130,7 +130,7 @@ func checkHost(host string) string {
 var customLabel = regexp.MustCompile(`^[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
 
 // Digest identifies where and how the provider gets its keys. The envelopes of keys are bound to the digest, so that
-// they do not open for any other.
+// they open only for a provider with the same digest.
 func (c Custom) Digest() string {
 	hash := sha256.New()
 	for _, part := range []string{"aikeys/v1/custom-provider", c.BaseURL, string(c.Dialect), string(c.Auth), http.CanonicalHeaderKey(c.Header)} {
@@ -152,8 +152,8 @@ func (c Custom) Provider() Provider {
 	}
 }
 
-// verify returns the request that tests a key: it lists the models. It is nil if the provider takes no key. Only
-// gateways may send it.
+// verify returns the request that tests a key by listing the models, or nil if the provider takes no key. Only gateways
+// may send the request.
 func (c Custom) verify() *Verify {
 	base, err := url.Parse(c.BaseURL)
 	switch {

@@ -171,9 +171,9 @@ func (c *Catalogue) ownerByPrefix(p Provider, secret string) (owner Provider, ok
 // shortestKey is the length in bytes of the shortest text that counts as a key, and not as an abbreviation of one.
 const shortestKey = 16
 
-// Reveals reports whether a text that will be shown to people reveals a secret. It does if it holds the secret, a
-// member of the secret's JSON that is not public, or a word that looks like a provider's key or a credential of this
-// service.
+// Reveals reports whether a text that will be shown to people reveals a secret. A text reveals a secret if it contains
+// the secret, a non-public member of the secret's JSON, or a word that looks like a provider's key or a credential of
+// this service.
 func (c *Catalogue) Reveals(text string, p Provider, secret string) bool {
 	parts := []string{secret}
 	if members, err := readMembers(secret); err == nil {
@@ -473,8 +473,8 @@ type Credential struct {
 	// Secret goes into the header of Style: it is the secret, a field of the secret, or a token that was made with it.
 	Secret string
 	Style  AuthStyle
-	// Life is how long a token is valid; 0 is for a secret that is sent unchanged. Refresh is when a new one should be
-	// fetched.
+	// Life is how long a token is valid; it is 0 if the secret is sent unchanged. Refresh is the time after which a new
+	// token should be fetched.
 	Life, Refresh time.Duration
 	// Grant is the request that exchanges the credential for the Secret, which is empty until then. It is nil if no
 	// exchange is needed.
@@ -550,9 +550,9 @@ func (p Provider) derive(got Credential, cloud Cloud, field func(name string) st
 	return got, nil
 }
 
-// destination returns the base URL for a credential, and the cloud that it is in, if the provider has several. If a
-// credential completes the catalogue's base URL, it goes there, and its endpoint is ignored, as in releases that had no
-// field endpoint.
+// destination returns the base URL for a credential and, if the provider has several clouds, the credential's cloud. If
+// the credential's fields complete the catalogue's base URL, that URL is used and the credential's endpoint is ignored,
+// as in releases that had no field endpoint.
 func (p Provider) destination(field func(name string) string) (baseURL string, cloud Cloud, err error) {
 	baseURL, completed := p.BaseURL, true
 	for _, name := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
@@ -573,8 +573,8 @@ func (p Provider) destination(field func(name string) string) (baseURL string, c
 	return "https://" + host, cloud, nil
 }
 
-// endpointHost returns the host of an endpoint's URL and its cloud. ok is false if the URL has more than a host, and if
-// no cloud has the host.
+// endpointHost returns the host of an endpoint's URL and its cloud. ok is false unless the URL is https:// followed by
+// a host of one of the clouds.
 func (p Provider) endpointHost(endpoint string) (host string, cloud Cloud, ok bool) {
 	host, isHTTPS := strings.CutPrefix(strings.TrimSuffix(strings.ToLower(endpoint), "/"), "https://")
 	label, domain, _ := strings.Cut(host, ".")
@@ -601,8 +601,8 @@ func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Bind
 	return opened, err
 }
 
-// OpenTest is Open for a data plane that tests the secret: it also returns the test. If the credential has a Grant,
-// there is no such test: the exchange is the test.
+// OpenTest opens an envelope like Open, for a data plane that tests the secret, and also returns the test. If the
+// credential has a Grant, the returned test is empty, because the exchange is the test.
 func (p Provider) OpenTest(
 	ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte, now time.Time,
 ) (opened Credential, test keytests.Test, err error) {
@@ -633,9 +633,9 @@ func (p Provider) open(
 	return use(opened, secret)
 }
 
-// SecretParts returns the parts of a provider's secret that are secret: the whole, and the fields of a credential,
-// except public fields and fields that are the same in all credentials. For a provider that takes no key, it returns
-// nil.
+// SecretParts returns the confidential parts of a provider's secret: the whole secret, and the fields of a credential,
+// except public fields and fields that have a fixed list of values, which many credentials share. It returns nil for a
+// provider that takes no key.
 func (p Provider) SecretParts(secret string) []string {
 	if p.AuthStyle == AuthNone {
 		return nil
@@ -656,8 +656,9 @@ func (p Provider) SecretParts(secret string) []string {
 // maxCandidates bounds how many texts Candidates returns.
 const maxCandidates = 24
 
-// Candidates returns the texts that may be the secret in a text found somewhere: the whole text, and each value after a
-// name, without quotes, as in a line of an .env file, a header or a credential's JSON.
+// Candidates returns the parts of a found text that may be the secret, at most maxCandidates: the whole text, each
+// value after a name, without quotes, and each long word. The found text may be a line of an .env file, a header or a
+// credential's JSON.
 func Candidates(found string) []string {
 	found = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(found), byteOrderMark))
 	all := []string{found}

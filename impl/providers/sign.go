@@ -37,11 +37,11 @@ const (
 // emptyBody is the SHA-256 of a body without bytes.
 const emptyBody = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
-// ErrCannotSign says that nothing in a credential can sign: a private key was cut off, for example. The error holds no part of the
-// credential.
+// ErrCannotSign says that a credential can't sign a token, for example because its private key was cut off. The error
+// holds no part of the credential.
 var ErrCannotSign = fmt.Errorf("%w: it can't sign", ErrCredential)
 
-// signs reports whether the provider takes a token that is signed with the credential, and not a part of the
+// signs reports whether the provider takes a token that is signed with the credential, instead of a part of the
 // credential.
 func (p Provider) signs() bool { return p.AuthStyle == AuthAWSSigV4 || p.AuthStyle == AuthGCPOAuth }
 
@@ -55,8 +55,9 @@ func (p Provider) sign(field func(name string) string, now time.Time) (token str
 	return token, bedrockLife, err
 }
 
-// SignBedrockKey returns a short-term Bedrock API key: a presigned URL of the action CallWithBearerToken, in base64. It is valid for an
-// hour, or until the credentials end. It is made as in AWS's own generator (github.com/aws/aws-bedrock-token-generator-python).
+// SignBedrockKey returns a short-term Bedrock API key: a presigned URL of the action CallWithBearerToken, in base64.
+// The key is valid for an hour, or until the credentials expire if that is sooner. SignBedrockKey follows AWS's own
+// generator (github.com/aws/aws-bedrock-token-generator-python).
 func SignBedrockKey(credentials aws.Credentials, region string, now time.Time) (string, error) {
 	if credentials.AccessKeyID == "" || credentials.SecretAccessKey == "" || region == "" {
 		return "", ErrCannotSign
@@ -73,8 +74,9 @@ func SignBedrockKey(credentials aws.Credentials, region string, now time.Time) (
 	return "bedrock-api-key-" + base64.StdEncoding.EncodeToString([]byte(strings.TrimPrefix(signed, "https://")+"&Version=1")), nil
 }
 
-// signGoogleJWT returns a self-signed JWT, which Google's APIs take in the place of an access token
-// (google.aip.dev/auth/4111). It uses only these three members of a key file: the file's URLs could lead anywhere.
+// signGoogleJWT returns a self-signed JWT, which Google's APIs accept instead of an access token
+// (google.aip.dev/auth/4111). It uses only the members private_key, private_key_id and client_email of a key file. It
+// ignores the file's URLs, because they could lead anywhere.
 func signGoogleJWT(field func(name string) string, now time.Time) (string, error) {
 	key, err := parsePrivateKey(field("private_key"))
 	email := field("client_email")

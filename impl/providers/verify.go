@@ -29,8 +29,8 @@ type Verify struct {
 	Body    string            `yaml:"body"` // JSON; empty for none
 	// Answers are the rules that come before the provider's.
 	Answers verdict.Rules `yaml:"answers"`
-	// Signed is the request that tests a credential that signs. Service is the AWS service that it is signed for. Only
-	// AuthAWSSigV4 has both.
+	// Signed is the test request that is signed with the credential; only providers with AuthAWSSigV4 have one. Service
+	// is the AWS service that such a request is signed for; it is empty in all other requests.
 	Signed  *Verify `yaml:"signed"`
 	Service string  `yaml:"service"`
 }
@@ -73,8 +73,8 @@ func (v *Verify) validate(p Provider) error {
 	return v.Answers.Validate()
 }
 
-// NewTest returns the test of a secret. c is what Credential returned for the secret. The test for a custom provider
-// also has a made-up key, because many such servers accept any key. The error is ErrCredential.
+// NewTest returns the test of a secret. c is the result of Credential for the secret. The test for a custom provider
+// also tries a made-up key, because many such servers accept any key. The error is ErrCredential.
 func (p Provider) NewTest(ctx context.Context, secret string, c Credential, now time.Time) (keytests.Test, error) {
 	r, err := p.newRequest(ctx, secret, c, now)
 	if err != nil {

@@ -34,8 +34,8 @@ type Probe func(ctx context.Context) State
 type Check struct {
 	Name  string
 	Probe Probe
-	// MayFail reports whether the service is ready even if the state is not OK. The answer shows the state in any case.
-	// nil means never.
+	// MayFail reports whether the service counts as ready although this check's state is not OK; nil means never. The
+	// answer shows the state in either case.
 	MayFail func() bool
 }
 

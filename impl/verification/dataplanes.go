@@ -31,8 +31,8 @@ type Sealer interface {
 	Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error)
 }
 
-// DataPlanes has data planes make tests: it stores a test, which the replicas announce to the data planes, and waits until a data plane has
-// answered. It opens no secrets. It is safe for concurrent use.
+// DataPlanes has data planes make tests. It stores a test, and waits until a data plane has answered; the replicas
+// announce stored tests to the data planes. It opens no secrets. It is safe for concurrent use.
 type DataPlanes struct {
 	store  *models.Store
 	sealer Sealer

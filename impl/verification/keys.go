@@ -118,8 +118,9 @@ func (k *Keys) test(ctx context.Context, user string, interval time.Duration, al
 	return key, k.Store.Transact(ctx, func(tx *models.Tx) error { return tx.StoreVerdict(key, event) })
 }
 
-// begin checks that a key may be tested, and stores the record that it is opened, in one transaction. It returns the
-// key with its envelope. If there is no error, the caller must call leave for the key.
+// begin checks that a key may be tested. If this process is about to open the key, begin stores the record of that in
+// the same transaction. It returns the key with its envelope. Unless begin returns an error, the caller must call leave
+// for the key.
 func (k *Keys) begin(ctx context.Context, interval time.Duration, allow Allow) (key models.Key, event models.Event, err error) {
 	entered := ""
 	err = k.Store.Transact(ctx, func(tx *models.Tx) error {
@@ -229,8 +230,8 @@ func (k *Keys) TryExchange(ctx context.Context, grant providers.Grant) Result {
 	return k.Verifier.tryExchange(ctx, grant)
 }
 
-// Enqueue has a refused key tested soon, unless it was tested within the last ten minutes. It does not wait. It does nothing if no test is
-// known for the key's provider.
+// Enqueue queues the test of a refused key, and does not wait for it. A key that was tested within the last ten minutes
+// is not tested again. Enqueue does nothing if no test is known for the key's provider.
 func (k *Keys) Enqueue(refused Refused) {
 	if k == nil || k.Verifier == nil || !k.canTest(refused.Event.Provider) {
 		return

@@ -52,9 +52,9 @@ const (
 	timeout = keytests.Timeout
 	// maxSkew is how far a provider's clock may be from ours. Beyond it, a refused signature says nothing about the key.
 	maxSkew = 10 * time.Second
-	// maxTests is how many tests a process makes at a time; it refuses more. One user, and the users of one customer,
-	// may have only some of the tests, so that others get theirs. All users together leave room for the tests of
-	// refused keys.
+	// maxTests is how many tests a process makes at a time; it refuses further tests. maxOfUsers bounds the tests of
+	// all users together, so that there is room for the tests of refused keys. maxOfCustomer bounds the tests of one
+	// customer's users, and maxOfUser those of one user, so that others get theirs.
 	maxTests, maxOfUsers, maxOfCustomer, maxOfUser = 32, maxTests - retesters, 12, 4
 )
 
@@ -120,8 +120,8 @@ func (v *Verifier) canTest(p providers.Provider) bool {
 	return p.Verify != nil && (p.Destination == "" || v.dataPlanes != nil)
 }
 
-// admit takes a place for a test that a user asks for, and reports whether there is a place. If user is empty, the
-// service itself asks. An admitted test calls release.
+// admit counts a test that a user asks for, and reports whether the limits admit the test. If user is empty, the test
+// is the service's own. If admitted is true, the caller must call release after the test.
 func (v *Verifier) admit(user string) (release func(), admitted bool) {
 	bounds := map[string]int{"": maxTests}
 	if user != "" {
@@ -179,8 +179,9 @@ func (v *Verifier) test(ctx context.Context, p providers.Provider, customerID, k
 	return Result(answer.Result)
 }
 
-// agreesOnTime reports whether the Date of a refusal agrees with this process's time. An absent Date agrees. A provider
-// with another clock refuses a signed request, and its answer looks like the answer to a wrong key.
+// agreesOnTime reports whether the Date of a refusal agrees with this process's clock. It returns true if there is no
+// Date, or if the answer is not a refusal. A provider whose clock differs refuses a signed request, with an answer that
+// looks like the answer to a wrong key.
 func agreesOnTime(answer keytests.Answer, began, ended time.Time) bool {
 	at, err := http.ParseTime(answer.Date)
 	return answer.Outcome != Rejected || err != nil || at.After(began.Add(-maxSkew)) && at.Before(ended.Add(maxSkew))

@@ -21,9 +21,9 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 )
 
-// Contract checks replies against an OpenAPI document, more strictly than clients should. A member that the document
-// does not name is an error, and so is a value that is not in its list, even if the list may grow. So the service can't
-// answer anything that is not documented.
+// Contract checks replies against an OpenAPI document, more strictly than clients should. It also rejects members that
+// the document does not name, and values that are missing from a list of values, even if that list may grow. So a
+// service under test can't answer anything undocumented.
 type Contract struct {
 	// Doc is the document, with all schemas closed.
 	Doc *openapi3.T

@@ -42,8 +42,8 @@ func NewEvidence(t testing.TB) *Evidence {
 	return e
 }
 
-// Secret returns 32 new hexadecimal digits that the service must not output. A test uses them as a secret, or wherever
-// else a caller could put one.
+// Secret returns 32 new hexadecimal digits that the service must not output. A test sends them as a secret, or in any
+// other input in which a caller could send a secret.
 func (e *Evidence) Secret() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read ends the program instead
@@ -79,8 +79,8 @@ func (e *Evidence) Leaks() []string {
 	return leaks
 }
 
-// FindIn returns the form in which data holds a secret or half of one, such as plain, hexadecimal or base64. It returns
-// "" if data holds neither.
+// FindIn returns the form, such as plain, hexadecimal or base64, in which data holds either half of a secret. It
+// returns "" if data holds neither half.
 func FindIn(data []byte, secret string) string {
 	half := len(secret) / 2
 	for _, form := range append(forms(secret[:half]), forms(secret[half:])...) {

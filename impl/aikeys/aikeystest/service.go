@@ -1,9 +1,9 @@
 // Package aikeystest runs the public API for tests: the real handler on a real loopback socket, over a given store, with
 // a project of owners and members and sessions for them.
 //
-// Each answer of a Service is checked against the OpenAPI document. Its answers, log, metrics and traces are searched for the
-// secrets that the test used. A violation fails any test. The package is for tests only; it may
-// import gen, impl, models and sealer.
+// Each answer of a Service is checked against the OpenAPI document. Its answers, log, metrics and traces are searched
+// for the secrets that the test used. A violation fails the test. The package is for tests only; it may import gen,
+// impl, models and sealer.
 package aikeystest
 
 import (
@@ -112,8 +112,8 @@ func Start(t testing.TB, opts Options) *Service {
 	return s
 }
 
-// Also runs another API over the same database until the test ends. Its replies are checked against its own contract.
-// Its replies and its output are part of the same Evidence.
+// Also runs another API over the same database until the test ends. The other API's replies are checked against the
+// given contract. Its replies and its output are added to the Evidence of s.
 func (s *Service) Also(name string, contract *Contract, newHandler func(*httpapi.Observer) http.Handler) *Service {
 	other := &Service{Store: s.Store, Sealer: s.Sealer, Evidence: s.Evidence, t: s.t, contract: contract}
 	other.Handler = newHandler(other.observer(name))

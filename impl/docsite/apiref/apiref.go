@@ -1,6 +1,6 @@
 // Package apiref has the types of generated/summary.json: the parts of the public API's document that docsite shows.
-// Command generate writes the file, and docsite reads it, so that the service reads neither YAML nor schemas at its
-// start. It imports nothing of ours.
+// Command generate writes the file, and docsite reads it, so that the service parses neither YAML nor schemas when it
+// starts. The package imports none of our packages.
 package apiref
 
 import (

@@ -2,8 +2,8 @@
 // generate" runs it in the folder impl/docsite. Of our packages it imports only apiref, which has the types of
 // summary.json.
 //
-// The document's servers are those of the repository. A reader wants the server that they have reached, so the generated documents
-// have a placeholder instead.
+// The generated documents have a placeholder in place of the servers in spec/aikeys.yaml, because each reader needs the
+// URL of the installation that they have reached.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Package tracing exports spans by OTLP over HTTP if the standard OTEL_* variables name a collector. It holds no global state.
-// It is apart from impl/telemetry so that secrets-svc, which has no traces, does not link the exporter.
+// Package tracing exports spans by OTLP over HTTP if the standard OTEL_* variables name a collector. It holds no global
+// state. It is separate from impl/telemetry so that secrets-svc, which has no traces, does not link the exporter.
 package tracing
 
 import (
