@@ -17,8 +17,8 @@ const (
 type CustomProvider struct {
 	CustomerID string `gorm:"primaryKey" json:"-"`
 	Slug       string `gorm:"primaryKey" json:"slug"`
-	// ProjectID is the project whose owners added it; only that project can use it. It is empty if an operator added it for
-	// all of the customer's projects.
+	// ProjectID is the project whose owners added the provider; only that project can use the provider. It is empty if
+	// an operator added the provider for all of the customer's projects.
 	ProjectID string `json:"project_id,omitempty"`
 	Name      string `json:"name"`
 	BaseURL   string `gorm:"column:base_url" json:"base_url"`
@@ -85,8 +85,9 @@ func (tx *Tx) AddProjectProvider(p *CustomProvider, quota int64, event Event) er
 }
 
 // DeleteCustomProvider deletes a provider, and stores a system event. It also stores newEvent's event in each project
-// that loses the provider: in the project whose owners added it or, if an operator added it, in those that had keys for
-// it. Errors: ErrNotFound, and ErrInUse if a key for the provider is not revoked.
+// that loses the provider. If a project's owners added the provider, only their project loses it. If an operator added
+// it, each project that has had keys for it loses it. Errors: ErrNotFound, and ErrInUse if a key for the provider is
+// not revoked.
 func (tx *Tx) DeleteCustomProvider(customerID, slug string, newEvent func(projectID string) Event) error {
 	p, err := tx.dropProvider(tx.db.Where("customer_id = ? AND slug = ?", customerID, slug))
 	if err != nil {

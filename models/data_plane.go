@@ -13,8 +13,8 @@ import (
 type DataPlane struct {
 	ID   string `gorm:"primaryKey"`
 	Name string
-	// Hash is the SHA-256 of its token's secret part. Certificate is the name by which client certificates identify it, such
-	// as dns:edge-1.internal. One of the two is empty.
+	// Hash is the SHA-256 of the secret part of the data plane's token. Certificate is the name that identifies the
+	// data plane in its client certificates, such as dns:edge-1.internal. One of the two is empty.
 	Hash        []byte
 	Certificate string
 	// Customers are the customers that it may serve. Nil means all of them.

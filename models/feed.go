@@ -64,13 +64,13 @@ type Event struct {
 	Type    EventType
 	Outcome Outcome
 	At      int64
-	// ActorUserID, ActorMethod and ActorTokenID say who did it, and how their session was authenticated. An operator's id is
-	// Process.Operator.
+	// ActorUserID, ActorMethod and ActorTokenID identify the actor, and say how the actor's session was authenticated.
+	// For an operator, ActorUserID is Process.Operator.
 	ActorUserID  string
 	ActorMethod  string
 	ActorTokenID string
-	// KeyID, TokenID, Provider, MemberID and Role say what was acted on; empty where they do not apply. In EventKeyFailing and
-	// EventKeyExposed, MemberID and TokenID identify the caller whose request it was.
+	// KeyID, TokenID, Provider, MemberID and Role say what the event is about; they are empty where they do not apply.
+	// In EventKeyFailing and EventKeyExposed, MemberID and TokenID identify the caller who made the request.
 	KeyID    string
 	TokenID  string
 	Provider string
@@ -79,8 +79,9 @@ type Event struct {
 	// SourceIP and RequestID identify the request; empty for an operator's command.
 	SourceIP  string
 	RequestID string
-	// Before and After are the states of a policy, a member or a key that was changed, nil where it did not exist. After also has
-	// the result of a key's test. Both are nil in other events.
+	// Before and After are the states of a changed policy, member, key or custom provider. A state is nil if the object
+	// did not exist at that time. After also has the result of a key's test, or the source of a key's leak. Both are
+	// nil in other events.
 	Before, After *EventState `gorm:"serializer:json"`
 	// Repeated counts the denied attempts that the event stands for, from FirstAt to At; the event's other fields are
 	// about the last attempt. Both are zero in an event of one attempt.
@@ -191,8 +192,8 @@ type Change struct {
 	KeyID    string
 	TokenID  string
 	Provider string
-	// Version is the version that was replaced or destroyed, and RetireAt when a replaced one is due to be destroyed. Both are
-	// zero in other changes.
+	// Version is the version that was replaced or destroyed. RetireAt is when a replaced version is due to be
+	// destroyed. Both are zero in other changes.
 	Version  uint32
 	RetireAt int64
 }
@@ -216,9 +217,9 @@ const ChangeColumns = `tx, type, customer_id, project_id, CASE WHEN scope_user_i
 key_id, token_id, provider, CASE WHEN type IN ('` + string(EventKeyRotated) + `', '` + string(EventKeyRotationRolledBack) + `', '` + string(EventKeyVersionDestroyed) + `')
 THEN "before" ELSE '' END AS old`
 
-// ChangesStatement returns a statement that selects the expression now and, in the same snapshot, the changes that unseen selects.
-// If there are none, it returns one row with an empty Change. It is hand-written because every heartbeat and every resumed
-// stream runs it, and because GORM cannot express it.
+// ChangesStatement returns a statement for the value of the SQL expression now and, in the same snapshot, the changes
+// that the query unseen selects. If there are no changes, the statement returns one row with an empty Change. It is
+// hand-written because every heartbeat and every resumed stream runs it, and because GORM cannot express it.
 func ChangesStatement(now, unseen string) string {
 	return `SELECT ` + now + `, COALESCE(c.tx, 0), COALESCE(c.type, ''), COALESCE(c.customer_id, ''), COALESCE(c.project_id, ''),
 COALESCE(c.user_id, ''), COALESCE(c.key_id, ''), COALESCE(c.token_id, ''), COALESCE(c.provider, ''), COALESCE(c.old, '')
@@ -244,10 +245,10 @@ func ScanChange(row Row, now *string, changes *[]Change) error {
 	return nil
 }
 
-// Changes returns the changes committed since a position, in the order of their transactions' numbers, and the present position.
-// The two positions differ by exactly these changes, whatever the order of commits, and whatever is still running. If there are
-// more than limit changes, it returns the first limit of them. If the present position ends before since, the database was
-// restored from a backup.
+// Changes returns the changes committed since a position, in the order of their transactions' numbers, and the present
+// position. Exactly these changes lie between the two positions, in whatever order transactions commit, and even while
+// other transactions are running. If there are more than limit changes, Changes returns the first limit of them. If the
+// present position ends before since, the database was restored from a backup.
 func (s *Store) Changes(ctx context.Context, since position.Position, limit int) ([]Change, position.Position, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -267,9 +268,9 @@ func (s *Store) Position(ctx context.Context) (position.Position, error) {
 	return now, s.classify(err)
 }
 
-// Watch calls wake until ctx ends, whenever this Store or, on PostgreSQL, another Store may have committed something.
-// wake must not block. While the connection to PostgreSQL is lost, wake-ups are lost too, so a watcher that must not
-// miss a change also polls. A Store has one watcher at a time.
+// Watch calls wake whenever this Store or, on PostgreSQL, another Store may have committed something, until ctx ends.
+// wake must not block. While the connection to PostgreSQL is lost, Watch misses commits of other Stores, so a watcher
+// that must not miss a change also polls. A Store has one watcher at a time.
 func (s *Store) Watch(ctx context.Context, wake func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.engine.Listen(ctx, wake) })
@@ -281,9 +282,9 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 		})
 		return nil
 	})
-	// This goroutine notifies other processes, so that a slow database does not delay our own watcher. It does so after
-	// the commit, because a NOTIFY in the transaction would serialize writers. A failure is ignored, because watchers
-	// also poll.
+	// This goroutine notifies other processes. It is separate, so that a slow database does not delay our own watcher.
+	// It sends the NOTIFY after the commit, because a NOTIFY in the transaction would serialize writers. It ignores a
+	// failure, because watchers also poll.
 	group.Go(func() error {
 		forEach(ctx, committed, func() {
 			ctx, cancel := s.bounded(ctx)
@@ -323,8 +324,8 @@ func signal(to chan<- struct{}) {
 	}
 }
 
-// Stream is the connection over which a data plane gets changes. Its row outlives the connection by the lease that the data plane
-// may still hold.
+// Stream is the connection over which a data plane gets changes. Its row stays after the connection ends, for as long
+// as the data plane may still hold a lease.
 type Stream struct {
 	// ID is a ULID.
 	ID          string `gorm:"primaryKey"`
@@ -334,13 +335,13 @@ type Stream struct {
 	MaxStaleMs int
 	// TestsKeys reports whether the data plane tests keys for the control plane.
 	TestsKeys bool
-	// Position is where the stream began, and Settled is its xmin. The data plane knew of every transaction below
-	// Settled without the stream.
+	// Position is where the stream began. Settled is the xmin of Position: when the stream began, the data plane
+	// already knew of every transaction with a lower number.
 	Position string
 	Settled  int64
 	// Forwarded is a position that the data plane acknowledged at another replica; empty for none. ForwardedInFlight
-	// came with this position and with earlier ones. For each key it has a line: the key's id, a space, and how many
-	// requests were in flight.
+	// has the requests in flight that the data plane reported with this position and with earlier ones. Each line is
+	// about one key: the key's id, a space, and how many requests were in flight.
 	Forwarded         string
 	ForwardedInFlight string
 }
@@ -367,8 +368,8 @@ type Replica struct {
 	Heartbeats int64 `gorm:"column:beat"`
 }
 
-// OpenStream stores a stream, and deletes previous, the stream that it continues. previous is empty if it continues
-// none.
+// OpenStream stores a stream. If the stream continues another one, previous is the id of that stream, and OpenStream
+// deletes it; otherwise previous is empty.
 func (s *Store) OpenStream(ctx context.Context, stream Stream, previous string) error {
 	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
 		if previous != "" {
@@ -505,13 +506,13 @@ UNION ALL SELECT DISTINCT replica_id, 0 FROM streams) AS known GROUP BY id ORDER
 	return all, err
 }
 
-// DeleteDeadReplica deletes the streams of a dead replica whose MaxStaleMs is at most maxStaleMs: the caller knows that their
-// leases have ended. With the last stream it deletes the replica. It does nothing if the replica has stored a heartbeat since r
-// was read.
+// DeleteDeadReplica deletes a dead replica's streams whose MaxStaleMs is at most maxStaleMs. The caller must know that
+// the leases of these streams have ended. Once no stream is left, DeleteDeadReplica deletes the replica too. It does
+// nothing if the replica has stored a heartbeat since r was read.
 func (s *Store) DeleteDeadReplica(ctx context.Context, r Replica, maxStaleMs int) error {
 	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
-		// This locks the replica's row until the end. If there is none, it makes one. So a heartbeat comes either
-		// before, and then no row matches, or after the deletion.
+		// This locks the replica's row until the transaction ends, and inserts the row if there is none. So a heartbeat
+		// comes either before this statement or after the deletion. If it comes before, no row matches here.
 		held := tx.db.Exec(`INSERT INTO replicas (id, beat) VALUES (?, ?)
 ON CONFLICT (id) DO UPDATE SET beat = replicas.beat WHERE replicas.beat = excluded.beat`, r.ID, r.Heartbeats)
 		if held.Error != nil || held.RowsAffected == 0 {
@@ -534,8 +535,8 @@ type Receipt struct {
 	Acknowledged int
 	// SlowestUs is how long the slowest acknowledgement took, in microseconds.
 	SlowestUs int64
-	// Counted is how many of Acknowledged reported the requests that were in flight when they dropped the key. InFlight
-	// is the sum of these requests.
+	// Counted is how many of the acknowledgements said how many requests were in flight when the data plane dropped the
+	// key. InFlight is the sum of these requests.
 	Counted  int
 	InFlight int64
 	// ByDataPlane has the same counts for each data plane, or for some if there are many.
@@ -545,8 +546,8 @@ type Receipt struct {
 // DataPlaneReceipt counts the acknowledgements of one stop by the streams of one data plane.
 type DataPlaneReceipt struct {
 	Name string `json:"name"`
-	// Streams counts the streams that had to acknowledge the stop, and Expired those whose leases ended first. Earlier
-	// releases stored neither, and did not store SlowestUs; zero means unknown.
+	// Streams counts the streams that had to acknowledge the stop. Expired counts the streams whose leases ended before
+	// they acknowledged it. Earlier releases did not store Streams, Expired and SlowestUs; zero means unknown.
 	Streams      int   `json:"streams,omitempty"`
 	Acknowledged int   `json:"acknowledged"`
 	Expired      int   `json:"expired,omitempty"`
@@ -565,8 +566,8 @@ func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
 	})
 }
 
-// Receipts returns the receipts of a stop. unheard has the names of the data planes whose streams may not have sent the
-// stop yet: streams that began before the stop, at replicas without a receipt.
+// Receipts returns the receipts of a stop. unheard has the names of the data planes that may not have got the stop yet.
+// They have streams that began before the stop, at replicas without a receipt.
 func (s *Store) Receipts(ctx context.Context, stop Stop) (receipts []Receipt, unheard []string, err error) {
 	var open []struct{ ReplicaID, Position, Name string }
 	err = s.read(ctx, func(db *gorm.DB) error {

@@ -133,8 +133,8 @@ func TestChangesAreCutShortAtTheLimit(t *testing.T) {
 	})
 }
 
-// A page ends before the number of its last transaction. The next page begins with this transaction, and with those
-// that were still running.
+// The position after a page is before the page's last transaction, because the page may not have all changes of that
+// transaction. The next page begins with that transaction, and with transactions that were still running.
 func TestChangesPageByPage(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		at := f.position()
@@ -288,8 +288,8 @@ func TestChangesOfManyWritersComeOnce(t *testing.T) {
 	})
 }
 
-// A server that crashes may reassign the numbers that it assigned shortly before. In this test, they had not reached
-// the disk.
+// After a crash, a server may reassign the last numbers that it assigned before the crash. In this test, these numbers
+// had not reached the disk.
 func TestACrashOfTheDatabaseMakesNoGap(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t, "wal_writer_delay=10s", "autovacuum=off")

@@ -34,10 +34,11 @@ type FetchRow struct {
 	AsOf         position.Position
 }
 
-// FetchColumns and FetchTables are common to the engines' statements for a fetch. They select the data plane, the caller, the
-// policy, and the keys o and k: the newest Usable ones of the user and of the project, which each engine joins in its own way.
-// ArrangedKeys follows. The statement is hand-written because an inference request waits for it, and because all of it must be of
-// one snapshot. Its parameters are FetchParams.
+// FetchColumns and FetchTables are common to the engines' statements for a fetch. They select the data plane, the
+// caller, the policy, and the keys o and k: the newest Usable key of the user and of the project. Each engine joins
+// these keys in its own way. A column about arranged keys, such as ArrangedKeys, follows FetchColumns. The statement's
+// parameters are FetchParams. The statement is hand-written because an inference request waits for it, and because a
+// fetch must read everything from one snapshot.
 const (
 	FetchColumns = dataPlaneColumns + `, ` + CallerColumns + `,
 COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''), COALESCE(p.on_limited, ''), COALESCE(p.operations, ''),
@@ -71,15 +72,15 @@ func (r *FetchRow) Dest() []any {
 const AnyArranged = `EXISTS (SELECT 1 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND user_id IN ('', $5) AND arranged
 AND revoked_at = 0)`
 
-// ArrangedKeys returns the column that follows FetchColumns: if AnyArranged, the keys of both scopes that may serve, as
-// a JSON array of arrangedKey; otherwise an empty text. It is a column rather than rows, so that every fetch has one
-// row. For a project that arranges nothing, it costs one look into an index that has no keys of the project. The
-// arguments are the engine's functions for a JSON array of rows and a JSON object, and its expression for the envelope
-// in hexadecimal.
+// ArrangedKeys returns the column that follows FetchColumns. If AnyArranged holds, the column has the keys of both
+// scopes that may serve, as a JSON array of arrangedKey. Otherwise it is an empty text. It is one column and not rows
+// of keys, so every fetch has one row. For a project that arranges no keys, the column costs one look into an index
+// that has no keys of the project. The arguments are the engine's functions for a JSON array of rows and for a JSON
+// object, and its expression for the envelope in hexadecimal.
 //
-// The planner of PostgreSQL does not look into (SELECT $3). With a plain $3, the planner would estimate that a plan for
-// the parameter's value is cheaper, and would plan each fetch again. Planning takes ten times as long as running the
-// fetch.
+// The scopes' parameters are written as (SELECT $3), because the planner of PostgreSQL does not look into such a
+// subquery. With a plain $3, the planner would estimate that a plan for the parameter's value is cheaper, and would
+// plan each fetch again. Planning takes ten times as long as running the fetch.
 func ArrangedKeys(array, object, hexEnvelope string) string {
 	scope := func(user string) string {
 		return `SELECT * FROM (SELECT * FROM ai_keys WHERE customer_id = (SELECT $3) AND project_id = (SELECT $4) AND provider = (SELECT $6) AND user_id = ` + user + ` AND ` + Usable + `
@@ -260,7 +261,7 @@ func (d dataPlaneStatus) check(customerID string) error {
 	return nil
 }
 
-// Candidates returns all keys of a provider that may serve, with their envelopes. Fetch leaves out the older ones,
+// Candidates returns all keys of a provider that may serve, with their envelopes. Fetch can leave out older keys,
 // because a fetch needs them only if the newest key is bad.
 func (s *Store) Candidates(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
 	return s.candidates(ctx, c, provider, usable, now)
@@ -287,8 +288,8 @@ type FetchRecord struct {
 	// Reason is the reason code of the resolution or of the refusal.
 	Reason    string
 	RequestID string
-	// DerivedUntil is when the credential that was given out expires, in microseconds, if it was derived from the key's secret;
-	// zero if the secret itself was given out.
+	// DerivedUntil is when a credential that was derived from the key's secret expires, in microseconds. It is zero if
+	// the secret itself was given out.
 	DerivedUntil int64
 }
 

@@ -9,8 +9,8 @@ import (
 	"gorm.io/gorm/clause"
 )
 
-// KeyFingerprint is the keyed fingerprint of the secret of a version of a key, or of one of the secret's fields. It is kept when
-// the version is destroyed, because the provider may still accept the secret.
+// KeyFingerprint is a keyed fingerprint of the secret of a key's version, or of one field of this secret. It is kept
+// when the version is destroyed, because the provider may still accept the secret.
 type KeyFingerprint struct {
 	CustomerID  string `gorm:"primaryKey"`
 	Fingerprint []byte `gorm:"primaryKey"`
@@ -28,8 +28,9 @@ func FingerprintRow(f KeyFingerprint) *Insert {
 		set("customer_id", f.CustomerID).set("fingerprint", f.Fingerprint).set("key_id", f.KeyID).set("version", f.Version)
 }
 
-// SharedFingerprint selects whether the customer $3 has a key with a fingerprint; a condition on the fingerprint
-// follows. A registration looks for duplicates only if it finds such a key, which keeps registrations fast.
+// SharedFingerprint begins a query that finds a fingerprint among those of the customer $3; the caller adds a condition
+// on the fingerprint. A registration looks for duplicates only if this query finds a row, which keeps registrations
+// fast.
 const SharedFingerprint = `SELECT 1 FROM key_fingerprints WHERE customer_id = $3 AND fingerprint `
 
 // Duplicates returns the ids of up to ten other keys within the caller's reach that have one of the fingerprints.
@@ -59,8 +60,8 @@ func (tx *Tx) AddFingerprints(customerID, keyID string, version uint32, fingerpr
 	return tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(&rows).Error
 }
 
-// FingerprintedVersions returns which versions of a key have fingerprints, and which of them have the given one. If
-// fingerprint is nil, both results are empty.
+// FingerprintedVersions returns the versions of a key that have fingerprints, and those that have the given
+// fingerprint. If fingerprint is nil, both results are empty.
 func (tx *Tx) FingerprintedVersions(customerID, keyID string, fingerprint []byte) (having, same map[uint32]bool, err error) {
 	having, same = map[uint32]bool{}, map[uint32]bool{}
 	if fingerprint == nil {

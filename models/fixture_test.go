@@ -27,8 +27,8 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// envChild names the variable with a database's URL. With it, the test binary migrates that database and loads it until
-// the process is killed.
+// envChild names the environment variable that holds a database's URL. If it is set, the test binary migrates that
+// database, and then reads and writes in it until the process is killed.
 const envChild = "MODELS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -411,8 +411,8 @@ func together[T any](n int, fn func(i int) T) []T {
 	return out
 }
 
-// load has n callers register keys, and revoke every other one, until each has an error. It calls acknowledged with "<id>" or
-// "<id> revoked" for each success.
+// load runs n goroutines that register keys and revoke every other one. Each goroutine ends at its first error. load
+// calls acknowledged with "<id>" for each registration, and with "<id> revoked" for each revocation.
 func (f *fixture) load(ctx context.Context, n int, acknowledged func(line string)) (errs []error) {
 	var mu sync.Mutex
 	note := func(line string) {

@@ -26,15 +26,16 @@ type Key struct {
 	Provider      string
 	Name          string
 	DisplaySuffix string
-	// Destination is the digest of the custom provider that the secret was sealed for; empty for a provider of the catalogue.
-	// Only reads for re-wrapping set it; the provider decides where a key may be sent.
+	// Destination is the digest of the custom provider that the secret was sealed for; empty for a provider of the
+	// catalogue. Only reads for re-wrapping set it. It does not decide where a key may be sent: Provider does.
 	Destination string
 	// Version is the number of the active version, LastVersion the highest number so far. The first version is 1.
 	Version, LastVersion uint32
-	// VersionAt and VersionBy say when and by whom the active version was handed in, ActivatedAt when it became active; zero and
-	// empty for the first version. RotatedAt, RotatedBy and RotationTx describe the change that made it active in place of
-	// ReplacedVersion; zero and empty if there was none. RotatedBy is also empty if the service rolled the key back. Until
-	// ProbationUntil, a refusal by the provider rolls the key back.
+	// VersionAt and VersionBy say when the active version was handed in, and by whom. ActivatedAt is when the version
+	// became active. They are zero and empty until the first rotation. RotatedAt, RotatedBy and RotationTx describe the
+	// rotation or rollback that made the version active in place of ReplacedVersion; zero and empty if there was none.
+	// RotatedBy is also empty if the service rolled the key back. Until ProbationUntil, a refusal by the provider rolls
+	// the key back. Until ProbationUntil, a refusal by the provider rolls the key back.
 	VersionAt       int64
 	VersionBy       string
 	ActivatedAt     int64
@@ -62,8 +63,8 @@ type Key struct {
 	// ExpiresAt is when it stops serving, ExpiryDueAt when its next EventKeyExpiring or EventKeyExpired is due; zero for never.
 	ExpiresAt   int64
 	ExpiryDueAt int64
-	// RemovalID is the removal of a member that has suspended the key; empty for none. Only reads that lock the key set
-	// it.
+	// RemovalID is the id of the member's removal that suspended the key; empty for none. Only reads that lock the key
+	// set RemovalID.
 	RemovalID string
 	// Revision counts people's changes to it. Its registration is 1.
 	Revision int64
@@ -73,8 +74,9 @@ type Key struct {
 	Weight       int
 	Restrictions Restrictions
 	Limits       Limits
-	// LastUsedAt is when a data plane last used it with success, LastFailureAt when its provider last refused it, with
-	// LastFailureStatus; zero for never. LastFailureReason is empty if the data plane did not say.
+	// LastUsedAt is when a data plane last used the key with success. LastFailureAt is when the provider last refused
+	// the key, and LastFailureStatus is the status of that answer. All three are zero if there was none.
+	// LastFailureReason is empty if the data plane did not say.
 	LastUsedAt        int64
 	LastFailureAt     int64
 	LastFailureStatus int
@@ -211,7 +213,7 @@ func (k Key) Stop() Stop {
 // TableName is the resource's name in the public API.
 func (Key) TableName() string { return "ai_keys" }
 
-// version scans the column version. It scans an impossible value, from a damaged row, as 0, so that such a row does not
+// version scans the column version. An impossible value, from a damaged row, is scanned as 0, so that the row does not
 // make a list fail. No envelope opens with version 0.
 type version struct{ to *uint32 }
 
@@ -315,8 +317,8 @@ type KeyFilter struct {
 // ListKeysStatement selects a page of keys and its caller's status. It is hand-written because it is the second most frequent
 // read. It reads a page of each scope from its own range of the index, so that other members' keys cost nothing.
 //
-// The text contains only the filters that apply, and the limit as a number. Otherwise the planner would expect to read much of a
-// large project, and would plan each page again, or sort the project.
+// The text contains only the filters that apply, and has the limit as a number. With other texts, the planner would
+// expect to read much of a large project, and would plan each page again, or sort all keys of the project.
 func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 	params := CallerParams(c, now)
 	filter := ""
@@ -395,8 +397,8 @@ func (s *Store) ListAllKeys(ctx context.Context, customerID, projectID, before s
 // clocks say.
 type Serving struct {
 	Own, Project []Key
-	// All reports whether these are all keys, up to maxCandidates of each scope, rather than only the newest of each
-	// scope. The newest suffice unless a key is arranged.
+	// All reports whether Own and Project have all such keys, up to maxCandidates in each scope. Otherwise they have
+	// only the newest key of each scope, which suffices if no key is arranged.
 	All bool
 }
 
@@ -444,9 +446,9 @@ func scopeKeys(db *gorm.DB, c Caller, userID, provider string) *gorm.DB {
 	return db.Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider)
 }
 
-// LastStopped returns the key of a provider that stopped serving last in the given scopes: it was revoked or disabled,
-// or it has expired. A scope is a user's id, or "" for the project's keys. The key's ID is empty if no key stopped
-// there.
+// LastStopped returns the key for a provider that was the last to stop serving in the given scopes: it was revoked or
+// disabled, or it has expired. A scope is a user's id, or "" for the project's keys. If no key of these scopes has
+// stopped serving, the returned key has an empty ID.
 func (s *Store) LastStopped(ctx context.Context, c Caller, provider string, scopes []string, now int64) (last Key, err error) {
 	err = s.read(ctx, func(db *gorm.DB) error {
 		for _, userID := range scopes { // one query for each scope, because the index is in order only within a scope
@@ -469,8 +471,8 @@ func (s *Store) LastStopped(ctx context.Context, c Caller, provider string, scop
 	return last, err
 }
 
-// KeysByKEK counts the envelopes that are sealed with each key-encryption key: those of all keys, including revoked ones, and of
-// their pending and retiring versions.
+// KeysByKEK counts the envelopes that are sealed with each key-encryption key. It includes revoked keys, and the
+// pending and retiring versions of keys.
 func (s *Store) KeysByKEK(ctx context.Context) (map[string]int64, error) {
 	var rows []struct {
 		KEKID string `gorm:"column:kek_id"`
@@ -502,8 +504,9 @@ func findKey(db *gorm.DB, c Caller, id string) (k Key, err error) {
 	return k, err
 }
 
-// RevokeKey revokes the key with the ID of k, stores the event that tells data planes, and reports whether it did. If the key was
-// revoked before, the first revocation stands. Afterwards k has the stored revocation.
+// RevokeKey revokes the key with the ID of k, and stores the event that tells data planes. If the key was already
+// revoked, the first revocation stands: RevokeKey stores no event and returns false. In both cases, k then has the
+// stored revocation.
 func (tx *Tx) RevokeKey(k *Key, by string, event Event) (revoked bool, err error) {
 	done, err := tx.exec(`UPDATE ai_keys SET revoked_at = $1, revoked_by = $2, revocation_tx = `+tx.number+`,
 expiry_due_at = 0, revision = revision + 1
@@ -569,9 +572,10 @@ func (r Registration) ActiveKeys(params *Params) string {
 		` AND user_id = ` + places[2] + ` AND revoked_at = 0 LIMIT ` + strconv.Itoa(r.Quota) + `) AS active)`
 }
 
-// quotaSlack remembers how many keys each scope may add before they are counted again: a tenth of the places that were
-// free at the last count. Counting many keys is slow, so they are counted rarely while the quota is far. Up to ten
-// processes together do not exceed a quota because of this; more processes may exceed it slightly.
+// quotaSlack remembers how many keys each scope may add before its keys are counted again. This number is a tenth of
+// the places that were free at the last count. Counting many keys is slow, so a scope that is far from its quota is
+// counted rarely. Up to ten processes together do not exceed a quota because of this; more processes may exceed it
+// slightly.
 type quotaSlack struct {
 	mu   sync.Mutex
 	left map[[3]string]int // by customer, project and user; guarded by mu
@@ -699,8 +703,8 @@ func (r Registration) refusal(outcome RegisterOutcome) error {
 	return errors.New("register: nothing was stored, without a reason")
 }
 
-// RegisterOutcome is the result of a registration by a caller who may make it. If it was not Stored although the scope
-// is not full, its idempotency key is taken, or its destination is gone.
+// RegisterOutcome is the result of a registration by a caller who may make it. If the key was not Stored and the scope
+// is not Full, either the idempotency key is taken or the destination is gone.
 type RegisterOutcome struct {
 	Stored, Full bool
 	// Active counts the active keys of the scope before the registration, up to the quota; zero without a quota.

@@ -31,9 +31,9 @@ type ReportedCaller struct{ UserID, TokenID string }
 // usedStep is how much later than the stored use a reported use must be to be stored, in microseconds.
 const usedStep = 5_000_000
 
-// ReportKeys stores reports, except those on keys of customers that the data plane does not serve. For a key that
-// begins to be bad, it stores newEvent's EventKeyFailing, and returns the key; of simultaneous reports, only one does
-// so. For a key that was sent back, it stores an EventKeyExposed, at most one for each key and hour. It ignores a
+// ReportKeys stores reports, except those on keys of customers that the data plane does not serve. If a report makes a
+// key bad, ReportKeys stores newEvent's EventKeyFailing and returns the key; of simultaneous reports, only one does so.
+// For a key that was sent back, it stores an EventKeyExposed, at most one for each key and hour. It does not store a
 // refusal of a version that is not active. A refusal of an active version on probation rolls the key back.
 func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, newEvent NewKeyEvent) (failing []Key, err error) {
 	// The reports are sorted, so that two data planes that report the same keys don't deadlock.

@@ -109,8 +109,8 @@ func TestAKeyThatBeginsToFailHasOneEventUntilALaterUse(t *testing.T) {
 	})
 }
 
-// If several data planes report a key at the same time, only one of them learns that the key has begun to fail, so the
-// consequences come once.
+// If several data planes report a key at the same time, ReportKeys returns the key as failing to only one of them. So
+// the consequences happen only once.
 func TestOneReportLearnsThatAKeyBeginsToFail(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key, fine, when := f.dataPlane("all", nil), f.register(f.own(mia)), f.register(f.own(mia)), now()

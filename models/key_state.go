@@ -30,8 +30,9 @@ func (c KeyChange) IsMade(k Key) bool {
 // LockKey does the same as Key, and locks the key.
 func (tx *Tx) LockKey(c Caller, id string) (Key, error) { return findKey(tx.locking(), c, id) }
 
-// UpdateKey changes a key from LockKey that is not revoked, and stores newEvent's events. A change that changes nothing has no
-// event and no revision. Errors: ErrAlreadyExists for a name that is taken.
+// UpdateKey changes a key, and stores newEvent's events. k comes from LockKey, and is not revoked. If nothing would
+// change, UpdateKey stores no event and does not increase the revision. Errors: ErrAlreadyExists for a name that is
+// taken.
 func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventType) Event) error {
 	columns := map[string]any{}
 	events, err := tx.disable(k, change.Disabled, by, newEvent, columns)
@@ -125,7 +126,7 @@ func nextExpiryNotice(expiresAt, after int64) int64 {
 	return 0
 }
 
-// AnnounceExpiries stores the events about the expiry of up to limit keys that are due at a time, and returns how many
+// AnnounceExpiries stores the expiry events that are due at the time now, for up to limit keys, and returns how many
 // keys it found. Even if several processes do so at the same time, each event is stored once.
 func (s *Store) AnnounceExpiries(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
 	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {

@@ -311,8 +311,7 @@ func ordered(order, weight int) models.KeyChange {
 	return models.KeyChange{Order: &order, Weight: &weight}
 }
 
-// All methods return keys in the order of their Order. Without an arranged key, a fetch reads only the newest key of
-// each scope.
+// Every method returns keys sorted by Order. If no key is arranged, a fetch reads only the newest key of each scope.
 func TestAFetchFindsAllKeysInOrderIfAnyIsArranged(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d := f.dataPlane("all", nil)

@@ -32,8 +32,9 @@ type KeyTest struct {
 	Verdict, Reason string
 }
 
-// keptTests is how long after WaitUntil other replicas delete a test, in case its own replica has died. It is much
-// longer than the difference between the replicas' clocks.
+// keptTests is how long after WaitUntil any replica deletes a test that is still stored. The replica of the test
+// usually deletes it earlier, but may have died. keptTests is much longer than the difference between the replicas'
+// clocks.
 const keptTests = time.Minute
 
 // claimableLate is how long after WaitUntil a test can still be claimed, since the clocks of replicas differ.
@@ -84,9 +85,10 @@ func (s *Store) WaitingKeyTests(ctx context.Context, now int64) (waiting []KeyTe
 	})
 }
 
-// ClaimKeyTest gives a test, once, to a data plane that has a stream and tests keys. It removes the envelope from the database
-// and returns it. Errors: ErrDataPlaneEnded, and ErrNotFound, also for a test that is another customer's, is claimed, or has no
-// request waiting for it.
+// ClaimKeyTest claims a test for a data plane that has a stream and tests keys; a test can be claimed only once. It
+// returns the test with its envelope, and removes the envelope from the database. Errors: ErrDataPlaneEnded, and
+// ErrNotFound, also if the data plane does not serve the test's customer, the test is claimed, or no request waits for
+// the test.
 func (s *Store) ClaimKeyTest(ctx context.Context, dataPlaneID, id string, now int64) (t KeyTest, err error) {
 	err = s.Transact(ctx, func(tx *Tx) error {
 		var d DataPlane

@@ -49,8 +49,8 @@ type KeyVersion struct {
 	CreatedBy string
 	// ActivatedAt is when it last became active, RetireAt when it is due to be destroyed, DestroyedAt when it was; zero for none.
 	ActivatedAt, RetireAt, DestroyedAt int64
-	// ExpiresAt is the key's ExpiresAt while the version is active. Zero means never, and KeepExpiry leaves the key's
-	// unchanged.
+	// ExpiresAt is the key's ExpiresAt while the version is active. Zero means never. KeepExpiry means that the key's
+	// ExpiresAt stays unchanged.
 	ExpiresAt int64
 	// Overlap is how long the version that it replaces is kept, in microseconds.
 	Overlap int64
@@ -77,8 +77,8 @@ func (k Key) ActiveVersion() KeyVersion {
 	return v
 }
 
-// Rotation returns the change that made the active version active. It has a receipt, like every stop. Its Tx is zero if the key
-// was never rotated.
+// Rotation returns the change that made the active version active, as a stop. Like every stop, it has a receipt. Its Tx
+// is zero if the key was never rotated.
 func (k Key) Rotation() Stop { return Stop{EventKeyRotated, k.ID, k.CustomerID, k.RotationTx} }
 
 // maxVersions bounds how many destroyed versions are listed.
@@ -139,8 +139,8 @@ func (tx *Tx) AddVersion(k Key, v NewVersion, by string, newEvent func(EventType
 	return tx.AppendEvent(event)
 }
 
-// ActivateVersion makes a version of a key from KeyToOpen the active one, unless it already is. Errors: ErrNotFound,
-// ErrVersionGone.
+// ActivateVersion makes a version of a key active, and does nothing if the version is already active. k comes from
+// KeyToOpen. Errors: ErrNotFound, ErrVersionGone.
 func (tx *Tx) ActivateVersion(k Key, version uint32, by string, newEvent func(EventType) Event) error {
 	if version == k.Version {
 		return nil
@@ -164,8 +164,8 @@ func (v KeyVersion) isUsable(now int64) bool {
 	return isKept && (v.ExpiresAt <= 0 || v.ExpiresAt > now)
 }
 
-// RollBack replaces the active version by the version that the active version replaced. It does nothing if the last
-// change was a rollback. Errors: ErrNoRollback.
+// RollBack undoes the last rotation: it makes the replaced version active again. It does nothing if the last change of
+// the active version was a rollback. Errors: ErrNoRollback.
 func (tx *Tx) RollBack(k Key, by string, newEvent func(EventType) Event) error {
 	if k.ReplacedVersion > k.Version {
 		return nil
@@ -191,8 +191,9 @@ func (tx *Tx) earlierVersion(k Key) (KeyVersion, error) {
 	return KeyVersion{}, err
 }
 
-// activate moves a version into the row of its key, and the active version out of it. A version that is active for the first
-// time is on probation during its overlap, unless the provider refuses the previous version too.
+// activate makes a version active: it moves the version into the key's row, and the previously active version out of
+// this row. A version that becomes active for the first time is on probation during its overlap, unless the provider
+// already refuses the previous version.
 func (tx *Tx) activate(k Key, next KeyVersion, by string, kind EventType, newEvent func(EventType) Event, found *EventState) error {
 	event := newEvent(kind)
 	event.Before, event.After = &EventState{Version: k.Version}, withVersion(found, next.Version)
@@ -245,8 +246,8 @@ func withVersion(state *EventState, version uint32) *EventState {
 	return &with
 }
 
-// DestroyVersion destroys a version of a key from LockKey, unless it already is destroyed. Errors: ErrNotFound,
-// ErrVersionActive.
+// DestroyVersion destroys a version of a key, and does nothing if the version is already destroyed. k comes from
+// LockKey. Errors: ErrNotFound, ErrVersionActive.
 func (tx *Tx) DestroyVersion(k Key, version uint32, newEvent func(EventType) Event) error {
 	if version == k.Version {
 		return ErrVersionActive
@@ -265,8 +266,8 @@ func (tx *Tx) DestroyVersion(k Key, version uint32, newEvent func(EventType) Eve
 	return tx.destroyVersions(k.ID, v.State, 0, newEvent)
 }
 
-// destroyVersions destroys the version of a locked key that is in a state, and stores the event. Unless due is zero, it
-// destroys only a version that is due to be destroyed by then.
+// destroyVersions destroys the version of a locked key that has the given state, if there is one, and stores the event.
+// If due is not zero, it does so only if the version is due to be destroyed at the time due.
 func (tx *Tx) destroyVersions(keyID string, state VersionState, due int64, newEvent func(EventType) Event) error {
 	where := tx.db.Where("key_id = ? AND state = ?", keyID, string(state))
 	if due > 0 {
@@ -289,9 +290,9 @@ func (tx *Tx) destroyVersions(keyID string, state VersionState, due int64, newEv
 	return nil
 }
 
-// DestroyRetired destroys the retiring versions of up to limit keys whose overlap has ended at a time, and returns how
-// many keys it found. Even if several processes do so at the same time, each event is stored once. It also erases
-// versions of revoked keys, which processes of earlier releases leave behind.
+// DestroyRetired destroys the retiring versions whose overlap has ended at the time now, for up to limit keys, and
+// returns how many keys it found. Even if several processes do so at the same time, each event is stored once. It also
+// erases the versions of revoked keys: processes of earlier releases leave such versions behind.
 func (s *Store) DestroyRetired(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
 	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {
 		return db.Raw(`SELECT v.key_id FROM key_versions v JOIN ai_keys k ON k.id = v.key_id
@@ -326,8 +327,8 @@ func (s *Store) eachDue(ctx context.Context, due func(*gorm.DB) *gorm.DB, do fun
 // MaxOverlap is the longest time for which a replaced version is kept.
 const MaxOverlap = 30 * 24 * time.Hour
 
-// ClaimIdempotency stores the record of a rotation. If an earlier request has stored one, it returns the version that the
-// earlier request made, and otherwise zero. Errors: ErrIdempotencyReuse.
+// ClaimIdempotency stores the record of a rotation. If an earlier request with the same Idempotency-Key has stored a
+// record, it returns the version that the earlier request made. Otherwise it returns zero. Errors: ErrIdempotencyReuse.
 func (tx *Tx) ClaimIdempotency(r IdempotencyRecord) (made uint32, err error) {
 	row, params := IdempotencyRow(r).set("version", r.Version), Params{}
 	stored, err := tx.exec(row.Into()+`VALUES (`+params.Add(row.Values...)+`) ON CONFLICT DO NOTHING`, params)

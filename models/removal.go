@@ -6,8 +6,9 @@ import (
 	"gorm.io/gorm"
 )
 
-// Removal records that a member was removed from a project. It suspends the member's own keys there, which have its ID
-// as RemovalID, and bars the member's API keys. It can be undone until RestoreUntil.
+// Removal records that a member was removed from a project. The removal suspends the member's own keys in the project,
+// and sets their RemovalID to its ID. It bars the member's API keys from the project. It can be undone until
+// RestoreUntil.
 type Removal struct {
 	// ID is a ULID.
 	ID         string `gorm:"primaryKey"`
@@ -34,9 +35,9 @@ func (Removal) TableName() string { return "member_removals" }
 // Stop returns the removal as a stop.
 func (r Removal) Stop() Stop { return Stop{EventMemberRemoved, r.UserID, r.CustomerID, r.Tx} }
 
-// SuspendMember removes a member, and suspends their own keys and API keys in the project, so that adding the member
-// again restores nothing. The event tells data planes. r has an ID, the member, and RestoreUntil. A RestoreUntil of
-// zero means the grace of the project's policy. Errors: ErrNotFound, ErrLastOwner.
+// SuspendMember removes a member, and suspends their own keys and API keys in the project. If the member is added
+// again, these stay suspended. The event tells data planes. The caller sets r's ID, its member, and RestoreUntil. If
+// RestoreUntil is zero, SuspendMember uses the grace period of the project's policy. Errors: ErrNotFound, ErrLastOwner.
 func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if err := tx.lockProject(r.CustomerID, r.ProjectID); err != nil {
 		return r, err
@@ -69,8 +70,8 @@ func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if r.Tokens, err = tx.suspendTokens(r); err != nil {
 		return r, err
 	}
-	// Keys that earlier removals have suspended and nobody has restored are destroyed no later than the keys that this
-	// removal suspends.
+	// Earlier removals may have suspended keys that nobody has restored. These keys are destroyed no later than the
+	// keys of this removal.
 	err = tx.openRemovals(r.CustomerID, r.ProjectID, r.UserID).Model(&Removal{}).Where("restore_until > ?", r.RestoreUntil).
 		Update("restore_until", r.RestoreUntil).Error
 	if err != nil {
@@ -112,9 +113,9 @@ func (tx *Tx) suspendTokens(r Removal) (IDSet, error) {
 	return NewIDSet(ids...), nil
 }
 
-// RestoreMember undoes the last removal of a user that can be undone. Keys and API keys work again unless people have
-// revoked, disabled or barred them since. A user who is not a member becomes one again, in their former role. Errors:
-// ErrNotFound.
+// RestoreMember undoes a user's latest removal among those that can still be undone. Keys and API keys work again
+// unless people have revoked, disabled or barred them since. A user who is not a member becomes one again, in their
+// former role. Errors: ErrNotFound.
 func (tx *Tx) RestoreMember(customerID, projectID, userID string, event Event) (m Member, r Removal, err error) {
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return m, r, err
@@ -189,9 +190,9 @@ func (tx *Tx) keepBarred(t Token, projectID string) error {
 	return nil
 }
 
-// DestroyRemoved destroys the keys that up to limit removals have suspended and that can no longer be restored: it
-// revokes the keys and empties their envelopes. It returns how many removals it found. Even if several processes do so
-// at the same time, each key is destroyed once.
+// DestroyRemoved destroys the suspended keys of up to limit removals that can no longer be undone: it revokes the keys
+// and empties their envelopes. It returns how many removals it found. Even if several processes do so at the same time,
+// each key is destroyed once.
 func (s *Store) DestroyRemoved(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
 	return s.eachDue(ctx, func(db *gorm.DB) *gorm.DB {
 		return db.Model(&Removal{}).Select("id").Where("closed_at = 0 AND restore_until <= ?", now).

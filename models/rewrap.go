@@ -26,9 +26,10 @@ type Rewrapping struct {
 	KEKID string
 }
 
-// SealedKeys returns the next keys of all customers after the given id, at most limit, in the order of their ids, with
-// their envelopes. It includes revoked keys. After each key it adds a copy of the key for each other version that has
-// an envelope, with the number and the envelope of that version. An empty id begins with the first key.
+// SealedKeys returns the keys of all customers that follow the given id, in the order of their ids, with their
+// envelopes. It reads at most limit keys. It includes revoked keys. After each key it adds a copy of the key for each
+// other version that has an envelope, with the number and the envelope of that version. An empty id begins with the
+// first key.
 func (s *Store) SealedKeys(ctx context.Context, after string, limit int) ([]Key, error) {
 	return s.sealedKeys(ctx, limit, func(db *gorm.DB) *gorm.DB { return db.Where("id > ?", after) })
 }
@@ -101,8 +102,9 @@ func withKeptVersions(db *gorm.DB, keys []Key) ([]Key, error) {
 	return keys, err
 }
 
-// Rewrap stores new envelopes in one short transaction, and returns the SealedNames of those that it stored. It leaves
-// out versions whose envelopes have changed since, and does not wait for transactions that are changing some of them.
+// Rewrap stores new envelopes in one short transaction, and returns the SealedNames of the versions that it changed. It
+// skips versions that no longer have the envelope Old. On PostgreSQL, it also skips versions that another transaction
+// has locked, and does not wait for them.
 func (s *Store) Rewrap(ctx context.Context, batch []Rewrapping) ([]string, error) {
 	if len(batch) == 0 {
 		return nil, nil

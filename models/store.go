@@ -35,8 +35,8 @@ type Options struct {
 	Timeout time.Duration
 	// MaxConns is how many connections to PostgreSQL requests may hold. Zero means 16. SQLite ignores it.
 	MaxConns int
-	// DirectURL is the URL of the PostgreSQL server itself if the other URL is a pooler's, which serves neither
-	// notifications nor migrations. Empty means that there is no pooler.
+	// DirectURL is the URL of the PostgreSQL server itself, for a Store whose URL leads to a pooler: a pooler supports
+	// neither notifications nor migrations. Empty means that there is no pooler.
 	DirectURL string
 	// Plaintext allows connections without TLS to PostgreSQL on another machine.
 	Plaintext bool
@@ -81,9 +81,9 @@ type Engine interface {
 	// QueryRow runs a read that returns one row.
 	QueryRow(ctx context.Context, statement string, args []any, dest ...any) error
 
-	// Register stores r if the caller's role covers needs and the key's scope has room. It stores nothing and returns no error
-	// if the role does not suffice, the scope is full or the idempotency key is taken. Until it returns, no other transaction
-	// changes the caller's role or ends their session.
+	// Register stores r if the caller's role covers needs and the key's scope has room. It stores nothing and returns
+	// no error if the role does not suffice, the scope is full, the idempotency key is taken, or the key's destination
+	// is gone. Until it returns, no other transaction changes the caller's role or ends their session.
 	Register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (CallerStatus, RegisterOutcome, error)
 	// Fetch and FetchByID return all that a fetch needs, as of one position.
 	Fetch(ctx context.Context, dataPlaneID string, c Caller, provider string, now int64) (FetchRow, error)
@@ -105,8 +105,9 @@ type Engine interface {
 
 	// CheckCreate returns an error if the database user may not create tables; it tells the operator what to do.
 	CheckCreate(ctx context.Context) error
-	// Migrator returns the provider that applies the engine's migrations. The provider records them in the store that
-	// wrap returns for goose's own store of versions. It must not be closed, because it uses the engine's connections.
+	// Migrator returns the provider that applies the engine's migrations. wrap gets goose's own store of schema
+	// versions, and returns the store in which the provider records the migrations. The provider must not be closed,
+	// because it uses the engine's connections.
 	Migrator(wrap func(versions database.Store) database.Store) (*goose.Provider, error)
 	Ping(ctx context.Context) error
 	// Stats returns the state of the connections for requests.
@@ -287,8 +288,9 @@ func CallerParams(c Caller, now int64) Params {
 	return Params{c.TokenID, now, c.CustomerID, c.ProjectID, c.UserID}
 }
 
-// The part of a hand-written statement that checks its caller. It returns one row for every caller: whether their session
-// is live, and their role, which is empty for a stranger.
+// CallerColumns and CallerTables are the part of a hand-written statement that checks its caller. The statement returns
+// one row for every caller: whether the caller's session is live, and the caller's role in the project. The role is
+// empty if the caller is not a member.
 const (
 	CallerColumns = `($1 = '' OR t.id IS NOT NULL) AS live, COALESCE(m.role, '') AS role`
 	CallerTables  = `(SELECT 1) AS one
@@ -341,8 +343,8 @@ func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
 	return status.Role, status.Check(RoleMember)
 }
 
-// FindToken returns the API key with that id, revoked or not. It is hand-written because the first request of every
-// session needs it. Errors: ErrNotFound.
+// FindToken returns the API key with an id, whether it is revoked or not. Its statement is hand-written because the
+// first request of every session needs it. Errors: ErrNotFound.
 func (s *Store) FindToken(ctx context.Context, id string) (t Token, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()

@@ -28,8 +28,8 @@ const (
 	EventProjectRead EventType = "project.read"
 )
 
-// The values of ActorMethod where there was no session: MethodAdmin for an operator's command, MethodService for what the
-// service does on a schedule.
+// The values of ActorMethod if there was no session. MethodAdmin means an operator's command; MethodService means an
+// action that the service does on a schedule.
 const (
 	MethodAdmin   = "admin"
 	MethodService = "service"
@@ -43,8 +43,8 @@ type Process struct {
 	Command string
 }
 
-// SystemEvent is one line of the system trail: what an operator or a process of the service did, in a project or outside of
-// any. It is written in the transaction of the act that it records.
+// SystemEvent is one line of the system trail. It records what an operator or a process of the service did, in a
+// project or outside of all projects. It is written in the same transaction as the recorded act.
 type SystemEvent struct {
 	// ID is "evt_" and a ULID.
 	ID   string `gorm:"primaryKey"`
@@ -98,8 +98,8 @@ func (s *Store) RecordSystemEvent(ctx context.Context, e SystemEvent) error {
 	return s.Transact(ctx, func(tx *Tx) error { return tx.AppendSystemEvent(e) })
 }
 
-// RecordKEKs adds an event to the system trail if the sealer's key-encryption keys or their states differ from those of
-// the trail's last such event. changed reports whether it did. keks maps ids to states.
+// RecordKEKs adds an EventKEKsChanged to the system trail if keks differs from the last such event. keks maps the ids
+// of the sealer's key-encryption keys to their states. changed reports whether RecordKEKs added an event.
 func (s *Store) RecordKEKs(ctx context.Context, keks map[string]string) (changed bool, err error) {
 	err = s.Transact(ctx, func(tx *Tx) error {
 		// Replicas that see a change at the same time take turns, so that one of them records it.
@@ -146,8 +146,9 @@ func whereEqual(db *gorm.DB, pairs ...string) *gorm.DB {
 	return db
 }
 
-// between adds bounds of time to a query of events. An id begins with the event's time or a later one, so a bound on the id
-// ends the walk through the index.
+// between adds bounds of time to a query of events: from or later, and before to; a zero adds no bound. The time in an
+// event's id is the event's time or later. So a lower bound on the id excludes no event from the result, and it ends
+// the walk through the index.
 func between(db *gorm.DB, from, to int64) *gorm.DB {
 	if from > 0 {
 		var first ulid.ULID

@@ -30,8 +30,8 @@ type Token struct {
 	Barred IDSet
 	// ParentID is the API key that it was made with; empty if it was made with a session token or by an operator.
 	ParentID string
-	// CreatedAt, ExpiresAt, LastUsedAt and RevokedAt are microseconds since the Unix epoch; zero means never for the last three.
-	// LastUsedAt may be TokenUseInterval behind.
+	// CreatedAt, ExpiresAt, LastUsedAt and RevokedAt are microseconds since the Unix epoch. In the last three, zero
+	// means never. LastUsedAt may be up to TokenUseInterval older than the last use.
 	CreatedAt  int64 `gorm:"autoCreateTime:false"`
 	ExpiresAt  int64
 	LastUsedAt int64
@@ -61,8 +61,8 @@ func (t Token) Reaches(projectID string) bool {
 // isLimited reports whether the token may not act in every project of its user.
 func (t Token) isLimited() bool { return t.Projects != "" || t.Barred != "" }
 
-// covers reports whether the token may act in every project in which another token of its user may act, and for as
-// long.
+// covers reports whether the token may act in every project in which another token of its user may act, and expires no
+// earlier than the other token.
 func (t Token) covers(other Token) bool {
 	if t.ExpiresAt != 0 && (other.ExpiresAt == 0 || other.ExpiresAt > t.ExpiresAt) || t.isLimited() && other.Projects == "" {
 		return false
@@ -176,8 +176,8 @@ func projectTokens(db *gorm.DB, c Caller) *gorm.DB {
 		Where("t.customer_id = ? AND m.project_id = ?", c.CustomerID, c.ProjectID)
 }
 
-// ListProjectTokens returns a page of the API keys with which members may act in the project, without hashes. The caller must
-// check that the user is an owner.
+// ListProjectTokens returns a page of the members' API keys that may act in the project, without hashes. The caller
+// must check that the user is an owner.
 func (s *Store) ListProjectTokens(ctx context.Context, c Caller, f TokenFilter, now int64) ([]Token, error) {
 	reaches := strings.NewReplacer("$1", "'key'", "$4", "m.project_id").Replace(TokenReaches)
 	return find[Token](ctx, s, func(db *gorm.DB) *gorm.DB {
@@ -230,8 +230,9 @@ func (s *Store) MarkTokensUsed(ctx context.Context, uses map[string]int64) error
 // CreateToken stores an API key.
 func (tx *Tx) CreateToken(t Token) error { return tx.db.Create(&t).Error }
 
-// FitToken gives a new API key of the caller the limits of the API key in use, where the request sets none: its
-// projects and, unless hasEnd, its expiry. Errors: ErrSessionEnded.
+// FitToken limits a new API key of the caller in the same way as the API key in use, where the request sets no limit.
+// If t has no projects, it gets those of the API key in use. If hasEnd is false, t expires no later than the API key in
+// use. Errors: ErrSessionEnded.
 func (tx *Tx) FitToken(c Caller, t *Token, hasEnd bool) error {
 	mine, err := ownToken(tx.db, c, tx.Now)
 	if err != nil {
@@ -341,8 +342,8 @@ func (tx *Tx) RevokeProjectToken(c Caller, id string, cascade bool, newEvent fun
 // acted on the last stop has acted on all of them. Errors: ErrNotFound.
 func (tx *Tx) endTokens(user Caller, id string, cascade bool, may func(Token) bool, end func(*Token) error) (Token, Stop, error) {
 	if cascade {
-		// Every transaction that locks several API keys of a user locks these first, in this order, so that two
-		// transactions don't deadlock.
+		// Every transaction that locks several API keys of a user first locks all of the user's live API keys, in the
+		// order of their ids. So two such transactions don't deadlock.
 		err := tx.locking().Select("id").Where("customer_id = ? AND user_id = ?", user.CustomerID, user.UserID).
 			Where(whereLive, tx.Now).Order("id").Find(&[]Token{}).Error
 		if err != nil {
@@ -373,9 +374,9 @@ func (tx *Tx) endTokens(user Caller, id string, cascade bool, may func(Token) bo
 	return family[0], last, nil
 }
 
-// lockMadeWith locks and returns the live tokens that were made with a locked token, directly or indirectly, and the
-// last stop of those that are no longer live. It searches again until it finds no more: a token that another
-// transaction is making is found once its parent is locked.
+// lockMadeWith locks and returns the live tokens that were made with a locked token, directly or indirectly. last is
+// the last stop of such tokens that are no longer live. lockMadeWith searches until it finds no more tokens: if another
+// transaction is making a token, a search finds this token once its parent is locked.
 func (tx *Tx) lockMadeWith(t Token) (made []Token, last Stop, err error) {
 	own := func(db *gorm.DB) *gorm.DB {
 		return db.Where("customer_id = ? AND user_id = ?", t.CustomerID, t.UserID).Order("id")

@@ -68,8 +68,8 @@ func TestATokensIDIsTakenForGood(t *testing.T) {
 	})
 }
 
-// token makes an API key of mia's for some projects, with another API key or with a session token. It returns mia as
-// the caller with the new API key.
+// token makes an API key of mia for some projects. parent is the API key that mia uses for this; it is empty for a
+// session token. token returns mia as the caller with the new API key.
 func (f *fixture) token(parent, id string, expires int64, projects ...string) (models.Caller, error) {
 	c := models.Caller{CustomerID: acme, ProjectID: web, UserID: "mia", TokenID: parent}
 	err := f.Transact(f.t.Context(), func(tx *models.Tx) error {

@@ -201,8 +201,8 @@ func (f UsageFilter) apply(db *gorm.DB) *gorm.DB {
 	return db
 }
 
-// ForgetUsage deletes up to limit rows of usage of the days before the day of a time (microseconds), and returns how
-// many it deleted.
+// ForgetUsage deletes up to limit rows of usage from the days before the day of the time before (microseconds), and
+// returns how many rows it deleted.
 func (tx *Tx) ForgetUsage(before int64, limit int) (int64, error) {
 	const scope = "customer_id, project_id, day, key_id, user_id, hour"
 	return tx.exec(`DELETE FROM key_usage WHERE (`+scope+`) IN (SELECT `+scope+` FROM key_usage WHERE day < $1 LIMIT $2)`,

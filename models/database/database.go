@@ -11,8 +11,8 @@ import (
 	"github.com/agentrouter/aikeys/models/sqlite"
 )
 
-// Open returns the Store for url, "sqlite:<path>" or "postgres://…". It opens no connection to PostgreSQL: the first method that
-// is called does. No error contains url, which may have a password.
+// Open returns the Store for url, "sqlite:<path>" or "postgres://…". It does not connect to PostgreSQL: the Store
+// connects when its first method is called. No error contains url, because url may have a password.
 func Open(url string, opts models.Options) (*models.Store, error) {
 	opts = opts.WithDefaults()
 	var (

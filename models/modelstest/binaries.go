@@ -53,8 +53,8 @@ func hasBinaries(dir string) bool {
 	return true
 }
 
-// serverCredential returns the user to run the server as: nil for our own, and another one if we are root, since PostgreSQL
-// refuses to run as root.
+// serverCredential returns the user to run the server as. It returns nil for the user of this process. If this process
+// runs as root, it returns another user, because PostgreSQL refuses to run as root.
 func serverCredential() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil

@@ -19,8 +19,8 @@ import (
 // patroniNodes is the number of PostgreSQL servers of a Patroni cluster.
 const patroniNodes = 2
 
-// Patroni is a cluster of PostgreSQL servers as operators run it: Patroni chooses the primary with etcd, and HAProxy leads to it.
-// A commit waits for the standby. The cluster ends with the test.
+// Patroni is a cluster of PostgreSQL servers like those that operators run. Patroni chooses the primary with etcd, and
+// HAProxy forwards connections to the primary. A commit waits for the standby. The cluster ends with the test.
 type Patroni struct {
 	sandbox
 	ports patroniPorts

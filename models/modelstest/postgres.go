@@ -1,9 +1,10 @@
-// Package modelstest gives tests the databases that models runs on. It starts PostgreSQL from the machine's binaries, never from
-// a container. A test process starts one cluster, in which each test gets storage of its own; a test of faults starts a cluster
-// that it may kill.
+// Package modelstest gives tests the databases that models runs on. It starts PostgreSQL from the machine's binaries,
+// never from a container. Each test process starts one cluster, and each test gets its own storage there. A test of
+// faults starts its own cluster, which it may kill.
 //
-// Without PostgreSQL, tests fail instead of being skipped, so a green run has tested what it claims. Only tests and other …test
-// packages may import it; of this module, it may import only models.
+// Without PostgreSQL, tests fail and are not skipped, so a successful run has really tested PostgreSQL. Only tests and
+// other …test packages may import modelstest. From this module, modelstest imports only models and packages below
+// models.
 package modelstest
 
 import (
@@ -83,8 +84,8 @@ func sharedURL() (string, error) {
 	return cluster.URL("postgres"), nil
 }
 
-// Postgres returns the URL of a new, empty database and drops it when the test ends. The package's TestMain must call Main.
-// A test that stops the server starts one with StartCluster.
+// Postgres returns the URL of a new, empty database and drops it when the test ends. The package's TestMain must call
+// Main. A test that stops its server must use StartCluster instead.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	server, err := sharedURL()

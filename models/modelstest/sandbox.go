@@ -61,8 +61,8 @@ func (s *sandbox) write(path, text string) error {
 	return errors.Join(os.WriteFile(path, []byte(text), 0o600), s.chown(path))
 }
 
-// command prepares a program that runs as the servers' user, in a folder which that user may enter, and without the PG*
-// variables of the environment.
+// command prepares a program that runs as the servers' user, without the PG* variables of the environment. The program
+// runs in the sandbox's folder, which that user may enter.
 func (s *sandbox) command(program string, args ...string) *osexec.Cmd {
 	//nolint:gosec,noctx // our own arguments; Stop, Kill and the end of the test end the programs, not a context
 	cmd := osexec.Command(program, args...)
@@ -72,8 +72,8 @@ func (s *sandbox) command(program string, args ...string) *osexec.Cmd {
 	return cmd
 }
 
-// start starts a program that writes to a log file of the folder, and ends with this process. The channel is closed once the
-// program has been waited for.
+// start starts a program, which writes to a log file in the folder and ends when this process ends. The channel is
+// closed once the program has been waited for.
 func (s *sandbox) start(cmd *osexec.Cmd, logFile string) (chan struct{}, error) {
 	log, err := os.OpenFile(filepath.Join(s.dir, logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -106,8 +106,9 @@ func (s *sandbox) logTail(logFile string) string {
 	return strings.TrimSpace(string(log[max(0, len(log)-logTail):]))
 }
 
-// freePort returns a port that nobody listens on, below the range that kernels give to outgoing connections (Linux:
-// from 32768): up there, a client that dials a stopped cluster can be given the cluster's own port, and keep it.
+// freePort returns a port that nobody listens on. The port is below the range that kernels give to outgoing connections
+// (Linux: from 32768). From that range, the kernel could give a stopped cluster's port to a client that dials the
+// cluster, and the client could keep the port.
 func freePort() (int, error) {
 	const low, high = 15000, 30000
 	for range 100 {

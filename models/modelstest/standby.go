@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// Address is a stable address in front of clusters, like a proxy or a virtual IP address. Connections stay with the cluster to
-// which they were made.
+// Address is a stable address in front of clusters, like a proxy or a virtual IP address. An existing connection stays
+// with its cluster when the address moves to another.
 type Address struct {
 	cluster  atomic.Pointer[Cluster]
 	listener net.Listener
@@ -82,8 +82,8 @@ func (c *Cluster) Promote(t testing.TB) {
 	}
 }
 
-// Follow makes a stopped cluster a standby of primary from its next start on. If its history has diverged from primary's, it
-// serves the data that it had when it stopped.
+// Follow makes a stopped cluster a standby of primary when it starts again. If the cluster's history has diverged from
+// primary's, the cluster serves the data that it had when it stopped.
 func (c *Cluster) Follow(t testing.TB, primary *Cluster) {
 	t.Helper()
 	for name, text := range map[string]string{

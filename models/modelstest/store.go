@@ -53,9 +53,9 @@ func (e Engine) URL(t testing.TB) string {
 	return newSchema(t, "")
 }
 
-// MigratedURL is URL for storage that has all migrations. On PostgreSQL its user has only the rights that the service
-// needs, so every test of the service shows that they suffice. Running the migrations takes a second with the race
-// detector. So MigratedURL copies a file, or makes the schema with one script.
+// MigratedURL is like URL, but the storage has all migrations. On PostgreSQL, the URL's user has only the rights that
+// the service needs, so every test of the service shows that these rights suffice. Running the migrations takes a
+// second with the race detector, so MigratedURL copies a file, or makes the schema with one script.
 func (e Engine) MigratedURL(t testing.TB) string {
 	t.Helper()
 	if e == EnginePostgres {

@@ -43,8 +43,9 @@ func parseURL(text string, plaintext bool) (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// checkFiles returns secretfile.ErrInsecure if other users can access a file with a password or a private key that the
-// URL or libpq's environment variables name. libpq makes the same check. text is a URL that pgx has accepted.
+// checkFiles returns secretfile.ErrInsecure if other users can access the password file or the private key's file. The
+// URL or libpq's environment variables name these files. libpq makes the same check. text is a URL that pgx has
+// accepted.
 func checkFiles(text string) error {
 	_, query, _ := strings.Cut(text, "?")
 	settings, err := url.ParseQuery(query)
@@ -64,16 +65,17 @@ func checkFiles(text string) error {
 	return nil
 }
 
-// hasUnescaped reports whether a URL has an unescaped "@" or "/" in its password. The rest of the password would be taken for the
-// host, the port or the database's name, and appear in errors.
+// hasUnescaped reports whether a URL has an unescaped "@" or "/" in its password. A parser would take the rest of the
+// password for the host, the port or the database's name, and errors would show it.
 func hasUnescaped(text string) bool {
 	_, rest, _ := strings.Cut(text, "://")
 	user, server, found := strings.Cut(rest, "@")
 	return found && (strings.Contains(user, "/") || strings.Contains(server, "@"))
 }
 
-// requireTLS removes the attempts without TLS to which sslmode=prefer, the default, falls back. It returns errPlaintext if none
-// is left for a host.
+// requireTLS removes connection attempts without TLS. sslmode=prefer, the default, makes such attempts if TLS fails.
+// requireTLS keeps attempts over a unix socket or to a loopback address. It returns errPlaintext if the first attempt
+// at any other host would be without TLS.
 func requireTLS(cfg *pgconn.Config) error {
 	isSafe := func(host string, hasTLS bool) bool {
 		return hasTLS || strings.HasPrefix(host, "/") || netaddr.IsLoopback(host)
@@ -117,23 +119,25 @@ func Name(url string) string {
 	return "postgres://" + strings.Join(servers, ",") + "/" + cfg.ConnConfig.Database
 }
 
-// SQLSTATEs of a server that takes no writes: one for a write, and one for a function that no standby has, such as the
-// one that timeline calls. https://www.postgresql.org/docs/15/errcodes-appendix.html
+// SQLSTATEs of a server that takes no writes. readOnlyTransaction is for a write. notOnStandby is for a function that
+// does not work on a standby, such as the function that timeline calls.
+// https://www.postgresql.org/docs/15/errcodes-appendix.html
 const (
 	readOnlyTransaction = "25006"
 	notOnStandby        = "55000"
 )
 
-// limits returns SET statements with which the server ends the transactions of lost clients, and statements on which this process
-// has given up.
+// limits returns SET statements for timeouts. With these, the server ends the transactions of lost clients, and
+// statements whose result this process no longer waits for.
 func limits(timeout time.Duration) string {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	return "; SET statement_timeout = " + ms(timeout) + "; SET idle_in_transaction_session_timeout = " + ms(timeout) +
 		"; SET lock_timeout = " + ms(timeout/2)
 }
 
-// connectToWriter makes connections refuse a server that takes no writes: its data may be stale, as on an old primary after a
-// failover. It also runs set on each connection. The settings are not start-up parameters because poolers refuse those.
+// connectToWriter makes each new connection fail if the server takes no writes. The data of such a server may be stale,
+// for example on an old primary after a failover. connectToWriter also runs the SET statements in set on each new
+// connection. They are not start-up parameters, because poolers refuse such parameters.
 func connectToWriter(cfg *pgx.ConnConfig, set string) {
 	cfg.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
 		results, err := conn.Exec(ctx, "SHOW transaction_read_only"+set).ReadAll()
@@ -147,8 +151,8 @@ func connectToWriter(cfg *pgx.ConnConfig, set string) {
 	}
 }
 
-// dropReadOnly closes all connections when a server says that it takes no writes: they may have been made while it was the
-// primary. Connections in use are closed when they are released.
+// dropReadOnly closes all connections when a server says that it takes no writes, because the other connections may
+// also lead to this server, from when it was the primary. Connections in use are closed when they are released.
 func (e *engine) dropReadOnly(conn *pgconn.PgConn, refused *pgconn.PgError) bool {
 	if refused.Code == readOnlyTransaction || refused.Code == notOnStandby {
 		e.dropConnections()

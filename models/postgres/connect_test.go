@@ -53,8 +53,8 @@ func (f *failover) position(t *testing.T) position.Position {
 	return at
 }
 
-// requireReadOnly requires that the store refuses to use the server at the address, once the connections to a stopped
-// server have failed.
+// requireReadOnly requires that the store refuses to use the server at the address. Before that, calls may fail on
+// connections to a stopped server.
 func (f *failover) requireReadOnly(t *testing.T, since position.Position) {
 	t.Helper()
 	for what, call := range map[string]func(context.Context) error{

@@ -90,16 +90,16 @@ func (p *pool) query(ctx context.Context, statement string, args []any, scan fun
 	return rows.Err()
 }
 
-// lockedCaller selects the same as models.CallerStatement and locks the rows, so that the caller cannot be removed, nor
-// their API key revoked, before this transaction ends. Otherwise that could happen while a registration waits for
+// lockedCaller selects the same as models.CallerStatement, and locks the rows. So until this transaction ends, nobody
+// can remove the caller or revoke their API key. Without the locks, that could happen while a registration waits for
 // another registration of the same name.
 const lockedCaller = `SELECT ` + models.CallerColumns + ` FROM (SELECT 1) AS one
 LEFT JOIN (SELECT id, projects, barred FROM api_tokens WHERE id = $1 AND revoked_at = 0 AND (expires_at = 0 OR expires_at > $2) FOR SHARE) t ON true
 LEFT JOIN (SELECT role FROM project_members WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 FOR SHARE) m ON ` + models.TokenReaches
 
-// registerStatement returns a single statement, and so one round trip and one transaction. It checks the caller and, if their
-// role suffices, stores the key, its event and its idempotency record. As three statements in a transaction, that would take
-// five round trips.
+// registerStatement returns a single statement, so that a registration takes one round trip and one transaction. The
+// statement checks the caller and, if their role suffices, stores the key, its event and its idempotency record. Three
+// statements in a transaction would take five round trips.
 func registerStatement(c models.Caller, needs models.Role, r models.Registration, now int64) (string, models.Params) {
 	params := models.CallerParams(c, now)
 	allowed := ` FROM caller, quota WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `) AND active < ` + strconv.Itoa(max(r.Quota, 1)) +
@@ -145,9 +145,9 @@ func (e *engine) Register(
 	return status, outcome, err
 }
 
-// rewrapStatement changes those rows that nobody has locked. Waiting for locks could deadlock with a transaction that holds some
-// of them, and would hold up others that wait for rows locked here. None of the columns is indexed, so an update that fits on the
-// row's page writes to no index.
+// rewrapStatement changes only rows that no other transaction has locked. If it waited for locks, it could deadlock
+// with a transaction that holds some of them, and would delay transactions that wait for the rows locked here. The
+// changed columns are not indexed, so an update that fits on the row's page writes to no index.
 const rewrapStatement = `WITH given AS (
   SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[], $4::bytea[], $5::text[]) AS g (id, version, old, new, kek_id)
 ), held AS MATERIALIZED (
@@ -213,8 +213,8 @@ WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usab
 
 var (
 	fetchStatement = fetchStatementWith(`CASE WHEN ` + models.AnyArranged + ` THEN 'yes' ELSE '' END`)
-	// arrangedFetchStatement also selects the arranged keys. PostgreSQL sets up every part of a statement on each run, so this one
-	// takes longer even where nothing is arranged.
+	// arrangedFetchStatement also selects the arranged keys. PostgreSQL sets up every part of a statement on each run,
+	// so this statement takes longer than fetchStatement even if no key is arranged.
 	arrangedFetchStatement = fetchStatementWith(models.ArrangedKeys(`json_agg`, `json_build_object`, `encode(envelope, 'hex')`))
 )
 
@@ -224,8 +224,8 @@ LEFT JOIN LATERAL (` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) o ON $5 <> ''
 LEFT JOIN LATERAL (` + newestKey + `'' ORDER BY seq DESC LIMIT 1) k ON true`
 }
 
-// Fetch implements models.Engine. One statement decides, in one snapshot. If keys are arranged, the second statement
-// decides alone.
+// Fetch implements models.Engine. It uses the result of one statement, which reads everything in one snapshot. If keys
+// are arranged, it runs arrangedFetchStatement and uses only the result of that statement.
 func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.FetchRow, error) {
 	params := models.FetchParams(dataPlaneID, c, provider, now)
 	row, err := e.fetch(ctx, fetchStatement, params)
@@ -303,9 +303,9 @@ SELECT r.* FROM quick, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], 
 // A transaction's number is its xid, with the server's timeline from bit 40 on (see position.OnTimeline). So a snapshot says
 // which transactions a statement sees. An event with a number beyond the snapshot's xmax was restored from another server.
 //
-// After a crash, a server assigns the numbers again that are above the last number on its disk. The numbers of visible
-// events are on its disk. So a position ends with the newest event: an event with a higher number, even a reassigned
-// number, has not been found yet.
+// After a crash, a server reassigns the numbers above the last number on its disk. The numbers of visible events are on
+// its disk, so they are not reassigned. Therefore a position ends with the number of the newest event: an event with a
+// higher number, even a reassigned one, counts as not yet found.
 const (
 	// timeline fails on a standby. The planner computes it once for a plan; no plan outlives the server's timeline.
 	timeline     = `('x' || left(pg_walfile_name('0/1'), 8))::bit(32)::bigint`

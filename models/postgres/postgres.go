@@ -29,16 +29,16 @@ import (
 	"github.com/agentrouter/aikeys/models/migrations"
 )
 
-// reservedConns and backgroundConns are the sizes of these pools; models.Pool says what they serve. One more connection, in no
-// pool, listens for notifications.
+// reservedConns and backgroundConns are the numbers of connections in the reserved and background pools; models.Pool
+// says what the pools serve. One more connection, which belongs to no pool, listens for notifications.
 const (
 	reservedConns   = 9
 	backgroundConns = 3
 )
 
-// Reads of single rows that wait at the same time share a round trip, because system calls and wake-ups on both sides are most
-// of the cost of such a read. `make bench BENCH=GetPostgres` measures it. Several groups run at once, so that one that waits for
-// a lock does not hold up the others.
+// Reads of single rows that wait at the same time share a round trip, because system calls and wake-ups on both sides
+// are most of the cost of such a read. `make bench BENCH=GetPostgres` measures it. Several groups run at once, so that
+// a group that waits for a lock does not hold up the others.
 const (
 	concurrentReads = 4
 	maxReads        = 32
@@ -239,8 +239,9 @@ func (e *engine) isStatementAtFault(err error) bool {
 	return errors.As(err, &refused) && e.Sentinel(err) == nil
 }
 
-// mayConcernOne reports whether a group's error may be due to one member, so that the others would succeed alone: a faulty
-// statement, or the deadline of the member that has waited longest. Each member's own deadline bounds the retries.
+// mayConcernOne reports whether one member may have caused a group's error, so that the other members would succeed
+// alone. The cause may be a faulty statement, or the deadline of the member that has waited longest. Each member's own
+// deadline bounds the retries.
 func (e *engine) mayConcernOne(err error) bool {
 	return e.isStatementAtFault(err) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err)
 }

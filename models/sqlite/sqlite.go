@@ -36,13 +36,13 @@ type engine struct {
 // pragmas make a commit return once it is on disk (synchronous FULL), and readers never wait for the writer (WAL).
 var pragmas = []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)"}
 
-// writerPragmas copy pages to the database file once for many commits (at most 16 MB of WAL), and let the writer cache the pages
-// that it changes (16 MB).
+// writerPragmas make the writer copy pages to the database file once for many commits (when the WAL has about 16 MB),
+// and let it cache the pages that it changes (16 MB).
 var writerPragmas = []string{"wal_autocheckpoint(4000)", "cache_size(-16000)"}
 
-// statements caches prepared statements by their text: on SQLite, parsing a statement costs more than running it. Closing the
-// connections closes them. GORM's own cache closes statements in goroutines, which may happen after the connection is closed or
-// while a statement runs.
+// statements caches prepared statements by their text: on SQLite, parsing a statement costs more than running it.
+// Closing the connections closes the statements. GORM's own cache is not used, because it closes statements in
+// goroutines: that may happen after the connection is closed, or while a statement runs.
 type statements struct {
 	on interface {
 		PrepareContext(ctx context.Context, text string) (*sql.Stmt, error)
@@ -104,8 +104,8 @@ func newEngine(readers *sql.DB, writerDSN string) (*engine, error) {
 	return &engine{readers: readers, statements: statements{on: readers}, orm: orm, writer: writer}, nil
 }
 
-// openWAL opens the first connection, which turns the write-ahead log on. If several processes do so for a new file, SQLite
-// refuses some of them immediately, whatever their busy timeout.
+// openWAL opens the first connection, which turns the write-ahead log on. If several processes do so for a new file at
+// the same time, SQLite refuses some of them immediately, whatever their busy timeout. So openWAL tries again.
 func openWAL(db *sql.DB) error {
 	const attempts, pause = 100, 20 * time.Millisecond
 	for attempt := 1; ; attempt++ {

@@ -53,8 +53,8 @@ func newWriter(dsn string) (*writer, error) {
 	return w, nil
 }
 
-// do runs fn in a transaction and returns once it is on disk or rolled back. If ctx ends before the write has begun, fn never runs;
-// otherwise do waits for it.
+// do runs fn in a transaction and returns once it is on disk or rolled back. If ctx ends before the write has begun, fn
+// never runs. Once the write has begun, do waits for its end, even if ctx ends.
 func (w *writer) do(ctx context.Context, fn func(*models.Tx) error) error {
 	item := &write{fn: fn}
 	if err := w.worker.Do(ctx, item); err != nil {
