@@ -120,7 +120,7 @@ test('a key of a provider is not sent as a credential, and a wrong API key says 
   assert.deepEqual(v.sent.map((r) => new URL(r.url()).pathname).filter((path) => path.startsWith('/v1/') && path !== '/v1/sign-in'), []);
   await v.page.getByLabel('API key or session token').fill('eyJhbGciOiJub25lIn0.eyJzdWIiOiJib2IifQ.c2ln');
   await v.page.getByRole('button', { name: 'Sign in' }).click();
-  await v.page.getByText('The service does not take it').waitFor();
+  await v.page.getByText('The service does not accept it').waitFor();
   await v.page.getByLabel('API key or session token').fill(owner);
   await v.page.keyboard.press('Enter');
   await v.page.getByRole('heading', { name: 'Audit' }).waitFor();
@@ -358,7 +358,7 @@ test('the policy says what a change does before it is saved, and overwrites nobo
   await v.page.getByText('What this changes').waitFor();
   await call('PUT', '/v1/customers/-/projects/-/policy', { on_bad_key: 'next_key' });
   await v.page.getByRole('button', { name: 'Save' }).click();
-  await v.page.getByText('The policy has been changed in the meantime').waitFor();
+  await v.page.getByText('Someone else has changed the policy in the meantime').waitFor();
   await v.page.getByRole('button', { name: 'Show the new one' }).click();
   await v.page.getByRole('radio', { name: /Try the next key/ }).and(v.page.locator(':checked')).waitFor();
   await v.page.getByRole('radio', { name: /Return the provider’s error/ }).check();
